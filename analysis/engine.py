@@ -1,0 +1,428 @@
+"""The wavefront: many edited forward passes of many prompts, in one growing batch.
+
+An edited pass equals any other pass of the same prompt up to the layer where their edits first
+differ. So:
+
+1. Group the variants by what has happened to them so far. Before the first layer all variants of a
+   prompt are one row.
+2. At every layer, where variants of one row are about to be edited differently, the row splits: its
+   stream is copied, once for each different set of edits.
+3. Apply the edits of the layer to the rows, all rows of a site in one indexed write.
+4. After the last layer read the logits, at the positions that are asked for only.
+
+Nothing is approximated; what is shared would have been computed twice to the same numbers. The
+model runs on one dummy row of tokens, so that its masks and rotary tables are built for a batch of
+one and broadcast; the prompts' embeddings enter at the first block. Prompts of different lengths
+are padded on the right, which in a causal model changes nothing to the left.
+
+What it cannot see: positions after the prompt's end, encoder-decoders, layers that mix rows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psutil
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .edits import Edit, Variant
+from .errors import BadPrompt, BrokenInvariant
+from .models import Model
+from .nodes import Site
+from .progress import track
+
+Reads = Literal["logits", "hidden", "none"]
+Hook = Callable[[Tensor, Any], Tensor | None]
+
+# On a CPU a batch beyond this many tokens no longer fits the caches and gets slower again.
+CPU_TOKENS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What a chunk of variants gave.
+
+    Attributes:
+        variants: the variants of this chunk, in order; `row` below counts within them.
+        row: the variant that each read position belongs to.
+        position: its position in the prompt.
+        logits: `None` unless `reads="logits"`.
+        hidden: the stream after the final norm, what the unembedding reads; `None` unless `reads="hidden"`.
+        activations: by (site name, layer): `[rows, pos, ...]`, edits included, padded on the right.
+    """
+
+    variants: Sequence[Variant]
+    row: Int[Tensor, " read"]
+    position: Int[Tensor, " read"]
+    logits: Float[Tensor, "read vocab"] | None
+    hidden: Float[Tensor, "read d_model"] | None
+    activations: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+
+    def mean(self, values: Float[Tensor, " read"]) -> Float[Tensor, " rows"]:
+        """Means over the read positions of each row."""
+        rows = len(self.variants)
+        total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, self.row, values)
+        count = torch.bincount(self.row, minlength=rows)
+        return total / count
+
+
+def run(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    variants: Sequence[Variant],
+    positions: Sequence[Sequence[int]] | None = None,
+    *,
+    reads: Reads = "logits",
+    sites: Sequence[tuple[str, int]] = (),
+    budget: int | None = None,
+    grad: bool = False,
+    what: str | None = None,
+) -> Iterator[tuple[list[int], Readout]]:
+    """Runs all variants and yields, chunk by chunk, their indices and what was read.
+
+    Args:
+        prompts: token ids, BOS included.
+        variants: each names its prompt by index.
+        positions: by prompt, the positions to read; the last one by default.
+        reads: logits, the normalized final stream, or nothing of the two.
+        sites: activations to keep, as (name, layer), for example `("z", 3)`; `resid_post` too.
+        budget: bytes that a chunk may take; worked out from the free memory by default.
+        grad: keep the graph, for gradients with respect to the edits' values.
+        what: name for a progress bar; none by default.
+    """
+    if not prompts or min(map(len, prompts)) == 0:
+        raise BadPrompt("the engine got no prompt, or an empty one; expected at least one token each; add some")
+    _check(model, prompts, variants)
+    reading = [tuple(p) for p in positions] if positions is not None else [(len(p) - 1,) for p in prompts]
+    with torch.set_grad_enabled(grad):
+        embedded = _embed(model, prompts)
+        chunks = list(_chunks(model, prompts, variants, reading, reads, sites, budget))
+        for chunk in track(chunks, what) if what else chunks:
+            rows = [variants[index] for index in chunk]
+            yield chunk, _Pass(model, prompts, rows, reading, reads, sites).run(embedded)
+
+
+def measure(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    variants: Sequence[Variant],
+    positions: Sequence[Sequence[int]] | None,
+    score: Callable[[Readout], Tensor],
+    *,
+    reads: Reads = "logits",
+    **options: Any,
+) -> Tensor:
+    """`score` of every variant, in order: `[variants, ...]` from a function readout -> `[rows, ...]`."""
+    order: list[int] = []
+    parts = []
+    for chunk, readout in run(model, prompts, variants, positions, reads=reads, **options):
+        order += chunk
+        parts.append(score(readout))
+    values = torch.cat(parts)
+    return values[torch.argsort(torch.tensor(order, device=values.device))]
+
+
+def _check(model: Model, prompts: Sequence[Sequence[int]], variants: Sequence[Variant]) -> None:
+    for site in {edit.site for variant in variants for edit in variant.edits}:
+        model.check(site)
+    longest = max(map(len, prompts))
+    if longest > model.n_ctx:
+        raise BadPrompt(f"a prompt has {longest} tokens, {model.name} reads at most {model.n_ctx}; shorten it")
+
+
+def _embed(model: Model, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompt pos d_model"]:
+    """The stream that enters the first block, of all prompts, padded on the right."""
+    longest = max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.long, device=model.device)
+    for index, prompt in enumerate(prompts):
+        tokens[index, : len(prompt)] = torch.tensor(prompt, device=model.device)
+    return model.bridge(tokens, stop_at_layer=0)  # type: ignore[no-any-return]
+
+
+def _layer(variant: Variant) -> int:
+    return min((edit.site.layer for edit in variant.edits), default=-1)
+
+
+def _chunks(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    variants: Sequence[Variant],
+    reading: Sequence[Sequence[int]],
+    reads: Reads,
+    sites: Sequence[tuple[str, int]],
+    budget: int | None,
+) -> Iterator[list[int]]:
+    """Indices of variants, those of like prompts and like first layers together, up to the budget."""
+    order = sorted(range(len(variants)), key=lambda i: (len(prompts[variants[i].prompt]), variants[i].prompt, _layer(variants[i])))
+    limit = _free_memory(model.device) // 4 if budget is None else budget
+    tokens_limit = CPU_TOKENS if budget is None and model.device.type == "cpu" else None
+    chunk: list[int] = []
+    longest = read = 0
+    for index in order:
+        prompt = variants[index].prompt
+        longest_with, read_with = max(longest, len(prompts[prompt])), read + len(reading[prompt])
+        size = _bytes(model, len(chunk) + 1, longest_with, read_with, reads, sites)
+        tokens = (len(chunk) + 1) * longest_with
+        if chunk and (size > limit or (tokens_limit is not None and tokens > tokens_limit)):
+            yield chunk
+            chunk, longest_with, read_with = [], len(prompts[prompt]), len(reading[prompt])
+        chunk.append(index)
+        longest, read = longest_with, read_with
+    if chunk:
+        yield chunk
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _bytes(model: Model, rows: int, length: int, read: int, reads: Reads, sites: Sequence[tuple[str, int]]) -> int:
+    """A generous estimate of the largest working set: a block's activations, what is kept, the logits."""
+    wide = 4 * model.d_model * (3 if model.has_mlp else 1)  # gated MLPs hold three wide tensors
+    block = length * (8 * model.d_model + wide) + 3 * model.n_heads * length * length
+    kept = length * model.d_model * len(sites)
+    per_read = {"logits": 3 * model.d_vocab, "hidden": model.d_model, "none": 0}[reads]
+    return (rows * (block + kept) + read * per_read) * model.dtype.itemsize
+
+
+class _Pass:
+    """One chunk: which row splits where, the edits as indexed writes, and the hooks that do it."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Sequence[int]],
+        variants: Sequence[Variant],
+        reading: Sequence[Sequence[int]],
+        reads: Reads,
+        sites: Sequence[tuple[str, int]],
+    ) -> None:
+        self.model, self.prompts, self.variants = model, prompts, variants
+        self.reading, self.reads, self.sites = reading, reads, list(sites)
+        self.length = max(len(prompts[v.prompt]) for v in variants)
+        self.fired: set[str] = set()
+        self.kept: dict[tuple[str, int], Tensor] = {}
+        self.hidden: Tensor | None = None
+        self._plan()
+
+    def _plan(self) -> None:
+        """Which rows exist at each layer, which row of the layer before each comes from, and its edits."""
+        by_layer: list[dict[int, list[Edit]]] = [{} for _ in range(self.model.n_layers)]
+        for index, variant in enumerate(self.variants):
+            for edit in variant.edits:
+                by_layer[edit.site.layer].setdefault(index, []).append(edit)
+        first = {p: slot for slot, p in enumerate(dict.fromkeys(v.prompt for v in self.variants))}
+        self.base = list(first)
+        slot_of = [first[v.prompt] for v in self.variants]
+        self.parents: list[list[int] | None] = []
+        self.slots: list[list[int]] = []
+        self.edits: list[list[tuple[int, Edit]]] = []
+        count = len(self.base)
+        for edits in by_layer:
+            keys: dict[tuple[int, tuple[int, ...]], int] = {}
+            parents, written = [], []
+            for index, slot in enumerate(slot_of):
+                own = edits.get(index, ())
+                key = (slot, tuple(map(id, own)))
+                if key not in keys:
+                    keys[key] = len(parents)
+                    parents.append(slot)
+                    written += [(keys[key], edit) for edit in own]
+                slot_of[index] = keys[key]
+            same = parents == list(range(count))
+            self.parents.append(None if same else parents)
+            self.slots.append(list(slot_of))
+            self.edits.append(written)
+            count = len(parents)
+        self.prompt_of_slot: list[list[int]] = []
+        prompts = self.base
+        for parent in self.parents:
+            prompts = prompts if parent is None else [prompts[slot] for slot in parent]
+            self.prompt_of_slot.append(prompts)
+
+    def run(self, embedded: Tensor) -> Readout:
+        hooks = self._hooks(embedded[self.base, : self.length])
+        tokens = torch.zeros(1, self.length, dtype=torch.long, device=self.model.device)
+        logits = self.model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+        silent = {name for name, _ in hooks} - self.fired
+        if silent:
+            raise BrokenInvariant(
+                f"hooks that never fired on {self.model.name}: {', '.join(sorted(silent))}; their edits would have been lost; "
+                "load the model with its self-check on"
+            )
+        row, position = self._reading()
+        return Readout(
+            self.variants,
+            row,
+            position,
+            logits[0] if self.reads == "logits" else None,
+            self.hidden if self.reads == "hidden" else None,
+            self.kept,
+        )
+
+    def _reading(self) -> tuple[Tensor, Tensor]:
+        device = self.model.device
+        rows = [i for i, v in enumerate(self.variants) for _ in self.reading[v.prompt]]
+        positions = [p for v in self.variants for p in self.reading[v.prompt]]
+        return torch.tensor(rows, device=device), torch.tensor(positions, device=device)
+
+    def _hooks(self, base: Tensor) -> list[tuple[str, Hook]]:
+        hooks: list[tuple[str, Hook]] = []
+        for layer in range(self.model.n_layers):
+            written = self.edits[layer]
+            names = {edit.site.name for _, edit in written}
+            wanted = {name for name, at in self.sites if at == layer}
+            if layer == 0 or self.parents[layer] is not None or "resid_pre" in names | wanted:
+                hooks.append(self._entering(layer, base))
+            if "pattern" in names:
+                hooks += self._pattern(layer)
+            if "pattern" in wanted and "pattern" not in names:
+                hooks.append(self._at("pattern", layer))
+            if names & {"pattern", "z"} or "z" in wanted:
+                hooks.append(self._at("z", layer))
+            for name in ("attn_out", "mlp_out", "resid_post", "v"):
+                if name in names | wanted and not (name == "v" and "pattern" in names):
+                    hooks.append(self._at(name, layer))
+        hooks.append(("unembed.hook_in", self._last))
+        return hooks
+
+    def _entering(self, layer: int, base: Tensor) -> tuple[str, Hook]:
+        name = self.model.hook("resid_pre", layer)
+        write = self._writer("resid_pre", layer)
+
+        def hook(x: Tensor, hook: Any) -> Tensor:
+            self.fired.add(name)
+            x = base if layer == 0 else x
+            parents = self.parents[layer]
+            x = write(x if parents is None else x[torch.tensor(parents, device=x.device)])
+            self._keep("resid_pre", layer, x)
+            return x
+
+        return name, hook
+
+    def _at(self, site: str, layer: int) -> tuple[str, Hook]:
+        name = self.model.hook(site, layer)
+        write = self._writer(site, layer)
+
+        def hook(x: Tensor, hook: Any) -> Tensor:
+            self.fired.add(name)
+            if site == "z":
+                x = self._through_pattern(layer, x)
+            x = write(x)
+            self._keep(site, layer, x)
+            return x
+
+        return name, hook
+
+    def _last(self, x: Tensor, hook: Any) -> Tensor:
+        """Cuts to the positions that are read: here and not earlier, since GPT-2 reshapes after its last norm."""
+        self.fired.add("unembed.hook_in")
+        row, position = self._reading()
+        slots = torch.tensor(self.slots[-1], device=x.device)
+        hidden = x[slots[row], position]
+        if self.reads == "logits":
+            return hidden[None]
+        self.hidden = hidden
+        return hidden[None, :0]
+
+    def _keep(self, site: str, layer: int, x: Tensor) -> None:
+        if (site, layer) in self.sites:
+            self.kept[site, layer] = x[torch.tensor(self.slots[layer], device=x.device)]
+
+    # Patterns. Several architectures discard an edited pattern; what a pattern does is to mix values
+    # into z, so an edit of the pattern is made as the edit of z that it stands for.
+
+    def _pattern(self, layer: int) -> list[tuple[str, Hook]]:
+        self.seen: dict[str, Tensor] = {}
+        names = {site: self.model.hook(site, layer) for site in ("v", "pattern")}
+
+        def watch(site: str) -> Hook:
+            def hook(x: Tensor, hook: Any) -> None:
+                self.fired.add(names[site])
+                self.seen[site] = x
+                self._keep(site, layer, self._edited_pattern(layer, x) if site == "pattern" else x)
+
+            return hook
+
+        return [(names[site], watch(site)) for site in names]
+
+    def _pattern_edits(self, layer: int) -> list[tuple[int, Edit]]:
+        return [(slot, edit) for slot, edit in self.edits[layer] if edit.site.name == "pattern"]
+
+    def _edited_pattern(self, layer: int, pattern: Tensor) -> Tensor:
+        pattern = pattern.clone()
+        for slot, edit in self._pattern_edits(layer):
+            queries = torch.tensor(self._positions(layer, slot, edit), device=pattern.device)
+            rows = pattern[slot, edit.site.head, queries]
+            if isinstance(edit.value, Tensor):
+                value = edit.value.to(pattern)[..., : pattern.shape[-1]]
+                change = torch.nn.functional.pad(value, (0, pattern.shape[-1] - value.shape[-1]))
+                rows = change.expand_as(rows) if edit.operation == "set" else rows + change
+            else:
+                rows = rows * edit.value
+            index = (torch.tensor(slot), torch.tensor(edit.site.head), queries)
+            pattern = pattern.index_put(tuple(i.to(pattern.device) for i in index), rows)
+        return pattern
+
+    def _through_pattern(self, layer: int, z: Tensor) -> Tensor:
+        edits = self._pattern_edits(layer)
+        if not edits:
+            return z
+        pattern, v = self._edited_pattern(layer, self.seen["pattern"]), self.seen["v"]
+        group = self.model.n_heads // v.shape[2]  # several query heads may share one value head
+        for slot, head in dict.fromkeys((slot, edit.site.head or 0) for slot, edit in edits):
+            index = (torch.tensor(slot, device=z.device), torch.arange(z.shape[1], device=z.device), torch.tensor(head, device=z.device))
+            z = z.index_put(index, pattern[slot, head] @ v[slot, :, head // group])
+        return z
+
+    # Indexed writes.
+
+    def _positions(self, layer: int, slot: int, edit: Edit) -> Sequence[int]:
+        if edit.positions is not None:
+            return edit.positions
+        return range(len(self.prompts[self.prompt_of_slot[layer][slot]]))
+
+    def _writer(self, site: str, layer: int) -> Callable[[Tensor], Tensor]:
+        """All edits of a site: one indexed write for every operation, in rounds where a row has several."""
+        rounds: dict[tuple[int, str], list[tuple[int, Edit]]] = {}
+        seen: dict[tuple[int, int | None], int] = {}
+        for slot, edit in self.edits[layer]:
+            if edit.site.name == site and site != "pattern":
+                turn = seen[slot, edit.site.head] = seen.get((slot, edit.site.head), -1) + 1
+                rounds.setdefault((turn, edit.operation), []).append((slot, edit))
+        writes = [self._write(layer, operation, group) for (_, operation), group in sorted(rounds.items(), key=lambda r: r[0][0])]
+
+        def apply(x: Tensor) -> Tensor:
+            for write in writes:
+                x = write(x)
+            return x
+
+        return apply
+
+    def _write(self, layer: int, operation: str, group: list[tuple[int, Edit]]) -> Callable[[Tensor], Tensor]:
+        rows, positions, heads, values = [], [], [], []
+        for slot, edit in group:
+            at = self._positions(layer, slot, edit)
+            rows += [slot] * len(at)
+            positions += at
+            heads += [edit.site.head] * len(at)
+            if isinstance(edit.value, Tensor):
+                values.append(edit.value.expand(len(at), -1))
+            else:
+                values.append(torch.full((len(at), 1), edit.value))
+        device = self.model.device
+        index = [torch.tensor(rows, device=device), torch.tensor(positions, device=device)]
+        if heads[0] is not None:
+            index.append(torch.tensor(heads, device=device))
+
+        def write(x: Tensor) -> Tensor:
+            value = torch.cat([v.to(x) for v in values])
+            if operation == "scale":
+                value = x[tuple(index)] * value
+            return x.index_put(tuple(index), value, accumulate=operation == "add")
+
+        return write

@@ -1,0 +1,183 @@
+"""`Model`: a `TransformerBridge`, what it is made of, and how it reads text.
+
+Weights are the raw ones of the checkpoint: nothing is folded or centred, so streams and norms are
+those that the model was trained with.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import BadMetric, BadNode, BadPrompt
+from .nodes import Node, Site
+
+# Sites that one edits and reads, by the name of the hook in a block.
+HOOKS = {
+    "resid_pre": "hook_resid_pre",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "z": "attn.hook_z",
+    "v": "attn.hook_v",
+    "pattern": "attn.hook_pattern",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model; make one with `steerscope.load`.
+
+    Attributes:
+        bridge: the `TransformerBridge` that runs.
+        name: as the user named it.
+        architecture: class name of the checkpoint.
+        source: what it can be loaded from again (folder or hub name); None for a bridge in memory.
+        tokenizer: None where prompts are token ids.
+        bos: the id put before every prompt; None for none.
+        n_ctx: the longest prompt, in tokens (for GPT-Neo with local layers: the window).
+        has_mlp: false for attention-only models.
+        parallel: attention and MLP read the same stream (GPT-J, NeoX).
+        post_norm: a norm stands between a node and the stream (Gemma): heads add up before it.
+        notes: what was changed on load and what cannot be analysed, in sentences.
+    """
+
+    bridge: Any
+    name: str
+    architecture: str
+    source: str | None
+    tokenizer: Any
+    bos: int | None
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_head: int
+    d_vocab: int
+    n_ctx: int
+    norm: str
+    has_mlp: bool
+    parallel: bool
+    post_norm: bool
+    softcap: bool
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All heads and MLPs, layer by layer."""
+        heads: list[int | None] = list(range(self.n_heads))
+        kinds = heads + [None] if self.has_mlp else heads
+        return tuple(Node(layer, head) for layer in range(self.n_layers) for head in kinds)
+
+    @property
+    def device(self) -> torch.device:
+        return self._weights[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._weights[0].dtype
+
+    @cached_property
+    def _weights(self) -> list[Tensor]:
+        return [next(p for p in self.bridge.parameters() if p.is_floating_point())]
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over names, shapes and bytes of all weights."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.bridge.state_dict().items()):
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def hook(self, site: str, layer: int) -> str:
+        """Name of the hook point of a site."""
+        return f"blocks.{layer}.{HOOKS[site]}"
+
+    def width(self, site: Site) -> int:
+        """Size of the last axis of the activation at a site (`n_ctx` for a pattern)."""
+        return {"z": self.d_head, "pattern": self.n_ctx}.get(site.name, self.d_model)
+
+    def check(self, site: Site) -> Site:
+        """`site`, if this model has it.
+
+        Raises:
+            BadNode: layer or head out of range, or an MLP where there is none.
+        """
+        if not 0 <= site.layer < self.n_layers:
+            raise BadNode(f"{site} is outside of {self.name}, which has layers 0 to {self.n_layers - 1}; choose one of them")
+        if site.head is not None and not 0 <= site.head < self.n_heads:
+            raise BadNode(f"{site} is outside of {self.name}, which has heads 0 to {self.n_heads - 1}; choose one of them")
+        if site.name == "mlp_out" and not self.has_mlp:
+            raise BadNode(f"{site} does not exist: {self.name} has attention only; choose a head")
+        return site
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without BOS.
+
+        Raises:
+            BadPrompt: the model has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise BadPrompt(f"{self.name} has no tokenizer, got the text {text!r}; give token ids, such as [12, 7, 3]")
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a prompt, BOS included where the model has one; a BOS in the text is not doubled."""
+        ids = self.encode(text)
+        return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of token ids (the ids themselves where there is no tokenizer)."""
+        if self.tokenizer is None:
+            return " ".join(map(str, ids))
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def token_text(self, token: int) -> str:
+        """One token as a reader would see it inside a text, its leading space kept."""
+        if self.tokenizer is None:
+            return str(token)
+        piece = self.tokenizer.convert_ids_to_tokens(int(token))
+        if isinstance(piece, str) and piece.startswith("▁"):  # SentencePiece drops the space when it decodes
+            return " " + piece[1:]
+        return self.text([int(token)])
+
+    def single_token(self, text: str | int) -> int:
+        """The id of a text that is one token.
+
+        Raises:
+            BadMetric: it is several tokens, or unknown to the tokenizer.
+        """
+        if isinstance(text, int):
+            if not 0 <= text < self.d_vocab:
+                raise BadMetric(f"token id {text} is outside of the vocabulary; expected 0 to {self.d_vocab - 1}")
+            return text
+        ids = self.encode(text)
+        if len(ids) != 1 and text.startswith(" "):  # SentencePiece adds the space itself
+            stripped = self.encode(text[1:])
+            if len(stripped or ids[:1]) == 1 and self.token_text((stripped or ids)[0]) == text:
+                return (stripped or ids)[0]
+        if len(ids) != 1 or ids[0] == getattr(self.tokenizer, "unk_token_id", None):
+            pieces = ", ".join(repr(self.token_text(i)) for i in ids) or "nothing"
+            raise BadMetric(
+                f"{text!r} is not a single token of {self.name}: it becomes {pieces}; expected targets of one token "
+                "each, mostly with a leading space; choose other words or one of the pieces"
+            )
+        return ids[0]
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of the model."""
+        keys = (
+            "name", "architecture", "source", "n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx",
+            "norm", "has_mlp", "parallel", "post_norm", "bos",
+        )  # fmt: skip
+        return {key: getattr(self, key) for key in keys} | {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "weights": "raw (nothing folded or centred)",
+            "weights_hash": self.weights_hash,
+            "notes": list(self.notes),
+        }
