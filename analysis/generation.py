@@ -1,0 +1,94 @@
+"""Completions with and without injections, with a KV cache and without, to the same text.
+
+Only the positions of the prompt are edited. With a cache they are edited once, when the prompt is
+read: in a later step a hook sees a single new position, and an edit there would land on the wrong
+token or be lost. Without a cache they are edited again in every step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import BadArgument, BadPrompt
+from .injection import Injection, compose
+from .models import Model
+from .plain import Hook, plain_hooks
+from .prompts import make_prompts
+
+
+@torch.no_grad()
+def generate(
+    model: Model,
+    prompt: str | Sequence[int],
+    injections: Injection | Sequence[Injection] = (),
+    *,
+    tokens: int = 40,
+    temperature: float = 1.0,
+    top_p: float = 0.95,
+    seed: int = 0,
+    cache: bool | None = None,
+) -> list[int]:
+    """Token ids that follow `prompt`, up to its end-of-text token.
+
+    Args:
+        tokens: at most so many new ones (the context may end earlier).
+        temperature: 0 for the most probable token each time.
+        top_p: keep the most probable tokens of this mass.
+        seed: the same seed draws with the same random numbers, steered or not.
+        cache: keep keys and values; by default where the model can.
+    """
+    if tokens < 0 or temperature < 0 or not 0 < top_p <= 1:
+        raise BadArgument(
+            f"tokens={tokens}, temperature={temperature}, top_p={top_p}; expected tokens and temperature of at least 0 and top_p in (0, 1]"
+        )
+    ids = list(make_prompts(model, [prompt]).ids[0])
+    edits = compose(injections, len(ids), model.bos is not None)
+    for injection in [injections] if isinstance(injections, Injection) else injections:
+        injection.check(model)
+    if any(edit.site.name == "pattern" for edit in edits):
+        raise BadPrompt("an injection at a pattern cannot be generated with; inject at resid_pre, z, attn_out or mlp_out")
+    hooks = plain_hooks(model, edits, len(ids))
+    cached = _has_cache(model) if cache is None else cache
+    generator = torch.Generator().manual_seed(seed)
+    end = getattr(model.tokenizer, "eos_token_id", None)
+    made: list[int] = []
+    past: Any = None
+    while len(made) < min(tokens, model.n_ctx - len(ids)):
+        if cached:
+            logits, past = _step(model, ids, made, past, hooks)
+        else:
+            batch = torch.tensor([ids + made], device=model.device)
+            logits = model.bridge.run_with_hooks(batch, fwd_hooks=hooks)[0, -1]
+        token = _draw(logits, temperature, top_p, generator)
+        if token == end:
+            break
+        made.append(token)
+    return made
+
+
+def _has_cache(model: Model) -> bool:
+    return model.architecture != "TransformerLensNative"
+
+
+def _step(model: Model, ids: list[int], made: list[int], past: Any, hooks: list[Hook]) -> tuple[Tensor, Any]:
+    if past is None:
+        with model.bridge.hooks(fwd_hooks=hooks):
+            logits, past = model.bridge(torch.tensor([ids], device=model.device), return_type="logits_and_cache", use_cache=True)
+    else:
+        last = torch.tensor([made[-1:]], device=model.device)
+        logits, past = model.bridge(last, past_key_values=past, return_type="logits_and_cache", use_cache=True)
+    return logits[0, -1], past
+
+
+def _draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """One random number a step, whatever the logits are, so that two runs stay in step."""
+    chance = torch.rand((), generator=generator, dtype=torch.float64).item()
+    if temperature == 0:
+        return int(logits.argmax())
+    ordered, tokens = (logits.double().cpu() / temperature).softmax(-1).sort(descending=True)
+    mass = ordered.cumsum(-1)
+    kept = int((mass < top_p).sum()) + 1
+    share = mass[:kept] / mass[kept - 1]
+    return int(tokens[min(int((share < chance).sum()), kept - 1)])

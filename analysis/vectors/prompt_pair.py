@@ -1,0 +1,72 @@
+"""Activation addition: the activations of one prompt minus those of another, position by position.
+
+1. Put BOS before both prompts.
+2. Pad the shorter one on the right with a single space token, so that positions pair up.
+3. Record both at the site; subtract. At BOS, which sees nothing else, the difference is zero.
+
+Source: Turner et al., "Activation Addition: Steering Language Models Without Optimization",
+arXiv 2308.10248, section 3.
+"""
+
+from collections.abc import Sequence
+
+from steerscope.analysis.activations import record
+from steerscope.analysis.errors import BadMetric, BadNode, BadVector
+from steerscope.analysis.models import Model
+from steerscope.analysis.nodes import PER_HEAD, Site
+
+from .vector import SteeringVector
+
+RECORDED = ("resid_pre", "attn_out", "mlp_out", "z")
+
+
+def prompt_pair(
+    model: Model,
+    plus: str | Sequence[int],
+    minus: str | Sequence[int] = " ",
+    layer: int = 0,
+    *,
+    site: str = "resid_pre",
+    head: int | None = None,
+    pad: str | int = " ",
+) -> SteeringVector:
+    """The steering vector `plus - minus`, `[pos, width]`, BOS first.
+
+    Args:
+        plus, minus: texts, or token ids without BOS.
+        layer: where it is recorded, and injected unless the injection says otherwise.
+        site: resid_pre, attn_out, mlp_out, or z with a `head`.
+        pad: the single token that fills up the shorter prompt, or its id.
+
+    Raises:
+        BadVector: the two are equal, both empty, or the padding is not a single token.
+        BadNode: the model has no such layer, site or head.
+    """
+    if site not in RECORDED:
+        raise BadNode(f"a vector cannot be recorded at {site!r}; expected {', '.join(RECORDED)}")
+    place = model.check(Site(site, layer, head if site in PER_HEAD or head is None else head))
+    first, second = _ids(model, plus), _ids(model, minus)
+    length = max(len(first), len(second))
+    if length == 0:
+        raise BadVector(f"plus {plus!r} and minus {minus!r} are both empty; expected some text in one of them")
+    first, second = (ids + [_pad(model, pad)] * (length - len(ids)) if len(ids) < length else ids for ids in (first, second))
+    start = [] if model.bos is None else [model.bos]
+    a, b = record(model, [start + first, start + second], place)
+    if (a == b).all():
+        raise BadVector(f"plus {plus!r} and minus {minus!r} give the same activations at {place}; expected different prompts")
+    source = {"recipe": "prompt pair", "plus": plus if isinstance(plus, str) else list(plus), "minus": minus if isinstance(minus, str) else list(minus)}
+    return SteeringVector(a - b, place, source | {"pad": pad, "layer": layer, "model": model.name})
+
+
+def _ids(model: Model, prompt: str | Sequence[int]) -> list[int]:
+    ids = model.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+    return ids[1:] if model.bos is not None and ids[:1] == [model.bos] else ids
+
+
+def _pad(model: Model, pad: str | int) -> int:
+    try:
+        return model.single_token(pad)
+    except BadMetric as error:
+        raise BadVector(
+            f"the padding {pad!r} is not a single token of {model.name}; expected one; choose another, for example pad='.'"
+        ) from error
