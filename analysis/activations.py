@@ -15,7 +15,9 @@ def record(model: Model, prompts: Sequence[Sequence[int]], site: Site) -> list[T
     model.check(site)
     variants = [Variant(index) for index in range(len(prompts))]
     found: dict[int, Tensor] = {}
-    for chunk, readout in run(model, prompts, variants, reads="none", sites=[(site.name, site.layer)]):
+    for chunk, readout in run(
+        model, prompts, variants, reads="none", sites=[(site.name, site.layer)]
+    ):
         activations = readout.activations[site.name, site.layer]
         for row, index in enumerate(chunk):
             x = activations[row, : len(prompts[index])]

@@ -34,7 +34,9 @@ class Edit:
             raise BadArgument(f"unknown operation {self.operation!r}; expected add, set or scale")
         if isinstance(self.value, Tensor) != (self.operation != "scale"):
             expected = "a number" if self.operation == "scale" else "a tensor"
-            raise BadArgument(f"{self.operation} at {self.site} got {type(self.value).__name__}; expected {expected}")
+            raise BadArgument(
+                f"{self.operation} at {self.site} got {type(self.value).__name__}; expected {expected}"
+            )
         if isinstance(self.value, Tensor) and self.value.ndim not in (1, 2):
             raise BadArgument(
                 f"{self.operation} at {self.site} got a value of shape {list(self.value.shape)}; "

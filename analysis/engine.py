@@ -63,7 +63,9 @@ class Readout:
     def mean(self, values: Float[Tensor, " read"]) -> Float[Tensor, " rows"]:
         """Means over the read positions of each row."""
         rows = len(self.variants)
-        total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, self.row, values)
+        total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(
+            0, self.row, values
+        )
         count = torch.bincount(self.row, minlength=rows)
         return total / count
 
@@ -93,9 +95,13 @@ def run(
         what: name for a progress bar; none by default.
     """
     if not prompts or min(map(len, prompts)) == 0:
-        raise BadPrompt("the engine got no prompt, or an empty one; expected at least one token each; add some")
+        raise BadPrompt(
+            "the engine got no prompt, or an empty one; expected at least one token each; add some"
+        )
     _check(model, prompts, variants)
-    reading = [tuple(p) for p in positions] if positions is not None else [(len(p) - 1,) for p in prompts]
+    reading = (
+        [tuple(p) for p in positions] if positions is not None else [(len(p) - 1,) for p in prompts]
+    )
     with torch.set_grad_enabled(grad):
         embedded = _embed(model, prompts)
         chunks = list(_chunks(model, prompts, variants, reading, reads, sites, budget))
@@ -129,7 +135,9 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], variants: Sequence[Va
         model.check(site)
     longest = max(map(len, prompts))
     if longest > model.n_ctx:
-        raise BadPrompt(f"a prompt has {longest} tokens, {model.name} reads at most {model.n_ctx}; shorten it")
+        raise BadPrompt(
+            f"a prompt has {longest} tokens, {model.name} reads at most {model.n_ctx}; shorten it"
+        )
 
 
 def _embed(model: Model, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompt pos d_model"]:
@@ -155,7 +163,10 @@ def _chunks(
     budget: int | None,
 ) -> Iterator[list[int]]:
     """Indices of variants, those of like prompts and like first layers together, up to the budget."""
-    order = sorted(range(len(variants)), key=lambda i: (len(prompts[variants[i].prompt]), variants[i].prompt, _layer(variants[i])))
+    order = sorted(
+        range(len(variants)),
+        key=lambda i: (len(prompts[variants[i].prompt]), variants[i].prompt, _layer(variants[i])),
+    )
     limit = _free_memory(model.device) // 4 if budget is None else budget
     tokens_limit = CPU_TOKENS if budget is None and model.device.type == "cpu" else None
     chunk: list[int] = []
@@ -180,7 +191,9 @@ def _free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _bytes(model: Model, rows: int, length: int, read: int, reads: Reads, sites: Sequence[tuple[str, int]]) -> int:
+def _bytes(
+    model: Model, rows: int, length: int, read: int, reads: Reads, sites: Sequence[tuple[str, int]]
+) -> int:
     """A generous estimate of the largest working set: a block's activations, what is kept, the logits."""
     wide = 4 * model.d_model * (3 if model.has_mlp else 1)  # gated MLPs hold three wide tensors
     block = length * (8 * model.d_model + wide) + 3 * model.n_heads * length * length
@@ -375,7 +388,11 @@ class _Pass:
         pattern, v = self._edited_pattern(layer, self.seen["pattern"]), self.seen["v"]
         group = self.model.n_heads // v.shape[2]  # several query heads may share one value head
         for slot, head in dict.fromkeys((slot, edit.site.head or 0) for slot, edit in edits):
-            index = (torch.tensor(slot, device=z.device), torch.arange(z.shape[1], device=z.device), torch.tensor(head, device=z.device))
+            index = (
+                torch.tensor(slot, device=z.device),
+                torch.arange(z.shape[1], device=z.device),
+                torch.tensor(head, device=z.device),
+            )
             z = z.index_put(index, pattern[slot, head] @ v[slot, :, head // group])
         return z
 
@@ -394,7 +411,10 @@ class _Pass:
             if edit.site.name == site and site != "pattern":
                 turn = seen[slot, edit.site.head] = seen.get((slot, edit.site.head), -1) + 1
                 rounds.setdefault((turn, edit.operation), []).append((slot, edit))
-        writes = [self._write(layer, operation, group) for (_, operation), group in sorted(rounds.items(), key=lambda r: r[0][0])]
+        writes = [
+            self._write(layer, operation, group)
+            for (_, operation), group in sorted(rounds.items(), key=lambda r: r[0][0])
+        ]
 
         def apply(x: Tensor) -> Tensor:
             for write in writes:
@@ -403,7 +423,9 @@ class _Pass:
 
         return apply
 
-    def _write(self, layer: int, operation: str, group: list[tuple[int, Edit]]) -> Callable[[Tensor], Tensor]:
+    def _write(
+        self, layer: int, operation: str, group: list[tuple[int, Edit]]
+    ) -> Callable[[Tensor], Tensor]:
         rows, positions, heads, values = [], [], [], []
         for slot, edit in group:
             at = self._positions(layer, slot, edit)

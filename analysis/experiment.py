@@ -53,20 +53,28 @@ class Experiment:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        injections = (self.injections,) if isinstance(self.injections, Injection) else tuple(self.injections)
+        injections = (
+            (self.injections,) if isinstance(self.injections, Injection) else tuple(self.injections)
+        )
         if not injections:
-            raise BadInjection("no injection given; expected at least one; make one with Injection(vector, coefficient)")
+            raise BadInjection(
+                "no injection given; expected at least one; make one with Injection(vector, coefficient)"
+            )
         for injection in injections:
             injection.check(self.model)
         if self.controls < 0 or self.matched not in ("norm", "kl"):
-            raise BadArgument(f"controls={self.controls}, matched={self.matched!r}; expected a count of at least 0, and norm or kl")
+            raise BadArgument(
+                f"controls={self.controls}, matched={self.matched!r}; expected a count of at least 0, and norm or kl"
+            )
         prompts = make_prompts(self.model, self.prompts)
         continuation = self.metric.options.get("continuation")
         if continuation is not None:
             prompts = _continued(self.model, prompts, continuation)
         object.__setattr__(self, "injections", injections)
         object.__setattr__(self, "prompts", prompts)
-        for ids, edits in zip(prompts.ids, self.edits(0), strict=True):  # parses positions against each prompt
+        for ids, edits in zip(
+            prompts.ids, self.edits(0), strict=True
+        ):  # parses positions against each prompt
             assert len(ids) and edits
 
     @property
@@ -76,7 +84,10 @@ class Experiment:
     @cached_property
     def steering(self) -> tuple[tuple[Injection, ...], ...]:
         """The real injections, then those of each control, already scaled."""
-        controls = [tuple(i.control(self._control_seed(c)) for i in self.injections) for c in range(self.controls)]
+        controls = [
+            tuple(i.control(self._control_seed(c)) for i in self.injections)
+            for c in range(self.controls)
+        ]
         if self.matched == "kl" and controls:
             target = float(self.kl(self.injections).mean())
             controls = [self.at_kl(control, target) for control in controls]
@@ -97,7 +108,8 @@ class Experiment:
     def injected(self) -> tuple[tuple[int, ...], ...]:
         """By prompt, the positions that are edited."""
         return tuple(
-            tuple(sorted({p for i in self.injections for p in i.where(len(ids), self._has_bos)})) for ids in self.prompts.ids
+            tuple(sorted({p for i in self.injections for p in i.where(len(ids), self._has_bos)}))
+            for ids in self.prompts.ids
         )
 
     @cached_property
@@ -122,7 +134,9 @@ class Experiment:
         """Which positions are scored, in words, for the manifest."""
         return self._scoring[1]
 
-    def _positions(self, length: int, full: int, injected: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    def _positions(
+        self, length: int, full: int, injected: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], str]:
         last = full - (1 if self.metric.needs_next else 0)  # a loss needs a token that follows
         if self.prompts.continuations:
             return tuple(range(length - 1, last)), "the positions that predict the continuation"
@@ -138,8 +152,13 @@ class Experiment:
         start = 1 if self._has_bos else 0
         free = tuple(p for p in range(start, last) if p not in injected and p > injected[0])
         if free:
-            return free, "positions after the first injected one that are not injected themselves, BOS left out"
-        return tuple(range(max(0, last - 1), last)), "the last position: every position from the injection on is injected"
+            return (
+                free,
+                "positions after the first injected one that are not injected themselves, BOS left out",
+            )
+        return tuple(
+            range(max(0, last - 1), last)
+        ), "the last position: every position from the injection on is injected"
 
     # Runs.
 
@@ -163,18 +182,37 @@ class Experiment:
             values = readout.logits if reads == "logits" else readout.hidden
             assert values is not None
             counts = [len(self.scored_positions.positions[v.prompt]) for v in readout.variants]
-            parts = values.split(counts)
-            return torch.stack([torch.nn.functional.pad(p, (0, 0, 0, widest - len(p))) for p in parts])
+            parts = torch.split(values, counts)
+            return torch.stack(
+                [torch.nn.functional.pad(p, (0, 0, 0, widest - len(p))) for p in parts]
+            )
 
         padded = self._measure(variants, rows, reads)
-        return torch.cat([padded[v.prompt, : len(self.scored_positions.positions[v.prompt])] for v in variants])
-
-    def _measure(self, variants: Sequence[Variant], score: Callable[[Readout], Tensor], reads: Reads, what: str | None = None) -> Tensor:
-        return measure(
-            self.model, self.prompts.full, variants, self.scored_positions.positions, score, reads=reads, budget=self.budget, what=what
+        return torch.cat(
+            [padded[v.prompt, : len(self.scored_positions.positions[v.prompt])] for v in variants]
         )
 
-    def scores(self, variants: Sequence[Variant], scores: Sequence[Score], reads: Reads) -> Float[NDArray[np.float64], "variant score"]:
+    def _measure(
+        self,
+        variants: Sequence[Variant],
+        score: Callable[[Readout], Tensor],
+        reads: Reads,
+        what: str | None = None,
+    ) -> Tensor:
+        return measure(
+            self.model,
+            self.prompts.full,
+            variants,
+            self.scored_positions.positions,
+            score,
+            reads=reads,
+            budget=self.budget,
+            what=what,
+        )
+
+    def scores(
+        self, variants: Sequence[Variant], scores: Sequence[Score], reads: Reads
+    ) -> Float[NDArray[np.float64], "variant score"]:
         """Several scores of many variants, each averaged over the scored positions."""
 
         def all_scores(readout: Readout) -> Tensor:
@@ -209,7 +247,10 @@ class Experiment:
         """
 
         def gap(log_factor: float) -> float:
-            return float(np.log(max(self.kl(_scaled(injections, np.exp(log_factor))).mean(), 1e-12)) - np.log(target))
+            return float(
+                np.log(max(self.kl(_scaled(injections, np.exp(log_factor))).mean(), 1e-12))
+                - np.log(target)
+            )
 
         low, high = np.log(1e-3), np.log(1e3)
         if not target > 0 or gap(low) > 0 or gap(high) < 0:
@@ -224,9 +265,17 @@ class Experiment:
         return {
             "model": self.model.describe(),
             "injections": [injection.describe() for injection in self.injections],
-            "prompts": {"count": len(self.prompts), "hash": self.prompts.hash, "source": self.prompts.source},
+            "prompts": {
+                "count": len(self.prompts),
+                "hash": self.prompts.hash,
+                "source": self.prompts.source,
+            },
             "metric": {**self.metric.describe(), "scored": self.scoring_rule},
-            "controls": {"count": self.controls, "matched": self.matched, "seeds": [self._control_seed(c) for c in range(self.controls)]},
+            "controls": {
+                "count": self.controls,
+                "matched": self.matched,
+                "seeds": [self._control_seed(c) for c in range(self.controls)],
+            },
             "seed": self.seed,
         }
 
@@ -238,9 +287,12 @@ def _scaled(injections: Sequence[Injection], factor: float) -> tuple[Injection, 
 def _continued(model: Model, prompts: Prompts, continuation: str | Sequence[int]) -> Prompts:
     ids = tuple(model.encode(continuation) if isinstance(continuation, str) else continuation)
     if not ids:
-        raise BadPrompt(f"the continuation {continuation!r} is empty; expected at least one token; give some text")
+        raise BadPrompt(
+            f"the continuation {continuation!r} is empty; expected at least one token; give some text"
+        )
     longest = max(map(len, prompts.ids)) + len(ids)
     if longest > model.n_ctx:
-        raise BadPrompt(f"a prompt and its continuation have {longest} tokens, {model.name} reads at most {model.n_ctx}; shorten one")
+        raise BadPrompt(
+            f"a prompt and its continuation have {longest} tokens, {model.name} reads at most {model.n_ctx}; shorten one"
+        )
     return replace(prompts, continuations=(ids,) * len(prompts))
-

@@ -43,12 +43,15 @@ def generate(
         raise BadArgument(
             f"tokens={tokens}, temperature={temperature}, top_p={top_p}; expected tokens and temperature of at least 0 and top_p in (0, 1]"
         )
-    ids = list(make_prompts(model, [prompt]).ids[0])
+    given = [prompt] if isinstance(prompt, str) else [list(prompt)]
+    ids = list(make_prompts(model, given).ids[0])
     edits = compose(injections, len(ids), model.bos is not None)
     for injection in [injections] if isinstance(injections, Injection) else injections:
         injection.check(model)
     if any(edit.site.name == "pattern" for edit in edits):
-        raise BadPrompt("an injection at a pattern cannot be generated with; inject at resid_pre, z, attn_out or mlp_out")
+        raise BadPrompt(
+            "an injection at a pattern cannot be generated with; inject at resid_pre, z, attn_out or mlp_out"
+        )
     hooks = plain_hooks(model, edits, len(ids))
     cached = _has_cache(model) if cache is None else cache
     generator = torch.Generator().manual_seed(seed)
@@ -72,13 +75,21 @@ def _has_cache(model: Model) -> bool:
     return model.architecture != "TransformerLensNative"
 
 
-def _step(model: Model, ids: list[int], made: list[int], past: Any, hooks: list[Hook]) -> tuple[Tensor, Any]:
+def _step(
+    model: Model, ids: list[int], made: list[int], past: Any, hooks: list[Hook]
+) -> tuple[Tensor, Any]:
     if past is None:
         with model.bridge.hooks(fwd_hooks=hooks):
-            logits, past = model.bridge(torch.tensor([ids], device=model.device), return_type="logits_and_cache", use_cache=True)
+            logits, past = model.bridge(
+                torch.tensor([ids], device=model.device),
+                return_type="logits_and_cache",
+                use_cache=True,
+            )
     else:
         last = torch.tensor([made[-1:]], device=model.device)
-        logits, past = model.bridge(last, past_key_values=past, return_type="logits_and_cache", use_cache=True)
+        logits, past = model.bridge(
+            last, past_key_values=past, return_type="logits_and_cache", use_cache=True
+        )
     return logits[0, -1], past
 
 

@@ -36,9 +36,15 @@ class Injection:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.coefficient):
-            raise BadInjection(f"the coefficient is {self.coefficient}; expected a finite number; choose one")
+            raise BadInjection(
+                f"the coefficient is {self.coefficient}; expected a finite number; choose one"
+            )
         given = self.positions
-        object.__setattr__(self, "positions", parse_positions(given if isinstance(given, Positions | str | int) else tuple(given)))
+        object.__setattr__(
+            self,
+            "positions",
+            parse_positions(given if isinstance(given, Positions | str | int) else tuple(given)),
+        )
         rows = self._vector.rows
         if self.place.repeats and rows > 1:
             raise BadInjection(
@@ -80,7 +86,9 @@ class Injection:
 
     def edit(self, length: int, has_bos: bool) -> Edit:
         """What the engine does to a prompt of `length` tokens."""
-        return Edit(self.site, "add", self.coefficient * self._vector.values, self.where(length, has_bos))
+        return Edit(
+            self.site, "add", self.coefficient * self._vector.values, self.where(length, has_bos)
+        )
 
     def control(self, seed: int) -> "Injection":
         """The same injection of a random vector of equal norm, position by position."""
@@ -96,7 +104,9 @@ class Injection:
         }
 
 
-def compose(injections: Injection | Sequence[Injection], length: int, has_bos: bool) -> tuple[Edit, ...]:
+def compose(
+    injections: Injection | Sequence[Injection], length: int, has_bos: bool
+) -> tuple[Edit, ...]:
     """All edits of one or several injections on a prompt of `length` tokens."""
     several = [injections] if isinstance(injections, Injection) else injections
     return tuple(injection.edit(length, has_bos) for injection in several)

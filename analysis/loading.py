@@ -13,7 +13,12 @@ from .errors import BadArgument, ModelNotFound, UnsupportedModel
 from .models import HOOKS, Model
 from .selfcheck import selfcheck as check
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -44,14 +49,27 @@ def load(
         ModelNotFound: no such folder or hub model, or no safetensors in it.
         UnsupportedModel: it breaks an assumption of the analysis; the message names it.
     """
-    place = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = (
+        torch.device(device)
+        if device is not None
+        else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    )
     kind = _dtype(dtype)
     expected: Callable[[Tensor], Tensor] | None = None
     if isinstance(source, str | Path):
-        model, expected = _from_checkpoint(str(source), place, kind, tokenizer, bos, name, selfcheck)
+        model, expected = _from_checkpoint(
+            str(source), place, kind, tokenizer, bos, name, selfcheck
+        )
     else:
         bridge = source if device is None and dtype is None else source.to(device=place, dtype=kind)
-        model = _wrap(bridge.eval(), name or _bridge_name(bridge), None, tokenizer or getattr(bridge, "tokenizer", None), bos, ())
+        model = _wrap(
+            bridge.eval(),
+            name or _bridge_name(bridge),
+            None,
+            tokenizer or getattr(bridge, "tokenizer", None),
+            bos,
+            (),
+        )
     if selfcheck:
         check(model, expected)
     return model
@@ -63,12 +81,20 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
-        raise BadArgument(f"unknown dtype {dtype!r}; expected {', '.join(DTYPES)}; float32 is the default")
+        raise BadArgument(
+            f"unknown dtype {dtype!r}; expected {', '.join(DTYPES)}; float32 is the default"
+        )
     return DTYPES[dtype]
 
 
 def _from_checkpoint(
-    source: str, device: torch.device, dtype: torch.dtype, tokenizer: Any, bos: bool | None, name: str | None, keep: bool
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    tokenizer: Any,
+    bos: bool | None,
+    name: str | None,
+    keep: bool,
 ) -> tuple[Model, Callable[[Tensor], Tensor] | None]:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPTNeoForCausalLM
@@ -99,7 +125,15 @@ def _from_checkpoint(
         hf = gptneo.to_gpt2(hf)
     bridge = build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)
     short = name or (Path(source).resolve().name if local else source)
-    model = _wrap(bridge.eval(), short, str(Path(source).resolve()) if local else source, tokenizer, bos, tuple(notes), architecture)
+    model = _wrap(
+        bridge.eval(),
+        short,
+        str(Path(source).resolve()) if local else source,
+        tokenizer,
+        bos,
+        tuple(notes),
+        architecture,
+    )
     return model, expected
 
 
@@ -108,15 +142,33 @@ def _folder(source: str) -> bool:
     folder = Path(source)
     if not folder.is_dir():
         if folder.is_file():
-            raise ModelNotFound(f"{source!r} is a file; expected a Hugging Face folder with config.json and model.safetensors; give the folder")
-        if source.startswith((".", "/", "~")) or os.sep in source.replace("/", os.sep, 1).strip(os.sep) and source.count("/") != 1:
-            raise ModelNotFound(f"no folder {source!r}; expected a Hugging Face folder with config.json and model.safetensors; check the path")
+            raise ModelNotFound(
+                f"{source!r} is a file; expected a Hugging Face folder with config.json and model.safetensors; give the folder"
+            )
+        if (
+            source.startswith((".", "/", "~"))
+            or os.sep in source.replace("/", os.sep, 1).strip(os.sep)
+            and source.count("/") != 1
+        ):
+            raise ModelNotFound(
+                f"no folder {source!r}; expected a Hugging Face folder with config.json and model.safetensors; check the path"
+            )
         return False
     if not (folder / "config.json").is_file():
-        raise ModelNotFound(f"no config.json in {source!r}; expected a Hugging Face folder; save the model with save_pretrained")
+        raise ModelNotFound(
+            f"no config.json in {source!r}; expected a Hugging Face folder; save the model with save_pretrained"
+        )
     if not list(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for p in folder.glob(pattern))
-        found = f"only {', '.join(pickles)}, a pickle, which can run code when it is read" if pickles else "no weights"
+        pickles = sorted(
+            p.name
+            for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+            for p in folder.glob(pattern)
+        )
+        found = (
+            f"only {', '.join(pickles)}, a pickle, which can run code when it is read"
+            if pickles
+            else "no weights"
+        )
         raise ModelNotFound(
             f"{source!r} has {found}; expected model.safetensors; convert it where you trust it: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
@@ -140,7 +192,9 @@ def _refuse_config(source: str, config: Any) -> None:
             f"{source!r} is an encoder-decoder ({config.model_type}); the analysis assumes one causal stream that every "
             "block adds to; use a decoder-only model"
         )
-    experts = [getattr(config, key) for key in EXPERTS if isinstance(getattr(config, key, None), int)]
+    experts = [
+        getattr(config, key) for key in EXPERTS if isinstance(getattr(config, key, None), int)
+    ]
     if any(count > 1 for count in experts):
         raise UnsupportedModel(
             f"{source!r} routes each token to some of {max(experts)} experts ({config.model_type}); the analysis assumes that "
@@ -159,7 +213,12 @@ def _reference(hf: Any) -> Callable[[Tensor], Tensor]:
     """Logits of the untouched checkpoint. Wrapping changes a model in place, so they are computed now, for the ids to come."""
     made: dict[tuple[int, ...], Tensor] = {}
     generator = torch.Generator().manual_seed(0)
-    n_ctx = min(7, gptneo.context(hf.config) if hasattr(hf.config, "attention_layers") else _context(hf.config))
+    n_ctx = min(
+        7,
+        gptneo.context(hf.config)
+        if hasattr(hf.config, "attention_layers")
+        else _context(hf.config),
+    )
     ids = torch.randint(0, hf.config.vocab_size, (2, n_ctx), generator=generator)[:1].to(hf.device)
     with torch.no_grad():
         made[tuple(ids[0].tolist())] = hf(ids).logits
@@ -171,7 +230,11 @@ def _reference(hf: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _context(config: Any) -> int:
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048)
+    return int(
+        getattr(config, "max_position_embeddings", None)
+        or getattr(config, "n_positions", None)
+        or 2048
+    )
 
 
 def _bridge_name(bridge: Any) -> str:
@@ -179,7 +242,13 @@ def _bridge_name(bridge: Any) -> str:
 
 
 def _wrap(
-    bridge: Any, name: str, source: str | None, tokenizer: Any, bos: bool | None, notes: tuple[str, ...], architecture: str | None = None
+    bridge: Any,
+    name: str,
+    source: str | None,
+    tokenizer: Any,
+    bos: bool | None,
+    notes: tuple[str, ...],
+    architecture: str | None = None,
 ) -> Model:
     cfg = bridge.cfg
     architecture = architecture or str(getattr(cfg, "architecture", None) or type(bridge).__name__)
@@ -201,7 +270,9 @@ def _wrap(
         )
     start = getattr(tokenizer, "bos_token_id", None)
     if bos and start is None:
-        raise BadArgument(f"bos=True, and the tokenizer of {name} has no BOS token; expected one that has; leave bos out")
+        raise BadArgument(
+            f"bos=True, and the tokenizer of {name} has no BOS token; expected one that has; leave bos out"
+        )
     return Model(
         bridge=bridge,
         name=name,

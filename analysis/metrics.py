@@ -51,13 +51,19 @@ class Scored:
 
     def mean(self, values: Float[Tensor, " scored"]) -> Float[Tensor, " prompt"]:
         """Means over the scored positions of each prompt."""
-        return torch.stack([part.mean() for part in values.split([len(p) for p in self.positions])])
+        return torch.stack(
+            [part.mean() for part in torch.split(values, [len(p) for p in self.positions])]
+        )
 
     @property
     def next_tokens(self) -> Int[Tensor, " scored"]:
         """The token that follows each scored position."""
         full = self.prompts.full
-        tokens = [full[prompt][position + 1] for prompt, row in enumerate(self.positions) for position in row]
+        tokens = [
+            full[prompt][position + 1]
+            for prompt, row in enumerate(self.positions)
+            for position in row
+        ]
         return torch.tensor(tokens, device=self.model.device)
 
 
@@ -115,7 +121,8 @@ def _direction(scored: Scored, clean: Outputs, steered: Outputs, reads: Reads) -
     unit = torch.where(norm > 0, change / norm.clamp_min(1e-30), 0.0)
     if reads == "hidden" and clean.hidden is not None:
         origin = clean.hidden
-        seen = unit @ scored.model.bridge.unembed.W_U.to(unit).T  # the same projection, before the unembedding
+        # The same projection, before the unembedding.
+        seen: Tensor = unit @ scored.model.bridge.unembed.W_U.to(unit).T
 
         def from_hidden(readout: Readout) -> Tensor:
             assert readout.hidden is not None
@@ -136,10 +143,14 @@ def log_prob(targets: Sequence[str | int]) -> Metric:
     """Log-probability that the next token is one of `targets` (single tokens, as text or ids), in nats."""
     wanted = [targets] if isinstance(targets, str | int) else list(targets)
     if not wanted:
-        raise BadMetric("log_prob got no targets; expected at least one token; give for example targets=[' wedding']")
+        raise BadMetric(
+            "log_prob got no targets; expected at least one token; give for example targets=[' wedding']"
+        )
 
     def prepare(scored: Scored, clean: Outputs, steered: Outputs, reads: Reads) -> Score:
-        ids = torch.tensor(sorted({scored.model.single_token(t) for t in wanted}), device=scored.model.device)
+        ids = torch.tensor(
+            sorted({scored.model.single_token(t) for t in wanted}), device=scored.model.device
+        )
 
         def score(readout: Readout) -> Tensor:
             assert readout.logits is not None
@@ -165,7 +176,9 @@ def kl() -> Metric:
     return Metric("kl", "nats", prepare)
 
 
-def divergence(logits: Float[Tensor, "*rows vocab"], reference: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows"]:
+def divergence(
+    logits: Float[Tensor, "*rows vocab"], reference: Float[Tensor, "*rows vocab"]
+) -> Float[Tensor, "*rows"]:
     """KL(softmax(logits) || reference), the reference in log-probabilities, in nats."""
     own = logits.log_softmax(dim=-1)
     return (own.exp() * (own - reference)).sum(dim=-1).clamp_min(0.0)
@@ -184,7 +197,11 @@ def perplexity(continuation: str | Sequence[int] | None = None) -> Metric:
 
         return score
 
-    options = {} if continuation is None else {"continuation": continuation if isinstance(continuation, str) else list(continuation)}
+    options = (
+        {}
+        if continuation is None
+        else {"continuation": continuation if isinstance(continuation, str) else list(continuation)}
+    )
     return Metric("perplexity", "nats per token", prepare, options=options)
 
 

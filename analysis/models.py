@@ -90,7 +90,9 @@ class Model:
         digest = hashlib.sha256()
         for name, weight in sorted(self.bridge.state_dict().items()):
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()
 
     def hook(self, site: str, layer: int) -> str:
@@ -108,9 +110,13 @@ class Model:
             BadNode: layer or head out of range, or an MLP where there is none.
         """
         if not 0 <= site.layer < self.n_layers:
-            raise BadNode(f"{site} is outside of {self.name}, which has layers 0 to {self.n_layers - 1}; choose one of them")
+            raise BadNode(
+                f"{site} is outside of {self.name}, which has layers 0 to {self.n_layers - 1}; choose one of them"
+            )
         if site.head is not None and not 0 <= site.head < self.n_heads:
-            raise BadNode(f"{site} is outside of {self.name}, which has heads 0 to {self.n_heads - 1}; choose one of them")
+            raise BadNode(
+                f"{site} is outside of {self.name}, which has heads 0 to {self.n_heads - 1}; choose one of them"
+            )
         if site.name == "mlp_out" and not self.has_mlp:
             raise BadNode(f"{site} does not exist: {self.name} has attention only; choose a head")
         return site
@@ -122,7 +128,9 @@ class Model:
             BadPrompt: the model has no tokenizer.
         """
         if self.tokenizer is None:
-            raise BadPrompt(f"{self.name} has no tokenizer, got the text {text!r}; give token ids, such as [12, 7, 3]")
+            raise BadPrompt(
+                f"{self.name} has no tokenizer, got the text {text!r}; give token ids, such as [12, 7, 3]"
+            )
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def tokens(self, text: str) -> list[int]:
@@ -141,7 +149,9 @@ class Model:
         if self.tokenizer is None:
             return str(token)
         piece = self.tokenizer.convert_ids_to_tokens(int(token))
-        if isinstance(piece, str) and piece.startswith("▁"):  # SentencePiece drops the space when it decodes
+        if isinstance(piece, str) and piece.startswith(
+            "▁"
+        ):  # SentencePiece drops the space when it decodes
             return " " + piece[1:]
         return self.text([int(token)])
 
@@ -153,7 +163,9 @@ class Model:
         """
         if isinstance(text, int):
             if not 0 <= text < self.d_vocab:
-                raise BadMetric(f"token id {text} is outside of the vocabulary; expected 0 to {self.d_vocab - 1}")
+                raise BadMetric(
+                    f"token id {text} is outside of the vocabulary; expected 0 to {self.d_vocab - 1}"
+                )
             return text
         ids = self.encode(text)
         if len(ids) != 1 and text.startswith(" "):  # SentencePiece adds the space itself

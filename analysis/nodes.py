@@ -26,7 +26,9 @@ class Node:
     @property
     def site(self) -> "Site":
         """Where the node's output is set: a head's `z`, an MLP's `mlp_out`."""
-        return Site("mlp_out", self.layer) if self.head is None else Site("z", self.layer, self.head)
+        return (
+            Site("mlp_out", self.layer) if self.head is None else Site("z", self.layer, self.head)
+        )
 
     def __str__(self) -> str:
         return f"L{self.layer}M" if self.head is None else f"L{self.layer}H{self.head}"
@@ -49,7 +51,9 @@ class Site:
             raise BadNode(f"unknown site {self.name!r}; expected one of {', '.join(SITES)}")
         if (self.head is not None) != (self.name in PER_HEAD):
             need = "needs a head" if self.name in PER_HEAD else "has no heads"
-            raise BadNode(f"site {self.name} {need}, got head={self.head}; write for example {_EXAMPLE[self.name]}")
+            raise BadNode(
+                f"site {self.name} {need}, got head={self.head}; write for example {_EXAMPLE[self.name]}"
+            )
 
     def __str__(self) -> str:
         head = "" if self.head is None else f"H{self.head}"

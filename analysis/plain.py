@@ -44,7 +44,9 @@ def _hook(edit: Edit, length: int) -> Callable[[Tensor, Any], Tensor]:
 
 
 @torch.no_grad()
-def plain_logits(model: Model, prompt: Sequence[int], edits: Sequence[Edit]) -> Float[Tensor, "pos vocab"]:
+def plain_logits(
+    model: Model, prompt: Sequence[int], edits: Sequence[Edit]
+) -> Float[Tensor, "pos vocab"]:
     """Logits of one prompt under edits, from one plain hooked pass."""
     tokens = torch.tensor([list(prompt)], device=model.device)
     return model.bridge.run_with_hooks(tokens, fwd_hooks=plain_hooks(model, edits, len(prompt)))[0]  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .errors import BadPrompt
 from .models import Model
@@ -45,7 +46,11 @@ class Prompts:
         return hashlib.sha256(json.dumps([self.ids, self.continuations]).encode()).hexdigest()
 
 
-def make_prompts(model: Model, prompts: "Prompts | Sequence[str] | Sequence[Sequence[int]]", source: str = "given") -> Prompts:
+def make_prompts(
+    model: Model,
+    prompts: "Prompts | Sequence[str] | Sequence[Sequence[int]]",
+    source: str = "given",
+) -> Prompts:
     """Texts or lists of token ids as `Prompts` for `model`; all faults are reported together.
 
     Raises:
@@ -54,27 +59,38 @@ def make_prompts(model: Model, prompts: "Prompts | Sequence[str] | Sequence[Sequ
     if isinstance(prompts, Prompts):
         return prompts
     if isinstance(prompts, str):
-        raise BadPrompt(f"got one text {prompts!r} for prompts; expected a list of texts; put it in brackets")
+        raise BadPrompt(
+            f"got one text {prompts!r} for prompts; expected a list of texts; put it in brackets"
+        )
     if len(prompts) == 0:
         raise BadPrompt(f"no prompts in {source}; expected at least one; add some")
     ids, texts, faults = [], [], []
-    for index, prompt in enumerate(prompts):
+    given: Sequence[Any] = prompts
+    for index, prompt in enumerate(given):
         fault = _fault(model, prompt)
         if fault:
             faults.append(f"prompt {index + 1} {fault}")
             continue
-        row = tuple(model.tokens(prompt)) if isinstance(prompt, str) else tuple(int(i) for i in prompt)
+        row = (
+            tuple(model.tokens(prompt))
+            if isinstance(prompt, str)
+            else tuple(int(i) for i in prompt)
+        )
         if len(row) > model.n_ctx:
-            faults.append(f"prompt {index + 1} has {len(row)} tokens, {model.name} reads at most {model.n_ctx}")
+            faults.append(
+                f"prompt {index + 1} has {len(row)} tokens, {model.name} reads at most {model.n_ctx}"
+            )
         ids.append(row)
         texts.append(prompt if isinstance(prompt, str) else " ".join(map(str, row)))
     if faults:
         shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise BadPrompt(f"{shown} (in {source}); expected texts of 1 to {model.n_ctx} tokens; mend or remove them")
+        raise BadPrompt(
+            f"{shown} (in {source}); expected texts of 1 to {model.n_ctx} tokens; mend or remove them"
+        )
     return Prompts(tuple(ids), tuple(texts), source)
 
 
-def _fault(model: Model, prompt: object) -> str | None:
+def _fault(model: Model, prompt: Any) -> str | None:
     if isinstance(prompt, str):
         if not prompt.strip():
             return "is empty or blank"
@@ -99,7 +115,9 @@ def read_prompts(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise BadPrompt(f"no prompts file {str(path)!r}; expected a .txt, .jsonl, .csv or .parquet file; check the path")
+        raise BadPrompt(
+            f"no prompts file {str(path)!r}; expected a .txt, .jsonl, .csv or .parquet file; check the path"
+        )
     if path.suffix == ".parquet":
         texts = _parquet(path)
     else:
@@ -130,16 +148,26 @@ def _jsonl(content: str, path: Path) -> list[str]:
             raise BadPrompt(
                 f'{str(path)!r} line {number} is not JSON ({error}); expected for example {{"prompt": "Once"}}; mend the line'
             ) from error
-        text = record if isinstance(record, str) else next((record[f] for f in FIELDS if f in record), None) if isinstance(record, dict) else None
+        text = (
+            record
+            if isinstance(record, str)
+            else next((record[f] for f in FIELDS if f in record), None)
+            if isinstance(record, dict)
+            else None
+        )
         if not isinstance(text, str):
-            raise BadPrompt(f"{str(path)!r} line {number} has no text under {' or '.join(FIELDS)}; add one")
+            raise BadPrompt(
+                f"{str(path)!r} line {number} has no text under {' or '.join(FIELDS)}; add one"
+            )
         texts.append(text)
     return texts
 
 
 def _csv(content: str, path: Path) -> list[str]:
     rows = list(csv.DictReader(content.splitlines(keepends=True)))
-    return _column(path, list(rows[0]) if rows else [], lambda name: [row[name] or "" for row in rows])
+    return _column(
+        path, list(rows[0]) if rows else [], lambda name: [row[name] or "" for row in rows]
+    )
 
 
 def _parquet(path: Path) -> list[str]:
@@ -149,8 +177,12 @@ def _parquet(path: Path) -> list[str]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise BadPrompt(f"{str(path)!r} is not a parquet file ({error}); expected parquet; write it again") from error
-    return _column(path, table.column_names, lambda name: [str(v) for v in table.column(name).to_pylist()])
+        raise BadPrompt(
+            f"{str(path)!r} is not a parquet file ({error}); expected parquet; write it again"
+        ) from error
+    return _column(
+        path, table.column_names, lambda name: [str(v) for v in table.column(name).to_pylist()]
+    )
 
 
 def _column(path: Path, names: list[str], read: Callable[[str], list[str]]) -> list[str]:

@@ -35,13 +35,25 @@ COLUMNS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
                 "sufficiency: effect that appears when only this node is set to its steered value in the clean run",
                 "",
             ),
-            "effect": ("mean over prompts, signed; negative works against the total effect", "{metric}"),
+            "effect": (
+                "mean over prompts, signed; negative works against the total effect",
+                "{metric}",
+            ),
             "low": ("lower end of the interval over prompts", "{metric}"),
             "high": ("upper end of the interval over prompts", "{metric}"),
             "share": ("effect over the total effect; shares of different layers do not add up", ""),
-            "control": ("mean of the same measure for random vectors of equal norm, along the same metric", "{metric}"),
-            "control_low": ("lower end of the band of the controls (2.5th percentile over vectors)", "{metric}"),
-            "control_high": ("upper end of the band of the controls (97.5th percentile over vectors)", "{metric}"),
+            "control": (
+                "mean of the same measure for random vectors of equal norm, along the same metric",
+                "{metric}",
+            ),
+            "control_low": (
+                "lower end of the band of the controls (2.5th percentile over vectors)",
+                "{metric}",
+            ),
+            "control_high": (
+                "upper end of the band of the controls (97.5th percentile over vectors)",
+                "{metric}",
+            ),
             "p": (
                 "sign-flip tests over prompts: the effect differs from zero and goes beyond the mean control in the "
                 "same direction (the larger of the two p-values, two-sided)",
@@ -50,10 +62,16 @@ COLUMNS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
             "p_adjusted": ("p after Benjamini-Hochberg over nodes", ""),
             "p_holm": ("p after Holm over nodes, for claims in words", ""),
             "own_share": ("share of the vector's own logit change that the node carries", ""),
-            "own_control": ("the same share for random vectors, each along its own logit change; mean", ""),
+            "own_control": (
+                "the same share for random vectors, each along its own logit change; mean",
+                "",
+            ),
             "own_control_low": ("2.5th percentile of that share over the random vectors", ""),
             "own_control_high": ("97.5th percentile of that share over the random vectors", ""),
-            "p_own": ("sign-flip test over prompts of own share minus the controls' mean own share", ""),
+            "p_own": (
+                "sign-flip test over prompts of own share minus the controls' mean own share",
+                "",
+            ),
             "p_own_adjusted": ("p_own after Benjamini-Hochberg over nodes", ""),
             "significant": ("p_adjusted below the manifest's alpha", ""),
             "reach": (
@@ -62,7 +80,10 @@ COLUMNS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
                 "",
             ),
             "wrong_way": ("share of prompts whose effect has the opposite sign of the mean", ""),
-            "stability": ("share of bootstrap resamples of the prompts in which the node is significant", ""),
+            "stability": (
+                "share of bootstrap resamples of the prompts in which the node is significant",
+                "",
+            ),
         },
         "per_prompt": {
             "prompt": ("index of the prompt", ""),
@@ -99,7 +120,10 @@ COLUMNS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
             "low": ("lower end of the interval over prompts", "{metric}"),
             "high": ("upper end of the interval over prompts", "{metric}"),
             "own_effect": ("mean size of the vector's own logit change", "logits"),
-            "kl": ("disturbance: KL(steered || clean), mean over scored positions and prompts", "nats"),
+            "kl": (
+                "disturbance: KL(steered || clean), mean over scored positions and prompts",
+                "nats",
+            ),
             "kl_low": ("lower end of the interval over prompts", "nats"),
             "kl_high": ("upper end of the interval over prompts", "nats"),
         },
@@ -163,7 +187,9 @@ class Result:
             files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         document = {"format": FORMAT, "kind": self.kind, "files": files, **self.manifest}
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-        _write(folder / MANIFEST, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+        _write(
+            folder / MANIFEST, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8")
+        )
         return folder
 
     @classmethod
@@ -185,10 +211,18 @@ class Result:
             kind, files = manifest.pop("kind"), manifest.pop("files")
             version = manifest.pop("format")
         except (ValueError, KeyError) as error:
-            raise DamagedRun(f"{str(path)!r} is not a manifest of steerscope ({error}); run the analysis again") from error
+            raise DamagedRun(
+                f"{str(path)!r} is not a manifest of steerscope ({error}); run the analysis again"
+            ) from error
         if version > FORMAT:
-            raise DamagedRun(f"{str(path)!r} has format {version}, this steerscope reads up to {FORMAT}; update steerscope")
-        return cls(kind, {name: _read(folder / f"{name}.parquet", digest) for name, digest in files.items()}, manifest)
+            raise DamagedRun(
+                f"{str(path)!r} has format {version}, this steerscope reads up to {FORMAT}; update steerscope"
+            )
+        return cls(
+            kind,
+            {name: _read(folder / f"{name}.parquet", digest) for name, digest in files.items()},
+            manifest,
+        )
 
 
 def prepare_folder(folder: str | Path, overwrite: bool) -> Path:
@@ -199,13 +233,17 @@ def prepare_folder(folder: str | Path, overwrite: bool) -> Path:
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise OutputExists(f"{str(folder)!r} is a file, expected a folder to write to; choose another name")
+        raise OutputExists(
+            f"{str(folder)!r} is a file, expected a folder to write to; choose another name"
+        )
     if (folder / MANIFEST).exists():
         if not overwrite:
             raise OutputExists(
                 f"{str(folder)!r} holds a result already; choose another folder, or pass --overwrite (overwrite=True)"
             )
-        (folder / MANIFEST).unlink()  # first, so that a crash in between leaves no manifest over mixed files
+        (
+            folder / MANIFEST
+        ).unlink()  # first, so that a crash in between leaves no manifest over mixed files
         for old in folder.glob("*.parquet"):
             old.unlink()
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,5 +262,7 @@ def _read(path: Path, digest: str) -> pd.DataFrame:
     if not path.is_file():
         raise DamagedRun(f"{str(path)!r} is missing, the manifest lists it; run the analysis again")
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        raise DamagedRun(f"{str(path)!r} has changed since it was saved (checksum differs); run the analysis again")
+        raise DamagedRun(
+            f"{str(path)!r} has changed since it was saved (checksum differs); run the analysis again"
+        )
     return pd.read_parquet(path)

@@ -61,7 +61,9 @@ def selfcheck(model: Model, expected: Callable[[Tensor], Tensor] | None = None) 
     return errors
 
 
-def _pass(model: Model, ids: Tensor, edited: str | None, generator: torch.Generator) -> dict[str, Any]:
+def _pass(
+    model: Model, ids: Tensor, edited: str | None, generator: torch.Generator
+) -> dict[str, Any]:
     """One plain pass; records everything that the equations need, after the edit of one site in all layers."""
     seen: dict[str, Any] = {}
     hooks = []
@@ -87,36 +89,78 @@ def _pass(model: Model, ids: Tensor, edited: str | None, generator: torch.Genera
 
 
 def _recorded(model: Model) -> list[str]:
-    return ["resid_pre", "v", "pattern", "z", "attn_out", *(["mlp_out"] if model.has_mlp else []), "resid_post"]
+    return [
+        "resid_pre",
+        "v",
+        "pattern",
+        "z",
+        "attn_out",
+        *(["mlp_out"] if model.has_mlp else []),
+        "resid_post",
+    ]
 
 
-def _equations(model: Model, seen: dict[str, Any], errors: dict[str, float], edited: str | None = None) -> None:
+def _equations(
+    model: Model, seen: dict[str, Any], errors: dict[str, float], edited: str | None = None
+) -> None:
     """Notes the errors of all equations; the one that says what an edited site *was* cannot hold and is left out."""
 
     def note(site: str | None, name: str, value: Tensor, expected: Tensor) -> None:
         if site is None or site != edited:
-            _note(errors, name if edited is None else f"{name}, while {edited} is edited", value, expected)
+            _note(
+                errors,
+                name if edited is None else f"{name}, while {edited} is edited",
+                value,
+                expected,
+            )
 
     for layer in range(model.n_layers):
         block = model.bridge.blocks[layer]
-        resid_pre, v, pattern, z, attn_out, *mlp_out, resid_post = (seen[f"{layer}.{s}"] for s in _recorded(model))
+        resid_pre, v, pattern, z, attn_out, *mlp_out, resid_post = (
+            seen[f"{layer}.{s}"] for s in _recorded(model)
+        )
         if layer:
-            note("resid_pre", "each block reads what the one before it wrote", resid_pre, seen[f"{layer - 1}.resid_post"])
+            note(
+                "resid_pre",
+                "each block reads what the one before it wrote",
+                resid_pre,
+                seen[f"{layer - 1}.resid_post"],
+            )
         values = v.repeat_interleave(model.n_heads // v.shape[2], dim=2)
-        note("z", "a head's z is its pattern times its values", z, torch.einsum("bhqk,bkhd->bqhd", pattern, values))
+        note(
+            "z",
+            "a head's z is its pattern times its values",
+            z,
+            torch.einsum("bhqk,bkhd->bqhd", pattern, values),
+        )
         heads = torch.einsum("bphd,hdm->bpm", z, block.attn.W_O.to(z)) + _bias(block.attn)
         heads = block.ln1_post(heads) if model.post_norm else heads
         note("attn_out", "heads' outputs and bias add up to attn_out", attn_out, heads)
         if mlp_out:
-            note("mlp_out", "the MLP reads the stream that attention wrote to", mlp_out[0], _mlp(model, block, resid_pre, attn_out))
-            note(None, "resid_post = resid_pre + attn_out + mlp_out", resid_post, resid_pre + attn_out + mlp_out[0])
+            note(
+                "mlp_out",
+                "the MLP reads the stream that attention wrote to",
+                mlp_out[0],
+                _mlp(model, block, resid_pre, attn_out),
+            )
+            note(
+                None,
+                "resid_post = resid_pre + attn_out + mlp_out",
+                resid_post,
+                resid_pre + attn_out + mlp_out[0],
+            )
         else:
             note(None, "resid_post = resid_pre + attn_out", resid_post, resid_pre + attn_out)
     last = seen[f"{model.n_layers - 1}.resid_post"]
     hidden = model.bridge.ln_final(last) if hasattr(model.bridge, "ln_final") else last
     note(None, "the unembedding reads the normalized stream", seen["hidden"], hidden)
     if not model.softcap:
-        note(None, "logits are the unembedding of the normalized stream", seen["logits"], model.bridge.unembed(hidden))
+        note(
+            None,
+            "logits are the unembedding of the normalized stream",
+            seen["logits"],
+            model.bridge.unembed(hidden),
+        )
 
 
 def _mlp(model: Model, block: Any, resid_pre: Tensor, attn_out: Tensor) -> Tensor:
@@ -138,10 +182,17 @@ def _batch(model: Model, ids: Tensor, alone: Tensor, errors: dict[str, float]) -
     together = model.bridge(ids)
     _note(errors, "rows of a batch do not influence each other", together[:1], alone)
     short = ids[:1, :-2] if ids.shape[1] > 2 else ids[:1]
-    _note(errors, "right padding does not change earlier positions", alone[:, : short.shape[1]], model.bridge(short))
+    _note(
+        errors,
+        "right padding does not change earlier positions",
+        alone[:, : short.shape[1]],
+        model.bridge(short),
+    )
 
 
-def _wavefront(model: Model, ids: Tensor, errors: dict[str, float], generator: torch.Generator) -> None:
+def _wavefront(
+    model: Model, ids: Tensor, errors: dict[str, float], generator: torch.Generator
+) -> None:
     """The engine, on two prompts of different lengths, against a plain hooked pass for each variant."""
     prompts = [ids[0].tolist(), ids[1, : max(1, ids.shape[1] - 2)].tolist()]
     layer = model.n_layers - 1
@@ -168,7 +219,12 @@ def _wavefront(model: Model, ids: Tensor, errors: dict[str, float], generator: t
         plain.append(model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1])
     for chunk, readout in run(model, prompts, variants):
         assert readout.logits is not None
-        _note(errors, "the wavefront equals plain passes", readout.logits, torch.stack([plain[i] for i in chunk]))
+        _note(
+            errors,
+            "the wavefront equals plain passes",
+            readout.logits,
+            torch.stack([plain[i] for i in chunk]),
+        )
 
 
 def _note(errors: dict[str, float], name: str, value: Tensor, expected: Tensor) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
+Found = NDArray[np.bool_]
 RESAMPLES = 9999
 
 
@@ -43,7 +44,10 @@ def interval(
 
 
 def ratio_interval(
-    part: Float[Array, " prompt"], whole: Float[Array, " prompt"], level: float = 0.95, seed: int = 0
+    part: Float[Array, " prompt"],
+    whole: Float[Array, " prompt"],
+    level: float = 0.95,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Bootstrap interval of mean(part) / mean(whole), prompts resampled together."""
     if len(part) < 2 or np.ptp(whole) == np.ptp(part) == 0:
@@ -80,7 +84,8 @@ def sign_flip_p(
     flat = differences.reshape(-1, count)
     flat = flat if weights is None else flat * weights
     observed = np.abs(flat.sum(axis=1))
-    tolerance = 1e-9 * np.abs(flat).sum(axis=1)  # equal patterns must count as equal in floating point
+    # Equal patterns must count as equal in floating point.
+    tolerance = 1e-9 * np.abs(flat).sum(axis=1)
     extreme = (np.abs(signs @ flat.T) >= observed - tolerance).sum(axis=0)
     p = extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
     return np.asarray(p.reshape(differences.shape[:-1]))
@@ -89,8 +94,9 @@ def sign_flip_p(
 def _signs(count: int, seed: int, resamples: int) -> tuple[Array, bool]:
     if 2**count <= resamples + 1:
         bits = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-        return 1.0 - 2.0 * bits, True
-    return np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, count)), False
+        return np.asarray(1.0 - 2.0 * bits, dtype=float), True
+    bits = np.random.default_rng(seed).integers(0, 2, size=(resamples, count))
+    return np.asarray(1.0 - 2.0 * bits, dtype=float), False
 
 
 def benjamini_hochberg(p: Float[Array, " node"]) -> Float[Array, " node"]:
@@ -123,12 +129,17 @@ def carrier_p(
     gap = effect - control
     mean = effect.mean(-1) if weights is None else effect @ weights
     beyond = gap.mean(-1) if weights is None else gap @ weights
-    p = np.maximum(sign_flip_p(effect, weights, seed, resamples), sign_flip_p(gap, weights, seed, resamples))
+    p = np.maximum(
+        sign_flip_p(effect, weights, seed, resamples), sign_flip_p(gap, weights, seed, resamples)
+    )
     return np.where(mean * beyond > 0, p, 1.0)
 
 
 def stability(
-    find: Callable[[Float[Array, " prompt"]], Bool[Array, " node"]], prompts: int, seed: int = 0, resamples: int = 100
+    find: Callable[[Float[Array, " prompt"]], Bool[Found, " node"]],
+    prompts: int,
+    seed: int = 0,
+    resamples: int = 100,
 ) -> tuple[Float[Array, " resample"], Float[Array, " node"]]:
     """How far what is found depends on the prompts at hand.
 
@@ -141,7 +152,10 @@ def stability(
     """
     found = find(np.ones(prompts))
     generator = np.random.default_rng(seed)
-    draws = [np.bincount(generator.integers(0, prompts, prompts), minlength=prompts) for _ in range(resamples)]
+    draws = [
+        np.bincount(generator.integers(0, prompts, prompts), minlength=prompts)
+        for _ in range(resamples)
+    ]
     sets = np.array([find(draw.astype(float)) for draw in draws])
     union = (sets | found).sum(axis=1)
     overlap = np.where(union > 0, (sets & found).sum(axis=1) / np.maximum(union, 1), np.nan)

@@ -67,12 +67,19 @@ def effects(experiment: Experiment) -> Effects:
     first = min(injection.site.layer for injection in experiment.injections)
     nodes = tuple(node for node in experiment.model.nodes if node.layer >= first)
     to_clean = _patches(experiment, experiment.nothing, nodes)
-    rows = [_one(experiment, vector, nodes, to_clean) for vector in track(range(1 + experiment.controls), "vectors")]
-    along, own, total, own_total, kl = (np.stack(part) for part in zip(*(row[:5] for row in rows), strict=True))
+    rows = [
+        _one(experiment, vector, nodes, to_clean)
+        for vector in track(range(1 + experiment.controls), "vectors")
+    ]
+    along, own, total, own_total, kl = (
+        np.stack(part) for part in zip(*(row[:5] for row in rows), strict=True)
+    )
     return Effects(nodes, along, own, total, own_total, rows[0][5], rows[0][6], kl)
 
 
-def together(experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]]) -> Float[Values, "vector group prompt"]:
+def together(
+    experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]]
+) -> Float[Values, "vector group prompt"]:
     """Step 4: effect of patching a group of nodes at once: (measure, nodes), for every vector."""
     first = min(injection.site.layer for injection in experiment.injections)
     nodes = tuple(node for node in experiment.model.nodes if node.layer >= first)
@@ -85,12 +92,29 @@ def together(experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]
         variants = [Variant(p) for p in prompts] + [Variant(p, edits[p]) for p in prompts]
         for measure, members in groups:
             for p in prompts:
-                variants.append(_patched(measure, p, edits, [(to_clean if measure == "necessity" else to_steered)[n][p] for n in members]))
+                variants.append(
+                    _patched(
+                        measure,
+                        p,
+                        edits,
+                        [
+                            (to_clean if measure == "necessity" else to_steered)[n][p]
+                            for n in members
+                        ],
+                    )
+                )
         reads = experiment.metric.reads
-        score = experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered, reads)
+        score = experiment.metric.prepare(
+            experiment.scored_positions, experiment.clean, experiment.steered, reads
+        )
         values = experiment.scores(variants, [score], reads)[:, 0].reshape(2 + len(groups), -1)
         clean, steered = values[:2]
-        found.append([steered - v if measure == "necessity" else v - clean for (measure, _), v in zip(groups, values[2:], strict=True)])
+        found.append(
+            [
+                steered - v if measure == "necessity" else v - clean
+                for (measure, _), v in zip(groups, values[2:], strict=True)
+            ]
+        )
     return np.array(found)
 
 
@@ -105,19 +129,39 @@ def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
     generator = np.random.default_rng(experiment.seed)
     questions = []
     for _ in range(samples):
-        measure, p = MEASURES[generator.integers(2)], int(generator.integers(len(experiment.prompts)))
+        measure, p = (
+            MEASURES[generator.integers(2)],
+            int(generator.integers(len(experiment.prompts))),
+        )
         node = nodes[generator.integers(len(nodes))]
         patch = (to_clean if measure == "necessity" else to_steered)[node][p]
         questions.append(_patched(measure, p, edits, [patch]))
-    found = [_check("sampled nodes equal one plain pass each", _against_plain(experiment, questions), limit)]
-    for measure, other, source in (("necessity", experiment.clean, to_clean), ("sufficiency", experiment.steered, to_steered)):
+    found = [
+        _check(
+            "sampled nodes equal one plain pass each", _against_plain(experiment, questions), limit
+        )
+    ]
+    for measure, other, source in (
+        ("necessity", experiment.clean, to_clean),
+        ("sufficiency", experiment.steered, to_steered),
+    ):
         name = f"all nodes set to {'clean' if measure == 'necessity' else 'steered'} give the {'clean' if measure == 'necessity' else 'steered'} run"
         patched = experiment.outputs(
-            tuple(_patched(measure, p, edits, [source[n][p] for n in nodes]).edits for p in range(len(experiment.prompts)))
+            tuple(
+                _patched(measure, p, edits, [source[n][p] for n in nodes]).edits
+                for p in range(len(experiment.prompts))
+            )
         )
-        free = _not_injected(experiment)  # at an injected position the vector itself goes to the logits, too
+        free = _not_injected(
+            experiment
+        )  # at an injected position the vector itself goes to the logits, too
         if free.any():
-            gap = (patched.logits.log_softmax(-1) - other.logits.log_softmax(-1))[free].abs().max().item()
+            gap = (
+                (patched.logits.log_softmax(-1) - other.logits.log_softmax(-1))[free]
+                .abs()
+                .max()
+                .item()
+            )
             found.append(_check(name + ", where nothing is injected", gap, limit))
     return found
 
@@ -138,14 +182,24 @@ def _one(
     prompts = range(len(experiment.prompts))
     variants = [Variant(p) for p in prompts] + [Variant(p, edits[p]) for p in prompts]
     for measure, patches in zip(MEASURES, (to_clean, to_steered), strict=True):
-        variants += [_patched(measure, p, edits, [patches[node][p]]) for node in nodes for p in prompts]
+        variants += [
+            _patched(measure, p, edits, [patches[node][p]]) for node in nodes for p in prompts
+        ]
     values = experiment.scores(variants, scores, reads)
     values = values.T.reshape(2, 2 + 2 * len(nodes), len(prompts))
     clean, steered = values[:, 0], values[:, 1]
     patched = values[:, 2:].reshape(2, 2, len(nodes), len(prompts))
     change = np.stack([steered[:, None] - patched[:, 0], patched[:, 1] - clean[:, None]], axis=1)
     total = steered - clean
-    return change[0], change[1], total[0], total[1], experiment.disturbance(outputs), clean[0], steered[0]
+    return (
+        change[0],
+        change[1],
+        total[0],
+        total[1],
+        experiment.disturbance(outputs),
+        clean[0],
+        steered[0],
+    )
 
 
 def _patched(measure: str, prompt: int, edits: Edits, patches: Sequence[Edit]) -> Variant:
@@ -159,7 +213,9 @@ def _patches(experiment: Experiment, edits: Edits, nodes: Sequence[Node]) -> dic
     prompts = experiment.prompts.full
     variants = [Variant(p, tuple(edits[p])) for p in range(len(prompts))]
     found: dict[int, dict[tuple[str, int], Tensor]] = {}
-    for chunk, readout in run(experiment.model, prompts, variants, reads="none", sites=sites, budget=experiment.budget):
+    for chunk, readout in run(
+        experiment.model, prompts, variants, reads="none", sites=sites, budget=experiment.budget
+    ):
         for row, index in enumerate(chunk):
             length = len(prompts[index])
             found[index] = {site: readout.activations[site][row, :length].clone() for site in sites}
@@ -176,11 +232,15 @@ def _against_plain(experiment: Experiment, variants: Sequence[Variant]) -> float
     scored = experiment.scored_positions.positions
     prompts = experiment.prompts.full
     worst = 0.0
-    for chunk, readout in run(experiment.model, prompts, variants, scored, budget=experiment.budget):
+    for chunk, readout in run(
+        experiment.model, prompts, variants, scored, budget=experiment.budget
+    ):
         assert readout.logits is not None
         for row, index in enumerate(chunk):
             variant = variants[index]
-            plain = plain_logits(experiment.model, prompts[variant.prompt], variant.edits)[list(scored[variant.prompt])]
+            plain = plain_logits(experiment.model, prompts[variant.prompt], variant.edits)[
+                list(scored[variant.prompt])
+            ]
             own = readout.logits[readout.row == row]
             worst = max(worst, (own.log_softmax(-1) - plain.log_softmax(-1)).abs().max().item())
     return worst
@@ -189,7 +249,9 @@ def _against_plain(experiment: Experiment, variants: Sequence[Variant]) -> float
 def _not_injected(experiment: Experiment) -> Tensor:
     flags = [
         position not in injected
-        for injected, positions in zip(experiment.injected, experiment.scored_positions.positions, strict=True)
+        for injected, positions in zip(
+            experiment.injected, experiment.scored_positions.positions, strict=True
+        )
         for position in positions
     ]
     return torch.tensor(flags, device=experiment.model.device)

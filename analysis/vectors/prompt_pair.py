@@ -48,13 +48,24 @@ def prompt_pair(
     first, second = _ids(model, plus), _ids(model, minus)
     length = max(len(first), len(second))
     if length == 0:
-        raise BadVector(f"plus {plus!r} and minus {minus!r} are both empty; expected some text in one of them")
-    first, second = (ids + [_pad(model, pad)] * (length - len(ids)) if len(ids) < length else ids for ids in (first, second))
+        raise BadVector(
+            f"plus {plus!r} and minus {minus!r} are both empty; expected some text in one of them"
+        )
+    first, second = (
+        ids + [_pad(model, pad)] * (length - len(ids)) if len(ids) < length else ids
+        for ids in (first, second)
+    )
     start = [] if model.bos is None else [model.bos]
     a, b = record(model, [start + first, start + second], place)
     if (a == b).all():
-        raise BadVector(f"plus {plus!r} and minus {minus!r} give the same activations at {place}; expected different prompts")
-    source = {"recipe": "prompt pair", "plus": plus if isinstance(plus, str) else list(plus), "minus": minus if isinstance(minus, str) else list(minus)}
+        raise BadVector(
+            f"plus {plus!r} and minus {minus!r} give the same activations at {place}; expected different prompts"
+        )
+    source = {
+        "recipe": "prompt pair",
+        "plus": plus if isinstance(plus, str) else list(plus),
+        "minus": minus if isinstance(minus, str) else list(minus),
+    }
     return SteeringVector(a - b, place, source | {"pad": pad, "layer": layer, "model": model.name})
 
 
