@@ -1,0 +1,195 @@
+"""Localization against plain passes, against planted truth, and its invariants."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from steerscope.analysis.attribution.exact import MEASURES, effects
+from steerscope.analysis.attribution.localize import localize
+from steerscope.analysis.edits import Edit
+from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.experiment import Experiment
+from steerscope.analysis.injection import Injection
+from steerscope.analysis.metrics import kl, log_prob
+from steerscope.analysis.models import Model
+from steerscope.analysis.plain import plain_hooks, plain_logits
+from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.results import COLUMNS, Result
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
+
+
+def injection(model: Model, layer: int = 0, coefficient: float = 3.0) -> Injection:
+    return Injection(prompt_pair(model, " wedding", " ship", layer), coefficient)
+
+
+@pytest.fixture(scope="module")
+def result(tiny: Model, stories: list[str]) -> Result:
+    return localize(tiny, injection(tiny), stories, controls=4, completions=2)
+
+
+def test_every_node_equals_one_plain_pass_a_question(tiny: Model) -> None:
+    """log-probability of a target, three prompts of different lengths, all nodes, both measures."""
+    texts = [
+        "One day Lily saw a dragon near the ship",
+        "Tom had a red ball",
+        "There was a wedding near the",
+    ]
+    target = tiny.single_token(" wedding")
+    asked = Experiment(
+        tiny, (injection(tiny, 1),), make_prompts(tiny, texts), log_prob([target]), controls=0
+    )
+    found = effects(asked)
+    for p, ids in enumerate(asked.prompts.ids):
+        steering = list(asked.edits(0)[p])
+        positions = list(asked.scored_positions.positions[p])
+
+        def metric(
+            edits: list[Edit], ids: tuple[int, ...] = ids, positions: list[int] = positions
+        ) -> float:
+            return (
+                plain_logits(tiny, ids, edits)[positions].log_softmax(-1)[:, target].mean().item()
+            )
+
+        caches = {}
+        for name, edits in (("clean", []), ("steered", steering)):
+            with tiny.bridge.hooks(fwd_hooks=plain_hooks(tiny, edits, len(ids))):
+                _, caches[name] = tiny.bridge.run_with_cache(torch.tensor([ids]))
+        for n, node in enumerate(found.nodes):
+            outputs = {}
+            for name, cache in caches.items():
+                x = cache[tiny.hook(node.site.name, node.layer)][0]
+                outputs[name] = x if node.head is None else x[:, node.head]
+            necessity = metric(steering) - metric(
+                [*steering, Edit(node.site, "set", outputs["clean"])]
+            )
+            sufficiency = metric([Edit(node.site, "set", outputs["steered"])]) - metric([])
+            assert found.along[0, :, n, p] == pytest.approx([necessity, sufficiency], abs=2e-5)
+
+
+def test_the_frames_have_the_columns_that_are_described(result: Result) -> None:
+    assert {name: list(frame.columns) for name, frame in result.frames.items()} == {
+        name: list(columns) for name, columns in COLUMNS["localize"].items()
+    }
+
+
+def test_there_is_one_row_for_every_node_and_measure(result: Result, tiny: Model) -> None:
+    table = result.frames["effects"]
+    assert len(table) == 2 * len(tiny.nodes)
+    assert table.groupby("measure")["node"].apply(list).to_dict() == {
+        m: [str(n) for n in tiny.nodes] for m in MEASURES
+    }
+
+
+def test_intervals_contain_their_estimates_and_adjusting_never_lowers_p(result: Result) -> None:
+    table = result.frames["effects"]
+    slack = 1e-9 + 1e-6 * table["effect"].abs()
+    assert (table["low"] <= table["effect"] + slack).all() and (
+        table["effect"] <= table["high"] + slack
+    ).all()
+    assert (table["p_adjusted"] >= table["p"] - 1e-12).all() and (
+        table["p_holm"] >= table["p_adjusted"] - 1e-12
+    ).all()
+    assert ((table["p_adjusted"] < 0.05) == table["significant"]).all()
+    assert ((table["reach"] == "none") == ~table["significant"]).all()
+
+
+def test_patching_every_node_gives_the_other_run(result: Result) -> None:
+    totals = result.frames["totals"].set_index("quantity")["value"]
+    assert totals["all_necessity"] == pytest.approx(totals["total"], rel=1e-4)
+    assert totals["all_sufficiency"] == pytest.approx(totals["total"], rel=1e-4)
+
+
+def test_the_run_checks_itself_and_says_so(result: Result) -> None:
+    checks = result.manifest["checks"]
+    assert len(checks) == 3 and all(
+        check["passed"] and check["value"] <= check["limit"] for check in checks
+    )
+
+
+def test_the_planted_carrier_is_found_and_nothing_else(planted: Model, stories: list[str]) -> None:
+    """Only L1H2 writes: it is all of the effect, the others are exactly zero."""
+    found = localize(planted, injection(planted, 1), stories, controls=5, completions=0)
+    table = found.frames["effects"].set_index(["measure", "node"])
+    for measure in MEASURES:
+        rows = table.loc[measure]
+        assert rows.index[rows["significant"]].tolist() == ["L1H2"]
+        assert rows["share"]["L1H2"] == pytest.approx(1.0, abs=1e-4)
+        assert rows["effect"].drop("L1H2").abs().max() == 0.0
+        assert rows["stability"]["L1H2"] > 0.8  # a resample has nine prompts of fourteen or so
+    assert found.manifest["stability"]["jaccard"] > 0.8
+    carriers = found.frames["totals"].set_index("quantity")
+    assert carriers.loc["carriers_necessity", "share"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_nodes_before_the_injection_have_no_effect(tiny: Model, stories: list[str]) -> None:
+    table = localize(tiny, injection(tiny, 1), stories[:3], controls=2, completions=0).frames[
+        "effects"
+    ]
+    before = table[table["layer"] == 0]
+    assert (before["effect"] == 0).all() and not before["significant"].any()
+
+
+def test_coefficient_zero_has_no_effect_and_no_carrier(tiny: Model, stories: list[str]) -> None:
+    found = localize(tiny, injection(tiny, 0, 0.0), stories[:4], controls=2, completions=0)
+    table = found.frames["effects"]
+    assert (table["effect"] == 0).all() and not table["significant"].any()
+    assert found.frames["vectors"]["kl"].max() == 0
+
+
+def test_the_order_of_prompts_changes_nothing(tiny: Model, stories: list[str]) -> None:
+    forth = effects(
+        Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5]), controls=1)
+    )
+    back = effects(
+        Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5][::-1]), controls=1)
+    )
+    np.testing.assert_allclose(forth.along, back.along[..., ::-1], atol=1e-4)
+
+
+def test_a_small_budget_changes_nothing(tiny: Model, stories: list[str]) -> None:
+    texts = make_prompts(tiny, [stories[0], "Tom had a red ball and a ring", stories[2]])
+    large = effects(Experiment(tiny, (injection(tiny),), texts, controls=1))
+    small = effects(Experiment(tiny, (injection(tiny),), texts, controls=1, budget=100_000))
+    np.testing.assert_allclose(large.along, small.along, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_numbers(tiny: Model, stories: list[str]) -> None:
+    runs = [
+        localize(tiny, injection(tiny), stories[:6], controls=3, completions=1, seed=7)
+        for _ in range(2)
+    ]
+    for name in runs[0].frames:
+        pd.testing.assert_frame_equal(runs[0].frames[name], runs[1].frames[name])
+
+
+def test_one_prompt_and_no_controls_say_what_is_missing(
+    tiny: Model, stories: list[str], tmp_path: Path
+) -> None:
+    found = localize(tiny, injection(tiny), stories[:1], controls=0, completions=0)
+    assert set(found.manifest["missing"]) == {"intervals", "controls"}
+    assert not found.frames["effects"]["significant"].any()
+    Result.load(found.save(tmp_path))
+
+
+def test_kl_can_be_asked_of_nodes_too(tiny: Model, stories: list[str]) -> None:
+    found = localize(tiny, injection(tiny), stories[:3], kl(), controls=2, completions=0)
+    totals = found.frames["totals"].set_index("quantity")["value"]
+    assert totals["total"] == pytest.approx(totals["kl"], rel=1e-5)
+
+
+def test_levels_outside_of_zero_to_one_are_refused(tiny: Model, stories: list[str]) -> None:
+    with pytest.raises(BadArgument, match=r"level=1.5"):
+        localize(tiny, injection(tiny), stories[:2], controls=0, level=1.5)
+
+
+def test_what_the_injection_does_to_the_next_token_adds_up(result: Result) -> None:
+    tokens = result.frames["tokens"]
+    assert (
+        tokens[tokens["side"] == "gain"]["steered"] > tokens[tokens["side"] == "gain"]["clean"]
+    ).all()
+    assert (
+        tokens[tokens["side"] == "loss"]["steered"] < tokens[tokens["side"] == "loss"]["clean"]
+    ).all()

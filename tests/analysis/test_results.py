@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from steerscope.analysis.errors import DamagedRun, OutputExists
+from steerscope.analysis.results import Result
+
+
+@pytest.fixture
+def result() -> Result:
+    frame = pd.DataFrame(
+        {
+            "node": ["L0H0", "L0M"],
+            "head": pd.array([0, None], dtype="Int64"),
+            "effect": [1.0, float("nan")],
+        }
+    )
+    return Result("localize", {"effects": frame}, {"seed": 3, "text": "<ü>"})
+
+
+def test_a_saved_result_reads_back_whole(result: Result, tmp_path: Path) -> None:
+    loaded = Result.load(result.save(tmp_path / "run"))
+    assert loaded.kind == "localize" and dict(loaded.manifest) == dict(result.manifest)
+    pd.testing.assert_frame_equal(loaded.frames["effects"], result.frames["effects"])
+
+
+def test_a_folder_with_a_result_is_not_overwritten_unasked(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    with pytest.raises(OutputExists, match="--overwrite"):
+        result.save(tmp_path)
+    result.save(tmp_path, overwrite=True)
+
+
+def test_a_changed_file_is_named(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    (tmp_path / "effects.parquet").write_bytes(b"torn")
+    with pytest.raises(DamagedRun, match="effects.parquet"):
+        Result.load(tmp_path)
+
+
+def test_a_missing_file_a_missing_manifest_and_a_broken_one_are_told_apart(
+    result: Result, tmp_path: Path
+) -> None:
+    result.save(tmp_path / "a")
+    (tmp_path / "a" / "effects.parquet").unlink()
+    with pytest.raises(DamagedRun, match="is missing"):
+        Result.load(tmp_path / "a")
+    with pytest.raises(DamagedRun, match="no manifest.json"):
+        Result.load(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(DamagedRun, match="not a manifest"):
+        Result.load(tmp_path)
+
+
+def test_a_run_of_a_newer_format_is_refused(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(DamagedRun, match="update steerscope"):
+        Result.load(tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(OutputExists, match="is a file"):
+        result.save(tmp_path / "run")

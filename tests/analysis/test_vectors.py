@@ -1,0 +1,123 @@
+"""One life cycle over every recipe, and what each recipe promises."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from steerscope.analysis.errors import BadNode, BadVector
+from steerscope.analysis.models import Model
+from steerscope.analysis.nodes import Site
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.analysis.vectors.random import random_like
+from steerscope.analysis.vectors.vector import SteeringVector
+
+RECIPES: dict[str, Callable[[Model], SteeringVector]] = {
+    "prompt pair": lambda model: prompt_pair(model, " wedding", " ship", 1),
+    "random": lambda model: random_like(prompt_pair(model, " wedding", " ship", 1), 3),
+    "given": lambda model: SteeringVector(torch.ones(model.d_model), Site("resid_pre", 1)),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_vector_is_made_saved_and_read_back(recipe: str, tiny: Model, tmp_path: Path) -> None:
+    vector = RECIPES[recipe](tiny)
+    again = SteeringVector.load(vector.save(tmp_path / "v.safetensors"))
+    assert torch.equal(vector.values, again.values)
+    assert (vector.site, vector.label, dict(vector.source)) == (
+        again.site,
+        again.label,
+        dict(again.source),
+    )
+    assert vector.describe() == again.describe()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_arithmetic_is_that_of_the_values(recipe: str, tiny: Model) -> None:
+    vector = RECIPES[recipe](tiny)
+    assert torch.equal((vector + vector).values, (2 * vector).values)
+    assert (vector - vector).values.abs().max() == 0
+    assert torch.equal((-vector).values, -vector.values)
+
+
+def test_swapping_plus_and_minus_flips_the_sign(tiny: Model) -> None:
+    forth, back = (
+        prompt_pair(tiny, " wedding", " ship", 1),
+        prompt_pair(tiny, " ship", " wedding", 1),
+    )
+    assert torch.equal(forth.values, -back.values)
+
+
+def test_the_row_at_bos_is_zero_and_the_shorter_prompt_is_padded_with_a_space(tiny: Model) -> None:
+    vector = prompt_pair(tiny, "One day Tom", " ship", 1)
+    assert vector.norms[0] == 0 and (vector.norms[1:] > 0).all()
+    space = tiny.encode(" ")
+    plus, minus = tiny.tokens("One day Tom"), tiny.tokens(" ship")
+    minus += space * (len(plus) - len(minus))
+    _, cache = tiny.bridge.run_with_cache(torch.tensor([plus, minus]))
+    expected = cache["blocks.1.hook_resid_pre"]
+    torch.testing.assert_close(vector.values, expected[0] - expected[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("site", "head", "hook"),
+    [
+        ("attn_out", None, "hook_attn_out"),
+        ("mlp_out", None, "hook_mlp_out"),
+        ("z", 2, "attn.hook_z"),
+    ],
+)
+def test_other_sites_are_recorded_too(site: str, head: int | None, hook: str, tiny: Model) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 1, site=site, head=head)
+    _, cache = tiny.bridge.run_with_cache(
+        torch.tensor([tiny.tokens(" wedding"), tiny.tokens(" ship")])
+    )
+    found = cache[f"blocks.1.{hook}"]
+    found = found if head is None else found[:, :, head]
+    torch.testing.assert_close(vector.values, found[0] - found[1], atol=1e-5, rtol=0)
+
+
+def test_token_ids_do_as_well_as_text(tiny: Model) -> None:
+    ids = prompt_pair(tiny, tiny.encode(" wedding"), tiny.encode(" ship"), 1)
+    assert torch.equal(ids.values, prompt_pair(tiny, " wedding", " ship", 1).values)
+
+
+def test_controls_have_equal_norms_position_by_position_and_their_own_direction(
+    tiny: Model,
+) -> None:
+    vector = prompt_pair(tiny, "One day Tom", " ship", 1)
+    first, again, other = random_like(vector, 1), random_like(vector, 1), random_like(vector, 2)
+    torch.testing.assert_close(first.norms, vector.norms)
+    assert torch.equal(first.values, again.values) and not torch.equal(first.values, other.values)
+    assert torch.cosine_similarity(first.values[1], vector.values[1], dim=0).abs() < 0.6
+
+
+def test_body_leaves_the_bos_row_out_and_row_takes_one(tiny: Model) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 1)
+    assert torch.equal(vector.body.values, vector.values[1:])
+    assert torch.equal(vector.row(-1).values, vector.values[-1:])
+    torch.testing.assert_close(vector.mean().values[0], vector.values.mean(0))
+
+
+def test_bad_vectors_are_refused(tiny: Model, tmp_path: Path) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 1)
+    with pytest.raises(BadVector, match="same activations"):
+        prompt_pair(tiny, " ship", " ship", 1)
+    with pytest.raises(BadVector, match="both empty"):
+        prompt_pair(tiny, "", "", 1)
+    with pytest.raises(BadVector, match="padding 'wedding cake' is not a single token"):
+        prompt_pair(tiny, "One day Tom", " ship", 1, pad="wedding cake")
+    with pytest.raises(BadNode, match="layers 0 to 1"):
+        prompt_pair(tiny, " wedding", " ship", 7)
+    with pytest.raises(BadNode, match="cannot be recorded at 'pattern'"):
+        prompt_pair(tiny, " wedding", " ship", 1, site="pattern")
+    with pytest.raises(BadVector, match="cannot combine"):
+        vector - prompt_pair(tiny, " wedding", " ship", 0)
+    with pytest.raises(BadVector, match="nan or infinite"):
+        SteeringVector(torch.tensor([float("nan")]), Site("resid_pre", 0))
+    with pytest.raises(BadVector, match="no vector file"):
+        SteeringVector.load(tmp_path / "nowhere.safetensors")
+    (tmp_path / "v.safetensors").write_bytes(b"not a tensor")
+    with pytest.raises(BadVector, match="is no steering vector"):
+        SteeringVector.load(tmp_path / "v.safetensors")
