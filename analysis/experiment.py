@@ -81,6 +81,11 @@ class Experiment:
     def _has_bos(self) -> bool:
         return self.model.bos is not None
 
+    @property
+    def reads(self) -> Reads:
+        """What the metric needs of a run: the final stream alone, where logits are linear in it."""
+        return "logits" if self.model.softcap else self.metric.reads
+
     @cached_property
     def steering(self) -> tuple[tuple[Injection, ...], ...]:
         """The real injections, then those of each control, already scaled."""

@@ -103,7 +103,7 @@ def together(
                         ],
                     )
                 )
-        reads = experiment.metric.reads
+        reads = experiment.reads
         score = experiment.metric.prepare(
             experiment.scored_positions, experiment.clean, experiment.steered, reads
         )
@@ -174,7 +174,7 @@ def _one(
     to_steered = _patches(experiment, edits, nodes)
     outputs = experiment.steered if vector == 0 else experiment.outputs(edits)
     scored, metric, own = experiment.scored_positions, experiment.metric, logit_direction()
-    reads = metric.reads
+    reads = experiment.reads
     scores = [
         metric.prepare(scored, experiment.clean, experiment.steered, reads),
         own.prepare(scored, experiment.clean, outputs, reads),

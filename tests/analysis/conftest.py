@@ -1,6 +1,7 @@
 """A small random GPT-2 with a real tokenizer, and a planted model: fast, and nothing is downloaded."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def save_tokenizer(folder: Path, vocabulary: int = 400) -> int:
         vocab_size=vocabulary, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([TEXT], trainer)
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end, pad_token=end
     ).save_pretrained(folder)
     return tokenizer.get_vocab_size()
@@ -73,7 +74,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("planted")
     hf = save_gpt2(folder)
     with torch.no_grad():
-        for layer, block in enumerate(hf.transformer.h):
+        blocks: Any = hf.transformer.h
+        for layer, block in enumerate(blocks):
             block.mlp.c_proj.weight.zero_()
             block.mlp.c_proj.bias.zero_()
             keep = block.attn.c_proj.weight[16:24].clone()

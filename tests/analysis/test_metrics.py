@@ -21,11 +21,9 @@ TEXTS = [
 ]
 
 
-def experiment(model: Model, metric: Metric, **options: object) -> Experiment:
+def experiment(model: Model, metric: Metric) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", 1), 3.0)
-    return Experiment(
-        model, (injection,), make_prompts(model, TEXTS), metric, controls=2, **options
-    )  # type: ignore[arg-type]
+    return Experiment(model, (injection,), make_prompts(model, TEXTS), metric, controls=2)
 
 
 def values(asked: Experiment) -> Tensor:

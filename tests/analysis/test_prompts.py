@@ -62,7 +62,7 @@ def test_ids_outside_of_the_vocabulary_and_other_things_are_refused(tiny: Model)
     with pytest.raises(BadPrompt, match="token ids outside of"):
         make_prompts(tiny, [[0, 5, 100_000]])
     with pytest.raises(BadPrompt, match="prompt 1 is float"):
-        make_prompts(tiny, [1.5])  # type: ignore[list-item]
+        make_prompts(tiny, [1.5])  # type: ignore[arg-type]
     with pytest.raises(BadPrompt, match="one text"):
         make_prompts(tiny, "Once")
     with pytest.raises(BadPrompt, match="no prompts"):

@@ -17,7 +17,7 @@ from steerscope.analysis.stats import (
 
 def test_sign_flips_equal_scipys_exact_permutation_test() -> None:
     values = np.random.default_rng(0).normal(0.4, 1, size=(5, 9))
-    expected = scipy_stats.permutation_test(
+    expected = scipy_stats.permutation_test(  # type: ignore[call-overload]
         (values,),
         lambda x, axis: np.mean(x, axis=axis),
         permutation_type="samples",
@@ -79,14 +79,14 @@ def test_a_planted_carrier_becomes_significant_at_the_default_sizes_and_false_on
 ):
     """156 nodes, 32 prompts, 20 controls: six carriers of one standard deviation above their controls."""
     generator = np.random.default_rng(4)
-    false, missed, repeats = 0, 0, 40
+    false, missed, repeats = 0, 0.0, 40
     for _ in range(repeats):
         control = generator.normal(0, 1, (156, 20, 32)).mean(1)
         effect = generator.normal(0, 1, (156, 32))
         effect[:6] += 1.3
         found = benjamini_hochberg(carrier_p(effect, control)) < 0.05
-        missed += (~found[:6]).sum()
-        false += found[6:].any()
+        missed += float((~found[:6]).sum())
+        false += bool(found[6:].any())
     assert missed / (6 * repeats) < 0.05
     assert false / repeats < 0.35  # of ~6 found, one false in 3 runs would be a rate of 0.05
 
