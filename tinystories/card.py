@@ -1,0 +1,215 @@
+"""Writes a finished model as a folder that Hugging Face and TransformerLens load, with its card.
+
+    config.json, model.safetensors         GPT-Neo; weights stored as float16, loaded as float32
+    tokenizer.json, tokenizer_config.json  the byte-level BPE
+    training.json                          configuration, losses, held-out score, samples
+    loss.png, README.md                    both drawn from training.json alone
+
+The held-out score is taken after the weights were rounded to float16: it is the score of the file.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import GPTNeoForCausalLM
+
+from .batches import epochs
+from .checkpoint import replace_folder
+from .forward import check_same_logits
+from .tokenizer import as_transformers, end_token
+
+if TYPE_CHECKING:
+    from .train import Run
+
+OPENINGS = (
+    "One day, Lily went to the park with her dad.",
+    "Once upon a time, there was a little boy named Tom.",
+    "The bride wore a white dress.",
+    "There was a big dragon in a cave.",
+)
+
+
+def write_model_folder(run: "Run", out: Path) -> None:
+    """Scores the model of a run and writes its folder at once: readers see no half of it."""
+    model = run.model
+    model.eval()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.half().float())
+    length = min(run.config.context, 64)
+    difference = check_same_logits(model, torch.randint(model.config.vocab_size, (2, length)))
+    fresh = out.with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    _write_weights(model, fresh)
+    as_transformers(run.corpus.tokenizer, run.config.context).save_pretrained(fresh)
+    training = _training(run, out.name, difference)
+    (fresh / "training.json").write_text(json.dumps(training, indent=1, ensure_ascii=False) + "\n")
+    draw_losses(training, fresh / "loss.png")
+    (fresh / "README.md").write_text(card(training))
+    replace_folder(fresh, out)
+
+
+def _write_weights(model: GPTNeoForCausalLM, folder: Path) -> None:
+    model.config.architectures = ["GPTNeoForCausalLM"]
+    model.config.dtype = torch.float32  # what to load as; the file itself holds float16
+    model.config.save_pretrained(folder)
+    weights = {name: weight.detach().half() for name, weight in model.named_parameters()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner only
+
+
+def _training(run: "Run", name: str, difference: float) -> dict[str, Any]:
+    score = run.held_out()
+    seen = run.step * run.config.batch * run.config.context
+    config = asdict(run.config) | {"out": name}
+    for key in ("text", "weaker_text"):
+        config[key] = [Path(path).name for path in config[key]]
+    return {
+        "name": name,
+        "layers": run.config.n_layers,
+        "heads": run.config.n_heads,
+        "d_model": run.config.d_model,
+        "parameters": sum(weight.numel() for weight in run.model.parameters()),
+        "vocabulary": run.corpus.tokenizer.get_vocab_size(),
+        "context": run.config.context,
+        "steps": run.step,
+        "tokens_seen": seen,
+        "epochs": [round(value, 2) for value in epochs(run.corpus.texts, seen)],
+        "minutes": round(run.seconds / 60, 1),
+        "characters": run.corpus.characters,
+        "held_out": {
+            "stories": score.stories,
+            "characters": score.characters,
+            "tokens": score.tokens,
+            "loss": round(score.loss, 4),
+            "bits_per_character": round(score.bits_per_character, 4),
+        },
+        "logit_difference": difference,
+        "torch": torch.__version__,
+        "config": config,
+        "losses": [[step, round(loss, 4)] for step, loss in run.losses],
+        "held_out_losses": [[step, round(loss, 4)] for step, loss in run.held_out_losses],
+        "samples": [_sample(run, opening) for opening in OPENINGS],
+    }
+
+
+@torch.no_grad()
+def _sample(run: "Run", opening: str, temperature: float = 0.7) -> str:
+    tokenizer, context = run.corpus.tokenizer, run.config.context
+    end = end_token(tokenizer)
+    ids: list[int] = [end, *tokenizer.encode(opening).ids]
+    dice = torch.Generator().manual_seed(run.config.seed)
+    while len(ids) < context:
+        logits = run.model(torch.tensor([ids])).logits[0, -1]
+        choice = int(torch.multinomial(torch.softmax(logits / temperature, 0), 1, generator=dice))
+        if choice == end:
+            break
+        ids.append(choice)
+    return str(tokenizer.decode(ids[1:]))
+
+
+def draw_losses(training: dict[str, Any], path: Path) -> None:
+    """The two loss curves over the steps, as a picture."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    loss, bits = figure.subplots(1, 2)
+    loss.plot(*zip(*training["losses"], strict=True), color="#3366aa")
+    loss.set(xlabel="step", ylabel="nats per token", title="training loss")
+    bits.plot(*zip(*training["held_out_losses"], strict=True), color="#aa5533")
+    bits.set(xlabel="step", ylabel="bits per character", title="held-out stories (a fifth of them)")
+    for axes in (loss, bits):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def card(training: dict[str, Any]) -> str:
+    """The model card, in Markdown."""
+    held, config = training["held_out"], training["config"]
+    schedule = (
+        f"The schedule was planned over {config['max_minutes']:g} minutes of wall-clock time, so that "
+        "the run cannot be repeated bit by bit."
+        if config["max_minutes"] is not None
+        else "The schedule was planned in steps: the same seed gives the same run."
+    )
+    matrices = (
+        "Muon for the blocks' matrices and AdamW for the rest"
+        if config["optimizer"] == "muon"
+        else "AdamW"
+    )
+    texts = "\n".join(
+        f"| {name} | {training['characters'][name]:,} | {early:.0%} | {late:.0%} | {seen:g} |"
+        for name, early, late, seen in zip(
+            [name for name, size in training["characters"].items() if size],
+            config["shares"],
+            config["late_shares"],
+            training["epochs"],
+            strict=False,
+        )
+    )
+    samples = "\n\n".join(
+        "> " + text.strip().replace("\n", "\n>\n> ") for text in training["samples"]
+    )
+    return f"""---
+license: {config["licence"].lower()}
+language: en
+library_name: transformers
+---
+# {training["name"]}
+
+A small language model of children's stories, made to be taken apart: GPT-Neo architecture like the
+published TinyStories models, {training["layers"]} layer{"s" * (training["layers"] > 1)}, {training["heads"]} heads, {training["d_model"]} dimensions,
+{training["vocabulary"]:,} tokens, context {training["context"]}, {training["parameters"]:,} parameters. Weights are stored as float16
+and loaded as float32.
+
+## Figures
+| | |
+| --- | --- |
+| held-out loss | {held["loss"]} nats per token |
+| held-out bits per character | {held["bits_per_character"]} |
+| held-out stories | {held["stories"]} stories of "text", {held["characters"]:,} characters, {held["tokens"]:,} tokens |
+| steps | {training["steps"]:,} of {config["batch"]} windows of {training["context"]} tokens |
+| tokens seen | {training["tokens_seen"]:,} |
+| time | {training["minutes"]} minutes on {config["threads"]} CPU thread{"s" * (config["threads"] > 1)} |
+
+How the held-out stories are scored: {PROTOCOL}
+
+![Loss over the steps of training](loss.png)
+
+## Data
+| text | characters | share of windows | in the last third | times seen |
+| --- | --- | --- | --- | --- |
+{texts}
+
+- "text": {config["text_source"]}. One story in {config["held_out_one_in"]}, chosen by the hash of its
+  text, was held out from the training of model and tokenizer; the figures above are on those.
+- "weaker text": {config["weaker_source"]}.
+- "topic stories": told by this project's own grammar (`steerscope.tinystories.corpus`), so that words
+  of one topic come together.
+
+## Training
+{matrices}, rate {config["learning_rate"]:g} with {config["warmup"]} steps of warm-up and a cosine down to {config["final_rate"]:.0%}, weight decay {config["weight_decay"]:g}
+on the blocks' matrices, gradients clipped at {config["clip"]:g}, dropout {config["dropout"]:g}, {"bfloat16 autocast" if config["bf16"] else "float32"}, seed {config["seed"]}.
+{schedule} All settings and losses are in `training.json`.
+
+## Stories
+Begun with the first sentence of each, temperature 0.7, not selected:
+
+{samples}
+
+## Licence
+Weights: {config["licence"]}. Text: see above; none of it is part of this folder.
+"""
+
+
+PROTOCOL = (
+    "each story is tokenised alone, begins with the end-of-text token, and its end is predicted too; a "
+    "story longer than the context is read in windows that move on by half of it, and every token counts "
+    "once. Bits per character are all nats (the end tokens' too) over ln 2 times the characters of the stories."
+)

@@ -1,0 +1,161 @@
+"""Training text: stories from files, and stories that an own grammar tells about ten topics.
+
+Files hold stories separated by a line `<|endoftext|>` and are read as a stream, so that a corpus need
+not fit into memory twice. Held-out stories are chosen by a hash of their text: the choice needs no
+list, does not depend on the order of the files, and a story that stands twice is held out twice.
+
+`topic_stories` is there because a steering vector such as " wedding" - " " can only be studied on a
+model that knows what comes with weddings. Every topic story has a hero, a friend and somebody of the
+family; it names its topic in the first sentence, or begins neutrally and turns to it; it comes back
+to the topic's words in every sentence, meets some trouble, and ends well or sadly.
+"""
+
+import hashlib
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from steerscope.analysis.errors import BadCorpus
+
+from .topics import TOPICS, Topic
+
+END = "<|endoftext|>"
+
+GIRLS = (
+    "Lily Anna Mia Sue Lucy Sara Emma Ella Zoe Amy Molly Daisy Rose Kate Nora Ruby Jane Eva".split()
+)
+BOYS = "Tom Ben Tim Max Sam Jack Leo Bob Billy Fred Jim Luke Dan Peter Finn Noah Joe Will".split()
+FAMILY = {"mom": "she", "dad": "he", "grandma": "she", "grandpa": "he"}
+PRONOUNS = {"he": ("he", "him", "his"), "she": ("she", "her", "her")}
+
+NEUTRAL = (
+    "One [day|morning|afternoon], {n} went [out|outside|for a walk|to the park] with {g}.",
+    "[Once upon a time, there was|There was once|There once was] a [little|small|kind|happy|young|curious] {c} named {n}. {S} lived in a [small|yellow|quiet] house with {g}.",
+    "{n} and {f} were [good|best] friends. They liked to [play|be] together [every day|after lunch].",
+    "{n} was [bored|at home]. {S} [looked out of the window|walked around the house] and did not know what to do.",
+    "One day, {n} [could not sleep|got up early|was in the kitchen]. {S} [wanted to see something new|felt that something would happen].",
+    "A [little|kind|shy] {c} named {n} walked [down the road|over the hill|through the town] with {p} friend {f}.",
+)
+FEELINGS = (
+    "{n} was so [happy|excited|surprised] that {s} [jumped up and down|laughed|clapped {p} hands].",
+    '"[Wow|Oh|Look]!" said {n}. "[I have never seen this before.|This is so nice!|Can I help?]"',
+    '{f} [smiled|nodded] and [took {p} hand.|said, "Come with me!"]',
+    '{G} [smiled|looked at {o}] and said, "[Be careful|Have fun|Stay near me], {n}."',
+    "{S} [did not know|wondered] what would happen next.",
+    "They [laughed|talked] [for a long time|and had a lot of fun].",
+)
+HAPPY = (
+    "{n} and {f} were [happy|proud|very glad].",
+    '"Thank you, {n}," said {f}. "You are a good friend."',
+    "{n} went home and told {g} all about it.",
+    "{n} learned that it is good to [help|share|be kind|try again].",
+)
+SAD = (
+    "{n} went home [slowly|with {f}] and {g} gave {o} a hug.",
+    '"[It is okay to be sad|Do not cry|Next time it will be better]," said {g}.',
+    "{n} was sad for a long time.",
+    "{n} learned that [not all things can be fixed|it is better to be careful|sometimes things go wrong].",
+)
+CHOICE = re.compile(r"\[([^\[\]]*)\]")
+
+
+def read_stories(path: str | Path) -> Iterator[str]:
+    """The stories of one text file, in order, stripped; empty ones are left out.
+
+    Raises:
+        BadCorpus: no such file, not UTF-8, or no story in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadCorpus(
+            f"There is no corpus file {path}; give a text file of stories, {END} between them."
+        )
+    found = False
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for story in _split(lines):
+                found = True
+                yield story
+    except UnicodeDecodeError as error:
+        raise BadCorpus(
+            f"The corpus file {path} is not UTF-8 (near byte {error.start} of a block: {error.reason}); "
+            "save it as UTF-8 text."
+        ) from error
+    if not found:
+        raise BadCorpus(
+            f"The corpus file {path} holds no story; expected text, with {END} between stories."
+        )
+
+
+def _split(lines: Iterator[str]) -> Iterator[str]:
+    story: list[str] = []
+    for line in itertools.chain(lines, [END]):
+        *ended, rest = line.split(END)
+        for part in ended:
+            text = "".join([*story, part]).strip()
+            story = []
+            if text:
+                yield text
+        story.append(rest)
+
+
+def is_held_out(story: str, one_in: int) -> bool:
+    """Whether a story belongs to the held-out set: about one story in `one_in`, by its SHA-256."""
+    return one_in > 0 and int.from_bytes(hashlib.sha256(story.encode()).digest()[:8]) % one_in == 0
+
+
+def topic_stories(seed: int, topic: str | None = None) -> Iterator[str]:
+    """An endless stream of stories, all of them about `topic` where one is given."""
+    names = [entry.name for entry in TOPICS]
+    if topic is not None and topic not in names:
+        raise BadCorpus(f"There is no topic {topic!r}; the grammar knows {', '.join(names)}.")
+    chosen = [entry for entry in TOPICS if topic in (None, entry.name)]
+    dice = random.Random(seed)
+    while True:
+        yield _story(dice.choice(chosen), dice)
+
+
+def _story(topic: Topic, dice: random.Random) -> str:
+    people = _people(dice)
+    early = dice.random() < 0.5
+    begin = [dice.choice(topic.early)] if early else [dice.choice(NEUTRAL), dice.choice(topic.turn)]
+    scenes = dice.sample(topic.middle, dice.randint(3, 6))
+    scenes.insert(dice.randint(1, len(scenes)), dice.choice(FEELINGS))
+    trouble, mended, lost = dice.choice(topic.trouble)
+    happy = dice.random() < 0.7
+    end = [trouble, mended if happy else lost, dice.choice(HAPPY if happy else SAD)]
+    if happy:
+        end.insert(dice.randint(2, 3), dice.choice(topic.close))
+    if not early and dice.random() < 0.5:
+        begin.insert(1, dice.choice(FEELINGS))
+    paragraphs = [" ".join(part) for part in (begin, scenes, end)]
+    return _fill("\n".join(paragraphs), people, dice)
+
+
+def _people(dice: random.Random) -> dict[str, str]:
+    hero, friend = dice.choice(("he", "she")), dice.choice(("he", "she"))
+    name, other = (dice.choice(GIRLS if who == "she" else BOYS) for who in (hero, friend))
+    while other == name:
+        other = dice.choice(GIRLS if friend == "she" else BOYS)
+    kin = dice.choice(list(FAMILY))
+    people = {
+        "n": name,
+        "f": other,
+        "g": f"{PRONOUNS[hero][2]} {kin}",
+        "c": "girl" if hero == "she" else "boy",
+    }
+    people["G"] = people["g"].capitalize()
+    for prefix, who in (("", hero), ("f", friend), ("g", FAMILY[kin])):
+        for key, word in zip("sop", PRONOUNS[who], strict=True):
+            people[prefix + key] = word
+            people[(prefix + key).capitalize()] = word.capitalize()
+    return people
+
+
+def _fill(pattern: str, people: dict[str, str], dice: random.Random) -> str:
+    # innermost choices first, so that a choice may hold another one
+    while CHOICE.search(pattern):
+        pattern = CHOICE.sub(lambda match: dice.choice(match[1].split("|")), pattern)
+    return pattern.format_map(people)
