@@ -179,7 +179,10 @@ class Result:
         Raises:
             OutputExists: the folder holds a result already and `overwrite` is false.
         """
-        folder = prepare_folder(folder, overwrite)
+        folder = Path(folder)
+        check_folder(folder, overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
         files = {}
         for name, frame in self.frames.items():
             path = folder / f"{name}.parquet"
@@ -225,8 +228,8 @@ class Result:
         )
 
 
-def prepare_folder(folder: str | Path, overwrite: bool) -> Path:
-    """Makes `folder`, or refuses when it holds a result; with `overwrite` removes the old result.
+def check_folder(folder: str | Path, overwrite: bool) -> None:
+    """Refuses a folder that cannot be written to, before any work is done.
 
     Raises:
         OutputExists: there is a result and `overwrite` is false, or `folder` is a file.
@@ -236,18 +239,16 @@ def prepare_folder(folder: str | Path, overwrite: bool) -> Path:
         raise OutputExists(
             f"{str(folder)!r} is a file, expected a folder to write to; choose another name"
         )
-    if (folder / MANIFEST).exists():
-        if not overwrite:
-            raise OutputExists(
-                f"{str(folder)!r} holds a result already; choose another folder, or pass --overwrite (overwrite=True)"
-            )
-        (
-            folder / MANIFEST
-        ).unlink()  # first, so that a crash in between leaves no manifest over mixed files
-        for old in folder.glob("*.parquet"):
-            old.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if (folder / MANIFEST).exists() and not overwrite:
+        raise OutputExists(
+            f"{str(folder)!r} holds a result already; choose another folder, or pass --overwrite (overwrite=True)"
+        )
+
+
+def _clear(folder: Path) -> None:
+    """Removes an old result; its manifest first, so that a crash in between leaves none over mixed files."""
+    for old in [folder / MANIFEST, *folder.glob("*.parquet"), folder / "report.html"]:
+        old.unlink(missing_ok=True)
 
 
 def _write(path: Path, write: Any) -> None:

@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is made from pyproject.toml and constraints.txt (exact versions).
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test test-slow lint types bench clean
+
+demo: .venv/.installed ## localize a vector on an embedded model, into out/demo/report.html
+	$(BIN)/steerscope demo
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.installed-dev
+	$(BIN)/mypy
+
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks.patching
+
+clean:
+	rm -rf .venv out build *.egg-info
+
+.venv/.installed: pyproject.toml constraints.txt | links
+	$(PYTHON) -c 'import sys; sys.exit("steerscope needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) .
+	touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(INSTALL) '.[test]'
+	touch $@
+
+.venv/.installed-dev: .venv/.installed-test
+	$(INSTALL) '.[test,dev]'
+	touch $@
+
+# The rooms stand at the top of the repository; links in steerscope/ let Python and type checkers find them.
+.PHONY: links
+links:
+	@test -d steerscope/analysis/ || { echo "steerscope/analysis is no link to ../analysis: this checkout has no symbolic links; clone with 'git -c core.symlinks=true clone'"; exit 1; }

@@ -1,0 +1,61 @@
+"""steerscope: how a steering vector works inside a transformer.
+
+Public names are loaded when they are first used, so that `import steerscope` and the command line's
+help cost nothing of torch.
+"""
+
+import importlib
+import os
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+# No run reaches a network on its own; only a hub model that the user names does.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+try:
+    __version__ = version("steerscope")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0+unknown"
+
+_HOME = {
+    "load": "loader",
+    "Model": "analysis.models",
+    "steering_vector": "analysis.vectors.prompt_pair",
+    "SteeringVector": "analysis.vectors.vector",
+    "random_like": "analysis.vectors.random",
+    "Injection": "analysis.injection",
+    "Positions": "analysis.positions",
+    "Prompts": "analysis.prompts",
+    "read_prompts": "analysis.prompts",
+    "Experiment": "analysis.experiment",
+    "localize": "analysis.attribution.localize",
+    "generate": "analysis.generation",
+    "kl": "analysis.metrics",
+    "log_prob": "analysis.metrics",
+    "logit_direction": "analysis.metrics",
+    "perplexity": "analysis.metrics",
+    "Node": "analysis.nodes",
+    "Site": "analysis.nodes",
+    "Edit": "analysis.edits",
+    "Variant": "analysis.edits",
+    "run": "analysis.engine",
+    "Result": "analysis.results",
+    "report": "reports.report",
+    "SteerscopeError": "analysis.errors",
+}
+_RENAMED = {"steering_vector": "prompt_pair"}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'steerscope' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"steerscope.{_HOME[name]}"), _RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
