@@ -11,6 +11,7 @@ from torch import Tensor
 from . import gptneo
 from .errors import BadArgument, ModelNotFound, UnsupportedModel
 from .models import HOOKS, Model
+from .selfcheck import first_line
 from .selfcheck import selfcheck as check
 
 DTYPES = {
@@ -19,6 +20,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+POST_NORM = ("openai-gpt", "bert", "roberta", "xlm-roberta", "electra")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -49,11 +51,7 @@ def load(
         ModelNotFound: no such folder or hub model, or no safetensors in it.
         UnsupportedModel: it breaks an assumption of the analysis; the message names it.
     """
-    place = (
-        torch.device(device)
-        if device is not None
-        else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    place = _device(device)
     kind = _dtype(dtype)
     expected: Callable[[Tensor], Tensor] | None = None
     if isinstance(source, str | Path):
@@ -73,6 +71,21 @@ def load(
     if selfcheck:
         check(model, expected)
     return model
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0][:100]
+        raise BadArgument(
+            f"unknown device {str(device)!r}, or none here ({reason}); expected cpu, or cuda where there is a GPU; "
+            "leave it out for the best that is there"
+        ) from error
+    return place
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
@@ -97,15 +110,28 @@ def _from_checkpoint(
     keep: bool,
 ) -> tuple[Model, Callable[[Tensor], Tensor] | None]:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPTNeoForCausalLM
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GPTJForCausalLM,
+        GPTNeoForCausalLM,
+    )
 
     local = _folder(source)
     options: dict[str, Any] = {"local_files_only": local}
     try:
         config = AutoConfig.from_pretrained(source, **options)
         _refuse_config(source, config)
-        hf = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, attn_implementation="eager", **options
+        if getattr(config, "activation_function", None) == "gelu_new":
+            config.activation_function = "gelu_pytorch_tanh"  # the same, in one pass over memory
+        hf: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+            **options,
         )
     except (OSError, ValueError) as error:
         raise ModelNotFound(_not_loaded(source, local, error)) from error
@@ -123,7 +149,15 @@ def _from_checkpoint(
                 f"prompts are limited to the window of its local attention, {length} of {hf.config.max_position_embeddings} tokens"
             )
         hf = gptneo.to_gpt2(hf)
-    bridge = build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)
+    try:
+        bridge = build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)
+    except Exception as error:  # of any type: there are 140 architectures, each with its own code
+        raise UnsupportedModel(
+            f"TransformerLens cannot take {source!r} ({architecture}) apart ({first_line(error)}); the analysis needs "
+            "its hooks; use an architecture that it knows"
+        ) from error
+    if isinstance(hf, GPTJForCausalLM):
+        _show_pattern(bridge)
     short = name or (Path(source).resolve().name if local else source)
     model = _wrap(
         bridge.eval(),
@@ -177,7 +211,7 @@ def _folder(source: str) -> bool:
 
 
 def _not_loaded(source: str, local: bool, error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0][:300]
+    reason = first_line(error)
     if local:
         return f"{source!r} cannot be read ({reason}); expected a whole Hugging Face folder of a causal language model; save it again"
     return (
@@ -192,6 +226,11 @@ def _refuse_config(source: str, config: Any) -> None:
             f"{source!r} is an encoder-decoder ({config.model_type}); the analysis assumes one causal stream that every "
             "block adds to; use a decoder-only model"
         )
+    if config.model_type in POST_NORM or getattr(config, "do_layer_norm_before", True) is False:
+        raise UnsupportedModel(
+            f"{source!r} normalizes the stream after every addition (post-norm, {config.model_type}); the analysis "
+            "assumes a stream that blocks only add to; use a pre-norm model"
+        )
     experts = [
         getattr(config, key) for key in EXPERTS if isinstance(getattr(config, key, None), int)
     ]
@@ -200,6 +239,19 @@ def _refuse_config(source: str, config: Any) -> None:
             f"{source!r} routes each token to some of {max(experts)} experts ({config.model_type}); the analysis assumes that "
             "an MLP is one function of its input; use a dense model"
         )
+
+
+def _show_pattern(bridge: Any) -> None:
+    """Lets GPT-J's patterns be seen while they are used. TransformerLens leaves its attention to
+    Hugging Face and shows the pattern afterwards; the dropout (which does nothing here) sees it in time."""
+
+    def through(hook: Any) -> Callable[..., Tensor]:
+        return lambda module, args, pattern: hook(pattern)
+
+    for block in bridge.blocks:
+        attention = block.attn.original_component
+        attention.accepts_pattern_fn = True
+        attention.attn_dropout.register_forward_hook(through(block.attn.hook_pattern))
 
 
 def _tokenizer(auto: Any, source: str, options: dict[str, Any]) -> Any:
@@ -221,7 +273,7 @@ def _reference(hf: Any) -> Callable[[Tensor], Tensor]:
     )
     ids = torch.randint(0, hf.config.vocab_size, (2, n_ctx), generator=generator)[:1].to(hf.device)
     with torch.no_grad():
-        made[tuple(ids[0].tolist())] = hf(ids).logits
+        made[tuple(ids[0].tolist())] = hf(ids, use_cache=False).logits
 
     def expected(asked: Tensor) -> Tensor:
         return made[tuple(asked[0].tolist())]

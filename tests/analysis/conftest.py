@@ -5,55 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from checkpoints import save_gpt2
 
 from steerscope.analysis.loading import load
 from steerscope.analysis.models import Model
-
-TEXT = (
-    "Once upon a time there was a wedding. The bride had a red ring and a big cake. "
-    "Tom and Lily saw a dragon near the ship. One day they went to the park and played with the ball. "
-) * 20
-
-
-def save_tokenizer(folder: Path, vocabulary: int = 400) -> int:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    end = "<|endoftext|>"
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([TEXT], trainer)
-    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end, pad_token=end
-    ).save_pretrained(folder)
-    return tokenizer.get_vocab_size()
-
-
-def save_gpt2(folder: Path, layers: int = 2, heads: int = 4, width: int = 32) -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    size = save_tokenizer(folder)
-    hf = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=size,
-            n_embd=width,
-            n_layer=layers,
-            n_head=heads,
-            n_positions=64,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
-    for (
-        parameter
-    ) in hf.parameters():  # far from the tiny initial weights, so that effects are large
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.3)
-    hf.save_pretrained(folder)
-    return hf
 
 
 @pytest.fixture(scope="session")
