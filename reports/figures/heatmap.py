@@ -1,0 +1,121 @@
+"""Heads by layers, the MLPs in a column of their own; what is not significant is visibly muted."""
+
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from steerscope.reports import words
+from steerscope.reports.records import records
+from steerscope.reports.theme import DIVERGING, axis, figure
+
+
+def heatmap(table: pd.DataFrame, unit: str, limit: float | None = None) -> go.Figure:
+    """One measure's effects.
+
+    Args:
+        table: rows of `effects` of one measure.
+        limit: the scale's end, so that two maps can share it; the largest effect by default.
+    """
+    layers, heads = int(table["layer"].max()) + 1, int(table["head"].max(skipna=True)) + 1
+    column = table["head"].astype("float").fillna(heads + 0.6).to_numpy()
+    limit = limit or float(table["effect"].abs().max()) or 1.0
+    chart = figure(height=max(190, 92 + 34 * layers), margin={"l": 56, "r": 10, "t": 10, "b": 46})
+    for significant, opacity in ((False, 0.35), (True, 1.0)):
+        chosen = (table["significant"] == significant).to_numpy()
+        for part in (table["kind"] == "head", table["kind"] == "mlp"):
+            rows = chosen & part.to_numpy()
+            if rows.any():
+                chart.add_trace(_cells(table[rows], column[rows], limit, opacity, unit))
+    marked = table["significant"].to_numpy()
+    if (
+        layers * heads > 150
+    ):  # numbers no longer fit; a dot says what opacity says, in grey print too
+        dots = {"symbol": "circle", "size": 4, "color": "#1d2026"}
+        chart.add_scatter(
+            x=column[marked],
+            y=table["layer"][marked],
+            mode="markers",
+            marker=dots,
+            hoverinfo="skip",
+        )
+    else:
+        chart.add_scatter(
+            x=column, y=table["layer"], mode="text", hoverinfo="skip",
+            text=[f"<b>{_short(e)}</b>" if s else _short(e) for e, s in zip(table["effect"], marked, strict=True)],
+            textfont={"size": 10, "color": [_ink(e, limit, s) for e, s in zip(table["effect"], marked, strict=True)]},
+        )  # fmt: skip
+    ticks = list(range(heads)) if heads <= 16 else list(range(0, heads, 2))
+    has_mlp = (table["kind"] == "mlp").any()
+    chart.update_xaxes(
+        axis("head"), showgrid=False, zeroline=False,
+        tickvals=[*ticks, *([heads + 0.6] if has_mlp else [])], ticktext=[*map(str, ticks), *(["MLP"] if has_mlp else [])],
+        range=[-0.6, heads + (1.2 if has_mlp else -0.4)],
+    )  # fmt: skip
+    chart.update_yaxes(
+        axis("layer"), showgrid=False, zeroline=False, autorange="reversed",
+        tickvals=list(range(0, layers, 1 if layers <= 24 else 4)),
+    )  # fmt: skip
+    return chart
+
+
+def hover(row: Any, unit: str) -> str:
+    """All that is known of a node, for its hover label."""
+    lines = [
+        f"<b>{escape(str(row.node))}</b> {row.measure}",
+        f"{words.signed(row.effect)} {escape(unit)}{words.between(row.low, row.high)}, {words.percent(row.share)} of the effect",
+        f"control {words.signed(row.control)}{words.between(row.control_low, row.control_high)}",
+        f"{words.p_value(row.p_adjusted)} (adjusted), {words.p_value(row.p_holm)} (Holm)",
+        f"{row.reach if row.significant else 'not significant'}; wrong way on {words.percent(row.wrong_way)} of the prompts; "
+        f"found on {words.percent(row.stability)} of resamples",
+    ]
+    return "<br>".join(lines)
+
+
+def _cells(
+    table: pd.DataFrame, column: np.ndarray, limit: float, opacity: float, unit: str
+) -> go.Heatmap:
+    """Cells of one kind and significance, on the full grid, so that every cell has the same size."""
+    layers = np.arange(table["layer"].min(), table["layer"].max() + 1)
+    columns = np.arange(column.min(), column.max() + 1)
+    z = np.full((len(layers), len(columns)), np.nan)
+    text = np.full(z.shape, "", dtype=object)
+    for row, at in zip(records(table), column, strict=True):
+        layer, place = int(row.layer) - int(layers[0]), round(float(at) - float(columns[0]))
+        z[layer, place], text[layer, place] = row.effect, hover(row, unit)
+    shown = {
+        "colorscale": DIVERGING,
+        "zmin": -limit,
+        "zmax": limit,
+        "showscale": False,
+        "opacity": opacity,
+    }
+    size = {"dx": 1, "dy": 1, "x0": float(columns[0]), "y0": int(layers[0])}
+    return go.Heatmap(
+        z=z,
+        customdata=text,
+        hovertemplate="%{customdata}<extra></extra>",
+        xgap=2,
+        ygap=2,
+        hoverongaps=False,
+        **size,
+        **shown,
+    )
+
+
+def _short(effect: float) -> str:
+    """Two decimals without the leading zero, to fit a cell; a dot for what rounds to nothing."""
+    if abs(effect) < 0.005:
+        return "·"
+    text = f"{effect:.2f}" if abs(effect) < 10 else f"{effect:.0f}"
+    return (
+        text.replace("-", "−").replace("0.", ".", 1) if abs(effect) < 1 else text.replace("-", "−")
+    )
+
+
+def _ink(effect: float, limit: float, significant: bool) -> str:
+    if not significant:
+        return "#8a8f98"
+    return "#ffffff" if abs(effect) > 0.55 * limit else "#1d2026"

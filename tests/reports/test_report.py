@@ -1,0 +1,152 @@
+"""The page: whole, offline, escaped, honest about what is missing; and read in a real browser."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steerscope.analysis.errors import DamagedRun
+from steerscope.analysis.results import COLUMNS, Result
+from steerscope.reports.page import render
+from steerscope.reports.pages.localize import localize_page
+from steerscope.reports.report import report
+
+Maker = Callable[..., Result]
+ATTACKS = [
+    "<script>document.title='pwned'</script>",
+    "<img src=x onerror=\"document.title='pwned'\">",
+    "</script><b>bold</b>",
+]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+
+
+def html(result: Result) -> str:
+    return render(localize_page(result))
+
+
+def test_the_made_up_result_has_the_real_columns(maker: Maker) -> None:
+    assert {n: list(f.columns) for n, f in maker().frames.items()} == {
+        n: list(c) for n, c in COLUMNS["localize"].items()
+    }
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"layers": 24, "heads": 16},
+        {"layers": 1, "heads": 12},
+        {"mlp": False},
+        {"scale": 0.0},
+        {"controls": 0},
+    ],
+)
+def test_models_of_every_shape_get_a_page(shape: dict[str, int], maker: Maker) -> None:
+    page = html(maker(**shape))
+    assert page.count('class="chart"') >= 7 and "Who carries" in page
+
+
+def test_the_page_is_one_file_with_plotly_inside_once_and_loads_nothing(maker: Maker) -> None:
+    page = html(maker())
+    assert page.count("plotly.js v") == 1
+    outside = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert not re.search(r'(src|href)\s*=\s*"(?!data:)', outside)
+    assert "@import" not in page and 'url("http' not in outside
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_text_becomes_markup(attack: str, maker: Maker) -> None:
+    page = html(maker(text=attack))
+    assert attack not in page
+    assert page.count("&lt;") > 10
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_in_a_browser_text_stays_text(attack: str, maker: Maker, tmp_path: Path) -> None:
+    maker(text=attack).save(tmp_path / "run")
+    dom = browse(report(tmp_path / "run"), tmp_path)
+    title = re.search(r"<title>(.*?)</title>", dom, re.S)
+    assert title and title.group(1).startswith("Who carries")
+    assert "<b>bold</b>" not in dom and "<img" not in dom
+    shown = re.sub(r"<script.*?</script>", "", dom, flags=re.S)
+    assert attack.replace("<", "&lt;").replace(">", "&gt;") in shown  # in tables
+    assert dom.count("main-svg") >= 14  # and the figures were drawn
+    if "img" not in attack:
+        assert "pwned" not in title.group(1).replace(
+            attack.replace("<", "&lt;").replace(">", "&gt;"), ""
+        )
+
+
+def browse(page: Path, folder: Path) -> str:
+    """The document after its scripts have run."""
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --virtual-time-budget=8000 --dump-dom"
+    )
+    done = subprocess.run(
+        [str(CHROMIUM), *flags.split(), f"--user-data-dir={folder / 'profile'}", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_what_is_missing_is_named_with_its_reason(maker: Maker) -> None:
+    result = maker(
+        missing={"completions": "toy has no tokenizer", "controls": "run with controls=0"},
+        controls=0,
+    )
+    frames = dict(result.frames) | {
+        "completions": result.frames["completions"].iloc[:0],
+        "tokens": result.frames["tokens"].iloc[:0],
+    }
+    page = html(Result("localize", frames, result.manifest))
+    assert "Missing: toy has no tokenizer." in page
+    assert "Missing: run with controls=0." in page
+    assert "does not change the next token" in page
+
+
+def test_a_failed_check_stands_at_the_top(maker: Maker) -> None:
+    failed = [
+        {"name": "all nodes give the other run", "value": 0.5, "limit": 1e-4, "passed": False}
+    ]
+    page = html(maker(checks=failed))
+    assert page.index("A check failed: all nodes give the other run is off by 0.5") < page.index(
+        "Heads by layers"
+    )
+    assert "A check failed" not in html(maker())
+
+
+def test_prompts_that_move_the_wrong_way_are_marked(maker: Maker) -> None:
+    page = html(maker(text="Once"))
+    assert re.search(r'<tr class="marked"><td>Once 2</td>', page)
+
+
+def test_the_command_that_made_it_can_be_copied(maker: Maker) -> None:
+    assert "steerscope localize --plus &#39;Once&#39;" in html(maker(text="Once"))
+
+
+def test_a_report_is_made_from_the_folder_alone_without_a_model_library(
+    maker: Maker, tmp_path: Path
+) -> None:
+    maker().save(tmp_path)
+    code = (
+        "import sys; from steerscope.reports.report import report; report(sys.argv[1]); "
+        "print([m for m in ('torch', 'transformers', 'transformer_lens') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]" and (tmp_path / "report.html").stat().st_size > 1_000_000
+
+
+def test_a_kind_that_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
+    Result("dream", {}).save(tmp_path)
+    with pytest.raises(DamagedRun, match="kind 'dream'; expected one of localize"):
+        report(tmp_path)
