@@ -28,8 +28,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .edits import Edit, Variant
-from .errors import BadPrompt, BrokenInvariant
-from .models import Model
+from .errors import BadArgument, BadNode, BadPrompt, BrokenInvariant, UnsupportedModel
+from .models import HOOKS, Model
 from .nodes import Site
 from .progress import track
 
@@ -37,7 +37,7 @@ Reads = Literal["logits", "hidden", "none"]
 Hook = Callable[[Tensor, Any], Tensor | None]
 
 # On a CPU a batch beyond this many tokens no longer fits the caches and gets slower again.
-CPU_TOKENS = 4096
+CPU_TOKENS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Readout:
         row: the variant that each read position belongs to.
         position: its position in the prompt.
         logits: `None` unless `reads="logits"`.
-        hidden: the stream after the final norm, what the unembedding reads; `None` unless `reads="hidden"`.
+        hidden: the stream after the final norm, what the unembedding reads; `None` for `reads="none"`.
         activations: by (site name, layer): `[rows, pos, ...]`, edits included, padded on the right.
     """
 
@@ -94,20 +94,20 @@ def run(
         grad: keep the graph, for gradients with respect to the edits' values.
         what: name for a progress bar; none by default.
     """
-    if not prompts or min(map(len, prompts)) == 0:
-        raise BadPrompt(
-            "the engine got no prompt, or an empty one; expected at least one token each; add some"
-        )
-    _check(model, prompts, variants)
     reading = (
         [tuple(p) for p in positions] if positions is not None else [(len(p) - 1,) for p in prompts]
     )
+    _check_prompts(model, prompts, reading)
+    _check_edits(model, prompts, variants)
+    _check_sites(model, sites)
     with torch.set_grad_enabled(grad):
         embedded = _embed(model, prompts)
-        chunks = list(_chunks(model, prompts, variants, reading, reads, sites, budget))
-        for chunk in track(chunks, what) if what else chunks:
-            rows = [variants[index] for index in chunk]
-            yield chunk, _Pass(model, prompts, rows, reading, reads, sites).run(embedded)
+    chunks = list(_chunks(model, prompts, variants, reading, reads, sites, budget))
+    for chunk in track(chunks, what) if what else chunks:
+        rows = [variants[index] for index in chunk]
+        with torch.set_grad_enabled(grad):  # never across a yield: it would leak into the caller
+            readout = _Pass(model, prompts, rows, reading, reads, sites).run(embedded)
+        yield chunk, readout
 
 
 def measure(
@@ -118,25 +118,81 @@ def measure(
     score: Callable[[Readout], Tensor],
     *,
     reads: Reads = "logits",
+    grad: bool = False,
     **options: Any,
 ) -> Tensor:
     """`score` of every variant, in order: `[variants, ...]` from a function readout -> `[rows, ...]`."""
     order: list[int] = []
     parts = []
-    for chunk, readout in run(model, prompts, variants, positions, reads=reads, **options):
+    for chunk, readout in run(
+        model, prompts, variants, positions, reads=reads, grad=grad, **options
+    ):
         order += chunk
-        parts.append(score(readout))
-    values = torch.cat(parts)
-    return values[torch.argsort(torch.tensor(order, device=values.device))]
+        with torch.set_grad_enabled(grad):
+            parts.append(score(readout))
+    with torch.set_grad_enabled(grad):
+        values = torch.cat(parts)
+        return values[torch.argsort(torch.tensor(order, device=values.device))]
 
 
-def _check(model: Model, prompts: Sequence[Sequence[int]], variants: Sequence[Variant]) -> None:
-    for site in {edit.site for variant in variants for edit in variant.edits}:
-        model.check(site)
+def _check_prompts(
+    model: Model, prompts: Sequence[Sequence[int]], reading: Sequence[Sequence[int]]
+) -> None:
+    if not prompts or min(map(len, prompts)) == 0:
+        raise BadPrompt(
+            "the engine got no prompt, or an empty one; expected at least one token each; add some"
+        )
     longest = max(map(len, prompts))
     if longest > model.n_ctx:
         raise BadPrompt(
             f"a prompt has {longest} tokens, {model.name} reads at most {model.n_ctx}; shorten it"
+        )
+    for token in (min(map(min, prompts)), max(map(max, prompts))):
+        if not 0 <= token < model.d_vocab:
+            raise BadPrompt(
+                f"a prompt has the token id {token}; {model.name} knows 0 to {model.d_vocab - 1}; "
+                "use its own tokenizer"
+            )
+    for prompt, positions in zip(prompts, reading, strict=True):
+        _check_positions(prompt, positions, "read")
+
+
+def _check_edits(
+    model: Model, prompts: Sequence[Sequence[int]], variants: Sequence[Variant]
+) -> None:
+    for prompt, edit in {(v.prompt, edit): None for v in variants for edit in v.edits}:
+        model.check(edit.site)
+        if edit.positions is not None:
+            _check_positions(prompts[prompt], edit.positions, f"edited at {edit.site}")
+        if isinstance(edit.value, Tensor):
+            rows = len(prompts[prompt]) if edit.positions is None else len(edit.positions)
+            *given, width = edit.value.shape
+            wide = model.width(edit.site)
+            narrow = edit.site.name == "pattern" and width <= wide  # further keys count as 0
+            if (width != wide and not narrow) or (given and given[0] not in (1, rows)):
+                raise BadArgument(
+                    f"{edit.operation} at {edit.site} got a value of shape {list(edit.value.shape)}; "
+                    f"expected [{wide}] or [{rows}, {wide}]; give one row per edited position"
+                )
+
+
+def _check_sites(model: Model, sites: Sequence[tuple[str, int]]) -> None:
+    for name, layer in sites:
+        if name not in HOOKS or not 0 <= layer < model.n_layers:
+            raise BadNode(
+                f"no activation {name!r} at layer {layer} of {model.name}; expected one of "
+                f"{', '.join(HOOKS)} at layers 0 to {model.n_layers - 1}; choose one of them"
+            )
+        if name == "mlp_out":
+            model.check(Site(name, layer))
+
+
+def _check_positions(prompt: Sequence[int], positions: Sequence[int], done: str) -> None:
+    wrong = [position for position in positions if not 0 <= position < len(prompt)]
+    if wrong:
+        raise BadArgument(
+            f"position {wrong[0]} is {done} in a prompt of {len(prompt)} tokens; "
+            f"expected 0 to {len(prompt) - 1}; count from the front"
         )
 
 
@@ -219,6 +275,7 @@ class _Pass:
         self.length = max(len(prompts[v.prompt]) for v in variants)
         self.fired: set[str] = set()
         self.kept: dict[tuple[str, int], Tensor] = {}
+        self.seen: dict[tuple[str, int], Tensor] = {}
         self.hidden: Tensor | None = None
         self._plan()
 
@@ -237,7 +294,8 @@ class _Pass:
         count = len(self.base)
         for edits in by_layer:
             keys: dict[tuple[int, tuple[int, ...]], int] = {}
-            parents, written = [], []
+            parents: list[int] = []
+            written: list[tuple[int, Edit]] = []
             for index, slot in enumerate(slot_of):
                 own = edits.get(index, ())
                 key = (slot, tuple(map(id, own)))
@@ -273,7 +331,7 @@ class _Pass:
             row,
             position,
             logits[0] if self.reads == "logits" else None,
-            self.hidden if self.reads == "hidden" else None,
+            self.hidden if self.reads != "none" else None,
             self.kept,
         )
 
@@ -291,15 +349,13 @@ class _Pass:
             wanted = {name for name, at in self.sites if at == layer}
             if layer == 0 or self.parents[layer] is not None or "resid_pre" in names | wanted:
                 hooks.append(self._entering(layer, base))
-            if "pattern" in names:
-                hooks += self._pattern(layer)
-            if "pattern" in wanted and "pattern" not in names:
-                hooks.append(self._at("pattern", layer))
-            if names & {"pattern", "z"} or "z" in wanted:
-                hooks.append(self._at("z", layer))
-            for name in ("attn_out", "mlp_out", "resid_post", "v"):
-                if name in names | wanted and not (name == "v" and "pattern" in names):
-                    hooks.append(self._at(name, layer))
+            mixed = {"pattern", "v", "z"} if "pattern" in names else set()
+            for site in ("v", "pattern"):
+                if site in wanted | mixed:
+                    hooks.append(self._watch(site, layer))
+            for site in ("z", "attn_out", "mlp_out", "resid_post"):
+                if site in names | wanted | mixed:
+                    hooks.append(self._at(site, layer))
         hooks.append(("unembed.hook_in", self._last))
         return hooks
 
@@ -323,11 +379,20 @@ class _Pass:
 
         def hook(x: Tensor, hook: Any) -> Tensor:
             self.fired.add(name)
-            if site == "z":
-                x = self._through_pattern(layer, x)
-            x = write(x)
+            x = write(self._through_pattern(layer, x) if site == "z" else x)
             self._keep(site, layer, x)
             return x
+
+        return name, hook
+
+    def _watch(self, site: str, layer: int) -> tuple[str, Hook]:
+        """Reads only. Returns nothing: some architectures warn of any pattern that is given back."""
+        name = self.model.hook(site, layer)
+
+        def hook(x: Tensor, hook: Any) -> None:
+            self.fired.add(name)
+            self.seen[site, layer] = x
+            self._keep(site, layer, self._edited_pattern(layer, x) if site == "pattern" else x)
 
         return name, hook
 
@@ -336,10 +401,9 @@ class _Pass:
         self.fired.add("unembed.hook_in")
         row, position = self._reading()
         slots = torch.tensor(self.slots[-1], device=x.device)
-        hidden = x[slots[row], position]
+        self.hidden = hidden = x[slots[row], position]
         if self.reads == "logits":
             return hidden[None]
-        self.hidden = hidden
         return hidden[None, :0]
 
     def _keep(self, site: str, layer: int, x: Tensor) -> None:
@@ -349,51 +413,39 @@ class _Pass:
     # Patterns. Several architectures discard an edited pattern; what a pattern does is to mix values
     # into z, so an edit of the pattern is made as the edit of z that it stands for.
 
-    def _pattern(self, layer: int) -> list[tuple[str, Hook]]:
-        self.seen: dict[str, Tensor] = {}
-        names = {site: self.model.hook(site, layer) for site in ("v", "pattern")}
-
-        def watch(site: str) -> Hook:
-            def hook(x: Tensor, hook: Any) -> None:
-                self.fired.add(names[site])
-                self.seen[site] = x
-                self._keep(site, layer, self._edited_pattern(layer, x) if site == "pattern" else x)
-
-            return hook
-
-        return [(names[site], watch(site)) for site in names]
-
     def _pattern_edits(self, layer: int) -> list[tuple[int, Edit]]:
         return [(slot, edit) for slot, edit in self.edits[layer] if edit.site.name == "pattern"]
 
     def _edited_pattern(self, layer: int, pattern: Tensor) -> Tensor:
         pattern = pattern.clone()
         for slot, edit in self._pattern_edits(layer):
-            queries = torch.tensor(self._positions(layer, slot, edit), device=pattern.device)
+            queries = list(self._positions(layer, slot, edit))
             rows = pattern[slot, edit.site.head, queries]
             if isinstance(edit.value, Tensor):
-                value = edit.value.to(pattern)[..., : pattern.shape[-1]]
-                change = torch.nn.functional.pad(value, (0, pattern.shape[-1] - value.shape[-1]))
-                rows = change.expand_as(rows) if edit.operation == "set" else rows + change
+                keys = min(edit.value.shape[-1], self._length(layer, slot))
+                value = edit.value.to(pattern)[..., :keys]
+                value = torch.nn.functional.pad(value, (0, pattern.shape[-1] - keys))
+                rows = value if edit.operation == "set" else rows + value
             else:
                 rows = rows * edit.value
-            index = (torch.tensor(slot), torch.tensor(edit.site.head), queries)
-            pattern = pattern.index_put(tuple(i.to(pattern.device) for i in index), rows)
+            pattern[slot, edit.site.head, queries] = rows
         return pattern
 
     def _through_pattern(self, layer: int, z: Tensor) -> Tensor:
         edits = self._pattern_edits(layer)
         if not edits:
             return z
-        pattern, v = self._edited_pattern(layer, self.seen["pattern"]), self.seen["v"]
-        group = self.model.n_heads // v.shape[2]  # several query heads may share one value head
-        for slot, head in dict.fromkeys((slot, edit.site.head or 0) for slot, edit in edits):
-            index = (
-                torch.tensor(slot, device=z.device),
-                torch.arange(z.shape[1], device=z.device),
-                torch.tensor(head, device=z.device),
+        if ("pattern", layer) not in self.seen:
+            raise UnsupportedModel(
+                f"{self.model.name} ({self.model.architecture}) shows its attention patterns only after "
+                "their use; an edit of a pattern needs them before; edit z instead"
             )
-            z = z.index_put(index, pattern[slot, head] @ v[slot, :, head // group])
+        v = self.seen.pop(("v", layer))
+        pattern = self._edited_pattern(layer, self.seen.pop(("pattern", layer)))
+        group = self.model.n_heads // v.shape[2]  # several query heads may share one value head
+        z = z.clone()
+        for slot, head in {(slot, edit.site.head or 0) for slot, edit in edits}:
+            z[slot, :, head] = pattern[slot, head] @ v[slot, :, head // group]
         return z
 
     # Indexed writes.
@@ -401,7 +453,10 @@ class _Pass:
     def _positions(self, layer: int, slot: int, edit: Edit) -> Sequence[int]:
         if edit.positions is not None:
             return edit.positions
-        return range(len(self.prompts[self.prompt_of_slot[layer][slot]]))
+        return range(self._length(layer, slot))
+
+    def _length(self, layer: int, slot: int) -> int:
+        return len(self.prompts[self.prompt_of_slot[layer][slot]])
 
     def _writer(self, site: str, layer: int) -> Callable[[Tensor], Tensor]:
         """All edits of a site: one indexed write for every operation, in rounds where a row has several."""
@@ -426,7 +481,10 @@ class _Pass:
     def _write(
         self, layer: int, operation: str, group: list[tuple[int, Edit]]
     ) -> Callable[[Tensor], Tensor]:
-        rows, positions, heads, values = [], [], [], []
+        rows: list[int] = []
+        positions: list[int] = []
+        heads: list[int | None] = []
+        values: list[Tensor] = []
         for slot, edit in group:
             at = self._positions(layer, slot, edit)
             rows += [slot] * len(at)
@@ -435,7 +493,7 @@ class _Pass:
             if isinstance(edit.value, Tensor):
                 values.append(edit.value.expand(len(at), -1))
             else:
-                values.append(torch.full((len(at), 1), edit.value))
+                values.append(torch.full((len(at), 1), edit.value, dtype=torch.float64))
         device = self.model.device
         index = [torch.tensor(rows, device=device), torch.tensor(positions, device=device)]
         if heads[0] is not None:

@@ -96,7 +96,7 @@ class Metric:
 
     name: str
     unit: str
-    prepare: Callable[[Scored, Outputs, Outputs, Reads], Score] = field(repr=False)
+    prepare: Callable[[Scored, Outputs, Outputs], Score] = field(repr=False)
     reads: Reads = "logits"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -114,12 +114,12 @@ def logit_direction() -> Metric:
     return Metric("logit_direction", "logits", _direction, reads="hidden")
 
 
-def _direction(scored: Scored, clean: Outputs, steered: Outputs, reads: Reads) -> Score:
+def _direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
     change = steered.logits - clean.logits
     change = change - change.mean(dim=-1, keepdim=True)
     norm = change.norm(dim=-1, keepdim=True)
     unit = torch.where(norm > 0, change / norm.clamp_min(1e-30), 0.0)
-    if reads == "hidden" and clean.hidden is not None:
+    if clean.hidden is not None:
         origin = clean.hidden
         # The same projection, before the unembedding.
         seen: Tensor = unit @ scored.model.bridge.unembed.W_U.to(unit).T
@@ -147,7 +147,7 @@ def log_prob(targets: Sequence[str | int]) -> Metric:
             "log_prob got no targets; expected at least one token; give for example targets=[' wedding']"
         )
 
-    def prepare(scored: Scored, clean: Outputs, steered: Outputs, reads: Reads) -> Score:
+    def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
         ids = torch.tensor(
             sorted({scored.model.single_token(t) for t in wanted}), device=scored.model.device
         )
@@ -164,7 +164,7 @@ def log_prob(targets: Sequence[str | int]) -> Metric:
 def kl() -> Metric:
     """KL(run || clean), in nats: disturbance."""
 
-    def prepare(scored: Scored, clean: Outputs, steered: Outputs, reads: Reads) -> Score:
+    def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
         reference = clean.logits.log_softmax(dim=-1)
 
         def score(readout: Readout) -> Tensor:
@@ -187,7 +187,7 @@ def divergence(
 def perplexity(continuation: str | Sequence[int] | None = None) -> Metric:
     """Log-perplexity, in nats a token: of the prompt's own tokens, or of a continuation put after it."""
 
-    def prepare(scored: Scored, clean: Outputs, steered: Outputs, reads: Reads) -> Score:
+    def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
         following = scored.next_tokens
 
         def score(readout: Readout) -> Tensor:

@@ -105,7 +105,7 @@ def together(
                 )
         reads = experiment.reads
         score = experiment.metric.prepare(
-            experiment.scored_positions, experiment.clean, experiment.steered, reads
+            experiment.scored_positions, experiment.clean, experiment.steered
         )
         values = experiment.scores(variants, [score], reads)[:, 0].reshape(2 + len(groups), -1)
         clean, steered = values[:2]
@@ -176,8 +176,8 @@ def _one(
     scored, metric, own = experiment.scored_positions, experiment.metric, logit_direction()
     reads = experiment.reads
     scores = [
-        metric.prepare(scored, experiment.clean, experiment.steered, reads),
-        own.prepare(scored, experiment.clean, outputs, reads),
+        metric.prepare(scored, experiment.clean, experiment.steered),
+        own.prepare(scored, experiment.clean, outputs),
     ]
     prompts = range(len(experiment.prompts))
     variants = [Variant(p) for p in prompts] + [Variant(p, edits[p]) for p in prompts]

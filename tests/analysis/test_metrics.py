@@ -8,7 +8,15 @@ from steerscope.analysis.edits import Variant
 from steerscope.analysis.errors import BadMetric, BadPrompt
 from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import METRICS, Metric, kl, log_prob, logit_direction, perplexity
+from steerscope.analysis.metrics import (
+    METRICS,
+    Metric,
+    Outputs,
+    kl,
+    log_prob,
+    logit_direction,
+    perplexity,
+)
 from steerscope.analysis.models import Model
 from steerscope.analysis.plain import plain_logits
 from steerscope.analysis.prompts import make_prompts
@@ -30,7 +38,7 @@ def values(asked: Experiment) -> Tensor:
     """The metric of the clean and the steered run of every prompt: [2, prompt]."""
     variants = [Variant(p) for p in range(3)] + [Variant(p, asked.edits(0)[p]) for p in range(3)]
     metric = asked.metric
-    score = metric.prepare(asked.scored_positions, asked.clean, asked.steered, metric.reads)
+    score = metric.prepare(asked.scored_positions, asked.clean, asked.steered)
     return torch.tensor(asked.scores(variants, [score], metric.reads)[:, 0].reshape(2, 3)).float()
 
 
@@ -81,14 +89,14 @@ def test_logit_direction_of_the_full_injection_is_the_size_of_its_centred_change
 def test_logit_direction_reads_the_same_before_and_after_the_unembedding(tiny: Model) -> None:
     asked = experiment(tiny, logit_direction())
     variants = [Variant(p, asked.edits(1)[p]) for p in range(3)]
-    found = [
-        asked.scores(
-            variants,
-            [logit_direction().prepare(asked.scored_positions, asked.clean, asked.steered, reads)],
-            reads,
-        )
-        for reads in ("hidden", "logits")
+    capped = Outputs(
+        None, asked.clean.logits
+    )  # as of a model whose logits are no linear function of the stream
+    scores = [
+        logit_direction().prepare(asked.scored_positions, c, asked.steered)
+        for c in (asked.clean, capped)
     ]
+    found = asked.scores(variants, scores, "logits").T
     assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 
