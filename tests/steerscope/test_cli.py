@@ -1,0 +1,159 @@
+"""The command line from end to end, on small models, without a network."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from checkpoints import save_gpt2
+
+from steerscope import __version__, cli
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any connection is an error."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something tried to reach a network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_gpt2(folder)
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["steerscope", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        if stop.code not in (0, None):
+            raise
+
+
+def localize(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, *more: object) -> Path:
+    prompts = folder / "prompts.txt"
+    prompts.write_text(
+        "One day Tom saw a red ball\nLily went to the park with a ball\nOnce upon a time there was a ship\n"
+    )
+    call(
+        monkeypatch, "localize", "--model", model, "--plus", " wedding", "--minus", " ship", "--layer", 0, "--coef", 3,
+        "--prompts", prompts, "--out", folder / "out", "--controls", 2, "--completions", 1, *more,
+    )  # fmt: skip
+    return folder / "out"
+
+
+def test_a_run_writes_tables_manifest_and_report_and_names_its_command(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offline: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = localize(
+        monkeypatch, model, tmp_path, "--metric", "log_prob", "--targets", " wedding, bride"
+    )
+    effects = pd.read_parquet(out / "effects.parquet")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert len(effects) == 2 * 2 * 5
+    assert manifest["metric"]["targets"] == [" wedding", " bride"]
+    assert (
+        manifest["command"].startswith("steerscope localize --model")
+        and "' wedding, bride'" in manifest["command"]
+    )
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<html" in page and "L0M" in page
+    assert str(out / "report.html") in capsys.readouterr().out
+
+
+def test_a_second_run_into_the_folder_refuses_and_overwrite_replaces_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = localize(monkeypatch, model, tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        localize(monkeypatch, model, tmp_path)
+    assert stop.value.code == 2
+    before = (out / "manifest.json").stat().st_mtime_ns
+    localize(monkeypatch, model, tmp_path, "--overwrite", "--seed", 1)
+    assert (out / "manifest.json").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("positions", ["last", "all", "middle", "2,-1"])
+def test_all_positions_work_from_the_command_line(
+    positions: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = localize(monkeypatch, model, tmp_path, f"--positions={positions}")
+    assert (
+        json.loads((out / "manifest.json").read_text())["injections"][0]["positions"] == positions
+    )
+
+
+def test_a_report_is_written_again_from_the_folder_alone(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = localize(monkeypatch, model, tmp_path)
+    first = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    call(monkeypatch, "report", out)
+    assert (out / "report.html").read_bytes() == first
+
+
+def test_a_damaged_folder_is_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "report", tmp_path)
+    assert stop.value.code == 2 and "no manifest.json" in capsys.readouterr().err
+
+
+def test_the_demo_names_the_carriers_on_an_embedded_model(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offline: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call(monkeypatch, "demo", "--out", tmp_path / "demo", "--controls", 2)
+    call(
+        monkeypatch,
+        "demo",
+        "--out",
+        tmp_path / "demo",
+        "--controls",
+        2,
+        "--model",
+        "tinystories-1l",
+    )  # replaces its own
+    effects = pd.read_parquet(tmp_path / "demo" / "effects.parquet")
+    assert effects["significant"].any() and (tmp_path / "demo" / "report.html").is_file()
+    assert "L0M" in capsys.readouterr().out
+
+
+def test_models_and_version_are_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(monkeypatch, "models")
+    assert {"tinystories-1l", "tinystories-2l"} <= set(capsys.readouterr().out.split())
+    call(monkeypatch, "--version")
+    assert capsys.readouterr().out.strip() == f"steerscope {__version__}"
+
+
+def test_an_interrupted_run_says_so_in_one_line(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import steerscope.loader
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steerscope.loader, "load", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        localize(monkeypatch, model, tmp_path)
+    assert stop.value.code == 130 and capsys.readouterr().err == "steerscope: stopped\n"
