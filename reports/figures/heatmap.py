@@ -19,10 +19,15 @@ def heatmap(table: pd.DataFrame, unit: str, limit: float | None = None) -> go.Fi
         table: rows of `effects` of one measure.
         limit: the scale's end, so that two maps can share it; the largest effect by default.
     """
+    # White behind the cells in dark mode, too: muted colours are mixed with it.
     layers, heads = int(table["layer"].max()) + 1, int(table["head"].max(skipna=True)) + 1
     column = table["head"].astype("float").fillna(heads + 0.6).to_numpy()
     limit = limit or float(table["effect"].abs().max()) or 1.0
-    chart = figure(height=max(190, 92 + 34 * layers), margin={"l": 56, "r": 10, "t": 10, "b": 46})
+    chart = figure(
+        height=max(190, 92 + 34 * layers),
+        margin={"l": 56, "r": 10, "t": 10, "b": 46},
+        plot_bgcolor="#ffffff",
+    )
     for significant, opacity in ((False, 0.35), (True, 1.0)):
         chosen = (table["significant"] == significant).to_numpy()
         for part in (table["kind"] == "head", table["kind"] == "mlp"):

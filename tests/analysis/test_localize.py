@@ -27,7 +27,7 @@ def injection(model: Model, layer: int = 0, coefficient: float = 3.0) -> Injecti
 
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
-    return localize(tiny, injection(tiny), stories, controls=4, completions=2)
+    return localize(tiny, injection(tiny), stories, controls=4, completions=2, alpha=0.0005)
 
 
 def test_every_node_equals_one_plain_pass_a_question(tiny: Model) -> None:
@@ -92,7 +92,8 @@ def test_intervals_contain_their_estimates_and_adjusting_never_lowers_p(result: 
     assert (table["p_adjusted"] >= table["p"] - 1e-12).all() and (
         table["p_holm"] >= table["p_adjusted"] - 1e-12
     ).all()
-    assert ((table["p_adjusted"] < 0.05) == table["significant"]).all()
+    assert ((table["p_adjusted"] < 0.0005) == table["significant"]).all()
+    assert table["p_adjusted"].between(0.0005, 0.9).any() and table["significant"].any()
     assert ((table["reach"] == "none") == ~table["significant"]).all()
 
 
