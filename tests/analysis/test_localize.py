@@ -27,7 +27,7 @@ def injection(model: Model, layer: int = 0, coefficient: float = 3.0) -> Injecti
 
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
-    return localize(tiny, injection(tiny), stories, controls=4, completions=2, alpha=0.0005)
+    return localize(tiny, injection(tiny), stories, controls=4, completions=2)
 
 
 def test_every_node_equals_one_plain_pass_a_question(tiny: Model) -> None:
@@ -83,18 +83,19 @@ def test_there_is_one_row_for_every_node_and_measure(result: Result, tiny: Model
     }
 
 
-def test_intervals_contain_their_estimates_and_adjusting_never_lowers_p(result: Result) -> None:
-    table = result.frames["effects"]
+def test_intervals_contain_their_estimates_and_adjusting_never_lowers_p(tiny: Model) -> None:
+    texts = ["Tom had a red ball", "Lily saw the ship", "One day they went to the park", "Once upon a time", "The bride had a ring",
+             "Ben and Tom played with the", "a dragon near the", "They saw a big cake and"]  # fmt: skip
+    found = localize(tiny, injection(tiny), texts, log_prob([" ring"]), controls=3, completions=0)
+    table = found.frames["effects"]
     slack = 1e-9 + 1e-6 * table["effect"].abs()
-    assert (table["low"] <= table["effect"] + slack).all() and (
-        table["effect"] <= table["high"] + slack
-    ).all()
-    assert (table["p_adjusted"] >= table["p"] - 1e-12).all() and (
-        table["p_holm"] >= table["p_adjusted"] - 1e-12
-    ).all()
-    assert ((table["p_adjusted"] < 0.0005) == table["significant"]).all()
-    assert table["p_adjusted"].between(0.0005, 0.9).any() and table["significant"].any()
+    assert (table["low"] <= table["effect"] + slack).all()
+    assert (table["effect"] <= table["high"] + slack).all()
+    assert (table["p_adjusted"] >= table["p"] - 1e-12).all()
+    assert (table["p_holm"] >= table["p_adjusted"] - 1e-12).all()
+    assert ((table["p_adjusted"] < 0.05) == table["significant"]).all()
     assert ((table["reach"] == "none") == ~table["significant"]).all()
+    assert table["p_adjusted"].between(0.05, 0.9).any()  # so that the threshold is really tried
 
 
 def test_patching_every_node_gives_the_other_run(result: Result) -> None:
