@@ -23,7 +23,8 @@ def make_result(
 ) -> Result:
     """A result of kind "localize"; `text` stands wherever a model, a prompt or a file could put something."""
     generator = np.random.default_rng(0)
-    nodes = [(f"L{layer}H{h}", layer, h, "head") for layer in range(layers) for h in range(heads)]
+    nodes: list[tuple[str, int, int | None, str]] = []
+    nodes += [(f"L{layer}H{h}", layer, h, "head") for layer in range(layers) for h in range(heads)]
     nodes += [(f"L{layer}M", layer, None, "mlp") for layer in range(layers)] if mlp else []
     rows = []
     for measure in ("necessity", "sufficiency"):

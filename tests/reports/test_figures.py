@@ -11,6 +11,7 @@ from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.figures.reach import reach
 from steerscope.reports.figures.tokens import tokens
+from steerscope.reports.records import records
 from steerscope.reports.theme import visible
 
 Maker = Callable[..., Result]
@@ -32,7 +33,7 @@ def test_every_effect_stands_in_its_cell_and_what_is_not_significant_is_muted(ma
                 assert place not in shown
                 shown[place] = (trace.z[y][x], trace.opacity)
     assert len(shown) == len(table) == 18
-    for row in table.itertuples():
+    for row in records(table):
         place = (row.layer, 5.6 if row.kind == "mlp" else float(row.head))
         effect, opacity = shown[place]
         assert effect == row.effect and opacity == (1.0 if row.significant else 0.35)
