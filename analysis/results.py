@@ -138,6 +138,15 @@ COLUMNS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
             "effect": ("steered minus clean", "{metric}"),
             "kl": ("KL(steered || clean), mean over the scored positions", "nats"),
         },
+        "positions": {
+            "prompt": ("index of the prompt", ""),
+            "position": ("scored position", ""),
+            "token": ("token at that position", ""),
+            "clean": ("metric of the clean run at this position", "{metric}"),
+            "steered": ("metric of the steered run at this position", "{metric}"),
+            "effect": ("steered minus clean", "{metric}"),
+            "kl": ("KL(steered || clean) at this position", "nats"),
+        },
         "tokens": {
             "token": ("next token, as text", ""),
             "id": ("token id", ""),

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 
 from steerscope.analysis.edits import Variant
-from steerscope.analysis.engine import Readout, measure
+from steerscope.analysis.engine import Readout, measure, run
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.generation import generate
 from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import Metric, logit_direction
+from steerscope.analysis.metrics import Metric, kl, logit_direction
 from steerscope.analysis.models import Model
 from steerscope.analysis.prompts import Prompts, make_prompts
 from steerscope.analysis.results import Result
@@ -89,6 +89,7 @@ def localize_experiment(
         "totals": tables.totals(experiment, raw, joint, options),
         "vectors": tables.vectors(experiment, raw, options),
         "prompts": _prompts(experiment, raw),
+        "positions": _positions(experiment),
         "tokens": _tokens(experiment),
         "completions": texts,
     }
@@ -130,6 +131,36 @@ def _prompts(experiment: Experiment, raw: Effects) -> pd.DataFrame:
         "scored": [",".join(map(str, p)) for p in experiment.scored_positions.positions],
         "clean": raw.clean, "steered": raw.steered, "effect": raw.total[0], "kl": raw.kl[0],
     })  # fmt: skip
+
+
+def _positions(experiment: Experiment) -> pd.DataFrame:
+    """The metric and the disturbance at every scored position, not averaged."""
+    prompts, model = experiment.prompts, experiment.model
+    prepared = (experiment.scored_positions, experiment.clean, experiment.steered)
+    scores = [metric.prepare(*prepared) for metric in (experiment.metric, kl())]
+    variants = [Variant(p) for p in range(len(prompts))]
+    variants += [Variant(p, experiment.edits(0)[p]) for p in range(len(prompts))]
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    positions = experiment.scored_positions.positions
+    for chunk, readout in run(model, prompts.full, variants, positions, budget=experiment.budget):
+        metric, divergence = (score(readout).tolist() for score in scores)
+        for place, (row, position) in enumerate(
+            zip(readout.row.tolist(), readout.position.tolist(), strict=True)
+        ):
+            entry = found.setdefault((readout.variants[row].prompt, position), {})
+            steered = chunk[row] >= len(prompts)
+            entry |= (
+                {"steered": metric[place], "kl": divergence[place]}
+                if steered
+                else {"clean": metric[place]}
+            )
+    return pd.DataFrame([
+        {
+            "prompt": prompt, "position": position, "token": model.token_text(prompts.full[prompt][position]),
+            "clean": e["clean"], "steered": e["steered"], "effect": e["steered"] - e["clean"], "kl": e["kl"],
+        }
+        for (prompt, position), e in sorted(found.items())
+    ])  # fmt: skip
 
 
 def _tokens(experiment: Experiment) -> pd.DataFrame:

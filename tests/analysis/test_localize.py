@@ -187,6 +187,14 @@ def test_levels_outside_of_zero_to_one_are_refused(tiny: Model, stories: list[st
         localize(tiny, injection(tiny), stories[:2], controls=0, level=1.5)
 
 
+def test_positions_average_to_their_prompts(result: Result) -> None:
+    by_prompt = (
+        result.frames["positions"].groupby("prompt")[["clean", "steered", "effect", "kl"]].mean()
+    )
+    prompts = result.frames["prompts"].set_index("prompt")[["clean", "steered", "effect", "kl"]]
+    np.testing.assert_allclose(by_prompt, prompts, atol=1e-4)
+
+
 def test_what_the_injection_does_to_the_next_token_adds_up(result: Result) -> None:
     tokens = result.frames["tokens"]
     assert (

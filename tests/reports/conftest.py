@@ -66,7 +66,7 @@ def make_result(
         [{"prompt": 0, "text": text, "clean": f" {text} clean", "steered": f" {text} steered"}]
     )
     frames = {"effects": effects, "per_prompt": pd.DataFrame(columns=list(COLUMNS["localize"]["per_prompt"])), "totals": totals,
-              "vectors": vectors, "prompts": prompts, "tokens": tokens, "completions": completions}  # fmt: skip
+              "vectors": vectors, "prompts": prompts, "positions": pd.DataFrame(columns=list(COLUMNS["localize"]["positions"])), "tokens": tokens, "completions": completions}  # fmt: skip
     base = {
         "model": {"name": f"model {text}", "device": "cpu"},
         "injections": [{"vector": {"label": f'"{text}" - " "'}, "coefficient": 3.0, "site": "L0.resid_pre", "positions": "front"}],
