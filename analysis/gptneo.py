@@ -11,6 +11,8 @@ Layers with local attention see the last `window_size` positions, so the equival
 context of that many tokens; the converted model reads no more.
 """
 
+from typing import Any
+
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers import GPTNeoConfig as NeoConfig
@@ -28,7 +30,7 @@ def to_gpt2(neo: Neo) -> GPT2LMHeadModel:
     """The GPT-2 that computes what `neo` computes, on prompts of up to `context(neo.config)` tokens."""
     config = neo.config
     length = context(config)
-    gpt2 = GPT2LMHeadModel(
+    gpt2: Any = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=config.vocab_size,
             n_positions=length,
@@ -45,7 +47,8 @@ def to_gpt2(neo: Neo) -> GPT2LMHeadModel:
             eos_token_id=config.eos_token_id,
             tie_word_embeddings=config.tie_word_embeddings,
         )
-    ).to(dtype=neo.dtype, device=neo.device)
+    )
+    gpt2 = gpt2.to(dtype=neo.dtype, device=neo.device)
     source = neo.state_dict()
     target = {
         "transformer.wte.weight": source["transformer.wte.weight"],
@@ -69,4 +72,5 @@ def to_gpt2(neo: Neo) -> GPT2LMHeadModel:
             target[f"{new}.mlp.{name}.weight"] = source[f"{old}.mlp.{name}.weight"].T
             target[f"{new}.mlp.{name}.bias"] = source[f"{old}.mlp.{name}.bias"]
     gpt2.load_state_dict(target, strict=True)
-    return gpt2.eval()
+    gpt2.eval()
+    return gpt2  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from . import gptneo
@@ -21,6 +22,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 POST_NORM = ("openai-gpt", "bert", "roberta", "xlm-roberta", "electra")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.*", "*.tiktoken")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -133,11 +135,11 @@ def _from_checkpoint(
             attn_implementation="eager",
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelNotFound(_not_loaded(source, local, error)) from error
     hf = hf.to(device).eval()
     if tokenizer is None:
-        tokenizer = _tokenizer(AutoTokenizer, source, options)
+        tokenizer = _tokenizer(AutoTokenizer, source, local)
     expected = _reference(hf) if keep else None
     notes: list[str] = []
     architecture = type(hf).__name__
@@ -254,11 +256,14 @@ def _show_pattern(bridge: Any) -> None:
         attention.attn_dropout.register_forward_hook(through(block.attn.hook_pattern))
 
 
-def _tokenizer(auto: Any, source: str, options: dict[str, Any]) -> Any:
+def _tokenizer(auto: Any, source: str, local: bool) -> Any:
+    """The tokenizer of a checkpoint; None where there is none: prompts are then token ids."""
+    if local and not any(file for name in TOKENIZERS for file in Path(source).glob(name)):
+        return None  # transformers would make one that knows no words
     try:
-        return auto.from_pretrained(source, **options)
+        return auto.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # prompts are then token ids, and say so when a text comes
+        return None
 
 
 def _reference(hf: Any) -> Callable[[Tensor], Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .edits import Edit, Variant
 from .engine import run
-from .errors import UnsupportedModel
+from .errors import SteerscopeError, UnsupportedModel
 from .models import Model
 from .nodes import Site
 
@@ -34,12 +34,35 @@ EDITED = ("resid_pre", "z", "attn_out", "mlp_out")
 def selfcheck(model: Model, expected: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
     """Relative errors of all equations, by name.
 
+    An architecture whose parts cannot be run one by one is refused as well.
+
     Args:
         expected: logits of the untouched checkpoint, `[1, pos]` ids -> `[1, pos, vocab]`, where there is one.
 
     Raises:
         UnsupportedModel: an equation does not hold; the message names it.
     """
+    try:
+        errors = _errors(model, expected)
+    except SteerscopeError:
+        raise
+    except Exception as error:  # of any type: there are 140 architectures, each with its own code
+        raise UnsupportedModel(
+            f"{model.name} ({model.architecture}) cannot be checked ({first_line(error)}); the analysis assumes blocks "
+            "of attention and MLP that add to one stream, and proves it by running the parts; use another model, or "
+            "pass selfcheck=False to look at it all the same"
+        ) from error
+    _refuse(model, errors)
+    return errors
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, for use inside a sentence."""
+    lines = str(error).strip().split("\n")
+    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
+
+
+def _errors(model: Model, expected: Callable[[Tensor], Tensor] | None) -> dict[str, float]:
     errors: dict[str, float] = {}
     generator = torch.Generator().manual_seed(0)
     length = min(7, model.n_ctx)
@@ -55,7 +78,6 @@ def selfcheck(model: Model, expected: Callable[[Tensor], Tensor] | None = None) 
         _equations(model, edited, errors, site)
     _batch(model, ids, clean["logits"], errors)
     _wavefront(model, ids, errors, generator)
-    _refuse(model, errors)
     return errors
 
 
@@ -64,7 +86,7 @@ def _pass(
 ) -> dict[str, Any]:
     """One plain pass; records everything that the equations need, after the edit of one site in all layers."""
     seen: dict[str, Any] = {}
-    hooks = []
+    hooks: list[tuple[str, Callable[..., Any]]] = []
 
     def edit(x: Tensor, hook: Any) -> Tensor:
         noise = torch.randn(x.shape, generator=generator).to(x)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from steerscope.analysis.attribution.exact import checks, effects, together
 from steerscope.analysis.attribution.localize import localize
 from steerscope.analysis.experiment import Experiment
