@@ -1,0 +1,91 @@
+"""Small random checkpoints of every architecture that the analysis promises, biases and norms included."""
+
+from typing import Any
+
+import torch
+import transformers as hf
+from transformer_lens import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import native as _native  # noqa: F401  (gives the bridge its boot_native)
+
+WINDOW = 8  # of Mistral and Gemma-2: shorter than the tests' longest prompts
+NEO_WINDOW = 16
+CONTEXT = 64
+_VOCAB: dict[str, Any] = {"vocab_size": 96, "initializer_range": 0.2}
+_LLAMA: dict[str, Any] = _VOCAB | {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": CONTEXT,
+}
+
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2", _VOCAB | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": CONTEXT}),
+    "gpt_neo": (
+        "GPTNeo",
+        _VOCAB | {"hidden_size": 32, "num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]],
+                  "window_size": NEO_WINDOW, "max_position_embeddings": CONTEXT, "intermediate_size": 64},
+    ),
+    "gpt_neox": (
+        "GPTNeoX",
+        _VOCAB | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
+                  "max_position_embeddings": CONTEXT},
+    ),
+    "gptj": ("GPTJ", _VOCAB | {"n_embd": 32, "n_layer": 3, "n_head": 4, "rotary_dim": 4, "n_positions": CONTEXT}),
+    "llama": ("Llama", _LLAMA),
+    "mistral": ("Mistral", _LLAMA | {"sliding_window": WINDOW}),
+    "qwen2": ("Qwen2", _LLAMA),
+    "qwen3": ("Qwen3", _LLAMA | {"head_dim": 8}),
+    "gemma2": ("Gemma2", _LLAMA | {"head_dim": 8, "sliding_window": WINDOW}),
+}  # fmt: skip
+
+NATIVE: dict[str, dict[str, Any]] = {
+    "native_attention_only": {"attn_only": True, "normalization_type": "LN"},
+    "native_without_norm": {"attn_only": True, "normalization_type": None},
+    "native_with_mlp": {"attn_only": False, "normalization_type": "LN", "d_mlp": 64},
+}
+
+
+def checkpoint(name: str) -> Any:
+    """A random Hugging Face model; always the same one."""
+    kind, options = ARCHITECTURES[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        auto: Any = hf.AutoModelForCausalLM
+        model = auto.from_config(getattr(hf, f"{kind}Config")(**options))
+        return _lively(model).eval()
+
+
+def boot_native(config: Any) -> Any:
+    """A model of TransformerLens' own."""
+    bridge: Any = TransformerBridge
+    return bridge.boot_native(config)
+
+
+def native(name: str) -> Any:
+    """A random model of TransformerLens' own; always the same one."""
+    config = TransformerBridgeConfig(
+        d_model=32,
+        d_head=8,
+        n_heads=4,
+        n_layers=2,
+        n_ctx=CONTEXT,
+        d_vocab=96,
+        act_fn="gelu_new",
+        seed=0,
+        **NATIVE[name],
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _lively(boot_native(config)).eval()
+
+
+@torch.no_grad()
+def _lively(model: Any) -> Any:
+    """Random biases and norms: fresh ones are 0 and 1, and would hide whoever forgets them."""
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model
