@@ -22,13 +22,8 @@ from steerscope.analysis.models import Model
 
 REAL_MODELS = Path(__file__).parents[2] / "shared" / "models"
 
-# Warnings of libraries that say nothing about our code, each with its reason; all others are errors.
-IGNORED: list[str] = []
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    for line in IGNORED:
-        config.addinivalue_line("filterwarnings", line)
     torch.set_num_threads(1)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
