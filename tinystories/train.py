@@ -6,8 +6,8 @@
 4. Score the held-out stories, write the model folder with its card.
 
 The blocks' matrices are trained with Muon (Jordan et al. 2024: the momentum is orthogonalized), all
-else with AdamW. On this corpus 800 thousand tokens with Muon reached 1.26 bits per character, where
-AdamW alone (`optimizer="adamw"`) stood at 1.47 after the same time and more tokens.
+else with AdamW. In trials of three minutes each at the same rate (3e-3, not tuned for either), Muon
+reached 1.26 bits per held-out character and AdamW alone (`optimizer="adamw"`) 1.47.
 """
 
 import itertools
