@@ -26,11 +26,11 @@ bench: .venv/.installed
 	$(BIN)/python -m benchmarks.patching
 
 clean:
-	rm -rf .venv out build *.egg-info
+	rm -rf .venv out/demo build *.egg-info
 
 .venv/.installed: pyproject.toml constraints.txt | links
-	$(PYTHON) -c 'import sys; sys.exit("steerscope needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PYTHON) -c 'import sys; sys.exit("steerscope needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(INSTALL) .
 	touch $@
 

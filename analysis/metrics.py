@@ -2,7 +2,8 @@
 
 - `logit_direction` (the default, needs no labels): the projection of the run's change of logits on
   the unit direction of the full injection's own change. Linear in the logits.
-- `log_prob`: log-probability that the next token is one of a set of targets.
+- `log_prob`: log-probability that the next token is one of a set of targets, or how much more probable
+  they are than another set.
 - `kl`: KL(run || clean). A measure of disturbance, never of steering: a random vector of equal norm
   can disturb more than the real one.
 - `perplexity`: negative log-probability of the tokens that really follow, or of a given
@@ -139,26 +140,43 @@ def _direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
     return from_logits
 
 
-def log_prob(targets: Sequence[str | int]) -> Metric:
-    """Log-probability that the next token is one of `targets` (single tokens, as text or ids), in nats."""
-    wanted = [targets] if isinstance(targets, str | int) else list(targets)
+def log_prob(targets: Sequence[str | int], against: Sequence[str | int] = ()) -> Metric:
+    """Log-probability that the next token is one of `targets`, in nats; minus that of `against`, where given.
+
+    Any disturbance flattens the distribution, and so raises the probability of all rare words alike.
+    Where targets are rare, compare them with words that are as rare: then only the topic counts.
+
+    Args:
+        targets, against: single tokens, as text or ids.
+    """
+    wanted, others = _several(targets), _several(against)
     if not wanted:
         raise BadMetric(
             "log_prob got no targets; expected at least one token; give for example targets=[' wedding']"
         )
 
     def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
-        ids = torch.tensor(
-            sorted({scored.model.single_token(t) for t in wanted}), device=scored.model.device
-        )
+        ids, rest = (_ids(scored.model, tokens) for tokens in (wanted, others))
 
         def score(readout: Readout) -> Tensor:
             assert readout.logits is not None
-            return readout.logits[:, ids].logsumexp(dim=-1) - readout.logits.logsumexp(dim=-1)
+            reference = readout.logits[:, rest] if others else readout.logits
+            return readout.logits[:, ids].logsumexp(dim=-1) - reference.logsumexp(dim=-1)
 
         return score
 
-    return Metric("log_prob", "nats", prepare, options={"targets": wanted})
+    options = {"targets": wanted} | ({"against": others} if others else {})
+    return Metric("log_prob", "nats", prepare, options=options)
+
+
+def _several(tokens: Sequence[str | int]) -> list[str | int]:
+    return [tokens] if isinstance(tokens, str | int) else list(tokens)
+
+
+def _ids(model: Model, tokens: Sequence[str | int]) -> Int[Tensor, " token"]:
+    return torch.tensor(
+        sorted({model.single_token(t) for t in tokens}), dtype=torch.long, device=model.device
+    )
 
 
 def kl() -> Metric:

@@ -27,8 +27,7 @@ prompts = [
         "and his friend walked to the",
     )
 ]
-words = [" wedding", " bride", " ring", " dress", " church"]
-result = st.localize(model, injection, prompts, st.log_prob(words), controls=20)
+result = st.localize(model, injection, prompts, controls=20)
 effects = result.frames["effects"]
 print(effects[effects["significant"]].sort_values("effect", key=abs, ascending=False).head(10))  # noqa: T201
 

@@ -11,7 +11,9 @@ from typing import Any
 
 # No run reaches a network on its own; only a hub model that the user names does.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DISABLE_TELEMETRY", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 try:
     __version__ = version("steerscope")

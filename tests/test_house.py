@@ -90,6 +90,20 @@ def test_no_pickle_is_ever_loaded(path: Path) -> None:
         assert "weights_only=True" in call
 
 
+def test_no_file_names_the_machine_that_it_was_written_on() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listing = ["git", "ls-files", "-co", "--exclude-standard"]
+    files = subprocess.run(listing, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    here = re.compile(
+        "|".join(
+            rf"{re.escape(str(p))}\b" for p in (ROOT, Path.home()) if len(p.parts) > 1
+        ).encode()
+    )
+    paths = [ROOT / name for name in files.splitlines()]
+    assert [p.name for p in paths if p.is_file() and here.search(p.read_bytes())] == []
+
+
 def test_the_command_line_imports_nothing_heavy_for_its_help() -> None:
     code = (
         "import sys; from steerscope.cli import app; from typer.testing import CliRunner; "

@@ -1,5 +1,6 @@
 """`steerscope demo`: the carriers of " wedding" in an embedded story model."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -7,24 +8,27 @@ import typer
 
 LAYER = 0
 COEFFICIENT = 3.0
-TARGETS = (" wedding", " bride", " married", " ring", " dress", " church", " groom")
 
 
 def demo(
     out: Annotated[
-        Path, typer.Option(help="Folder to write to; a result in it is replaced.")
+        Path, typer.Option(help="Folder to write to; an older demo in it is replaced.")
     ] = Path("out/demo"),
     model: Annotated[str, typer.Option(help="A shipped story model.")] = "tinystories-2l",
     controls: Annotated[int, typer.Option(help="Random vectors that ride along.")] = 20,
     seed: Annotated[int, typer.Option(help="Of controls, resamples and completions.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace any result in the folder, not only an older demo.")
+    ] = False,
 ) -> None:
     """Localizes " wedding" on an embedded model and writes a report: the whole way, without a network."""
-    from steerscope.commands.finish import finish, hush
+    from steerscope.commands.finish import check_out, finish, hush
 
+    overwrite = overwrite or _is_demo(out)
+    check_out(out, overwrite)
     hush()
     from steerscope.analysis.attribution.localize import localize
     from steerscope.analysis.injection import Injection
-    from steerscope.analysis.metrics import log_prob
     from steerscope.analysis.prompts import make_prompts
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
     from steerscope.loader import load
@@ -34,7 +38,16 @@ def demo(
     texts = make_prompts(loaded, prompts("off_topic"), source="the demo's neutral story beginnings")
     injection = Injection(prompt_pair(loaded, " wedding", " ", LAYER), COEFFICIENT)
     finish(
-        localize(loaded, injection, texts, log_prob(TARGETS), controls=controls, seed=seed),
+        localize(loaded, injection, texts, controls=controls, seed=seed),
         out,
-        overwrite=True,
+        overwrite,
     )
+
+
+def _is_demo(out: Path) -> bool:
+    """Whether the result in `out` was made by this command: what nobody worked for may be replaced."""
+    try:
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and str(manifest.get("command")).startswith("steerscope demo")

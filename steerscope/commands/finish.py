@@ -1,4 +1,5 @@
-"""What every command does around an analysis: silence the libraries, then save, report and say what was found."""
+"""What every command does around an analysis: check the folder and silence the libraries before it, then save, report
+and say what was found."""
 
 import os
 import shlex
@@ -9,7 +10,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from steerscope.analysis.results import Result
+from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.results import Result, check_folder
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuses a folder that a result could not be saved to, before any work is done.
+
+    Raises:
+        OutputExists: it holds a result and `overwrite` is false, or it is a file.
+        BadArgument: it cannot be made or written to.
+    """
+    check_folder(out, overwrite)
+    above = out
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise BadArgument(
+            f"{str(out)!r} cannot be written: {str(above)!r} is {'read-only' if above.is_dir() else 'a file'}; "
+            "expected a folder that can be made; choose another --out"
+        )
 
 
 def hush() -> None:
@@ -21,16 +41,16 @@ def hush() -> None:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def finish(result: Result, out: Path, overwrite: bool) -> None:
-    """Saves the result with the command that made it, writes its report, and prints the findings."""
+def finish(result: Result, out: Path, overwrite: bool, page: bool = True) -> None:
+    """Saves the result with the command that made it, writes its report unless `page` is false, and prints the findings."""
     from steerscope.reports.report import report
     from steerscope.reports.words import headline
 
     command = shlex.join(["steerscope", *sys.argv[1:]])
     result = replace(result, manifest={**result.manifest, "command": command})
     result.save(out, overwrite=overwrite)
-    page = report(out)
+    written = f"Report: {report(out)}" if page else f"Tables: {out}"
     console = Console(soft_wrap=True)
     for sentence in headline(result):
         console.print(Text(sentence))
-    console.print(Text(f"Report: {page}"))
+    console.print(Text(written))

@@ -58,6 +58,10 @@ def localize(
             help='Tokens for log_prob, separated by commas; spaces count: " wedding, bride".'
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Tokens that log_prob compares the targets with, of like rarity."),
+    ] = None,
     continuation: Annotated[
         str | None, typer.Option(help="Text that perplexity is measured on, after each prompt.")
     ] = None,
@@ -81,16 +85,16 @@ def localize(
     selfcheck: Annotated[
         bool, typer.Option(help="Prove on load what the analysis relies on.")
     ] = True,
+    report: Annotated[bool, typer.Option(help="Write report.html beside the tables.")] = True,
 ) -> None:
     """Which heads and MLPs carry a steering vector: necessity and sufficiency of each, with controls."""
     # What needs no model is refused before one is loaded.
     from steerscope.analysis.injection import Injection
     from steerscope.analysis.prompts import read_prompts
-    from steerscope.analysis.results import check_folder
     from steerscope.analysis.vectors.vector import SteeringVector
-    from steerscope.commands.finish import finish, hush
+    from steerscope.commands.finish import check_out, finish, hush
 
-    check_folder(out, overwrite)
+    check_out(out, overwrite)
     if (plus is None) == (vector is None):
         raise BadVector(
             "got both or neither of --plus and --vector; expected one of them; give --plus TEXT or --vector FILE"
@@ -99,7 +103,7 @@ def localize(
         raise BadArgument(
             "no --layer given; expected the layer to record and inject at, counted from 0; add for example --layer 0"
         )
-    wanted = _metric(metric, targets, continuation)
+    wanted = _metric(metric, targets, against, continuation)
     texts = read_prompts(prompts)
     saved = None if vector is None else SteeringVector.load(vector)
     hush()
@@ -121,10 +125,10 @@ def localize(
         loaded, injection, given, wanted, controls=controls, matched=matched.value, level=level, alpha=alpha,
         completions=completions, seed=seed,
     )  # fmt: skip
-    finish(result, out, overwrite)
+    finish(result, out, overwrite, report)
 
 
-def _metric(name: str, targets: str | None, continuation: str | None) -> Any:
+def _metric(name: str, targets: str | None, against: str | None, continuation: str | None) -> Any:
     from steerscope.analysis.metrics import METRICS
 
     if name not in METRICS:
@@ -140,9 +144,15 @@ def _metric(name: str, targets: str | None, continuation: str | None) -> Any:
         raise BadMetric(
             f"metric {name} takes no --continuation; expected it with perplexity; leave it out"
         )
+    if against is not None and targets is None:
+        raise BadMetric("got --against without --targets; expected both; name the targets")
     if targets is not None:
-        return METRICS[name]([target for target in targets.split(",") if target])
+        return METRICS[name](_tokens(targets), _tokens(against or ""))
     return METRICS[name](continuation) if continuation is not None else METRICS[name]()
+
+
+def _tokens(text: str) -> list[str]:
+    return [token for token in text.split(",") if token]
 
 
 localize.__doc__ = (localize.__doc__ or "") + "\n" + EXAMPLE

@@ -73,6 +73,15 @@ def test_log_prob_is_that_of_any_of_the_targets(tiny: Model) -> None:
             assert found[row, prompt] == pytest.approx(expected.item(), abs=1e-4)
 
 
+def test_log_prob_against_other_words_is_the_difference_of_the_two(tiny: Model) -> None:
+    wanted, rest = [" wedding", " ship"], [" ring", " park"]
+    both, one, other = (
+        values(experiment(tiny, metric))
+        for metric in (log_prob(wanted, rest), log_prob(wanted), log_prob(rest))
+    )
+    torch.testing.assert_close(both, one - other, atol=1e-4, rtol=0)
+
+
 def test_logit_direction_of_the_full_injection_is_the_size_of_its_centred_change(
     tiny: Model,
 ) -> None:

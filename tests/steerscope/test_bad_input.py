@@ -83,6 +83,7 @@ COMMAND_LINE = [
     ({"--metric": "beauty"}, "unknown metric 'beauty'; expected one of logit_direction"),
     ({"--metric": "log_prob"}, "needs --targets"),
     ({"--targets": " ship"}, "takes no --targets"),
+    ({"--against": " ship"}, "--against without --targets"),
     ({"--metric": "log_prob", "--targets": " wedding cake"}, "is not a single token"),
     ({"--controls": "-1"}, "controls=-1"),
     ({"--level": "2"}, "level=2"),
@@ -90,6 +91,7 @@ COMMAND_LINE = [
     ({"--device": "teapot"}, "unknown device 'teapot'"),
     ({"--out": "{place}/done"}, "holds a result already"),
     ({"--out": "{place}/prompts.txt"}, "is a file, expected a folder"),
+    ({"--out": "{place}/prompts.txt/x"}, "cannot be written: .*prompts.txt' is a file"),
 ]
 
 

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,14 +14,19 @@ from steerscope import __version__, cli
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any connection is an error."""
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Any connection is an error, also one whose failure a library swallows."""
+    tried: list[object] = []
 
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("something tried to reach a network")
+    def refuse(*arguments: object, **__: object) -> None:
+        tried.append(arguments)
+        raise OSError("something tried to reach a network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    yield
+    assert not tried
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +65,22 @@ def test_a_run_writes_tables_manifest_and_report_and_names_its_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = localize(
-        monkeypatch, model, tmp_path, "--metric", "log_prob", "--targets", " wedding, bride"
+        monkeypatch,
+        model,
+        tmp_path,
+        "--metric",
+        "log_prob",
+        "--targets",
+        " wedding, bride",
+        "--against",
+        " ship",
     )
     effects = pd.read_parquet(out / "effects.parquet")
     manifest = json.loads((out / "manifest.json").read_text())
     assert len(effects) == 2 * 2 * 5
-    assert manifest["metric"]["targets"] == [" wedding", " bride"]
+    assert manifest["metric"]["targets"] == [" wedding", " bride"] and manifest["metric"][
+        "against"
+    ] == [" ship"]
     assert (
         manifest["command"].startswith("steerscope localize --model")
         and "' wedding, bride'" in manifest["command"]
@@ -84,6 +100,25 @@ def test_a_second_run_into_the_folder_refuses_and_overwrite_replaces_it(
     before = (out / "manifest.json").stat().st_mtime_ns
     localize(monkeypatch, model, tmp_path, "--overwrite", "--seed", 1)
     assert (out / "manifest.json").stat().st_mtime_ns > before
+
+
+def test_tables_alone_are_written_without_a_report(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = localize(monkeypatch, model, tmp_path, "--no-report")
+    assert (out / "effects.parquet").is_file() and not (out / "report.html").exists()
+    assert f"Tables: {out}" in capsys.readouterr().out
+
+
+def test_the_demo_replaces_no_result_but_its_own(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = localize(monkeypatch, model, tmp_path, "--no-report")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "demo", "--out", out)
+    assert stop.value.code == 2 and "holds a result already" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 @pytest.mark.parametrize("positions", ["last", "all", "middle", "2,-1"])
@@ -133,7 +168,7 @@ def test_the_demo_names_the_carriers_on_an_embedded_model(
     )  # replaces its own
     effects = pd.read_parquet(tmp_path / "demo" / "effects.parquet")
     assert effects["significant"].any() and (tmp_path / "demo" / "report.html").is_file()
-    assert "L0M" in capsys.readouterr().out
+    assert "heads and MLPs of tinystories-2l carry" in capsys.readouterr().out
 
 
 def test_models_and_version_are_listed(
