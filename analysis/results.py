@@ -240,8 +240,10 @@ class Result:
 def check_folder(folder: str | Path, overwrite: bool) -> None:
     """Refuses a folder that cannot be written to, before any work is done.
 
+    With `overwrite` a result may be replaced; a file that is no part of one never is.
+
     Raises:
-        OutputExists: there is a result and `overwrite` is false, or `folder` is a file.
+        OutputExists: there is a result and `overwrite` is false, or somebody else's file, or `folder` is a file.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -252,12 +254,30 @@ def check_folder(folder: str | Path, overwrite: bool) -> None:
         raise OutputExists(
             f"{str(folder)!r} holds a result already; choose another folder, or pass --overwrite (overwrite=True)"
         )
+    ours = {f"{name}.parquet" for frames in COLUMNS.values() for name in frames}
+    foreign = sorted(name for name in ours - _saved(folder) if (folder / name).exists())
+    if foreign:
+        raise OutputExists(
+            f"{str(folder)!r} holds {', '.join(foreign)}, which no saved result lists and this one would replace; "
+            "choose another folder, or move the file away"
+        )
+
+
+def _saved(folder: Path) -> set[str]:
+    """Names of the tables that the result in `folder` lists as its own."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return {f"{name}.parquet" for name in manifest["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _clear(folder: Path) -> None:
-    """Removes an old result; its manifest first, so that a crash in between leaves none over mixed files."""
-    for old in [folder / MANIFEST, *folder.glob("*.parquet"), folder / "report.html"]:
-        old.unlink(missing_ok=True)
+    """Removes an old result and nothing else; its manifest first, so that a crash leaves none over mixed files."""
+    old = _saved(folder)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in old:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _write(path: Path, write: Any) -> None:

@@ -33,6 +33,18 @@ def test_a_folder_with_a_result_is_not_overwritten_unasked(result: Result, tmp_p
     result.save(tmp_path, overwrite=True)
 
 
+def test_files_of_others_are_neither_removed_nor_replaced(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "mine.parquet").write_text("mine")
+    (tmp_path / "report.html").write_text("mine")
+    result.save(tmp_path)
+    result.save(tmp_path, overwrite=True)
+    assert {(tmp_path / name).read_text() for name in ("mine.parquet", "report.html")} == {"mine"}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "prompts.parquet").write_text("mine")
+    with pytest.raises(OutputExists, match="holds prompts.parquet, which no saved result lists"):
+        result.save(tmp_path / "other", overwrite=True)
+
+
 def test_a_changed_file_is_named(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path)
     (tmp_path / "effects.parquet").write_bytes(b"torn")
