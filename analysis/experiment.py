@@ -22,6 +22,7 @@ from .errors import BadArgument, BadInjection, BadPrompt
 from .injection import Injection, compose
 from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction
 from .models import Model
+from .nodes import Node
 from .prompts import Prompts, make_prompts
 
 Edits = tuple[tuple[Edit, ...], ...]  # by prompt
@@ -80,6 +81,12 @@ class Experiment:
     @property
     def _has_bos(self) -> bool:
         return self.model.bos is not None
+
+    @cached_property
+    def reachable(self) -> tuple[Node, ...]:
+        """The nodes that an injection can reach: those from its layer on."""
+        first = min(injection.site.layer for injection in self.injections)
+        return tuple(node for node in self.model.nodes if node.layer >= first)
 
     @property
     def reads(self) -> Reads:

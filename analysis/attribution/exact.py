@@ -64,8 +64,7 @@ class Effects:
 
 def effects(experiment: Experiment) -> Effects:
     """Steps 1 to 3, for the real vector and all controls."""
-    first = min(injection.site.layer for injection in experiment.injections)
-    nodes = tuple(node for node in experiment.model.nodes if node.layer >= first)
+    nodes = experiment.reachable
     to_clean = _patches(experiment, experiment.nothing, nodes)
     rows = [
         _one(experiment, vector, nodes, to_clean)
@@ -81,8 +80,7 @@ def together(
     experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]]
 ) -> Float[Values, "vector group prompt"]:
     """Step 4: effect of patching a group of nodes at once: (measure, nodes), for every vector."""
-    first = min(injection.site.layer for injection in experiment.injections)
-    nodes = tuple(node for node in experiment.model.nodes if node.layer >= first)
+    nodes = experiment.reachable
     to_clean = _patches(experiment, experiment.nothing, nodes)
     prompts = range(len(experiment.prompts))
     found = []
@@ -120,8 +118,7 @@ def together(
 
 def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
     """What must hold exactly, checked on this very run: against plain passes, and all nodes at once."""
-    first = min(injection.site.layer for injection in experiment.injections)
-    nodes = tuple(node for node in experiment.model.nodes if node.layer >= first)
+    nodes = experiment.reachable
     to_clean = _patches(experiment, experiment.nothing, nodes)
     edits = experiment.edits(0)
     to_steered = _patches(experiment, edits, nodes)
