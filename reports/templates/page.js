@@ -58,5 +58,13 @@ window.addEventListener("beforeprint", () => {
   closed = [...document.querySelectorAll("details:not([open])")];
   closed.forEach((details) => { details.open = true; });
   paint("light");
+  fit(640); // a sheet of paper is narrower than a screen
 });
-window.addEventListener("afterprint", () => closed.forEach((details) => { details.open = false; }));
+window.addEventListener("afterprint", () => {
+  closed.forEach((details) => { details.open = false; });
+  fit(null);
+});
+
+function fit(width) {
+  document.querySelectorAll(".chart").forEach((chart) => chart.data && Plotly.relayout(chart, { width, autosize: width === null }));
+}
