@@ -10,7 +10,7 @@ import pytest
 import typer
 
 import steerscope
-from steerscope.analysis.results import COLUMNS
+from steerscope.analysis.columns import COLUMNS
 from steerscope.cli import app
 
 ROOT = Path(__file__).parents[1]

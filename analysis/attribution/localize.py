@@ -56,7 +56,7 @@ def localize(
         budget: bytes that the engine may take; worked out by default.
 
     Returns:
-        a `Result` of kind "localize"; frames and columns as in `results.COLUMNS["localize"]`.
+        a `Result` of kind "localize"; frames and columns as in `columns.COLUMNS["localize"]`.
     """
     given = (injections,) if isinstance(injections, Injection) else tuple(injections)
     texts = make_prompts(model, prompts)

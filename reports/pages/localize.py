@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from steerscope.analysis.results import COLUMNS, Result
+from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.results import Result
 from steerscope.reports import words
 from steerscope.reports.figures.disturbance import disturbance
 from steerscope.reports.figures.heatmap import heatmap

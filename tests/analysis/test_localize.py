@@ -9,6 +9,7 @@ import torch
 
 from steerscope.analysis.attribution.exact import MEASURES, effects
 from steerscope.analysis.attribution.localize import localize
+from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.edits import Edit
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.experiment import Experiment
@@ -17,7 +18,7 @@ from steerscope.analysis.metrics import kl, log_prob
 from steerscope.analysis.models import Model
 from steerscope.analysis.plain import plain_hooks, plain_logits
 from steerscope.analysis.prompts import make_prompts
-from steerscope.analysis.results import COLUMNS, Result
+from steerscope.analysis.results import Result
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 

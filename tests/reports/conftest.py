@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerscope.analysis.results import COLUMNS, Result
+from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.results import Result
 
 Maker = Callable[..., Result]
 

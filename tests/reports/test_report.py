@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import DamagedRun
-from steerscope.analysis.results import COLUMNS, Result
+from steerscope.analysis.results import Result
 from steerscope.reports.page import render
 from steerscope.reports.pages.localize import localize_page
 from steerscope.reports.report import report
