@@ -10,6 +10,7 @@
     ├── BadMetric               an unknown metric, or targets that do not fit the tokenizer
     ├── BadCorpus               a training text that cannot be used
     ├── BadArgument             any other argument out of its range
+    ├── DiskFull                no room left for what was computed; what is written stays good
     ├── OutputExists            a folder with results in it, without permission to overwrite
     ├── DamagedRun              a saved result that cannot be read back whole
     └── BrokenInvariant         something that must hold exactly did not: a bug here or in a library
@@ -56,6 +57,10 @@ class BadCorpus(SteerscopeError):
 
 class BadArgument(SteerscopeError):
     """Any other argument out of its range."""
+
+
+class DiskFull(SteerscopeError):
+    """No room left for what was computed; what is written stays good."""
 
 
 class OutputExists(SteerscopeError):

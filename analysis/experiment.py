@@ -181,28 +181,7 @@ class Experiment:
     def outputs(self, edits: Edits) -> Outputs:
         """Final states of all prompts under edits, at the scored positions."""
         variants = [Variant(prompt, tuple(edits[prompt])) for prompt in range(len(self.prompts))]
-        if self.model.softcap:
-            return Outputs(None, self._flat(variants, "logits"))
-        hidden = self._flat(variants, "hidden")
-        return Outputs(hidden, self.model.bridge.unembed(hidden[None])[0].detach())
-
-    def _flat(self, variants: list[Variant], reads: Reads) -> Tensor:
-        """What is read, of all prompts in order; rows of different lengths, so each is kept whole."""
-        widest = max(map(len, self.scored_positions.positions))
-
-        def rows(readout: Readout) -> Tensor:
-            values = readout.logits if reads == "logits" else readout.hidden
-            assert values is not None
-            counts = [len(self.scored_positions.positions[v.prompt]) for v in readout.variants]
-            parts = torch.split(values, counts)
-            return torch.stack(
-                [torch.nn.functional.pad(p, (0, 0, 0, widest - len(p))) for p in parts]
-            )
-
-        padded = self._measure(variants, rows, reads)
-        return torch.cat(
-            [padded[v.prompt, : len(self.scored_positions.positions[v.prompt])] for v in variants]
-        )
+        return self.scored_positions.outputs(variants, budget=self.budget)
 
     def _measure(
         self,

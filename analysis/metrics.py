@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .engine import Readout, Reads
+from .edits import Variant
+from .engine import Readout, Reads, measure
 from .errors import BadMetric
 from .models import Model
 from .prompts import Prompts
@@ -66,6 +67,47 @@ class Scored:
             for position in row
         ]
         return torch.tensor(tokens, device=self.model.device)
+
+    def outputs(
+        self,
+        variants: Sequence[Variant],
+        prompts: Sequence[Sequence[int]] | None = None,
+        **options: Any,
+    ) -> "Outputs":
+        """Final states of the prompts, one variant each in their order, at the scored positions.
+
+        Args:
+            prompts: token ids to run on; the prompts with their continuations by default.
+            options: of `engine.measure`: budget, what.
+        """
+        reads: Reads = "logits" if self.model.softcap else "hidden"
+        counts = [len(positions) for positions in self.positions]
+
+        def rows(readout: Readout) -> Tensor:
+            values = readout.logits if reads == "logits" else readout.hidden
+            assert values is not None
+            parts = torch.split(values, [counts[v.prompt] for v in readout.variants])
+            return torch.stack(
+                [torch.nn.functional.pad(p, (0, 0, 0, max(counts) - len(p))) for p in parts]
+            )
+
+        run_on = self.prompts.full if prompts is None else prompts
+        padded = measure(self.model, run_on, variants, self.positions, rows, reads=reads, **options)
+        flat = torch.cat([padded[v.prompt, : counts[v.prompt]] for v in variants])
+        if reads == "logits":
+            return Outputs(None, flat)
+        return Outputs(flat, self.model.bridge.unembed(flat[None])[0].detach())
+
+    def readout(self, outputs: "Outputs") -> Readout:
+        """Outputs of all prompts as if they had just been read: what a score can be taken of."""
+        counts = torch.tensor([len(positions) for positions in self.positions])
+        position = torch.tensor([p for positions in self.positions for p in positions])
+        row = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        device = self.model.device
+        variants = [Variant(prompt) for prompt in range(len(self.positions))]
+        return Readout(
+            variants, row.to(device), position.to(device), outputs.logits, outputs.hidden
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,18 +45,8 @@ def prompt_pair(
     if site not in RECORDED:
         raise BadNode(f"a vector cannot be recorded at {site!r}; expected {', '.join(RECORDED)}")
     place = model.check(Site(site, layer, head if site in PER_HEAD or head is None else head))
-    first, second = _ids(model, plus), _ids(model, minus)
-    length = max(len(first), len(second))
-    if length == 0:
-        raise BadVector(
-            f"plus {plus!r} and minus {minus!r} are both empty; expected some text in one of them"
-        )
-    first, second = (
-        ids + [_pad(model, pad)] * (length - len(ids)) if len(ids) < length else ids
-        for ids in (first, second)
-    )
-    start = [] if model.bos is None else [model.bos]
-    a, b = record(model, [start + first, start + second], place)
+    first, second = paired(model, plus, minus, pad)
+    a, b = record(model, [first, second], place)
     if (a == b).all():
         raise BadVector(
             f"plus {plus!r} and minus {minus!r} give the same activations at {place}; expected different prompts"
@@ -67,6 +57,31 @@ def prompt_pair(
         "minus": minus if isinstance(minus, str) else list(minus),
     }
     return SteeringVector(a - b, place, source | {"pad": pad, "layer": layer, "model": model.name})
+
+
+def paired(
+    model: Model,
+    plus: str | Sequence[int],
+    minus: str | Sequence[int],
+    pad: str | int = " ",
+) -> tuple[list[int], list[int]]:
+    """Token ids of both prompts, BOS included, the shorter one padded on the right.
+
+    Raises:
+        BadVector: both are empty, or the padding is not a single token.
+    """
+    first, second = _ids(model, plus), _ids(model, minus)
+    length = max(len(first), len(second))
+    if length == 0:
+        raise BadVector(
+            f"plus {plus!r} and minus {minus!r} are both empty; expected some text in one of them"
+        )
+    start = [] if model.bos is None else [model.bos]
+    first, second = (
+        ids + [_pad(model, pad)] * (length - len(ids)) if len(ids) < length else ids
+        for ids in (first, second)
+    )
+    return start + first, start + second
 
 
 def _ids(model: Model, prompt: str | Sequence[int]) -> list[int]:

@@ -1,0 +1,247 @@
+"""What a trial adds to a unit, for every vector: the four modes, and the control.
+
+Adding one vector of the stream to different heads of a layer is the same edit, since they write into
+one stream. So a sweep says which of these it means:
+
+- own: every unit gets its own activation difference between the plus and the minus prompt, a head in
+  `z`, an MLP in its output: the activation addition restricted to that unit.
+- through: a head gets the `z` whose image under its output matrix is closest to the vector (least
+  squares), an MLP the vector itself.
+- shared: the vector is added to the stream where the unit writes; the heads of a layer are one unit.
+- given: a dictionary from units to vectors.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from steerscope.analysis.edits import Variant
+from steerscope.analysis.engine import run
+from steerscope.analysis.errors import BadVector
+from steerscope.analysis.models import Model
+from steerscope.analysis.nodes import Node, parse_site
+from steerscope.analysis.positions import Positions
+from steerscope.analysis.vectors.prompt_pair import paired
+from steerscope.analysis.vectors.random import random_like
+from steerscope.analysis.vectors.vector import SteeringVector
+
+from .units import Unit
+
+MODES = ("own", "through", "shared", "given")
+Given = Mapping[str | Node, SteeringVector | Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Additions:
+    """For every vector, what each unit gets, and the whole injection that these are parts of.
+
+    Attributes:
+        parts: by vector and unit, at the unit's site; one row, or a row for each injected position.
+        whole: by vector, what the fully steered run injects.
+        writers: by unit, the head's output matrix `[d_head, d_model]`; None where the site is the stream.
+    """
+
+    units: tuple[Unit, ...]
+    parts: tuple[tuple[SteeringVector, ...], ...]
+    whole: tuple[tuple[SteeringVector, ...], ...]
+    writers: tuple[Float[Tensor, "d_head d_model"] | None, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.parts[0][0].rows
+
+    def control(self, vector: int, unit: int, seed: int) -> SteeringVector:
+        """A random vector that writes as much into the stream as the real one, row by row."""
+        real = self.parts[vector][unit]
+        drawn = random_like(real, seed)
+        image, wanted = (
+            self.image(unit, v.values).norm(dim=-1, keepdim=True) for v in (drawn, real)
+        )
+        values = drawn.values.double() * wanted / image.clamp_min(1e-30)
+        return replace(drawn, values=values.float())
+
+    def image(self, unit: int, values: Tensor) -> Float[Tensor, "row d_model"]:
+        """What an addition at the unit's site adds to the stream (before a norm after the node, if any)."""
+        writer = self.writers[unit]
+        return values.double() if writer is None else values.double() @ writer.double()
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over all sites and values."""
+        digest = hashlib.sha256()
+        for vector in (v for group in (*self.parts, *self.whole) for v in group):
+            digest.update(str(vector.site).encode() + vector.values.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What the manifest says of each vector."""
+        return [
+            {**group[0].describe(), "whole": [str(v.site) for v in group]} for group in self.whole
+        ]  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file."""
+        tensors, about = {}, {}
+        for kind, groups in (("part", self.parts), ("whole", self.whole)):
+            for v, group in enumerate(groups):
+                for i, vector in enumerate(group):
+                    key = f"{kind}.{v}.{i}"
+                    tensors[key] = vector.values.contiguous()
+                    about[key] = {"site": str(vector.site), "source": dict(vector.source)}
+        units = [[u.name, u.kind, str(u.site)] for u in self.units]
+        for i, writer in enumerate(self.writers):
+            if writer is not None:
+                tensors[f"writer.{i}"] = writer.contiguous()
+        save_file(
+            tensors, str(path), metadata={"about": json.dumps(about), "units": json.dumps(units)}
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "Additions":
+        """Reads what `save` wrote."""
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata()
+            about, names = json.loads(metadata["about"]), json.loads(metadata["units"])
+            found = {key: file.get_tensor(key) for key in file.keys()}
+        groups: dict[str, dict[int, list[SteeringVector]]] = {"part": {}, "whole": {}}
+        for key in sorted(about, key=lambda key: [int(part) for part in key.split(".")[1:]]):
+            kind, vector, _ = key.split(".")
+            site, source = parse_site(about[key]["site"]), about[key]["source"]
+            groups[kind].setdefault(int(vector), []).append(
+                SteeringVector(found[key], site, source)
+            )
+        units = tuple(Unit(name, kind, parse_site(site)) for name, kind, site in names)
+        parts, whole = (tuple(map(tuple, groups[kind].values())) for kind in ("part", "whole"))
+        return cls(units, parts, whole, tuple(found.get(f"writer.{i}") for i in range(len(units))))
+
+
+def additions(
+    model: Model,
+    mode: str,
+    vectors: Sequence[SteeringVector | Given],
+    chosen: Sequence[Unit],
+    place: Positions,
+) -> Additions:
+    """What every unit gets of every vector in a mode.
+
+    Args:
+        vectors: steering vectors at `resid_pre` (mode own: made from a prompt pair); in mode given,
+            dictionaries from nodes (`L3H1`, `L3M`) to vectors, all of the same nodes.
+        place: where they go; positions last and all take the last row of a vector of several.
+
+    Raises:
+        BadVector: a vector that does not fit the mode.
+    """
+    if mode not in MODES:
+        raise BadVector(f"unknown mode {mode!r}; expected one of {', '.join(MODES)}; choose one")
+    wrong = [v for v in vectors if isinstance(v, SteeringVector) == (mode == "given")]
+    if wrong or not vectors:
+        expected = "dictionaries from nodes to vectors" if mode == "given" else "steering vectors"
+        raise BadVector(f"mode {mode} got {type(wrong[0]).__name__ if wrong else 'no vector'}; expected {expected}; or choose another mode")  # fmt: skip
+    parts, whole = [], []
+    for vector in vectors:
+        if isinstance(vector, SteeringVector):
+            full = _rows(vector, place)
+            _check_stream(model, full)
+            row = {"own": _own, "through": _through, "shared": _shared}[mode](model, full, chosen)  # fmt: skip
+            whole.append((full,))
+        else:
+            row = _given(vector, chosen, place)
+            whole.append(row)
+        parts.append(tuple(row))
+    if len({v.rows for group in (*parts, *whole) for v in group}) > 1:
+        raise BadVector("the vectors have different numbers of rows; expected the same; give prompts of equal length, or use positions all")  # fmt: skip
+    return Additions(tuple(chosen), tuple(parts), tuple(whole), tuple(_writer(model, u) for u in chosen))  # fmt: skip
+
+
+def _rows(vector: SteeringVector, place: Positions) -> SteeringVector:
+    """Positions that repeat one row take that of the last token; indices leave the zero row for BOS out."""
+    if place.repeats:
+        return vector.row(-1)
+    return vector if place.place in ("front", "middle", "back") else vector.body
+
+
+def _check_stream(model: Model, vector: SteeringVector) -> None:
+    model.check(vector.site)
+    if vector.site.name != "resid_pre" or vector.values.shape[1] != model.d_model:
+        raise BadVector(
+            f"a vector at {vector.site} of width {vector.values.shape[1]}; expected one at resid_pre of width {model.d_model}; "
+            "record it at resid_pre, or give each node its own (mode given)"
+        )
+
+
+def _own(
+    model: Model, vector: SteeringVector, chosen: Sequence[Unit]
+) -> tuple[SteeringVector, ...]:
+    """Every unit's own activation difference, from one pass over both prompts."""
+    source = vector.source
+    if "plus" not in source or "minus" not in source:
+        raise BadVector(
+            f"mode own needs the plus and minus prompts of ({vector.label}), and this vector has none; expected one made "
+            "from a prompt pair; use --plus and --minus (steering_vector), or mode through or shared"
+        )
+    pair = paired(model, source["plus"], source["minus"], source.get("pad", " "))
+    sites = sorted({(unit.site.name, unit.layer) for unit in chosen})
+    found: dict[str, list[Tensor]] = {}
+    for chunk, readout in run(model, pair, [Variant(0), Variant(1)], reads="none", sites=sites):
+        for unit in chosen:
+            x = readout.activations[unit.site.name, unit.layer]
+            x = x if unit.site.head is None else x[:, :, unit.site.head]
+            rows = found.setdefault(unit.name, [torch.empty(0)] * 2)
+            for row, index in enumerate(chunk):
+                rows[index] = x[row].float().cpu()
+    parts = []
+    for unit in chosen:
+        plus, minus = found[unit.name]
+        difference = plus - minus
+        kept = difference[-vector.rows :]  # the rows that the whole vector keeps
+        parts.append(SteeringVector(kept, unit.site, {**source, "recipe": "own difference"}))
+    return tuple(parts)
+
+
+def _through(
+    model: Model, vector: SteeringVector, chosen: Sequence[Unit]
+) -> tuple[SteeringVector, ...]:
+    parts = []
+    for unit in chosen:
+        writer, values = _writer(model, unit), vector.values
+        if writer is not None:
+            solution = torch.linalg.lstsq(writer.double().T, values.double().T, driver="gelsd")
+            values = solution.solution.T.float()
+        parts.append(
+            SteeringVector(values, unit.site, {**vector.source, "recipe": "pushed through"})
+        )
+    return tuple(parts)
+
+
+def _shared(
+    model: Model, vector: SteeringVector, chosen: Sequence[Unit]
+) -> tuple[SteeringVector, ...]:
+    return tuple(SteeringVector(vector.values, unit.site, vector.source) for unit in chosen)
+
+
+def _given(vectors: Given, chosen: Sequence[Unit], place: Positions) -> tuple[SteeringVector, ...]:
+    named = {str(node): vector for node, vector in vectors.items()}
+    parts = []
+    for unit in chosen:
+        value = named[unit.name]
+        vector = value if isinstance(value, SteeringVector) else SteeringVector(value, unit.site, {"recipe": "given"})  # fmt: skip
+        parts.append(replace(_rows(vector, place), site=unit.site))
+    return tuple(parts)
+
+
+def _writer(model: Model, unit: Unit) -> Tensor | None:
+    if unit.site.name != "z":
+        return None
+    matrix = model.bridge.blocks[unit.layer].attn.W_O[unit.site.head]
+    return matrix.detach().float().cpu().clone()  # type: ignore[no-any-return]

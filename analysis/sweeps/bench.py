@@ -1,0 +1,280 @@
+"""`Bench`: a sweep's work with its model: edited passes in, a table of rows out.
+
+1. Which trials: the design says it of each number.
+2. The clean and the fully steered run of each visit, once.
+3. All trials of the block in one call of the engine; a few numbers of each.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerscope.analysis.edits import Edit, Variant
+from steerscope.analysis.engine import Readout, Reads, measure, run
+from steerscope.analysis.errors import BrokenInvariant
+from steerscope.analysis.metrics import METRICS, Metric, Scored
+from steerscope.analysis.models import Model
+from steerscope.analysis.plain import plain_logits
+from steerscope.analysis.prompts import Prompts
+from steerscope.analysis.vectors.vector import SteeringVector
+
+from .design import Trial
+from .numbers import Numbers
+from .work import Answer, Block, Work
+
+TOLERANCE = 1e-3  # nats: engine against plain passes, in the run's own check
+
+SCHEMA = pa.schema([
+    ("trial", pa.int64()), ("visit", pa.int32()), ("prompt", pa.int32()), ("nodes", pa.list_(pa.string())),
+    ("k", pa.int16()), ("design", pa.string()), ("antithetic", pa.bool_()), ("mode", pa.string()),
+    ("vector", pa.int16()), ("drawn", pa.list_(pa.int16())), ("control", pa.int16()), ("coefficient", pa.float64()),
+    ("effect", pa.float32()), ("kl", pa.float32()), ("perplexity", pa.float32()), ("entropy", pa.float32()),
+    ("norm", pa.float32()), ("clean_perplexity", pa.float32()), ("clean_entropy", pa.float32()),
+    ("steered_effect", pa.float32()), ("steered_kl", pa.float32()), ("steered_perplexity", pa.float32()),
+])  # fmt: skip
+
+
+_KEPT: dict[str, "Bench"] = {}  # the one of this process
+
+
+def answer(work: Work, block: Block) -> Answer:
+    """Runs a block: what executors do, wherever they are."""
+    return bench(work).answer(block)
+
+
+def bench(work: Work, model: Model | None = None) -> "Bench":
+    """The bench of a work in this process, which loads the model once; `model` where it is there already.
+
+    Raises:
+        BrokenInvariant: the model that was loaded is not the run's.
+    """
+    if work.key not in _KEPT:
+        _KEPT.clear()
+        _KEPT[work.key] = Bench(work, model or _load(work))
+    return _KEPT[work.key]
+
+
+def _load(work: Work) -> Model:
+    assert work.loader is not None
+    model = work.loader()
+    if model.weights_hash != work.weights_hash:
+        raise BrokenInvariant(
+            f"a worker loaded {model.name} with weights {model.weights_hash[:12]}, the run has {work.weights_hash[:12]}; "
+            "expected the same model on every machine; give a path or a name that is the same everywhere"
+        )
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class _Visits:
+    """The visits of a block: their prompts, what they read, their clean and their fully steered numbers."""
+
+    slots: dict[int, int]
+    ids: list[tuple[int, ...]]
+    scored: Scored
+    scores: "Numbers"
+    clean: Float[Tensor, "visit number"]
+    steered: Float[Tensor, "visit number"]
+    norms: Float[Tensor, "visit layer"]
+
+
+class Bench:
+    """A work with its model, and what is worth keeping between blocks."""
+
+    def __init__(self, work: Work, model: Model) -> None:
+        self.work, self.model = work, model
+        self.metric: Metric = METRICS[work.metric[0]](**work.metric[1])
+        self.reads: Reads = "logits" if model.softcap else "hidden"
+        self._edits: dict[Any, Edit] = {}
+        self._norms: dict[tuple[int, ...], Tensor] = {}
+        self._part = lru_cache(maxsize=4096)(self._make_part)
+        self._images = lru_cache(maxsize=64)(self._make_images)
+
+    @torch.no_grad()
+    def answer(self, block: Block) -> Answer:
+        """Runs a block."""
+        start = time.perf_counter()
+        trials = [
+            self.work.design.trial(i, self.work.additions.units)
+            for i in range(block.start, block.stop)
+        ]
+        visits = self._visits(trials, block.prompts)
+        variants = [
+            Variant(visits.slots[t.visit], self.edits(t, visits.ids[visits.slots[t.visit]]))
+            for t in trials
+        ]
+        values = self._measure(visits, variants)
+        table = self._table(trials, visits, values)
+        seconds = time.perf_counter() - start
+        return Answer(block.index, table, {"forward": seconds - visits.scores.seconds, "metrics": visits.scores.seconds})  # fmt: skip
+
+    # Runs.
+
+    def _visits(self, trials: Sequence[Trial], prompts: Mapping[int, tuple[int, ...]]) -> _Visits:
+        design = self.work.design
+        numbers = list(dict.fromkeys(t.visit for t in trials))
+        about = [design.of_visit(visit) for visit in numbers]
+        full = [prompts[prompt] for prompt, _, _ in about]
+        ids = [row[:-1] for row in full]
+        given = Prompts(tuple(ids), ("",) * len(ids), continuations=tuple(row[-1:] for row in full))
+        scored = Scored(self.model, given, tuple(self.work.positions(len(row)) for row in full))
+        options = {"prompts": ids, "budget": self.work.budget}
+        clean = scored.outputs([Variant(slot) for slot in range(len(ids))], **options)
+        whole = [
+            Variant(slot, self._whole(vector, coefficient, ids[slot]))
+            for slot, (_, vector, coefficient) in enumerate(about)
+        ]
+        steered = scored.outputs(whole, **options)
+        scores = Numbers(self.model, scored, self.metric.prepare(scored, clean, steered), clean)
+        rows = [scores(scored.readout(outputs)) for outputs in (clean, steered)]
+        norms = torch.stack(self._stream_norms(ids))
+        return _Visits({v: s for s, v in enumerate(numbers)}, ids, scored, scores, *rows, norms)
+
+    def _measure(
+        self, visits: _Visits, variants: Sequence[Variant]
+    ) -> Float[Tensor, "trial number"]:
+        return measure(
+            self.model, visits.ids, variants, visits.scored.positions, visits.scores,
+            reads=self.reads, budget=self.work.budget,
+        )  # fmt: skip
+
+    def _whole(
+        self, vector: int | None, coefficient: float, ids: tuple[int, ...]
+    ) -> tuple[Edit, ...]:
+        """The whole injection; with mixed vectors the mean of all."""
+        whole = self.work.additions.whole
+        if vector is not None:
+            return tuple(self._edit(part, coefficient, ids) for part in whole[vector])
+        return tuple(self._edit(part, coefficient / len(whole), ids) for group in whole for part in group)  # fmt: skip
+
+    def edits(self, trial: Trial, ids: tuple[int, ...]) -> tuple[Edit, ...]:
+        """The edits of a trial on a prompt; the same ones for like trials, so that the engine shares their work."""
+        if len(self._edits) > 20_000:
+            self._edits.clear()
+        found = []
+        for unit, vector in zip(trial.units, trial.vectors, strict=True):
+            key = (unit, vector, trial.control, trial.coefficient, len(ids))
+            if key not in self._edits:
+                part = self._part(vector, unit, trial.control)
+                self._edits[key] = self._edit(part, trial.coefficient, ids)
+            found.append(self._edits[key])
+        return tuple(found)
+
+    def _edit(self, part: SteeringVector, coefficient: float, ids: tuple[int, ...]) -> Edit:
+        value = (coefficient * part.values).to(self.model.device)
+        return Edit(part.site, "add", value, self.work.injected(len(ids) + 1))
+
+    def _make_part(self, vector: int, unit: int, control: int) -> SteeringVector:
+        if control < 0:
+            return self.work.additions.parts[vector][unit]
+        state = np.random.SeedSequence([self.work.design.seed, control, vector, unit])
+        return self.work.additions.control(vector, unit, int(state.generate_state(1)[0]))
+
+    # Norms.
+
+    def _make_images(self, vector: int, control: int) -> Float[Tensor, "unit image"]:
+        """What each unit's addition writes into the stream, rows flattened."""
+        additions = self.work.additions
+        parts = (self._make_part(vector, unit, control) for unit in range(len(additions.units)))
+        return torch.stack([additions.image(u, p.values).flatten() for u, p in enumerate(parts)]).float()  # fmt: skip
+
+    def _stream_norms(self, prompts: Sequence[tuple[int, ...]]) -> list[Float[Tensor, " layer"]]:
+        """The clean stream's norm at every layer, root mean square over the injected positions."""
+        if len(self._norms) > 10_000:
+            self._norms.clear()
+        new = [ids for ids in dict.fromkeys(prompts) if ids not in self._norms]
+        sites = [("resid_pre", layer) for layer in range(self.model.n_layers)]
+        variants = [Variant(index) for index in range(len(new))]
+        if new:
+            for chunk, readout in run(self.model, new, variants, reads="none", sites=sites, budget=self.work.budget):  # fmt: skip
+                for row, index in enumerate(chunk):
+                    at = list(self.work.injected(len(new[index]) + 1))
+                    squares = [readout.activations[site][row, at].float().square().sum(-1).mean() for site in sites]  # fmt: skip
+                    self._norms[new[index]] = torch.stack(squares).sqrt().cpu()
+        return [self._norms[ids] for ids in prompts]
+
+    def _written(self, trials: Sequence[Trial], visits: _Visits) -> Float[Tensor, " trial"]:
+        """Norm of the sum of what the units of each trial write, each relative to the stream of its layer."""
+        units, rows = self.work.additions.units, self.work.additions.rows
+        weights: dict[tuple[int, int], Tensor] = {}
+        for row, t in enumerate(trials):
+            norms = visits.norms[visits.slots[t.visit]]
+            for unit, vector in zip(t.units, t.vectors, strict=True):
+                of = weights.setdefault((vector, t.control), torch.zeros(len(trials), len(units)))
+                of[row, unit] = t.coefficient / float(norms[units[unit].layer])
+        if not weights:
+            return torch.zeros(len(trials))
+        written = sum(w @ self._images(*which) for which, w in weights.items())
+        assert isinstance(written, Tensor)
+        return written.norm(dim=-1) / rows**0.5
+
+    # Rows.
+
+    def _table(self, trials: Sequence[Trial], visits: _Visits, values: Tensor) -> pa.Table:
+        slot = [visits.slots[t.visit] for t in trials]
+        values, clean, steered = (x.cpu().numpy() for x in (values, visits.clean[slot], visits.steered[slot]))  # fmt: skip
+        effect, kl, loss, entropy = values.T
+        names = [unit.name for unit in self.work.additions.units]
+        columns: dict[str, Any] = {
+            "trial": [t.index for t in trials],
+            "visit": [t.visit for t in trials],
+            "prompt": [self.work.design.of_visit(t.visit)[0] for t in trials],
+            "nodes": [[names[unit] for unit in t.units] for t in trials],
+            "k": [len(t.units) for t in trials],
+            "design": [t.kind for t in trials],
+            "antithetic": [t.antithetic for t in trials],
+            "mode": [self.work.mode] * len(trials),
+            "vector": [None if t.mixed else t.vectors[0] for t in trials],
+            "drawn": [list(t.vectors) if t.mixed else None for t in trials],
+            "control": [t.control for t in trials],
+            "coefficient": [t.coefficient for t in trials],
+            "effect": effect - clean[:, 0],
+            "kl": kl,
+            "perplexity": np.exp(loss),
+            "entropy": entropy,
+            "norm": self._written(trials, visits).numpy(),
+            "clean_perplexity": np.exp(clean[:, 2]),
+            "clean_entropy": clean[:, 3],
+            "steered_effect": steered[:, 0] - clean[:, 0],
+            "steered_kl": steered[:, 1],
+            "steered_perplexity": np.exp(steered[:, 2]),
+        }
+        arrays = [pa.array(columns[field.name]).cast(field.type) if isinstance(columns[field.name], np.ndarray)
+                  else pa.array(columns[field.name], type=field.type) for field in SCHEMA]  # fmt: skip
+        return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+    @torch.no_grad()
+    def check(self, block: Block, trials: int = 6) -> dict[str, Any]:
+        """The largest difference between the engine and plain passes, over some trials of a block.
+
+        Raises:
+            BrokenInvariant: it is too large for the numbers to be trusted.
+        """
+        spread = np.unique(np.linspace(block.start, block.stop - 1, trials).round().astype(int))
+        chosen = [self.work.design.trial(int(i), self.work.additions.units) for i in spread]
+        visits = self._visits(chosen, block.prompts)
+        variants = [Variant(visits.slots[t.visit], self.edits(t, visits.ids[visits.slots[t.visit]])) for t in chosen]  # fmt: skip
+        expected = self._measure(visits, variants)
+        worst = 0.0
+        for row, variant in enumerate(variants):
+            logits = plain_logits(self.model, visits.ids[variant.prompt], variant.edits)
+            positions = visits.scored.positions[variant.prompt]
+            readout = Readout(
+                [variant], torch.zeros(len(positions), dtype=torch.long, device=logits.device),
+                torch.tensor(positions, device=logits.device), logits[list(positions)], None,
+            )  # fmt: skip
+            worst = max(worst, float((visits.scores.of_logits(readout) - expected[row, 1:]).abs().max()))  # fmt: skip
+        if not worst <= TOLERANCE:
+            raise BrokenInvariant(
+                f"the engine and plain passes of {self.model.name} differ by {worst:.1e} nats; expected at most {TOLERANCE:g}; "
+                "please report this model"
+            )
+        return {"name": f"engine against plain passes, {len(chosen)} trials (nats)", "value": worst, "limit": TOLERANCE, "passed": True}  # fmt: skip

@@ -1,0 +1,170 @@
+"""`sweep` and `resume`: what the plan wants minus what the store has, block by block."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from steerscope.analysis.errors import BadArgument, OutputExists
+from steerscope.analysis.models import Model
+from steerscope.analysis.results import Result
+
+from .bench import answer, bench
+from .executors import Executor, Processes, Ray, local
+from .plan import Loader, Plan, plan, reopen
+from .store import Store
+from .summary import summarize
+from .work import Answer, Block
+
+LOG = "log.jsonl"
+
+
+@dataclass
+class Session:
+    """What one session of a run did, for the log: trials, seconds, and where they went."""
+
+    executor: str
+    trials: int = 0
+    seconds: float = 0.0
+    forward: float = 0.0
+    metrics: float = 0.0
+    writing: float = 0.0
+    damaged: tuple[str, ...] = ()
+    check: Mapping[str, Any] | None = None
+
+    def add(self, answer: Answer) -> None:
+        self.trials += answer.table.num_rows
+        self.forward += answer.seconds["forward"]
+        self.metrics += answer.seconds["metrics"]
+
+
+def sweep(
+    model: Model,
+    vectors: Any,
+    prompts: Any,
+    out: str | Path,
+    *,
+    executor: Executor[Block, Answer] = local,
+    level: float = 0.95,
+    alpha: float = 0.05,
+    **options: Any,
+) -> Result:
+    """Injects parts of a steering vector into random nodes, trial by trial, and estimates what each node does.
+
+    The rows go to `out/trials` as they are made; the same call goes on with a run that was stopped.
+
+    Args:
+        vectors: one or several steering vectors at `resid_pre`, or (mode given) dictionaries from nodes to vectors.
+        prompts: texts, lists of token ids, or `Prompts`; the last token of each is only predicted.
+        out: folder of the run.
+        executor: `local`, `Processes(n)` or `Ray(address)`, of `steerscope.analysis.sweeps.executors`.
+        level: of the intervals. alpha: threshold on adjusted p-values.
+        options: trials, k (a number or a range), design (uniform, stratified, horizontal, vertical, or several),
+            mode (own, through, shared, given), nodes, positions, coefficients, metric, scored, controls,
+            control_every, spacing, antithetic, mixed, visit, seed, loader, sources, budget:
+            see `steerscope.analysis.sweeps.plan.plan` and `Design`.
+
+    Returns:
+        a `Result` of kind "sweep"; frames and columns as in `columns.COLUMNS["sweep"]`.
+
+    Raises:
+        OutputExists: the folder holds another sweep; the message names every difference.
+        DiskFull: what was written stays good.
+    """
+    store = Store(out)
+    made = plan(model, vectors, prompts, **options)
+    begin(made, store)
+    run(made, store, executor)
+    return summarize(store, level=level, alpha=alpha)
+
+
+def begin(made: Plan, store: Store) -> None:
+    """Makes the run's folder, or finds that the same run is there.
+
+    Raises:
+        OutputExists: another run, or other results, are there.
+    """
+    if store.exists:
+        made.check_same(store)
+        store.check_files()
+        return
+    folder = store.folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputExists(
+            f"{str(folder)!r} is there and is no sweep; expected a new or empty folder, or one of a sweep to go on with; "
+            "choose another --out"
+        )
+    made.create(store)
+
+
+def resume(
+    folder: str | Path,
+    model: Model,
+    *,
+    executor: Executor[Block, Answer] = local,
+    loader: Loader | None = None,
+    level: float = 0.95,
+    alpha: float = 0.05,
+) -> Result:
+    """Goes on with a run that was stopped or killed; the rows are those of a run that was not."""
+    store = Store(folder)
+    run(reopen(store, model, loader), store, executor)
+    return summarize(store, level=level, alpha=alpha)
+
+
+def run(made: Plan, store: Store, executor: Executor[Block, Answer] = local) -> Session:
+    """Runs the blocks that are not there yet. Stop it at any moment; call it again to go on."""
+    if executor is not local and made.work.loader is None:
+        raise BadArgument(
+            f"{made.model.name} is only in memory, and workers must load it; expected a folder or a hub name; "
+            "save the model and load it from there, or use the executor local"
+        )
+    with store.lock():
+        session = Session(_name(executor), damaged=tuple(path.name for path in store.set_aside()))
+        done = store.done()
+        if len(done) == made.blocks:
+            return session
+        place = bench(made.work, made.model)
+        session.check = place.check(
+            made.block(next(i for i in range(made.blocks) if i not in done))
+        )
+        trials, size = made.work.design.trials, made.block_trials
+        there = sum(min(size, trials - block * size) for block in done)
+        start = time.perf_counter()
+        try:
+            with tqdm(total=trials, initial=there, desc="trials", unit="trial", delay=2, dynamic_ncols=True) as bar:  # fmt: skip
+                for found in executor(partial(answer, made.work), made.tasks(done)):
+                    began = time.perf_counter()
+                    store.append(found.block, found.table)
+                    session.writing += time.perf_counter() - began
+                    session.add(found)
+                    bar.update(found.table.num_rows)
+        finally:
+            session.seconds = time.perf_counter() - start
+            _log(store, session)
+    return session
+
+
+def _name(executor: Any) -> str:
+    if isinstance(executor, Processes | Ray):
+        return f"{type(executor).__name__.lower()}" + (f", {executor.workers} workers" if executor.workers else "")  # fmt: skip
+    return str(getattr(executor, "__name__", executor))
+
+
+def _log(store: Store, session: Session) -> None:
+    entry = {"ended": datetime.now(UTC).isoformat(timespec="seconds"), **vars(session)}
+    with (store.folder / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def sessions(store: Store) -> list[dict[str, Any]]:
+    """What the log says; a session that was killed left no line."""
+    path = store.folder / LOG
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
