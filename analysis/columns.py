@@ -232,8 +232,8 @@ COLUMNS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
                 "",
             ),
             "useful": (
-                "a significant positive effect, beyond random vectors, and more of it for its disturbance than the "
-                "injection of all sampled nodes together has on average",
+                "a significant positive effect, beyond that of random vectors, and more effect for each nat of disturbance "
+                "than all nodes have together",
                 "",
             ),
             "frontier": ("no other node has both more effect and less disturbance", ""),

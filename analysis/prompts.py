@@ -3,15 +3,19 @@
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .errors import BadPrompt
 from .models import Model
 
 FIELDS = ("prompt", "text")  # where to look in JSONL, CSV and parquet
+PIECE = 1 << 20  # characters of a text file that are held at once
 
 
 @dataclass(frozen=True)
@@ -118,79 +122,132 @@ def read_prompts(path: str | Path) -> list[str]:
         raise BadPrompt(
             f"no prompts file {str(path)!r}; expected a .txt, .jsonl, .csv or .parquet file; check the path"
         )
-    if path.suffix == ".parquet":
-        texts = _parquet(path)
+    if path.suffix in READERS:
+        texts = list(READERS[path.suffix](path, FIELDS))
     else:
-        try:
-            content = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadPrompt(
-                f"{str(path)!r} is not UTF-8 (byte {error.start}); expected UTF-8 text; convert it, for example with iconv"
-            ) from error
-        texts = {".jsonl": _jsonl, ".csv": _csv}.get(path.suffix, _lines)(content, path)
+        with open_text(path) as file:
+            texts = [text for line in file for text in line.splitlines() if text.strip()]
     if not texts:
         raise BadPrompt(f"{str(path)!r} holds no prompts; expected at least one; add some")
     return texts
 
 
-def _lines(content: str, path: Path) -> list[str]:
-    return [line for line in content.splitlines() if line.strip()]
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 file, with or without a byte order mark, to read piece by piece.
+
+    Raises:
+        BadPrompt: not UTF-8, or not readable.
+    """
+    try:
+        with path.open("rb") as raw, TextIOWrapper(raw, encoding="utf-8-sig") as file:
+            try:
+                yield file
+            except UnicodeDecodeError as error:
+                byte = raw.tell() - len(error.object) + error.start
+                raise BadPrompt(
+                    f"{str(path)!r} is not UTF-8 (byte {byte}); expected UTF-8 text; convert it, for example with iconv"
+                ) from error
+    except OSError as error:
+        raise BadPrompt(
+            f"{str(path)!r} cannot be read ({error.strerror}); expected a readable file; check it"
+        ) from error
 
 
-def _jsonl(content: str, path: Path) -> list[str]:
-    texts = []
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise BadPrompt(
-                f'{str(path)!r} line {number} is not JSON ({error}); expected for example {{"prompt": "Once"}}; mend the line'
-            ) from error
-        text = (
-            record
-            if isinstance(record, str)
-            else next((record[f] for f in FIELDS if f in record), None)
-            if isinstance(record, dict)
-            else None
+def column(source: str, names: Sequence[str], fields: Sequence[str]) -> str:
+    """The first of `fields` among the columns of a table.
+
+    Raises:
+        BadPrompt: none of them is there.
+    """
+    name = next((f for f in fields if f in names), None)
+    if name is None:
+        raise BadPrompt(
+            f"{source!r} has the columns {', '.join(names)}; expected one named {' or '.join(fields)}; rename one"
         )
-        if not isinstance(text, str):
-            raise BadPrompt(
-                f"{str(path)!r} line {number} has no text under {' or '.join(FIELDS)}; add one"
+    return name
+
+
+def _jsonl(path: Path, fields: Sequence[str]) -> Iterator[str]:
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise BadPrompt(
+                    f'{str(path)!r} line {number} is not JSON ({error}); expected for example {{"{fields[0]}": "Once"}}; mend the line'
+                ) from error
+            text = (
+                record
+                if isinstance(record, str)
+                else next((record[f] for f in fields if f in record), None)
+                if isinstance(record, dict)
+                else None
             )
-        texts.append(text)
-    return texts
+            if not isinstance(text, str):
+                raise BadPrompt(
+                    f"{str(path)!r} line {number} has no text under {' or '.join(fields)}; add one"
+                )
+            yield text
 
 
-def _csv(content: str, path: Path) -> list[str]:
-    rows = list(csv.DictReader(content.splitlines(keepends=True)))
-    return _column(
-        path, list(rows[0]) if rows else [], lambda name: [row[name] or "" for row in rows]
-    )
+def _csv(path: Path, fields: Sequence[str]) -> Iterator[str]:
+    with open_text(path) as file:
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
+                yield row[column(str(path), rows.fieldnames or (), fields)] or ""
+        except csv.Error as error:
+            raise BadPrompt(
+                f"{str(path)!r} line {rows.line_num} is not CSV ({error}); expected fields of at most "
+                f"{csv.field_size_limit()} characters; mend the line, or write JSONL"
+            ) from error
 
 
-def _parquet(path: Path) -> list[str]:
+def _parquet(path: Path, fields: Sequence[str]) -> Iterator[str]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as table:
+            name = column(str(path), table.schema_arrow.names, fields)
+            for batch in table.iter_batches(batch_size=256, columns=[name]):
+                yield from ("" if v is None else str(v) for v in batch.column(0).to_pylist())
     except (pyarrow.ArrowException, OSError) as error:
         raise BadPrompt(
             f"{str(path)!r} is not a parquet file ({error}); expected parquet; write it again"
         ) from error
-    return _column(
-        path, table.column_names, lambda name: [str(v) for v in table.column(name).to_pylist()]
-    )
 
 
-def _column(path: Path, names: list[str], read: Callable[[str], list[str]]) -> list[str]:
-    if not names:
-        return []
-    name = next((f for f in FIELDS if f in names), None)
-    if name is None:
-        raise BadPrompt(
-            f"{str(path)!r} has the columns {', '.join(names)}; expected one named {' or '.join(FIELDS)}; rename one"
-        )
-    return read(name)
+def paragraphs(path: Path, fields: Sequence[str] = ()) -> Iterator[str]:
+    """Paragraphs of a text file, between blank lines; its lines, where no blank line parts the first `PIECE`.
+
+    No more than about `PIECE` characters are held: a longer paragraph is given in parts.
+
+    Raises:
+        BadPrompt: not UTF-8, or not readable.
+    """
+    with open_text(path) as file:
+        by_line = re.search(r"\n\s*\n", file.read(PIECE).strip()) is None
+        file.seek(0)
+        lines: list[str] = []
+        size = 0
+        for line in iter(lambda: file.readline(PIECE), ""):
+            if line.strip():
+                lines.append(line)
+                size += len(line)
+            if lines and (by_line or not line.strip() or size >= PIECE):
+                yield "".join(lines).strip()
+                lines, size = [], 0
+        if lines:
+            yield "".join(lines).strip()
+
+
+# Each streams the texts of a file that stand under the first of some fields.
+READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[str]]] = {
+    ".jsonl": _jsonl,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

@@ -10,8 +10,8 @@ from steerscope.reports.pages import PAGES
 NAME = "report.html"
 
 
-def report(folder: str | Path) -> Path:
-    """Writes the page of the result that was saved in `folder`, and returns its path.
+def report(folder: str | Path, to: str | Path | None = None) -> Path:
+    """Writes the page of the result that was saved in `folder`, there or in the folder `to`; its path.
 
     Raises:
         DamagedRun: the folder holds no whole result, or one of a kind that this version cannot draw.
@@ -21,7 +21,7 @@ def report(folder: str | Path) -> Path:
         raise DamagedRun(
             f"{str(folder)!r} holds a result of kind {result.kind!r}; expected one of {', '.join(PAGES)}; update steerscope"
         )
-    path = Path(folder) / NAME
+    path = Path(to or folder) / NAME
     temporary = path.with_name(NAME + ".part")
     temporary.write_text(render(PAGES[result.kind](result)), encoding="utf-8")
     temporary.replace(path)

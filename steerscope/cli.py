@@ -10,7 +10,7 @@ import typer
 
 from steerscope import __version__
 from steerscope.analysis.errors import SteerscopeError
-from steerscope.commands import demo, localize, models, report, tinystories
+from steerscope.commands import demo, localize, models, report, sweep, tinystories
 
 app = typer.Typer(
     name="steerscope",
@@ -25,6 +25,7 @@ app.command("demo")(demo.demo)
 app.command("models")(models.models)
 app.command("localize")(localize.localize)
 app.command("report")(report.report)
+app.add_typer(sweep.app, name="sweep")
 app.add_typer(tinystories.app, name="tinystories")
 
 

@@ -96,7 +96,7 @@ class Additions:
             for v, group in enumerate(groups):
                 for i, vector in enumerate(group):
                     key = f"{kind}.{v}.{i}"
-                    tensors[key] = vector.values.contiguous()
+                    tensors[key] = vector.values.clone()  # modes may share one
                     about[key] = {"site": str(vector.site), "source": dict(vector.source)}
         units = [[u.name, u.kind, str(u.site)] for u in self.units]
         for i, writer in enumerate(self.writers):
@@ -148,7 +148,8 @@ def additions(
     if wrong or not vectors:
         expected = "dictionaries from nodes to vectors" if mode == "given" else "steering vectors"
         raise BadVector(f"mode {mode} got {type(wrong[0]).__name__ if wrong else 'no vector'}; expected {expected}; or choose another mode")  # fmt: skip
-    parts, whole = [], []
+    parts: list[tuple[SteeringVector, ...]] = []
+    whole: list[tuple[SteeringVector, ...]] = []
     for vector in vectors:
         if isinstance(vector, SteeringVector):
             full = _rows(vector, place)
@@ -158,7 +159,7 @@ def additions(
         else:
             row = _given(vector, chosen, place)
             whole.append(row)
-        parts.append(tuple(row))
+        parts.append(row)
     if len({v.rows for group in (*parts, *whole) for v in group}) > 1:
         raise BadVector("the vectors have different numbers of rows; expected the same; give prompts of equal length, or use positions all")  # fmt: skip
     return Additions(tuple(chosen), tuple(parts), tuple(whole), tuple(_writer(model, u) for u in chosen))  # fmt: skip

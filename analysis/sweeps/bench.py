@@ -126,7 +126,7 @@ class Bench:
         ids = [row[:-1] for row in full]
         given = Prompts(tuple(ids), ("",) * len(ids), continuations=tuple(row[-1:] for row in full))
         scored = Scored(self.model, given, tuple(self.work.positions(len(row)) for row in full))
-        options = {"prompts": ids, "budget": self.work.budget}
+        options: dict[str, Any] = {"prompts": ids, "budget": self.work.budget}
         clean = scored.outputs([Variant(slot) for slot in range(len(ids))], **options)
         whole = [
             Variant(slot, self._whole(vector, coefficient, ids[slot]))
@@ -134,9 +134,10 @@ class Bench:
         ]
         steered = scored.outputs(whole, **options)
         scores = Numbers(self.model, scored, self.metric.prepare(scored, clean, steered), clean)
-        rows = [scores(scored.readout(outputs)) for outputs in (clean, steered)]
+        numbers_of = [scores(scored.readout(outputs)) for outputs in (clean, steered)]
         norms = torch.stack(self._stream_norms(ids))
-        return _Visits({v: s for s, v in enumerate(numbers)}, ids, scored, scores, *rows, norms)
+        slots = {visit: slot for slot, visit in enumerate(numbers)}
+        return _Visits(slots, ids, scored, scores, numbers_of[0], numbers_of[1], norms)
 
     def _measure(
         self, visits: _Visits, variants: Sequence[Variant]
@@ -212,16 +213,15 @@ class Bench:
                 of[row, unit] = t.coefficient / float(norms[units[unit].layer])
         if not weights:
             return torch.zeros(len(trials))
-        written = sum(w @ self._images(*which) for which, w in weights.items())
-        assert isinstance(written, Tensor)
-        return written.norm(dim=-1) / rows**0.5
+        written = torch.stack([w @ self._images(*which) for which, w in weights.items()]).sum(0)
+        return torch.linalg.vector_norm(written, dim=-1) / rows**0.5
 
     # Rows.
 
     def _table(self, trials: Sequence[Trial], visits: _Visits, values: Tensor) -> pa.Table:
         slot = [visits.slots[t.visit] for t in trials]
-        values, clean, steered = (x.cpu().numpy() for x in (values, visits.clean[slot], visits.steered[slot]))  # fmt: skip
-        effect, kl, loss, entropy = values.T
+        clean, steered = visits.clean[slot].cpu().numpy(), visits.steered[slot].cpu().numpy()
+        effect, kl, loss, entropy = values.cpu().numpy().T
         names = [unit.name for unit in self.work.additions.units]
         columns: dict[str, Any] = {
             "trial": [t.index for t in trials],

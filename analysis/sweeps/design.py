@@ -12,11 +12,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steerscope.analysis.errors import BadArgument
 
-from .units import Unit
+if TYPE_CHECKING:
+    from .units import Unit
 
 KINDS = ("uniform", "stratified", "horizontal", "vertical")
 
@@ -173,7 +174,7 @@ class Design:
         vector, coefficient = divmod(combination, len(self.coefficients))
         return prompt, None if self.mixed else vector, self.coefficients[coefficient]
 
-    def trial(self, index: int, units: Sequence[Unit]) -> Trial:
+    def trial(self, index: int, units: "Sequence[Unit]") -> Trial:
         """Trial `index`, whatever was run before it, and wherever."""
         visit, place = divmod(index, self.visit)
         prompt, vector, coefficient = self.of_visit(visit)
@@ -193,7 +194,7 @@ class Design:
         )  # fmt: skip
 
     def _choose(
-        self, kind: str, units: Sequence[Unit], draws: _Draws
+        self, kind: str, units: "Sequence[Unit]", draws: _Draws
     ) -> tuple[list[int], list[int]]:
         """The units of a set, and the pool that its complement is taken from."""
         k = self.k[0] + draws.below(self.k[1] - self.k[0] + 1)
@@ -216,7 +217,7 @@ class Design:
         start = draws.below(len(layers) - span)
         return layers[start : start + span + 1 : self._step]
 
-    def check(self, units: Sequence[Unit]) -> None:
+    def check(self, units: "Sequence[Unit]") -> None:
         """Refuses a k that these units cannot give.
 
         Raises:
@@ -247,14 +248,14 @@ def _is_step(text: str) -> bool:
     return text.isdigit() and int(text) >= 1
 
 
-def _by(units: Sequence[Unit], key: Any) -> dict[Any, list[int]]:
+def _by(units: "Sequence[Unit]", key: Any) -> dict[Any, list[int]]:
     groups: dict[Any, list[int]] = {}
     for index, unit in enumerate(units):
         groups.setdefault(key(unit), []).append(index)
     return groups
 
 
-def _stratified(units: Sequence[Unit], k: int, draws: _Draws) -> list[int]:
+def _stratified(units: "Sequence[Unit]", k: int, draws: _Draws) -> list[int]:
     """The same number from every stratum of layer and kind, the rest from strata drawn at random."""
     strata = list(_by(units, lambda unit: (unit.layer, unit.kind)).values())
     rest = [draws.sample(stratum, len(stratum)) for stratum in strata]

@@ -128,7 +128,7 @@ def _ray(address: str | None, workers: int | None) -> tuple[Any, bool]:
         ) from error
     if ray.is_initialized():
         return ray, False
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is None:
             ray.init(num_cpus=workers, include_dashboard=False, **quiet)

@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from steerscope.analysis.corpora import file_hash
 
 from steerscope.analysis.errors import BadArgument, BadMetric, BadNode, BadPrompt, OutputExists
 from steerscope.analysis.loading import load
@@ -21,13 +23,12 @@ from steerscope.analysis.vectors.vector import SteeringVector
 
 from .additions import Additions, Given, additions
 from .design import Design
-from .store import Store
+from .store import ADDITIONS, PROMPTS, Store
 from .units import Unit, of_node, units
 from .work import Block, Work
 
 BLOCK_TOKENS = 16_384  # of all trials of a block: seconds of work, lost when a run is killed
 FIXED = ("model", "mode", "nodes", "vectors", "additions", "positions", "design", "prompts", "metric", "seed", "block", "sources")  # fmt: skip
-ADDITIONS, PROMPTS = "additions.safetensors", "prompts.parquet"
 Loader = Callable[[], Model]
 
 
@@ -64,7 +65,7 @@ class Plan:
         """Makes the run's folder."""
         additions = self.work.additions
         store.create(
-            {**self.about, "created": _now()},
+            {**self.about, "created": datetime.now(UTC).isoformat(timespec="seconds")},
             {ADDITIONS: additions.save, PROMPTS: partial(_write_prompts, self.prompts)},
         )
 
@@ -104,8 +105,9 @@ def plan(
     visit: int = 0,
     seed: int = 0,
     loader: Loader | None = None,
-    sources: Mapping[str, str] | None = None,
+    sources: Mapping[str, str | Path] | None = None,
     budget: int | None = None,
+    command: str | None = None,
 ) -> Plan:
     """A checked plan of a sweep; the arguments are those of `sweep`."""
     several = [vectors] if isinstance(vectors, SteeringVector | Mapping) else list(vectors)
@@ -128,6 +130,7 @@ def plan(
     work, left_out = _reachable(model, work, texts)
     drawn.check(work.additions.units)
     about = _about(model, work, texts, wanted, sources or {}, left_out)
+    about |= {} if command is None else {"command": command}
     key = hashlib.sha256(json.dumps({name: about[name] for name in FIXED}).encode()).hexdigest()
     return Plan(model, texts, replace(work, key=key), about)
 
@@ -141,13 +144,18 @@ def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
     """
     store.check_files()
     about = store.manifest()
+    _check_sources(store, about)
     if about["model"]["weights_hash"] != model.weights_hash:
         found = differences({"model": about["model"]}, {"model": model.describe()})
         raise OutputExists(
             f"the model is not the one of the run in {str(store.folder)!r}: {'; '.join(found)}; expected the same weights; "
             "bring them back, or begin another run"
         )
-    design = Design(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["design"].items()})  # fmt: skip
+    drawn: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in about["design"].items()
+    }
+    design = Design(**drawn)
     scored = about["metric"]["scored_as"]
     wanted = METRICS[about["metric"]["name"]](**about["metric"]["options"])
     work = Work(
@@ -157,7 +165,21 @@ def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
         metric=_portable(model, wanted), scored=tuple(scored) if isinstance(scored, list) else scored,
         has_bos=model.bos is not None, budget=about["budget"],
     )  # fmt: skip
-    return Plan(model, read_prompts_table(store), work, about)
+    table = store.prompts()
+    ids = tuple(map(tuple, table["ids"].to_pylist()))
+    prompts = Prompts(ids, tuple(table["text"].to_pylist()), about["prompts"]["source"])
+    return Plan(model, prompts, work, about)
+
+
+def _check_sources(store: Store, about: Mapping[str, Any]) -> None:
+    """Files that the run was made from may go, but not change."""
+    for name, path in about["paths"].items():
+        if Path(path).is_file() and file_hash(path) != about["sources"][name]:
+            raise OutputExists(
+                f"the {name} file {path!r} has changed since the run in {str(store.folder)!r} began "
+                f"(SHA-256 was {about['sources'][name][:12]}, is {file_hash(path)[:12]}); expected the same content; "
+                "bring it back, or begin another run"
+            )
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -255,7 +277,7 @@ def _reachable(model: Model, work: Work, prompts: Prompts) -> tuple[Work, tuple[
 
 
 def _about(
-    model: Model, work: Work, prompts: Prompts, metric: Metric, sources: Mapping[str, str], left_out: Sequence[str]
+    model: Model, work: Work, prompts: Prompts, metric: Metric, sources: Mapping[str, str | Path], left_out: Sequence[str]
 ) -> dict[str, Any]:  # fmt: skip
     longest = max(map(len, prompts.ids))
     design = work.design
@@ -278,7 +300,8 @@ def _about(
         "seed": design.seed,
         "block": visits * design.visit,
         "budget": work.budget,
-        "sources": dict(sources),
+        "sources": {name: file_hash(path) for name, path in sources.items()},
+        "paths": {name: str(Path(path).resolve()) for name, path in sources.items()},
     }  # fmt: skip
 
 
@@ -299,17 +322,3 @@ def _write_prompts(prompts: Prompts, path: Path) -> None:
         "ids": pa.array([list(ids) for ids in prompts.ids], pa.list_(pa.int32())),
     })  # fmt: skip
     pq.write_table(table, path, compression="zstd")
-
-
-def read_prompts_table(store: Store) -> Prompts:
-    """The prompts of a run, as they were drawn."""
-    table = pq.read_table(store.folder / PROMPTS)
-    source = store.manifest()["prompts"]["source"]
-    ids = tuple(map(tuple, table["ids"].to_pylist()))
-    return Prompts(ids, tuple(table["text"].to_pylist()), source)
-
-
-def _now() -> str:
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC).isoformat(timespec="seconds")

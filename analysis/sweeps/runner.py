@@ -1,6 +1,5 @@
 """`sweep` and `resume`: what the plan wants minus what the store has, block by block."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from .plan import Loader, Plan, plan, reopen
 from .store import Store
 from .summary import summarize
 from .work import Answer, Block
-
-LOG = "log.jsonl"
 
 
 @dataclass
@@ -147,7 +144,8 @@ def run(made: Plan, store: Store, executor: Executor[Block, Answer] = local) -> 
                     bar.update(found.table.num_rows)
         finally:
             session.seconds = time.perf_counter() - start
-            _log(store, session)
+            ended = datetime.now(UTC).isoformat(timespec="seconds")
+            store.log({"ended": ended, **vars(session)})
     return session
 
 
@@ -155,16 +153,3 @@ def _name(executor: Any) -> str:
     if isinstance(executor, Processes | Ray):
         return f"{type(executor).__name__.lower()}" + (f", {executor.workers} workers" if executor.workers else "")  # fmt: skip
     return str(getattr(executor, "__name__", executor))
-
-
-def _log(store: Store, session: Session) -> None:
-    entry = {"ended": datetime.now(UTC).isoformat(timespec="seconds"), **vars(session)}
-    with (store.folder / LOG).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
-
-
-def sessions(store: Store) -> list[dict[str, Any]]:
-    """What the log says; a session that was killed left no line."""
-    path = store.folder / LOG
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]

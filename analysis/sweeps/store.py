@@ -3,6 +3,7 @@
     manifest.json             what is run; written once, before the first trial
     prompts.parquet           the prompts, as token ids and texts
     additions.safetensors     what is injected
+    log.jsonl                 a line for each session that was not killed
     trials/part-000012-3f9a01c2b4d5e6f7.parquet
 
 A part is written to a temporary name, synced and renamed, and its name holds the start of the SHA-256
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 from steerscope.analysis.errors import DamagedRun, DiskFull, OutputExists
 from steerscope.analysis.results import MANIFEST
 
+ADDITIONS, PROMPTS, LOG = "additions.safetensors", "prompts.parquet", "log.jsonl"
 PART = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.parquet")
 KIND = "sweep run"
 FORMAT = 1
@@ -155,6 +157,25 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def prompts(self) -> pa.Table:
+        """The prompts of the run: prompt, text, ids."""
+        return pq.read_table(self.folder / PROMPTS)
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Notes what a session did."""
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """What the sessions noted; one that was killed noted nothing."""
+        path, found = self.folder / LOG, []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # half a line: killed while it was written
+                continue
+        return found
 
     def _parts(self) -> Iterator[tuple[int, Path, bool]]:
         seen: set[int] = set()

@@ -1,11 +1,9 @@
 """`summarize`: a run's trials, as far as they are there, become a `Result` of kind "sweep"."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,10 @@ from steerscope.analysis.errors import BadArgument, DamagedRun
 from steerscope.analysis.results import Result
 
 from . import tables
+from .design import KINDS
 from .estimate import GROUPS, LEAST, Trials, open_directions
 from .store import Store
-from .tables import OUTCOMES, Table, Unit
+from .tables import Table, Unit
 
 COLUMNS = [
     "prompt", "nodes", "k", "design", "vector", "control", "coefficient", "effect", "kl", "perplexity", "norm",
@@ -134,7 +133,7 @@ def _part(table: pa.Table, names: dict[str, int], coefficients: Sequence[float])
     vector = np.asarray(column["vector"].fill_null(0).to_numpy(), dtype=np.int64)
     coefficient = array("coefficient")
     cell = vector * len(coefficients) + np.searchsorted(np.sort(coefficients), coefficient)
-    design = np.array([tables.KINDS.index(d) for d in column["design"].to_pylist()], dtype=np.int64)
+    design = np.array([KINDS.index(d) for d in column["design"].to_pylist()], dtype=np.int64)
     return (
         x, np.stack([array("effect"), array("kl"), loss], axis=1),
         np.stack([array("steered_effect"), array("steered_kl"), steered], axis=1), array("prompt").astype(np.int64),
@@ -145,9 +144,7 @@ def _part(table: pa.Table, names: dict[str, int], coefficients: Sequence[float])
 
 def _prompts(store: Store, rows: Rows) -> pd.DataFrame:
     """One line a prompt that was visited."""
-    from .plan import read_prompts_table
-
-    prompts = read_prompts_table(store)
+    prompts = store.prompts().to_pylist()
     frame = pd.DataFrame({
         "prompt": rows.prompt, "effect": np.where(rows.real, rows.y[:, 0], np.nan), "kl": np.where(rows.real, rows.y[:, 1], np.nan),
         "clean_perplexity": rows.clean, "steered_effect": rows.whole[:, 0], "steered_kl": rows.whole[:, 1], "trials": 1,
@@ -156,8 +153,8 @@ def _prompts(store: Store, rows: Rows) -> pd.DataFrame:
         {"trials": "size"} | dict.fromkeys(frame.columns[1:-1], "mean")
     )
     found = found.reset_index()
-    found.insert(1, "text", [prompts.texts[p] for p in found["prompt"]])
-    found.insert(2, "tokens", [len(prompts.ids[p]) for p in found["prompt"]])
+    found.insert(1, "text", [prompts[p]["text"] for p in found["prompt"]])
+    found.insert(2, "tokens", [len(prompts[p]["ids"]) for p in found["prompt"]])
     return found[["prompt", "text", "tokens", "trials", "effect", "kl", "clean_perplexity", "steered_effect", "steered_kl"]]  # fmt: skip
 
 
@@ -200,7 +197,7 @@ def _notes(table: Table, about: dict[str, Any]) -> list[str]:
 
 def _sessions(store: Store) -> dict[str, Any]:
     """What the log says of time, of the executor and of the run's own check."""
-    entries = list(_log(store.folder / "log.jsonl"))
+    entries = store.sessions()
     seconds, trials = (sum(e[name] for e in entries) for name in ("seconds", "trials"))
     work = {name: sum(e[name] for e in entries) for name in ("forward", "metrics", "writing")}
     checks = [e["check"] for e in entries if e.get("check")]
@@ -214,15 +211,3 @@ def _sessions(store: Store) -> dict[str, Any]:
         "set_aside": [name for e in entries for name in e["damaged"]],
         "checks": checks[-1:],
     }
-
-
-def _log(path: Path) -> Iterator[dict[str, Any]]:
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:  # the last line of a session that was killed
-                continue
-
-
-__all__ = ["OUTCOMES", "Rows", "read", "summarize"]

@@ -159,7 +159,7 @@ def dose(table: Table) -> pd.DataFrame:
     return pd.DataFrame(records)[list(COLUMNS["sweep"]["dose"])]
 
 
-def whole(table: Table) -> dict[str, dict[str, float]]:
+def whole(table: Table) -> dict[str, dict[str, float | None]]:
     """Mean outcomes of the fully steered run, over the prompts, for the manifest."""
     rows = table.rows
     trials = Trials(np.zeros((len(rows.k), 0), bool), rows.whole, rows.prompt, rows.cell)
@@ -169,7 +169,7 @@ def whole(table: Table) -> dict[str, dict[str, float]]:
     }
 
 
-def _json(value: float) -> float | None:  # type: ignore[return]
+def _json(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 

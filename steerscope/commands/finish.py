@@ -41,16 +41,25 @@ def hush() -> None:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+def command_line() -> str:
+    """The command that is running, as one could type it again."""
+    return shlex.join(["steerscope", *sys.argv[1:]])
+
+
 def finish(result: Result, out: Path, overwrite: bool, page: bool = True) -> None:
     """Saves the result with the command that made it, writes its report unless `page` is false, and prints the findings."""
-    from steerscope.reports.report import report
-    from steerscope.reports.words import headline
-
-    command = shlex.join(["steerscope", *sys.argv[1:]])
-    result = replace(result, manifest={**result.manifest, "command": command})
+    result = replace(result, manifest={**result.manifest, "command": command_line()})
     result.save(out, overwrite=overwrite)
-    written = f"Report: {report(out)}" if page else f"Tables: {out}"
+    show(result, out, out if page else None)
+
+
+def show(result: Result, folder: Path, to: Path | None) -> None:
+    """Prints what was found in a saved result, after writing its page into the folder `to`."""
+    from steerscope.reports.pages import PAGES
+    from steerscope.reports.report import report
+
+    written = f"Tables: {folder}" if to is None else f"Report: {report(folder, to)}"
     console = Console(soft_wrap=True)
-    for sentence in headline(result):
+    for sentence in PAGES[result.kind](result).headline:
         console.print(Text(sentence))
     console.print(Text(written))

@@ -103,7 +103,7 @@ def localize(
         raise BadArgument(
             "no --layer given; expected the layer to record and inject at, counted from 0; add for example --layer 0"
         )
-    wanted = _metric(metric, targets, against, continuation)
+    wanted = metric_of(metric, targets, against, continuation)
     texts = read_prompts(prompts)
     saved = None if vector is None else SteeringVector.load(vector)
     hush()
@@ -128,7 +128,12 @@ def localize(
     finish(result, out, overwrite, report)
 
 
-def _metric(name: str, targets: str | None, against: str | None, continuation: str | None) -> Any:
+def metric_of(name: str, targets: str | None, against: str | None, continuation: str | None) -> Any:
+    """The metric that the options name.
+
+    Raises:
+        BadMetric: an unknown one, or options that do not fit it.
+    """
     from steerscope.analysis.metrics import METRICS
 
     if name not in METRICS:

@@ -1,0 +1,320 @@
+"""`steerscope sweep`: run, resume, status, report."""
+
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+from steerscope.analysis.errors import BadArgument, BadVector
+
+if TYPE_CHECKING:
+    from steerscope.analysis.models import Model
+    from steerscope.analysis.sweeps.plan import Plan
+    from steerscope.analysis.sweeps.store import Store
+
+app = typer.Typer(no_args_is_help=True, help="Inject into random nodes, trial by trial.")
+SUMMARY = "summary"
+
+
+class Mode(StrEnum):
+    own = "own"
+    through = "through"
+    shared = "shared"
+
+
+class Where(StrEnum):
+    local = "local"
+    processes = "processes"
+    ray = "ray"
+
+
+Folder = Annotated[Path, typer.Argument(help="Folder of a sweep.")]
+Level = Annotated[float, typer.Option(help="Level of the intervals.")]
+Alpha = Annotated[float, typer.Option(help="Threshold on adjusted p-values.")]
+Runs = Annotated[Where, typer.Option(help="Where trials run: here, in processes, or on Ray.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Workers of processes or ray; one a core (or a GPU) by default.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster, such as auto; by default Ray starts here.")
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")
+]
+
+
+@app.command("run")
+def run(
+    model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on with it.")],
+    plus: Annotated[
+        list[str] | None,
+        typer.Option(help="Text of a vector's positive side; several for several vectors."),
+    ] = None,
+    minus: Annotated[
+        list[str] | None, typer.Option(help="Text of its negative side; one for all, or one each.")
+    ] = None,
+    vector: Annotated[
+        list[Path] | None, typer.Option(help="Saved vectors instead of --plus and --minus.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Layer of the whole injection, which trials are parts of.")
+    ] = None,
+    coef: Annotated[
+        str, typer.Option(help="Coefficients, separated by commas: a grid, such as 1,2,4.")
+    ] = "1",
+    trials: Annotated[int, typer.Option(help="How many, controls included.")] = 2000,
+    k: Annotated[
+        str, typer.Option(help="Nodes a trial: a number, or a range such as 1-4.")
+    ] = "1-4",
+    design: Annotated[
+        str, typer.Option(help="uniform, stratified, horizontal, vertical, or several with commas.")
+    ] = "uniform",
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            help="What a node gets: its own activation difference, the vector pushed through it, or the vector itself."
+        ),
+    ] = Mode.own,
+    nodes: Annotated[
+        str, typer.Option(help="all, heads, mlps, or a list such as L0H1,L2M,L3-L5.")
+    ] = "all",
+    positions: Annotated[
+        str, typer.Option(help="all, front, middle, back, last, or indices such as 3,4,-2.")
+    ] = "all",
+    prompts: Annotated[
+        str,
+        typer.Option(
+            help="Text, .jsonl, .csv or .parquet file, a Hugging Face data set (streamed), or shipped."
+        ),
+    ] = "shipped",
+    count: Annotated[int, typer.Option(help="Prompts drawn from the text.")] = 200,
+    tokens: Annotated[
+        int,
+        typer.Option(help="Tokens a prompt, BOS included; 0: every line is a prompt of its own."),
+    ] = 33,
+    read: Annotated[
+        int | None, typer.Option(help="Texts to read at most (10,000 of a data set).")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="logit_direction, log_prob, kl or perplexity.")
+    ] = "logit_direction",
+    targets: Annotated[str | None, typer.Option(help="Tokens for log_prob, with commas.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Tokens that log_prob compares the targets with.")
+    ] = None,
+    scored: Annotated[
+        str | None, typer.Option(help="Positions to score: all, last, or indices.")
+    ] = None,
+    controls: Annotated[int, typer.Option(help="Random vectors of equal norm; 0 for none.")] = 20,
+    control_every: Annotated[int, typer.Option(help="One in so many draws is a control.")] = 4,
+    spacing: Annotated[
+        str, typer.Option(help="Of vertical layers: any, consecutive, or a step.")
+    ] = "any",
+    antithetic: Annotated[
+        bool, typer.Option(help="Follow every set of nodes by its complement.")
+    ] = False,
+    mixed: Annotated[bool, typer.Option(help="Every node draws its own vector.")] = False,
+    seed: Annotated[int, typer.Option(help="Of prompts, sets and controls.")] = 0,
+    executor: Runs = Where.local,
+    workers: Workers = None,
+    address: Address = None,
+    level: Level = 0.95,
+    alpha: Alpha = 0.05,
+    device: Device = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")
+    ] = None,
+) -> None:
+    """Injects parts of a steering vector into random nodes, and estimates what each node does.
+
+    Example: steerscope sweep run --model tinystories-2l --plus " wedding" --minus " " --layer 0
+    --trials 20000 --out out/sweep
+    """
+    from steerscope.analysis.corpora import windows
+    from steerscope.analysis.prompts import make_prompts, read_prompts
+    from steerscope.analysis.sweeps.executors import executor as executor_of
+    from steerscope.analysis.vectors.vector import SteeringVector
+    from steerscope.commands.finish import command_line, hush
+    from steerscope.commands.localize import metric_of
+
+    where = executor_of(executor.value, workers, address)
+    given = _vectors(plus, minus, vector, layer)
+    coefficients, numbers = _numbers("--coef", coef, float), _range(k)
+    wanted = metric_of(metric, targets, against, None)
+    saved = [SteeringVector.load(path) for path in vector or []]
+    texts = read_prompts(prompts) if tokens == 0 else None
+    hush()
+    from steerscope.analysis.sweeps.plan import plan
+    from steerscope.analysis.sweeps.runner import begin
+    from steerscope.analysis.sweeps.store import Store
+    from steerscope.analysis.vectors.prompt_pair import prompt_pair
+    from steerscope.loader import load
+
+    loaded = load(model, device=device, dtype=dtype)
+    vectors = saved or [prompt_pair(loaded, a, b, layer or 0) for a, b in given]
+    if texts is None:
+        base = windows(loaded, prompts, count=count, tokens=tokens, seed=seed, read=read)
+    else:
+        base = make_prompts(loaded, texts, source=prompts)
+    files = {f"vector {i}": path for i, path in enumerate(vector or [])}
+    made = plan(
+        loaded, vectors, base, trials=trials, k=numbers, design=[d.strip() for d in design.split(",")], mode=mode.value,
+        nodes=nodes, positions=positions, coefficients=coefficients, metric=wanted, scored=_scored(scored), controls=controls,
+        control_every=control_every, spacing=spacing, antithetic=antithetic, mixed=mixed, seed=seed,
+        loader=_loader(model, loaded), sources=files | ({"prompts": Path(prompts)} if Path(prompts).is_file() else {}),
+        command=command_line(),
+    )  # fmt: skip
+    store = Store(out)
+    begin(made, store)
+    _go_on(made, store, where, level, alpha)
+
+
+@app.command("resume")
+def resume(
+    folder: Folder,
+    executor: Runs = Where.local,
+    workers: Workers = None,
+    address: Address = None,
+    level: Level = 0.95,
+    alpha: Alpha = 0.05,
+    device: Device = None,
+) -> None:
+    """Goes on with a run that was stopped or killed, to exactly the rows of one that was not."""
+    from steerscope.analysis.sweeps.executors import executor as executor_of
+    from steerscope.commands.finish import hush
+
+    where = executor_of(executor.value, workers, address)
+    hush()
+    from steerscope.analysis.sweeps.plan import reopen
+    from steerscope.analysis.sweeps.store import Store
+    from steerscope.loader import load
+    from steerscope.tinystories.zoo import shipped
+
+    store = Store(folder)
+    about = store.manifest()["model"]
+    name = about["name"] if about["name"] in shipped() else about["source"]
+    if name is None:
+        raise BadArgument(
+            f"the run in {str(folder)!r} has a model that was only in memory; expected one that can be loaded; resume it from Python"
+        )
+    loaded = load(name, device=device or about["device"].split(":")[0], dtype=about["dtype"])
+    _go_on(reopen(store, loaded, _loader(name, loaded)), store, where, level, alpha)
+
+
+@app.command("status")
+def status(folder: Folder) -> None:
+    """How far a run is."""
+    from steerscope.analysis.errors import OutputExists
+    from steerscope.analysis.sweeps.store import Store
+
+    store = Store(folder)
+    about = store.manifest()
+    trials, size = about["design"]["trials"], about["block"]
+    blocks, parts = -(-trials // size), store.done()
+    done = sum(min(size, trials - block * size) for block in parts)
+    try:
+        with store.lock():
+            writing = "no process is writing to it"
+    except OutputExists:
+        writing = "a process is writing to it"
+    past = store.sessions()
+    rows = [
+        ("model", str(about["model"]["name"])),
+        ("trials", f"{done:,} of {trials:,} ({done / trials:.0%}); {writing}"),
+        ("parts", f"{len(parts):,} of {blocks:,} whole, {len(store.damaged())} damaged"),
+        ("prompts", f"{about['prompts']['count']} from {about['prompts']['source']}"),
+        *(
+            (f"session {i}", f"{s['trials']:,} trials in {s['seconds']:.0f} s on {s['executor']}, until {s['ended']}")
+            for i, s in enumerate(past, 1)
+        ),
+    ]  # fmt: skip
+    if done < trials:
+        rows.append(("go on", f"steerscope sweep resume {folder}"))
+    grid = Grid.grid(padding=(0, 2))
+    for row in rows:
+        grid.add_row(*row)
+    Console(soft_wrap=True, markup=False, highlight=False).print(grid)
+
+
+@app.command("report")
+def report(folder: Folder, level: Level = 0.95, alpha: Alpha = 0.05) -> None:
+    """Estimates from the trials that are there, and writes report.html; no model is needed."""
+    from steerscope.analysis.sweeps.store import Store
+
+    _summary(Store(folder), level, alpha)
+
+
+def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float) -> None:
+    from steerscope.analysis.sweeps.runner import run as run_blocks
+
+    try:
+        run_blocks(made, store, where)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"steerscope: stopped; everything written stays good; go on with: steerscope sweep resume {store.folder}",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    _summary(store, level, alpha)
+
+
+def _summary(store: "Store", level: float, alpha: float) -> None:
+    from steerscope.analysis.sweeps.summary import summarize
+    from steerscope.commands.finish import show
+
+    result = summarize(store, level=level, alpha=alpha)
+    result.save(store.folder / SUMMARY, overwrite=True)
+    show(result, store.folder / SUMMARY, store.folder)
+
+
+def _loader(name: str, loaded: "Model") -> Any:
+    from steerscope.loader import load
+
+    kind = str(loaded.dtype).removeprefix("torch.")
+    return partial(load, name, device=loaded.device.type, dtype=kind, selfcheck=False)
+
+
+def _vectors(
+    plus: list[str] | None, minus: list[str] | None, files: list[Path] | None, layer: int | None
+) -> list[tuple[str, str]]:
+    if bool(plus) == bool(files):
+        raise BadVector(
+            "got both or neither of --plus and --vector; expected one of them; give --plus TEXT or --vector FILE"
+        )
+    if plus and layer is None:
+        raise BadArgument(
+            "no --layer given; expected the layer of the whole injection, counted from 0; add for example --layer 0"
+        )
+    several = minus or [" "]
+    if plus and len(several) not in (1, len(plus)):
+        raise BadVector(
+            f"{len(plus)} times --plus and {len(several)} times --minus; expected one --minus for all, or one for each --plus"
+        )
+    return [(a, several[i % len(several)]) for i, a in enumerate(plus or [])]
+
+
+def _numbers(option: str, text: str, kind: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadArgument(
+            f"{option} {text!r}; expected numbers separated by commas, such as 1,2,4"
+        ) from error
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if not (first.strip().isdigit() and (last.strip() or first.strip()).isdigit()):
+        raise BadArgument(f"--k {text!r}; expected a number of nodes, or a range such as 1-4")
+    return int(first), int(last or first)
+
+
+def _scored(text: str | None) -> str | tuple[int, ...] | None:
+    if text is None or text in ("all", "last"):
+        return text
+    return _numbers("--scored", text, int)

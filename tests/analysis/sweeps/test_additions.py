@@ -1,0 +1,161 @@
+"""What each mode gives a node: its own difference, the vector pushed through it, or the vector itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steerscope.analysis.activations import record
+from steerscope.analysis.errors import BadNode, BadVector
+from steerscope.analysis.models import Model
+from steerscope.analysis.nodes import Site
+from steerscope.analysis.positions import Positions
+from steerscope.analysis.sweeps.additions import Additions, additions
+from steerscope.analysis.sweeps.units import units
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.analysis.vectors.vector import SteeringVector
+
+FRONT = Positions("front")
+PLUS, MINUS = [5, 9, 30], [7, 11, 2]
+
+
+def made(model: Model, mode: str, layer: int = 1, place: Positions = FRONT) -> Additions:
+    vector = prompt_pair(model, PLUS, MINUS, layer)
+    return additions(model, mode, [vector], units(model, mode == "shared"), place)
+
+
+def test_own_parts_and_the_embedding_add_up_to_the_vector(every_architecture: Model) -> None:
+    model = every_architecture
+    if model.post_norm:
+        pytest.skip("a norm stands between its nodes and the stream")
+    found = made(model, "own")
+    embedded = prompt_pair(model, PLUS, MINUS, 0).values.double()
+    parts = [
+        found.image(i, found.parts[0][i].values) for i, u in enumerate(found.units) if u.layer < 1
+    ]
+    whole = found.whole[0][0].values.double()
+    assert whole.norm() > 0.1
+    torch.testing.assert_close(embedded + sum(parts), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_own_parts_are_what_recording_each_site_gives(small_model: Model) -> None:
+    found = made(small_model, "own")
+    for unit, part in zip(found.units, found.parts[0], strict=True):
+        start = [] if small_model.bos is None else [small_model.bos]
+        plus, minus = record(small_model, [start + PLUS, start + MINUS], unit.site)
+        torch.testing.assert_close(part.values, plus - minus)
+
+
+def test_a_vector_pushed_through_a_head_is_the_nearest_that_the_head_can_write(
+    every_architecture: Model,
+) -> None:
+    found = made(every_architecture, "through")
+    vector = found.whole[0][0].values.double()
+    for i, unit in enumerate(found.units):
+        image = found.image(i, found.parts[0][i].values)
+        if unit.kind == "mlp":
+            assert torch.equal(image, vector)
+            continue
+        writer = found.writers[i]
+        assert writer is not None
+        rest = vector - image
+        assert (rest @ writer.double().T).abs().max() < 1e-4  # nothing left that the head could write
+        assert 0.05 < image.norm() / vector.norm() < 0.999
+
+
+def test_a_head_writes_what_its_image_says(every_architecture: Model) -> None:
+    model = every_architecture
+    if model.post_norm:
+        pytest.skip("a norm stands between its nodes and the stream")
+    from steerscope.analysis.edits import Edit, Variant
+    from steerscope.analysis.engine import run
+
+    found = made(model, "through", place=Positions("last"))
+    i = next(i for i, u in enumerate(found.units) if u.name == "L1H2")
+    edit = Edit(found.units[i].site, "add", found.parts[0][i].values, (3,))
+    site = ("attn_out", 1)
+    variants = [Variant(0), Variant(0, (edit,))]
+    _, readout = next(run(model, [[3, 4, 5, 6]], variants, reads="none", sites=[site]))
+    change = readout.activations[site][1, 3] - readout.activations[site][0, 3]
+    expected = found.image(i, found.parts[0][i].values)[0].float()
+    torch.testing.assert_close(change, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_in_mode_shared_the_heads_of_a_layer_are_one_unit_that_gets_the_vector(
+    small_model: Model,
+) -> None:
+    found = made(small_model, "shared")
+    assert [u.name for u in found.units[:4]] == ["L0A", "L0M", "L1A", "L1M"]
+    assert found.units[2].site == Site("attn_out", 1)
+    assert all(torch.equal(p.values, found.whole[0][0].values) for p in found.parts[0])
+
+
+def test_a_control_writes_as_much_as_the_real_vector_in_another_direction(
+    small_model: Model,
+) -> None:
+    found = made(small_model, "own")
+    for i in range(len(found.units)):
+        real, control = found.parts[0][i], found.control(0, i, seed=i)
+        a, b = found.image(i, real.values), found.image(i, control.values)
+        torch.testing.assert_close(a.norm(dim=-1), b.norm(dim=-1), rtol=1e-4, atol=1e-6)
+        assert (torch.cosine_similarity(a, b, dim=-1)[a.norm(dim=-1) > 0] < 0.999).all()
+        assert torch.equal(control.values, found.control(0, i, seed=i).values)
+        assert not torch.equal(control.values, found.control(0, i, seed=i + 1).values)
+
+
+def test_positions_that_repeat_one_row_take_the_last_token(small_model: Model) -> None:
+    for mode in ("own", "through", "shared"):
+        one, all_ = made(small_model, mode, place=Positions("all")), made(small_model, mode)
+        assert one.rows == 1
+        for a, b in zip(one.parts[0], all_.parts[0], strict=True):
+            torch.testing.assert_close(a.values[0], b.values[-1])
+
+
+def test_a_dictionary_gives_each_node_what_it_says(small_model: Model) -> None:
+    wanted = {"L1H2": torch.ones(8), "L0M": 2 * torch.ones(32)}
+    chosen = [u for u in units(small_model, False) if u.name in wanted]
+    found = additions(small_model, "given", [wanted], chosen, Positions("all"))
+    assert [(u.name, float(p.values[0, 0])) for u, p in zip(chosen, found.parts[0], strict=True)] == [("L0M", 2.0), ("L1H2", 1.0)]  # fmt: skip
+    assert [str(v.site) for v in found.whole[0]] == ["L0.mlp_out", "L1H2.z"]
+
+
+def test_additions_are_the_same_after_saving(small_model: Model, tmp_path: Path) -> None:
+    found = made(small_model, "through")
+    found.save(tmp_path / "a.safetensors")
+    again = Additions.load(tmp_path / "a.safetensors")
+    assert again.units == found.units and again.hash == found.hash
+    assert again.describe() == found.describe()
+    torch.testing.assert_close(again.control(0, 3, 1).values, found.control(0, 3, 1).values)
+
+
+@pytest.mark.parametrize(
+    ("mode", "vector", "words"),
+    [
+        ("own", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "needs the plus and minus"),
+        ("shared", SteeringVector(torch.ones(1, 8), Site("z", 1, 0)), "one at resid_pre"),
+        ("shared", {"L0M": torch.ones(32)}, "expected steering vectors"),
+        ("given", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "expected dictionaries"),
+        ("sideways", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "unknown mode"),
+    ],
+)
+def test_a_vector_that_does_not_fit_its_mode_is_refused(
+    small_model: Model, mode: str, vector: Any, words: str
+) -> None:
+    with pytest.raises(BadVector, match=words):
+        additions(small_model, mode, [vector], units(small_model, False), FRONT)
+
+
+def test_nodes_are_chosen_by_kind_name_and_layer(small_model: Model) -> None:
+    def names(wanted: str, shared: bool = False) -> list[str]:
+        return [u.name for u in units(small_model, shared, wanted)]
+
+    assert names("mlps") == ["L0M", "L1M", "L2M"]
+    assert len(names("heads")) == 12 and len(names("all")) == 15
+    assert names("L1H3, L0M") == ["L0M", "L1H3"]
+    assert names("L1-L2", shared=True) == ["L1A", "L1M", "L2A", "L2M"]
+    assert names("L2") == ["L2H0", "L2H1", "L2H2", "L2H3", "L2M"]
+    with pytest.raises(BadNode, match="L7H0.*expected all, heads"):
+        names("L7H0")
+    with pytest.raises(BadNode, match="in mode shared"):
+        names("L0H1", shared=True)

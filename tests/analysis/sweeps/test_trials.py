@@ -1,0 +1,192 @@
+"""The rows of a sweep against one plain forward pass each, with every number worked out by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from steerscope.analysis.activations import record
+from steerscope.analysis.edits import Edit
+from steerscope.analysis.metrics import kl, log_prob, perplexity
+from steerscope.analysis.models import Model
+from steerscope.analysis.nodes import Site, parse_node
+from steerscope.analysis.plain import plain_logits
+from steerscope.analysis.sweeps.plan import Plan, plan
+from steerscope.analysis.sweeps.runner import begin, run
+from steerscope.analysis.sweeps.store import Store
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
+
+PROMPTS = [[7, 3, 30, 12, 9, 41, 5, 8, 2], [9, 9, 31, 4, 17, 6], [40, 2, 2, 13, 25, 11, 20]]
+PLUS, MINUS = [5, 9, 30], [7, 11, 2]
+
+
+def rows(folder: Path, model: Model, **more: Any) -> tuple[pd.DataFrame, Plan]:
+    options: dict[str, Any] = {"trials": 24, "k": (1, 3), "visit": 4, "controls": 2, **more}
+    vector = prompt_pair(model, PLUS, MINUS, 1)
+    made = plan(model, vector, PROMPTS, **options)
+    store = Store(folder)
+    begin(made, store)
+    run(made, store)
+    return pd.concat([t.to_pandas() for t in store.read()], ignore_index=True), made
+
+
+def full(model: Model, prompt: int) -> list[int]:
+    return ([] if model.bos is None else [model.bos]) + PROMPTS[prompt]
+
+
+def slow_edits(model: Model, row: Any, made: Plan, mode: str) -> list[Edit]:
+    """The edits of a row, from the vectors' definitions and the row alone."""
+    body = len(full(model, row.prompt)) - 1
+    start = 0 if model.bos is None else 1
+    where = tuple(range(start, body)) if str(made.work.place) == "all" else tuple(range(3 + start))
+    pair = [([] if model.bos is None else [model.bos]) + p for p in (PLUS, MINUS)]
+    edits = []
+    for name in row.nodes:
+        if mode == "shared":
+            site = Site("attn_out" if name.endswith("A") else "mlp_out", int(name[1:-1]))
+            plus, minus = record(model, pair, Site("resid_pre", 1))
+        else:
+            site = parse_node(name).site
+            plus, minus = record(model, pair, site)
+        value = (plus - minus)[-len(where) :] if len(where) == len(plus) else (plus - minus)[-1:]
+        edits.append(Edit(site, "add", row.coefficient * value, where))
+    return edits
+
+
+def numbers(logits: torch.Tensor, clean: torch.Tensor, ids: list[int], at: list[int]) -> dict[str, float]:  # fmt: skip
+    own, other = logits[at].double().log_softmax(-1), clean[at].double().log_softmax(-1)
+    following = torch.tensor([ids[p + 1] for p in at])
+    return {
+        "kl": float((own.exp() * (own - other)).sum(-1).mean()),
+        "perplexity": float((-own.gather(1, following[:, None]).mean()).exp()),
+        "entropy": float(-(own.exp() * own).sum(-1).mean()),
+    }
+
+
+@pytest.mark.parametrize("place", ["all", "front"])
+@pytest.mark.parametrize("mode", ["own", "shared"])
+def test_every_number_of_every_row_is_that_of_a_plain_pass(
+    every_architecture: Model, mode: str, place: str, tmp_path: Path
+) -> None:
+    model = every_architecture
+    k = 1 if mode == "shared" else (1, 3)  # some of these models have few layers
+    table, made = rows(tmp_path / "run", model, mode=mode, positions=place, coefficients=(0.5, 2.0), k=k)  # fmt: skip
+    assert len(table) == 24 and table["trial"].tolist() == list(range(24))
+    for row in table[table["control"] < 0].itertuples():
+        ids = full(model, row.prompt)
+        body = ids[:-1]
+        clean = plain_logits(model, body, [])
+        start = 0 if model.bos is None else 1
+        first = start if place == "all" else 3 + start
+        at = list(range(first, len(body))) or [len(body) - 1]
+        found = numbers(plain_logits(model, body, slow_edits(model, row, made, mode)), clean, ids, at)
+        for name, value in found.items():
+            assert getattr(row, name) == pytest.approx(value, rel=2e-3, abs=2e-4), (name, row.trial)
+        assert row.clean_perplexity == pytest.approx(numbers(clean, clean, ids, at)["perplexity"], rel=1e-3)  # fmt: skip
+    assert (table["kl"] > 1e-6).mean() > 0.7
+
+
+def test_the_effect_is_the_projection_on_the_change_that_the_whole_injection_makes(
+    small_model: Model, tmp_path: Path
+) -> None:
+    table, made = rows(tmp_path / "run", small_model, coefficients=(0.5, 2.0))
+    for row in table[table["control"] < 0].itertuples():
+        ids = full(small_model, row.prompt)
+        body, at = ids[:-1], list(range(1 if small_model.bos is not None else 0, len(ids) - 1))
+        clean = plain_logits(small_model, body, [])[at]
+        value = row.coefficient * prompt_pair(small_model, PLUS, MINUS, 1).values[-1:]
+        whole = plain_logits(small_model, body, [Edit(Site("resid_pre", 1), "add", value, tuple(at))])[at]  # fmt: skip
+        direction = whole - clean
+        direction = direction - direction.mean(-1, keepdim=True)
+        unit = direction / direction.norm(dim=-1, keepdim=True)
+        steered = plain_logits(small_model, body, slow_edits(small_model, row, made, "own"))[at]
+        expected = ((steered - clean) * unit).sum(-1).mean()
+        assert row.effect == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
+        assert row.steered_effect == pytest.approx(float(((whole - clean) * unit).sum(-1).mean()), rel=1e-3)  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["kl", "perplexity", "log_prob"])
+def test_other_metrics_are_changes_from_the_clean_run(
+    small_model: Model, metric: str, tmp_path: Path
+) -> None:
+    made = {"kl": kl(), "perplexity": perplexity(), "log_prob": log_prob([4, 9], [2])}[metric]
+    table, _ = rows(tmp_path / "run", small_model, metric=made)
+    if metric == "kl":
+        assert np.allclose(table["effect"], table["kl"], atol=1e-5)
+    elif metric == "perplexity":
+        change = np.log(table["perplexity"]) - np.log(table["clean_perplexity"])
+        assert np.allclose(table["effect"], change, atol=1e-4)
+    else:
+        assert table["effect"].abs().max() > 0.01
+
+
+def test_the_norm_is_that_of_all_that_the_nodes_write_relative_to_the_stream(
+    small_model: Model, tmp_path: Path
+) -> None:
+    table, made = rows(tmp_path / "run", small_model, k=3)
+    work = made.work
+    for row in table[table["control"] < 0].itertuples():
+        body = full(small_model, row.prompt)[:-1]
+        at = list(work.injected(len(body) + 1))
+        total = torch.zeros(32, dtype=torch.float64)
+        for name in row.nodes:
+            i = [u.name for u in work.additions.units].index(name)
+            stream = record(small_model, [body], Site("resid_pre", work.additions.units[i].layer))[0][at]  # fmt: skip
+            size = stream.double().square().sum(-1).mean().sqrt()
+            total += row.coefficient * work.additions.image(i, work.additions.parts[0][i].values)[0] / size  # fmt: skip
+        assert row.norm == pytest.approx(float(total.norm()), rel=1e-4)
+
+
+def test_controls_disturb_by_other_vectors_of_the_same_nodes(
+    small_model: Model, tmp_path: Path
+) -> None:
+    table, _ = rows(tmp_path / "run", small_model)
+    controls = table[table["control"] >= 0]
+    assert len(controls) == 6
+    for row in controls.itertuples():
+        twin = table.iloc[row.trial - 3]
+        assert list(twin["nodes"]) == list(row.nodes)
+        assert abs(twin["kl"] - row.kl) > 1e-6
+
+
+def test_nodes_of_the_last_layer_are_left_out_where_they_cannot_reach_a_scored_position(
+    small_model: Model, tmp_path: Path
+) -> None:
+    _, made = rows(tmp_path / "run", small_model, positions="front")
+    assert {u.layer for u in made.work.additions.units} == {0, 1}
+    assert made.about["left_out"] == ["L2H0", "L2H1", "L2H2", "L2H3", "L2M"]
+
+
+def test_mixed_vectors_inject_what_each_node_drew(small_model: Model, tmp_path: Path) -> None:
+    vectors = [prompt_pair(small_model, a, MINUS, 1) for a in (PLUS, [8, 1, 1])]
+    made = plan(small_model, vectors, PROMPTS, trials=12, k=2, visit=4, mixed=True, controls=0)
+    store = Store(tmp_path / "run")
+    begin(made, store)
+    run(made, store)
+    table = pd.concat([t.to_pandas() for t in store.read()])
+    assert table["vector"].isna().all() and {len(set(d)) for d in table["drawn"]} == {1, 2}
+    for row in table.itertuples():
+        ids = full(small_model, row.prompt)
+        body, names = ids[:-1], [u.name for u in made.work.additions.units]
+        at = made.work.injected(len(ids))
+        edits = [
+            Edit(parse_node(name).site, "add", made.work.additions.parts[v][names.index(name)].values, at)
+            for name, v in zip(row.nodes, row.drawn, strict=True)
+        ]  # fmt: skip
+        clean = plain_logits(small_model, body, [])
+        found = numbers(plain_logits(small_model, body, edits), clean, ids, list(at))
+        assert row.kl == pytest.approx(found["kl"], rel=1e-3, abs=1e-5)
+
+
+def test_the_run_finds_an_engine_that_is_wrong(
+    small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steerscope.analysis.errors import BrokenInvariant
+    from steerscope.analysis.sweeps import bench
+
+    monkeypatch.setattr(bench, "plain_logits", lambda *a: 1.2 * plain_logits(*a))
+    with pytest.raises(BrokenInvariant, match="engine and plain passes"):
+        rows(tmp_path / "run", small_model)
