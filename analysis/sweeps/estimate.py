@@ -266,25 +266,28 @@ def _joint(trials: Trials, chosen: NDArray[np.int64]) -> Estimate:
 
 
 def _single(trials: Trials, chosen: NDArray[np.int64], batch: int = 256) -> Estimate:
-    """One pair at a time beside all units; what the units explain is taken out once, of all trials."""
-    base = _within(_columns(trials), trials.prompt)
-    inverse = np.linalg.pinv(base.T @ base, rcond=TINY, hermitian=True)
+    """One pair at a time beside all units, some pairs at once: each pair's own regression, never all pairs together."""
+    base = _within(_columns(trials).astype(np.float64), trials.prompt)
     outcome = _within(trials.y, trials.prompt)
-    outcome = outcome - base @ (inverse @ (base.T @ outcome))
-    groups, of = np.unique(trials.group, return_inverse=True)
-    order = np.argsort(of, kind="stable")
-    starts = np.searchsorted(of[order], np.arange(len(groups)))
-    values, replicates = [], []
+    rows = [trials.group == group for group in np.unique(trials.group)]
+    square = np.array([base[r].T @ base[r] for r in rows])
+    cross = np.array([base[r].T @ outcome[r] for r in rows])
+    inverse = np.array([np.linalg.pinv(a, rcond=TINY, hermitian=True) for a in _left_out(square)])
+    explained = inverse @ _left_out(cross)
+    found = [np.zeros((len(rows) + 1, 0, trials.y.shape[1]))]
     for start in range(0, len(chosen), batch):
         first, second = chosen[start : start + batch].T
         both = _within((trials.x[:, first] & trials.x[:, second]).astype(np.float64), trials.prompt)
-        both = (both - base @ (inverse @ (base.T @ both)))[order]
-        square = np.add.reduceat(both**2, starts)
-        cross = np.add.reduceat(both[:, :, None] * outcome[order][:, None, :], starts)
-        total, whole = square.sum(0), cross.sum(0)
-        values.append(whole / np.maximum(total, TINY)[:, None])
-        replicates.append((whole - cross) / np.maximum(total - square, TINY)[:, :, None])
-    outcomes = trials.y.shape[1]
-    if not values:
-        return Estimate(np.zeros((0, outcomes)), np.zeros((len(groups), 0, outcomes)))
-    return Estimate(np.concatenate(values), np.concatenate(replicates, axis=1))
+        with_base = _left_out(np.array([both[r].T @ base[r] for r in rows]))
+        with_outcome = _left_out(np.array([both[r].T @ outcome[r] for r in rows]))
+        own = _left_out(np.array([(both[r] ** 2).sum(0) for r in rows]))
+        rest = own - np.einsum("gpm,gmn,gpn->gp", with_base, inverse, with_base, optimize=True)
+        found.append((with_outcome - with_base @ explained) / np.maximum(rest, TINY)[:, :, None])
+    everything = np.concatenate(found, axis=1)
+    return Estimate(everything[0], everything[1:])
+
+
+def _left_out(parts: Float[Array, "group ..."]) -> Float[Array, "sum ..."]:
+    """The sum over all groups, then the sums without each of them."""
+    total = parts.sum(axis=0, keepdims=True)
+    return np.concatenate([total, total - parts])
