@@ -201,7 +201,7 @@ def _csv(path: Path, fields: Sequence[str]) -> Iterator[str]:
                 yield row[column(str(path), rows.fieldnames or (), fields)] or ""
         except csv.Error as error:
             raise BadPrompt(
-                f"{str(path)!r} line {rows.line_num} is not CSV ({error}); expected fields of at most "
+                f"{str(path)!r} line {rows.reader.line_num} is not CSV ({error}); expected fields of at most "
                 f"{csv.field_size_limit()} characters; mend the line, or write JSONL"
             ) from error
 

@@ -26,6 +26,10 @@ GROUPS = 50  # of prompts, at most
 LEAST = 4  # groups without which there is no interval
 SEEN = 10  # trials that a pair must be in
 JOINT = 600  # columns up to which all pairs are estimated together
+STRONG, BESIDE = (
+    0.05,
+    300,
+)  # pairs below this adjusted p, and at most so many, stand beside all others
 TINY = 1e-9
 
 
@@ -131,8 +135,8 @@ def pairs(trials: Trials) -> tuple[NDArray[np.int64], NDArray[np.int64], Estimat
 
     Returns:
         the pairs `[pair, 2]` that were seen often enough, how often, the interactions `[pair, outcome]`,
-        and the method: "joint" (all pairs in one regression), or "one at a time" where they are too many
-        for the trials.
+        and the method: "joint" (all pairs in one regression), or "one at a time" (beside the strong ones)
+        where they are too many for the trials.
     """
     seen = trials.x.astype(np.float32).T @ trials.x.astype(np.float32)
     first, second = np.nonzero(np.triu(seen >= SEEN, 1))
@@ -141,7 +145,7 @@ def pairs(trials: Trials) -> tuple[NDArray[np.int64], NDArray[np.int64], Estimat
     columns = len(chosen) + trials.x.shape[1]
     if columns <= JOINT and columns * 5 <= len(trials):
         return chosen, together, _joint(trials, chosen), "joint"
-    return chosen, together, _single(trials, chosen), "one at a time"
+    return chosen, together, _in_turn(trials, chosen), "one at a time"
 
 
 def matched(
@@ -227,12 +231,19 @@ def _solved(moments: _Moments, units: int) -> Estimate:
     constant = bool(units) and np.linalg.norm(open_.T @ ones) > 0.9 * np.sqrt(units)
 
     def solve(square: Array, cross: Array, x: Array, y: Array, n: Array) -> Array:
-        found = np.linalg.lstsq(square + fill, cross, rcond=TINY)[0][:units]
+        found = _solve(square + fill, cross)[:units]
         if constant and x[:units].sum():
             found = found + (y - x[:units] @ found) / x[:units].sum()
         return np.asarray(found)
 
     return _jackknife(moments, solve)
+
+
+def _solve(square: Array, cross: Array) -> Array:
+    try:
+        return np.asarray(np.linalg.solve(square, cross))
+    except np.linalg.LinAlgError:  # a replicate may lose the only trials of a unit
+        return np.asarray(np.linalg.pinv(square, rcond=TINY, hermitian=True) @ cross)
 
 
 def _open(square: Array) -> Float[Array, "column direction"]:
@@ -249,11 +260,15 @@ def open_directions(trials: Trials) -> int:
     return int(open_.shape[1] - (np.linalg.norm(open_.T @ ones) > 0.9))
 
 
+def _both(trials: Trials, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a trial injects into both units of each pair."""
+    return np.asarray(trials.x[:, chosen[:, 0]] & trials.x[:, chosen[:, 1]])
+
+
 def _joint(trials: Trials, chosen: NDArray[np.int64]) -> Estimate:
     """All pairs in one regression, after the units: where the design leaves a direction open, of minimal norm."""
     base = _columns(trials)
-    both = trials.x[:, chosen[:, 0]] & trials.x[:, chosen[:, 1]]
-    moments = _moments(trials, np.hstack([base, both.astype(np.float32)]))
+    moments = _moments(trials, np.hstack([base, _both(trials, chosen)]).astype(np.float32))
     m = base.shape[1]
 
     def solve(square: Array, cross: Array, *_: Array) -> Array:
@@ -265,9 +280,31 @@ def _joint(trials: Trials, chosen: NDArray[np.int64]) -> Estimate:
     return _jackknife(moments, solve)
 
 
-def _single(trials: Trials, chosen: NDArray[np.int64], batch: int = 256) -> Estimate:
-    """One pair at a time beside all units, some pairs at once: each pair's own regression, never all pairs together."""
-    base = _within(_columns(trials).astype(np.float64), trials.prompt)
+def _in_turn(trials: Trials, chosen: NDArray[np.int64]) -> Estimate:
+    """Each pair alone first; then the strong ones together, and each other one beside them."""
+    alone = _single(trials, chosen, chosen[:0])
+    p = np.where(np.isnan(alone.p), 1.0, alone.p)
+    adjusted = [stats.false_discovery_control(column) for column in p.T if len(column)]
+    order = np.argsort(p.min(axis=1, initial=1.0), kind="stable")[:BESIDE]
+    strong = np.zeros(len(chosen), bool)
+    strong[order] = np.min(adjusted, axis=0)[order] < STRONG if len(chosen) else False
+    if not strong.any():
+        return alone
+    value, replicates = alone.value.copy(), alone.replicates.copy()
+    for part, found in (
+        (strong, _joint(trials, chosen[strong])),
+        (~strong, _single(trials, chosen[~strong], chosen[strong])),
+    ):
+        value[part], replicates[:, part] = found.value, found.replicates
+    return Estimate(value, replicates)
+
+
+def _single(
+    trials: Trials, chosen: NDArray[np.int64], beside: NDArray[np.int64], batch: int = 256
+) -> Estimate:
+    """One pair at a time beside all units and some pairs: each has its own regression."""
+    base = np.hstack([_columns(trials), _both(trials, beside)]).astype(np.float64)
+    base = _within(base, trials.prompt)
     outcome = _within(trials.y, trials.prompt)
     rows = [trials.group == group for group in np.unique(trials.group)]
     square = np.array([base[r].T @ base[r] for r in rows])
@@ -276,8 +313,8 @@ def _single(trials: Trials, chosen: NDArray[np.int64], batch: int = 256) -> Esti
     explained = inverse @ _left_out(cross)
     found = [np.zeros((len(rows) + 1, 0, trials.y.shape[1]))]
     for start in range(0, len(chosen), batch):
-        first, second = chosen[start : start + batch].T
-        both = _within((trials.x[:, first] & trials.x[:, second]).astype(np.float64), trials.prompt)
+        both = _both(trials, chosen[start : start + batch]).astype(np.float64)
+        both = _within(both, trials.prompt)
         with_base = _left_out(np.array([both[r].T @ base[r] for r in rows]))
         with_outcome = _left_out(np.array([both[r].T @ outcome[r] for r in rows]))
         own = _left_out(np.array([(both[r] ** 2).sum(0) for r in rows]))

@@ -60,7 +60,9 @@ def test_a_vector_pushed_through_a_head_is_the_nearest_that_the_head_can_write(
         writer = found.writers[i]
         assert writer is not None
         rest = vector - image
-        assert (rest @ writer.double().T).abs().max() < 1e-4  # nothing left that the head could write
+        assert (
+            rest @ writer.double().T
+        ).abs().max() < 1e-4  # nothing left that the head could write
         assert 0.05 < image.norm() / vector.norm() < 0.999
 
 
@@ -132,7 +134,11 @@ def test_additions_are_the_same_after_saving(small_model: Model, tmp_path: Path)
 @pytest.mark.parametrize(
     ("mode", "vector", "words"),
     [
-        ("own", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "needs the plus and minus"),
+        (
+            "own",
+            SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)),
+            "needs the plus and minus",
+        ),
         ("shared", SteeringVector(torch.ones(1, 8), Site("z", 1, 0)), "one at resid_pre"),
         ("shared", {"L0M": torch.ones(32)}, "expected steering vectors"),
         ("given", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "expected dictionaries"),

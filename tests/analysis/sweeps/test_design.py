@@ -36,9 +36,7 @@ def test_a_trial_depends_on_the_seed_and_its_number_alone() -> None:
 
 
 def test_the_numbers_of_a_seed_never_change() -> None:
-    drawn = [
-        design(seed=3, kinds=KINDS, k=(1, 3)).trial(i, UNITS) for i in (0, 1, 3, 17, 100, 399)
-    ]
+    drawn = [design(seed=3, kinds=KINDS, k=(1, 3)).trial(i, UNITS) for i in (0, 1, 3, 17, 100, 399)]
     assert [(t.kind, t.units, t.control) for t in drawn] == [
         ("vertical", (10, 14), -1), ("horizontal", (5, 6), -1), ("vertical", (10, 14), 9),
         ("uniform", (3, 13), -1), ("uniform", (2, 8), -1), ("vertical", (7, 12), 2),
@@ -150,4 +148,3 @@ def test_a_design_that_cannot_be_is_refused(arguments: dict[str, Any], words: st
 
 def test_a_unit_has_the_layer_of_its_site() -> None:
     assert isinstance(UNITS[5], Unit) and UNITS[5].layer == 1
-

@@ -20,7 +20,12 @@ from steerscope.analysis.sweeps.runner import begin, resume, run, sweep
 from steerscope.analysis.sweeps.store import Store
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
-PROMPTS = [[7, 3, 30, 12, 9, 41, 5, 8, 2], [9, 9, 31, 4, 17, 6], [40, 2, 2, 13, 25, 11, 20], [1, 5, 6, 7, 8]]
+PROMPTS = [
+    [7, 3, 30, 12, 9, 41, 5, 8, 2],
+    [9, 9, 31, 4, 17, 6],
+    [40, 2, 2, 13, 25, 11, 20],
+    [1, 5, 6, 7, 8],
+]
 OPTIONS: dict[str, Any] = {"trials": 400, "visit": 4, "controls": 2, "k": (1, 3)}
 
 

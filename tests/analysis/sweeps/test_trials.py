@@ -82,7 +82,9 @@ def test_every_number_of_every_row_is_that_of_a_plain_pass(
         start = 0 if model.bos is None else 1
         first = start if place == "all" else 3 + start
         at = list(range(first, len(body))) or [len(body) - 1]
-        found = numbers(plain_logits(model, body, slow_edits(model, row, made, mode)), clean, ids, at)
+        found = numbers(
+            plain_logits(model, body, slow_edits(model, row, made, mode)), clean, ids, at
+        )
         for name, value in found.items():
             assert getattr(row, name) == pytest.approx(value, rel=2e-3, abs=2e-4), (name, row.trial)
         assert row.clean_perplexity == pytest.approx(numbers(clean, clean, ids, at)["perplexity"], rel=1e-3)  # fmt: skip
