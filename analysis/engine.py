@@ -1,14 +1,7 @@
 """The wavefront: many edited forward passes of many prompts, in one growing batch.
 
-An edited pass equals any other pass of the same prompt up to the layer where their edits first
-differ. So:
-
-1. Group the variants by what has happened to them so far. Before the first layer all variants of a
-   prompt are one row.
-2. At every layer, where variants of one row are about to be edited differently, the row splits: its
-   stream is copied, once for each different set of edits.
-3. Apply the edits of the layer to the rows, all rows of a site in one indexed write.
-4. After the last layer read the logits, at the positions that are asked for only.
+`run` cuts the variants into chunks that fit the memory and the caches, and makes a `Pass` of each
+(see `wavefront`).
 
 Nothing is approximated; what is shared would have been computed twice to the same numbers. The
 model runs on one dummy row of tokens, so that its masks and rotary tables are built for a batch of
@@ -19,55 +12,23 @@ What it cannot see: positions after the prompt's end, encoder-decoders, layers t
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from .edits import Edit, Variant
-from .errors import BrokenInvariant, UnsupportedModel
+from .edits import Variant
 from .models import Model
 from .progress import track
 from .requests import check_request
+from .wavefront import Pass, Readout, Reads
 
-Reads = Literal["logits", "hidden", "none"]
-Hook = Callable[[Tensor, Any], Tensor | None]
+__all__ = ["Readout", "Reads", "measure", "run"]
 
 # On a CPU a batch beyond this many tokens no longer fits the caches and gets slower again.
 CPU_TOKENS = 2048
-
-
-@dataclass(frozen=True, eq=False)
-class Readout:
-    """What a chunk of variants gave.
-
-    Attributes:
-        variants: the variants of this chunk, in order; `row` below counts within them.
-        row: the variant that each read position belongs to.
-        position: its position in the prompt.
-        logits: `None` unless `reads="logits"`.
-        hidden: the stream after the final norm, what the unembedding reads; `None` for `reads="none"`.
-        activations: by (site name, layer): `[rows, pos, ...]`, edits included, padded on the right.
-    """
-
-    variants: Sequence[Variant]
-    row: Int[Tensor, " read"]
-    position: Int[Tensor, " read"]
-    logits: Float[Tensor, "read vocab"] | None
-    hidden: Float[Tensor, "read d_model"] | None
-    activations: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-
-    def mean(self, values: Float[Tensor, " read"]) -> Float[Tensor, " rows"]:
-        """Means over the read positions of each row."""
-        rows = len(self.variants)
-        total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(
-            0, self.row, values
-        )
-        count = torch.bincount(self.row, minlength=rows)
-        return total / count
 
 
 def run(
@@ -104,7 +65,7 @@ def run(
     for chunk in track(chunks, what) if what else chunks:
         rows = [variants[index] for index in chunk]
         with torch.set_grad_enabled(grad):  # never across a yield: it would leak into the caller
-            readout = _Pass(model, prompts, rows, reading, reads, sites).run(embedded)
+            readout = Pass(model, prompts, rows, reading, reads, sites).run(embedded)
         yield chunk, readout
 
 
@@ -193,253 +154,3 @@ def _bytes(
     kept = length * model.d_model * len(sites)
     per_read = {"logits": 3 * model.d_vocab, "hidden": model.d_model, "none": 0}[reads]
     return (rows * (block + kept) + read * per_read) * model.dtype.itemsize
-
-
-class _Pass:
-    """One chunk: which row splits where, the edits as indexed writes, and the hooks that do it."""
-
-    def __init__(
-        self,
-        model: Model,
-        prompts: Sequence[Sequence[int]],
-        variants: Sequence[Variant],
-        reading: Sequence[Sequence[int]],
-        reads: Reads,
-        sites: Sequence[tuple[str, int]],
-    ) -> None:
-        self.model, self.prompts, self.variants = model, prompts, variants
-        self.reading, self.reads, self.sites = reading, reads, list(sites)
-        self.length = max(len(prompts[v.prompt]) for v in variants)
-        self.fired: set[str] = set()
-        self.kept: dict[tuple[str, int], Tensor] = {}
-        self.seen: dict[tuple[str, int], Tensor] = {}
-        self.hidden: Tensor | None = None
-        self._plan()
-
-    def _plan(self) -> None:
-        """Which rows exist at each layer, which row of the layer before each comes from, and its edits."""
-        by_layer: list[dict[int, list[Edit]]] = [{} for _ in range(self.model.n_layers)]
-        for index, variant in enumerate(self.variants):
-            for edit in variant.edits:
-                by_layer[edit.site.layer].setdefault(index, []).append(edit)
-        first = {p: slot for slot, p in enumerate(dict.fromkeys(v.prompt for v in self.variants))}
-        self.base = list(first)
-        slot_of = [first[v.prompt] for v in self.variants]
-        self.parents: list[list[int] | None] = []
-        self.slots: list[list[int]] = []
-        self.edits: list[list[tuple[int, Edit]]] = []
-        count = len(self.base)
-        for edits in by_layer:
-            keys: dict[tuple[int, tuple[int, ...]], int] = {}
-            parents: list[int] = []
-            written: list[tuple[int, Edit]] = []
-            for index, slot in enumerate(slot_of):
-                own = edits.get(index, ())
-                key = (slot, tuple(map(id, own)))
-                if key not in keys:
-                    keys[key] = len(parents)
-                    parents.append(slot)
-                    written += [(keys[key], edit) for edit in own]
-                slot_of[index] = keys[key]
-            same = parents == list(range(count))
-            self.parents.append(None if same else parents)
-            self.slots.append(list(slot_of))
-            self.edits.append(written)
-            count = len(parents)
-        self.prompt_of_slot: list[list[int]] = []
-        prompts = self.base
-        for parent in self.parents:
-            prompts = prompts if parent is None else [prompts[slot] for slot in parent]
-            self.prompt_of_slot.append(prompts)
-
-    def run(self, embedded: Tensor) -> Readout:
-        hooks = self._hooks(embedded[self.base, : self.length])
-        tokens = torch.zeros(1, self.length, dtype=torch.long, device=self.model.device)
-        logits = self.model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
-        silent = {name for name, _ in hooks} - self.fired
-        if silent:
-            raise BrokenInvariant(
-                f"hooks that never fired on {self.model.name}: {', '.join(sorted(silent))}; their edits would have been lost; "
-                "load the model with its self-check on"
-            )
-        row, position = self._reading()
-        return Readout(
-            self.variants,
-            row,
-            position,
-            logits[0] if self.reads == "logits" else None,
-            self.hidden if self.reads != "none" else None,
-            self.kept,
-        )
-
-    def _reading(self) -> tuple[Tensor, Tensor]:
-        device = self.model.device
-        rows = [i for i, v in enumerate(self.variants) for _ in self.reading[v.prompt]]
-        positions = [p for v in self.variants for p in self.reading[v.prompt]]
-        return torch.tensor(rows, device=device), torch.tensor(positions, device=device)
-
-    def _hooks(self, base: Tensor) -> list[tuple[str, Hook]]:
-        hooks: list[tuple[str, Hook]] = []
-        for layer in range(self.model.n_layers):
-            written = self.edits[layer]
-            names = {edit.site.name for _, edit in written}
-            wanted = {name for name, at in self.sites if at == layer}
-            if layer == 0 or self.parents[layer] is not None or "resid_pre" in names | wanted:
-                hooks.append(self._entering(layer, base))
-            mixed = {"pattern", "v", "z"} if "pattern" in names else set()
-            for site in ("v", "pattern"):
-                if site in wanted | mixed:
-                    hooks.append(self._watch(site, layer))
-            for site in ("z", "attn_out", "mlp_out", "resid_post"):
-                if site in names | wanted | mixed:
-                    hooks.append(self._at(site, layer))
-        hooks.append(("unembed.hook_in", self._last))
-        return hooks
-
-    def _entering(self, layer: int, base: Tensor) -> tuple[str, Hook]:
-        name = self.model.hook("resid_pre", layer)
-        write = self._writer("resid_pre", layer)
-
-        def hook(x: Tensor, hook: Any) -> Tensor:
-            self.fired.add(name)
-            x = base if layer == 0 else x
-            parents = self.parents[layer]
-            x = write(x if parents is None else x[torch.tensor(parents, device=x.device)])
-            self._keep("resid_pre", layer, x)
-            return x
-
-        return name, hook
-
-    def _at(self, site: str, layer: int) -> tuple[str, Hook]:
-        name = self.model.hook(site, layer)
-        write = self._writer(site, layer)
-
-        def hook(x: Tensor, hook: Any) -> Tensor:
-            self.fired.add(name)
-            x = write(self._through_pattern(layer, x) if site == "z" else x)
-            self._keep(site, layer, x)
-            return x
-
-        return name, hook
-
-    def _watch(self, site: str, layer: int) -> tuple[str, Hook]:
-        """Reads only. Returns nothing: some architectures warn of any pattern that is given back."""
-        name = self.model.hook(site, layer)
-
-        def hook(x: Tensor, hook: Any) -> None:
-            self.fired.add(name)
-            self.seen[site, layer] = x
-            self._keep(site, layer, self._edited_pattern(layer, x) if site == "pattern" else x)
-
-        return name, hook
-
-    def _last(self, x: Tensor, hook: Any) -> Tensor:
-        """Cuts to the positions that are read: here and not earlier, since GPT-2 reshapes after its last norm."""
-        self.fired.add("unembed.hook_in")
-        row, position = self._reading()
-        slots = torch.tensor(self.slots[-1], device=x.device)
-        self.hidden = hidden = x[slots[row], position]
-        if self.reads == "logits":
-            return hidden[None]
-        return hidden[None, :0]
-
-    def _keep(self, site: str, layer: int, x: Tensor) -> None:
-        if (site, layer) in self.sites:
-            self.kept[site, layer] = x[torch.tensor(self.slots[layer], device=x.device)]
-
-    # Patterns. Several architectures discard an edited pattern; what a pattern does is to mix values
-    # into z, so an edit of the pattern is made as the edit of z that it stands for.
-
-    def _pattern_edits(self, layer: int) -> list[tuple[int, Edit]]:
-        return [(slot, edit) for slot, edit in self.edits[layer] if edit.site.name == "pattern"]
-
-    def _edited_pattern(self, layer: int, pattern: Tensor) -> Tensor:
-        pattern = pattern.clone()
-        for slot, edit in self._pattern_edits(layer):
-            queries = list(self._positions(layer, slot, edit))
-            rows = pattern[slot, edit.site.head, queries]
-            if isinstance(edit.value, Tensor):
-                keys = min(edit.value.shape[-1], self._length(layer, slot))
-                value = edit.value.to(pattern)[..., :keys]
-                value = torch.nn.functional.pad(value, (0, pattern.shape[-1] - keys))
-                rows = value if edit.operation == "set" else rows + value
-            else:
-                rows = rows * edit.value
-            pattern[slot, edit.site.head, queries] = rows
-        return pattern
-
-    def _through_pattern(self, layer: int, z: Tensor) -> Tensor:
-        edits = self._pattern_edits(layer)
-        if not edits:
-            return z
-        if ("pattern", layer) not in self.seen:
-            raise UnsupportedModel(
-                f"{self.model.name} ({self.model.architecture}) shows its attention patterns only after "
-                "their use; an edit of a pattern needs them before; edit z instead"
-            )
-        v = self.seen.pop(("v", layer))
-        pattern = self._edited_pattern(layer, self.seen.pop(("pattern", layer)))
-        group = self.model.n_heads // v.shape[2]  # several query heads may share one value head
-        z = z.clone()
-        for slot, head in {(slot, edit.site.head or 0) for slot, edit in edits}:
-            z[slot, :, head] = pattern[slot, head] @ v[slot, :, head // group]
-        return z
-
-    # Indexed writes.
-
-    def _positions(self, layer: int, slot: int, edit: Edit) -> Sequence[int]:
-        if edit.positions is not None:
-            return edit.positions
-        return range(self._length(layer, slot))
-
-    def _length(self, layer: int, slot: int) -> int:
-        return len(self.prompts[self.prompt_of_slot[layer][slot]])
-
-    def _writer(self, site: str, layer: int) -> Callable[[Tensor], Tensor]:
-        """All edits of a site: one indexed write for every operation, in rounds where a row has several."""
-        rounds: dict[tuple[int, str], list[tuple[int, Edit]]] = {}
-        seen: dict[tuple[int, int | None], int] = {}
-        for slot, edit in self.edits[layer]:
-            if edit.site.name == site and site != "pattern":
-                turn = seen[slot, edit.site.head] = seen.get((slot, edit.site.head), -1) + 1
-                rounds.setdefault((turn, edit.operation), []).append((slot, edit))
-        writes = [
-            self._write(layer, operation, group)
-            for (_, operation), group in sorted(rounds.items(), key=lambda r: r[0][0])
-        ]
-
-        def apply(x: Tensor) -> Tensor:
-            for write in writes:
-                x = write(x)
-            return x
-
-        return apply
-
-    def _write(
-        self, layer: int, operation: str, group: list[tuple[int, Edit]]
-    ) -> Callable[[Tensor], Tensor]:
-        rows: list[int] = []
-        positions: list[int] = []
-        heads: list[int | None] = []
-        values: list[Tensor] = []
-        for slot, edit in group:
-            at = self._positions(layer, slot, edit)
-            rows += [slot] * len(at)
-            positions += at
-            heads += [edit.site.head] * len(at)
-            if isinstance(edit.value, Tensor):
-                values.append(edit.value.expand(len(at), -1))
-            else:
-                values.append(torch.full((len(at), 1), edit.value, dtype=torch.float64))
-        device = self.model.device
-        index = [torch.tensor(rows, device=device), torch.tensor(positions, device=device)]
-        if heads[0] is not None:
-            index.append(torch.tensor(heads, device=device))
-
-        def write(x: Tensor) -> Tensor:
-            value = torch.cat([v.to(x) for v in values])
-            if operation == "scale":
-                value = x[tuple(index)] * value
-            return x.index_put(tuple(index), value, accumulate=operation == "add")
-
-        return write

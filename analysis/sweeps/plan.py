@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from steerscope.analysis.corpora import file_hash
 
+from steerscope.analysis.corpora import file_hash
 from steerscope.analysis.errors import BadArgument, BadMetric, BadNode, BadPrompt, OutputExists
 from steerscope.analysis.loading import load
 from steerscope.analysis.metrics import METRICS, Metric, logit_direction

@@ -1,5 +1,6 @@
 """Heads by layers, the MLPs in a column of their own; what is not significant is visibly muted."""
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -11,59 +12,8 @@ from steerscope.reports import words
 from steerscope.reports.records import records
 from steerscope.reports.theme import DIVERGING, axis, figure
 
-
-def heatmap(table: pd.DataFrame, unit: str, limit: float | None = None) -> go.Figure:
-    """One measure's effects.
-
-    Args:
-        table: rows of `effects` of one measure.
-        limit: the scale's end, so that two maps can share it; the largest effect by default.
-    """
-    # White behind the cells in dark mode, too: muted colours are mixed with it.
-    layers, heads = int(table["layer"].max()) + 1, int(table["head"].max(skipna=True)) + 1
-    column = table["head"].astype("float").fillna(heads + 0.6).to_numpy()
-    limit = limit or float(table["effect"].abs().max()) or 1.0
-    chart = figure(
-        height=max(190, 92 + 34 * layers),
-        margin={"l": 56, "r": 10, "t": 10, "b": 46},
-        plot_bgcolor="#ffffff",
-    )
-    for significant, opacity in ((False, 0.35), (True, 1.0)):
-        chosen = (table["significant"] == significant).to_numpy()
-        for part in (table["kind"] == "head", table["kind"] == "mlp"):
-            rows = chosen & part.to_numpy()
-            if rows.any():
-                chart.add_trace(_cells(table[rows], column[rows], limit, opacity, unit))
-    marked = table["significant"].to_numpy()
-    if (
-        layers * heads > 150
-    ):  # numbers no longer fit; a dot says what opacity says, in grey print too
-        dots = {"symbol": "circle", "size": 4, "color": "#1d2026"}
-        chart.add_scatter(
-            x=column[marked],
-            y=table["layer"][marked],
-            mode="markers",
-            marker=dots,
-            hoverinfo="skip",
-        )
-    else:
-        chart.add_scatter(
-            x=column, y=table["layer"], mode="text", hoverinfo="skip",
-            text=[f"<b>{_short(e)}</b>" if s else _short(e) for e, s in zip(table["effect"], marked, strict=True)],
-            textfont={"size": 10, "color": [_ink(e, limit, s) for e, s in zip(table["effect"], marked, strict=True)]},
-        )  # fmt: skip
-    ticks = list(range(heads)) if heads <= 16 else list(range(0, heads, 2))
-    has_mlp = (table["kind"] == "mlp").any()
-    chart.update_xaxes(
-        axis("head"), showgrid=False, zeroline=False,
-        tickvals=[*ticks, *([heads + 0.6] if has_mlp else [])], ticktext=[*map(str, ticks), *(["MLP"] if has_mlp else [])],
-        range=[-0.6, heads + (1.2 if has_mlp else -0.4)],
-    )  # fmt: skip
-    chart.update_yaxes(
-        axis("layer"), showgrid=False, zeroline=False, autorange="reversed",
-        tickvals=list(range(0, layers, 1 if layers <= 24 else 4)),
-    )  # fmt: skip
-    return chart
+Hover = Callable[[Any, str], str]
+EXTRA = {"attention": "attention, all heads", "mlp": "MLP"}  # columns beside the heads, by kind
 
 
 def hover(row: Any, unit: str) -> str:
@@ -79,8 +29,105 @@ def hover(row: Any, unit: str) -> str:
     return "<br>".join(lines)
 
 
+def heatmap(
+    table: pd.DataFrame,
+    unit: str,
+    limit: float | None = None,
+    *,
+    describe: Hover = hover,
+    factor: float = 1.0,
+    bar: str = "",
+) -> go.Figure:
+    """One measure's effects.
+
+    Args:
+        table: rows of `effects` of one measure, or of any frame with the columns node, layer, head, kind,
+            effect and significant, and those that `describe` reads.
+        limit: the scale's end, so that two maps can share it; the largest effect by default.
+        describe: from a row and the unit to its hover label.
+        factor: multiplies the numbers in the cells, for effects too small for two decimals.
+        bar: title of a colour bar, where the cells have no room for numbers.
+    """
+    # White behind the cells in dark mode, too: muted colours are mixed with it.
+    layers, places = int(table["layer"].max()) + 1, _places(table)
+    heads = len(places) - len(_extra(table))
+    column = np.array([places[kind if pd.isna(head) else int(head)] for kind, head in zip(table["kind"], table["head"], strict=True)])  # fmt: skip
+    limit = limit or float(table["effect"].abs().max()) or 1.0
+    chart = figure(
+        height=max(190, 92 + 34 * layers),
+        margin={"l": 56, "r": 10, "t": 10, "b": 46},
+        plot_bgcolor="#ffffff",
+    )
+    for significant, opacity in ((False, 0.35), (True, 1.0)):
+        chosen = (table["significant"] == significant).to_numpy()
+        for part in (table["kind"] == kind for kind in ("head", *EXTRA)):
+            rows = chosen & part.to_numpy()
+            if rows.any():
+                cells = _cells(table[rows], column[rows], limit, opacity, unit, describe)
+                chart.add_trace(cells)
+    marked = table["significant"].to_numpy()
+    if (
+        layers * heads > 150
+    ):  # numbers no longer fit; a dot says what opacity says, in grey print too
+        dots = {"symbol": "circle", "size": 4, "color": "#1d2026"}
+        chart.add_scatter(
+            x=column[marked],
+            y=table["layer"][marked],
+            mode="markers",
+            marker=dots,
+            hoverinfo="skip",
+        )
+        if bar:
+            _add_bar(chart, limit, bar)
+    else:
+        chart.add_scatter(
+            x=column, y=table["layer"], mode="text", hoverinfo="skip",
+            text=[f"<b>{_short(e * factor)}</b>" if s else _short(e * factor) for e, s in zip(table["effect"], marked, strict=True)],
+            textfont={"size": 10, "color": [_ink(e, limit, s) for e, s in zip(table["effect"], marked, strict=True)]},
+        )  # fmt: skip
+    ticks = list(range(heads)) if heads <= 16 else list(range(0, heads, 2))
+    extra = _extra(table)
+    chart.update_xaxes(
+        axis("head" if heads else ""), showgrid=False, zeroline=False,
+        tickvals=[*ticks, *(places[kind] for kind in extra)], ticktext=[*map(str, ticks), *(EXTRA[kind] for kind in extra)],
+        range=[-0.6, max(places.values()) + 0.6],
+    )  # fmt: skip
+    chart.update_yaxes(
+        axis("layer"), showgrid=False, zeroline=False, autorange="reversed",
+        tickvals=list(range(0, layers, 1 if layers <= 24 else 4)),
+    )  # fmt: skip
+    return chart
+
+
+def _extra(table: pd.DataFrame) -> list[str]:
+    return [kind for kind in EXTRA if (table["kind"] == kind).any()]
+
+
+def _places(table: pd.DataFrame) -> dict[int | str, float]:
+    """Where each head, and each column beside the heads, stands."""
+    last = table["head"].max(skipna=True)
+    heads = 0 if pd.isna(last) else int(last) + 1
+    start = heads + 0.6 if heads else 0.0
+    places: dict[int | str, float] = {head: float(head) for head in range(heads)}
+    return places | {kind: start + i for i, kind in enumerate(_extra(table))}
+
+
+def _add_bar(chart: go.Figure, limit: float, title: str) -> None:
+    """A thin colour bar, on a trace without points."""
+    scale = {"thickness": 9, "outlinewidth": 0, "len": 0.6, "title": {"text": escape(title), "side": "right"}, "nticks": 5}  # fmt: skip
+    chart.add_scatter(
+        x=[None], y=[None], mode="markers", hoverinfo="skip",
+        marker={"color": [0.0], "cmin": -limit, "cmax": limit, "colorscale": DIVERGING, "showscale": True, "colorbar": scale},
+    )  # fmt: skip
+
+
 def _cells(
-    table: pd.DataFrame, column: np.ndarray, limit: float, opacity: float, unit: str
+    table: pd.DataFrame,
+    column: np.ndarray,
+    limit: float,
+    opacity: float,
+    unit: str,
+    describe: Hover,
 ) -> go.Heatmap:
     """Cells of one kind and significance, on the full grid, so that every cell has the same size."""
     layers = np.arange(table["layer"].min(), table["layer"].max() + 1)
@@ -89,7 +136,7 @@ def _cells(
     text = np.full(z.shape, "", dtype=object)
     for row, at in zip(records(table), column, strict=True):
         layer, place = int(row.layer) - int(layers[0]), round(float(at) - float(columns[0]))
-        z[layer, place], text[layer, place] = row.effect, hover(row, unit)
+        z[layer, place], text[layer, place] = row.effect, describe(row, unit)
     shown = {
         "colorscale": DIVERGING,
         "zmin": -limit,
@@ -112,6 +159,8 @@ def _cells(
 
 def _short(effect: float) -> str:
     """Two decimals without the leading zero, to fit a cell; a dot for what rounds to nothing."""
+    if np.isnan(effect):
+        return ""
     if abs(effect) < 0.005:
         return "·"
     text = f"{effect:.2f}" if abs(effect) < 10 else f"{effect:.0f}"

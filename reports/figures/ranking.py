@@ -3,18 +3,30 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from steerscope.reports.figures.heatmap import hover
+from steerscope.reports.figures.heatmap import Hover, hover
 from steerscope.reports.records import records
 from steerscope.reports.theme import CONTROL, NEGATIVE, NEUTRAL, POSITIVE, axis, figure
 
 SHOWN = 20
 
 
-def ranking(table: pd.DataFrame, unit: str, limits: tuple[float, float] | None = None) -> go.Figure:
-    """One measure's nodes, by the size of their effect: at most 20, those without any effect left out."""
+def ranking(
+    table: pd.DataFrame,
+    unit: str,
+    limits: tuple[float, float] | None = None,
+    *,
+    describe: Hover = hover,
+    title: str = "effect",
+) -> go.Figure:
+    """One measure's nodes, by the size of their effect: at most 20, those without any effect left out.
+
+    Args:
+        table: as for `heatmap`, with low, high, control_low and control_high; without a control there is no band.
+        title: of the axis.
+    """
     rows = table[table["effect"] != 0].sort_values("effect", key=abs, ascending=False).head(SHOWN)
     chart = figure(height=90 + 24 * max(4, len(rows)), margin={"l": 70, "r": 14, "t": 8, "b": 46})
-    for row in records(rows):
+    for row in records(rows.dropna(subset=["control_low", "control_high"])):
         chart.add_shape(
             type="rect", x0=row.control_low, x1=row.control_high, xref="x", yref="y", y0=row.node, y1=row.node,
             y0shift=-0.32, y1shift=0.32, fillcolor=CONTROL, opacity=0.4, line_width=0, layer="below",
@@ -24,7 +36,7 @@ def ranking(table: pd.DataFrame, unit: str, limits: tuple[float, float] | None =
         for e, s in zip(rows["effect"], rows["significant"], strict=True)
     ]
     chart.add_scatter(
-        x=rows["effect"], y=rows["node"], mode="markers", customdata=[hover(r, unit) for r in records(rows)],
+        x=rows["effect"], y=rows["node"], mode="markers", customdata=[describe(r, unit) for r in records(rows)],
         hovertemplate="%{customdata}<extra></extra>",
         marker={"size": 9, "color": colour, "symbol": ["circle" if s else "circle-open" for s in rows["significant"]]},
         error_x={
@@ -32,6 +44,6 @@ def ranking(table: pd.DataFrame, unit: str, limits: tuple[float, float] | None =
             "thickness": 1.5, "width": 3, "color": NEUTRAL,
         },
     )  # fmt: skip
-    chart.update_xaxes(axis(f"effect ({unit})"), zeroline=True, range=limits)
+    chart.update_xaxes(axis(f"{title} ({unit})"), zeroline=True, range=limits)
     chart.update_yaxes(axis(), autorange="reversed", type="category")
     return chart

@@ -1,12 +1,10 @@
 """The report of `localize`: which heads and MLPs carry an injection's effect."""
 
-import json
 import math
 from typing import Any
 
 import pandas as pd
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.results import Result
 from steerscope.reports import words
 from steerscope.reports.figures.disturbance import disturbance
@@ -15,6 +13,17 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.figures.reach import reach
 from steerscope.reports.figures.tokens import tokens
 from steerscope.reports.page import Page, Panel, Section, Table
+from steerscope.reports.pages.common import (
+    cell,
+    checks,
+    failed_checks,
+    legend,
+    metric_name,
+    metric_unit,
+    missing,
+    reproduce,
+    whole_manifest,
+)
 from steerscope.reports.records import records
 
 MEASURES = {
@@ -29,13 +38,13 @@ def localize_page(result: Result) -> Page:
     model = manifest.get("model", {})
     return Page(
         title=f"Who carries {_label(manifest)} in {model.get('name', 'the model')}?",
-        subtitle=f"{words.injection(manifest)} · {manifest.get('prompts', {}).get('count', '?')} prompts · {_metric(manifest)} · exact patching of every head and MLP",
+        subtitle=f"{words.injection(manifest)} · {manifest.get('prompts', {}).get('count', '?')} prompts · {metric_name(manifest)} · exact patching of every head and MLP",
         headline=words.headline(result),
-        warnings=_warnings(manifest),
+        warnings=failed_checks(manifest),
         glance=_glance(result),
         sections=[
             _maps(result), _ranking(result), _reach(result), _disturbance(result), _tokens(result), _completions(result),
-            _prompts(result), _reading(), _table(result), _checks(manifest), _manifest(manifest), _reproduce(manifest),
+            _prompts(result), _reading(), _table(result), checks(manifest), whole_manifest(manifest), reproduce(manifest),
         ],
         footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
         f"{words.number(manifest.get('seconds', math.nan))} seconds on {model.get('device', '?')}",
@@ -48,29 +57,9 @@ def _label(manifest: Any) -> str:
     )
 
 
-def _metric(manifest: Any) -> str:
-    metric = manifest.get("metric", {})
-    targets = metric.get("targets")
-    return str(metric.get("name", "metric")).replace("_", " ") + (
-        f" of {', '.join(map(repr, targets))}" if targets else ""
-    )
-
-
-def _unit(result: Result) -> str:
-    return str(result.manifest.get("metric", {}).get("unit", ""))
-
-
 def _measure(result: Result, name: str) -> pd.DataFrame:
     table = result.frames["effects"]
     return table[table["measure"] == name]
-
-
-def _warnings(manifest: Any) -> list[str]:
-    failed = [c for c in manifest.get("checks", []) if not c["passed"]]
-    return [
-        f"A check failed: {c['name']} is off by {c['value']:.2g}, at most {c['limit']:g} was expected. Do not trust the numbers below."
-        for c in failed
-    ]
 
 
 def _glance(result: Result) -> list[tuple[str, str, str]]:
@@ -98,7 +87,7 @@ def _stability(stability: Any) -> str:
 
 def _maps(result: Result) -> Section:
     limit = float(result.frames["effects"]["effect"].abs().max()) or 1.0
-    unit = _unit(result)
+    unit = metric_unit(result)
     panels = [
         Panel(title, heatmap(_measure(result, name), unit, limit))
         for name, title in MEASURES.items()
@@ -117,7 +106,7 @@ def _ranking(result: Result) -> Section:
     margin = 0.05 * (high - low or 1.0)
     limits = (low - margin, high + margin)
     panels = [
-        Panel(name.capitalize(), ranking(_measure(result, name), _unit(result), limits))
+        Panel(name.capitalize(), ranking(_measure(result, name), metric_unit(result), limits))
         for name in MEASURES
     ]
     text = (
@@ -134,7 +123,7 @@ def _reach(result: Result) -> Section:
     )
     if not result.manifest.get("controls", {}).get("count", 0):
         return Section(
-            "Specific or general", [text], [Panel("Necessity", None, _missing(result, "controls"))]
+            "Specific or general", [text], [Panel("Necessity", None, missing(result, "controls"))]
         )
     return Section(
         "Specific or general",
@@ -151,7 +140,7 @@ def _disturbance(result: Result) -> Section:
     return Section(
         "Effect and disturbance",
         [text],
-        [Panel("One point a vector", disturbance(result.frames["vectors"], _unit(result)))],
+        [Panel("One point a vector", disturbance(result.frames["vectors"], metric_unit(result)))],
     )
 
 
@@ -176,14 +165,14 @@ def _completions(result: Result) -> Section:
     table = result.frames["completions"]
     title = "A few completions"
     if table.empty:
-        return Section(title, [f"Missing: {_missing(result, 'completions')}."])
+        return Section(title, [f"Missing: {missing(result, 'completions')}."])
     rows = [[r.text, r.clean, r.steered] for r in records(table)]
     text = "Sampled with the same random numbers; only the prompt's own positions are injected."
     return Section(title, [text], table=Table(["prompt", "clean", "steered"], rows))
 
 
 def _prompts(result: Result) -> Section:
-    table, unit = result.frames["prompts"], _unit(result)
+    table, unit = result.frames["prompts"], metric_unit(result)
     mean = table["effect"].mean()
     rows = [
         [
@@ -224,14 +213,7 @@ def _reading() -> Section:
         "A node is significant when its effect differs from zero and goes beyond the mean control in the same direction, by sign-flip "
         "tests over prompts, corrected over nodes. Sentences at the top of this page use Holm's correction.",
     ]
-    rows = [[name, column, meaning, unit.format(metric="of the metric", unit="as said in the row")]
-            for name, columns in COLUMNS["localize"].items() for column, (meaning, unit) in columns.items()]  # fmt: skip
-    return Section(
-        "How to read this",
-        text,
-        table=Table(["table", "column", "meaning", "unit"], rows),
-        folded=True,
-    )
+    return legend("localize", text)
 
 
 def _table(result: Result) -> Section:
@@ -252,54 +234,10 @@ def _table(result: Result) -> Section:
         "wrong_way",
         "stability",
     ]
-    rows = [[_cell(row[c]) for c in columns] for _, row in table[columns].iterrows()]
+    rows = [[cell(row[c]) for c in columns] for _, row in table[columns].iterrows()]
     downloads = {f"{name}.csv": frame for name, frame in result.frames.items()}
     text = ["A click on a heading sorts. The buttons save the tables as CSV."]
     numeric = frozenset(columns) - {"node", "measure", "reach"}
     return Section(
         "All nodes", text, table=Table(columns, rows, numeric), folded=True, download=downloads
     )
-
-
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else words.number(float(value))
-
-
-def _checks(manifest: Any) -> Section:
-    rows = [
-        [c["name"], f"{c['value']:.2g}", f"{c['limit']:g}", "passed" if c["passed"] else "FAILED"]
-        for c in manifest.get("checks", [])
-    ]
-    failed = frozenset(i for i, c in enumerate(manifest.get("checks", [])) if not c["passed"])
-    text = [
-        "What must hold exactly was checked on this very run; largest difference in log-probability, in nats."
-    ]
-    return Section(
-        "Checks",
-        text,
-        table=Table(
-            ["check", "value", "limit", "result"], rows, frozenset(["value", "limit"]), failed
-        ),
-        folded=True,
-    )
-
-
-def _manifest(manifest: Any) -> Section:
-    return Section(
-        "Manifest", code=json.dumps(dict(manifest), indent=2, ensure_ascii=False), folded=True
-    )
-
-
-def _reproduce(manifest: Any) -> Section:
-    command = manifest.get("command")
-    if command:
-        return Section(
-            "How to reproduce it", ["The same seed gives the same numbers."], code=str(command)
-        )
-    return Section(
-        "How to reproduce it", ["Made from Python: see the manifest for every argument."]
-    )
-
-
-def _missing(result: Result, what: str) -> str:
-    return str(result.manifest.get("missing", {}).get(what, "not in this result"))

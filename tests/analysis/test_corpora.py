@@ -252,7 +252,7 @@ def test_fewer_windows_than_asked_for_are_simply_fewer(tiny: Model, tmp_path: Pa
 def test_a_hub_data_set_is_streamed_by_name_and_only_so_far(
     tiny: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = ({"meta": 1, "text": story(30, n)} for n in range(10**9))
+    rows = ({"meta": 1, "text": story(30, n)} for n in range(50))
     calls = hub(monkeypatch, rows)
     monkeypatch.setattr(corpora, "HUB_READ", 5)
     found = windows(tiny, "someone/tales.v2:small", tokens=8, count=9999, split="test")

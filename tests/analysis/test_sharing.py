@@ -1,0 +1,122 @@
+"""What a pass computes once: never two positions with different histories, and no position twice that need not be."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from steerscope.analysis.edits import Edit, Variant
+from steerscope.analysis.engine import run
+from steerscope.analysis.models import Model
+from steerscope.analysis.nodes import Site
+from steerscope.analysis.plain import plain_logits
+from steerscope.analysis.sharing import Layer, share
+
+LENGTHS = [5, 7, 7]
+
+
+def layers(seed: int) -> list[Layer]:
+    """Random edits of random rows, rows that split at random."""
+    rng = random.Random(seed)
+    prompts = [0, 1, 2]
+    found = []
+    for number in range(4):
+        parents = sorted(rng.choices(range(len(prompts)), k=len(prompts) + 3)) + list(range(len(prompts)))  # fmt: skip
+        prompts = [prompts[row] for row in parents]
+        edits = []
+        for _ in range(4):
+            row, name = rng.randrange(len(prompts)), rng.choice(["resid_pre", "z", "attn_out", "mlp_out"])  # fmt: skip
+            at = tuple(rng.sample(range(LENGTHS[prompts[row]]), 2))
+            site = Site(name, number, 0 if name == "z" else None)
+            edits.append((row, Edit(site, "scale", 2.0, rng.choice([at, None]))))
+        found.append(Layer(parents if number else list(prompts), prompts, edits, whole=False))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_stands_for_a_position_has_its_history(seed: int) -> None:
+    """Positions are labelled with all that ever happened to what they can see; a label may only stand for itself."""
+    drawn = layers(seed)
+    rows = len(drawn[0].prompts)
+    drawn[0] = Layer(None, drawn[0].prompts, drawn[0].edits, False)
+    read = [set(range(LENGTHS[p])) for p in drawn[-1].prompts]
+    packings = share(LENGTHS, drawn, read)
+    label: list[list[object]] = [[(p, at) for at in range(7)] for p in drawn[0].prompts]
+    assert len(label) == rows
+    for number, layer in enumerate(drawn):
+        if number:
+            assert layer.parents is not None
+            label = [list(label[row]) for row in layer.parents]
+
+        def edit(*sites: str, layer: Layer = layer, label: list[list[object]] = label) -> None:
+            for row, change in layer.edits:
+                if change.site.name in sites:
+                    for at in range(7) if change.positions is None else change.positions:
+                        label[row][at] = (label[row][at], id(change))
+
+        edit("resid_pre")
+        for row in label:
+            row[:] = [tuple(row[: at + 1]) for at in range(7)]
+        for packing, sites in zip(packings[number], (("z",), ("attn_out",)), strict=True):
+            edit(*sites)
+            if packing is None:
+                continue
+            flat = [x for row in label for x in row]
+            for row, prompt in enumerate(layer.prompts):
+                for at in range(LENGTHS[prompt]):
+                    place = row * 7 + at
+                    assert flat[packing.take[packing.put[place]]] == flat[place]
+            assert len(set(packing.take)) == len(packing.take)
+        edit("mlp_out")
+
+
+def test_packing_and_spreading_give_every_position_back() -> None:
+    edits = [(row, Edit(Site("z", 0, 0), "scale", 2.0, (row,))) for row in range(6)]
+    layer = Layer(None, [0] * 6, edits, whole=False)
+    (heads, _), *_ = share([8], [layer, Layer(None, [0] * 6, [], False)], [set(range(8))] * 6)
+    assert heads is not None and len(heads.take) == 6 + 8
+    x = torch.arange(6 * 8.0).view(6, 8, 1)
+    clean = x.clone()
+    clean[:] = torch.arange(8.0).view(1, 8, 1)
+    for row in range(6):
+        clean[row, row] += 100 * (row + 1)
+    assert heads.pack(clean).shape == (1, 14, 1)
+    assert torch.equal(heads.spread(heads.pack(clean)), clean)
+
+
+def test_unread_positions_of_the_last_layer_are_not_computed() -> None:
+    layer = Layer(None, [0] * 4, [(r, Edit(Site("z", 0, 0), "scale", 2.0)) for r in range(4)], False)  # fmt: skip
+    (heads, mlp), *_ = share([10], [layer], [{9}] * 4)
+    assert heads is not None and mlp is not None and len(heads.take) == len(mlp.take) == 4
+    kept = Layer(None, [0] * 4, layer.edits, whole=True)
+    assert share([10], [kept], [{9}] * 4) == [(None, None)]
+
+
+def flops(model: Model, variants: list[Variant], prompts: list[list[int]]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        list(run(model, prompts, variants, [tuple(range(len(p))) for p in prompts], reads="hidden"))
+    return int(counter.get_total_flops())
+
+
+def test_an_edit_of_the_last_position_costs_little_and_changes_nothing_else(
+    every_architecture: Model,
+) -> None:
+    model = every_architecture
+    prompt = [[3, 9, 4, 7, 1, 8, 2, 6, 5, 3, 9, 4, 7, 1, 8, 2], [5, 6, 7, 8, 9, 1, 2, 3]]
+    values = [torch.full((model.d_head,), float(i + 1)) for i in range(20)]
+
+    def variants(positions: tuple[int, ...]) -> list[Variant]:
+        site = Site("z", 0, 1)
+        return [Variant(p, (Edit(site, "add", v, tuple(q % len(prompt[p]) for q in positions)),)) for v in values for p in (0, 1)]  # fmt: skip
+
+    few, all_ = flops(model, variants((-1,)), prompt), flops(model, variants((0,)), prompt)
+    assert few < 0.75 * all_
+    for variant in variants((-1,))[:3]:
+        positions = [tuple(range(len(p))) for p in prompt]
+        [(chunk, readout)] = run(model, prompt, [variant, Variant(variant.prompt)], positions)
+        assert readout.logits is not None
+        found = readout.logits[readout.row == chunk.index(0)]
+        expected = plain_logits(model, prompt[variant.prompt], variant.edits)
+        assert np.allclose(found, expected, atol=2e-4)
