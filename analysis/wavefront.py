@@ -17,8 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .edits import Edit, Variant
@@ -334,28 +336,40 @@ class Pass:
     def _write(
         self, layer: int, operation: str, group: list[tuple[int, Edit]]
     ) -> Callable[[Tensor], Tensor]:
-        rows: list[int] = []
-        positions: list[int] = []
-        heads: list[int | None] = []
+        """One indexed write. An edit that many rows have stands in the bank of values once."""
+        at = [self._positions(layer, slot, edit) for slot, edit in group]
+        counts = np.array([len(positions) for positions in at])
         values: list[Tensor] = []
-        for slot, edit in group:
-            at = self._positions(layer, slot, edit)
-            rows += [slot] * len(at)
-            positions += at
-            heads += [edit.site.head] * len(at)
-            if isinstance(edit.value, Tensor):
-                values.append(edit.value.expand(len(at), -1))
-            else:
-                values.append(torch.full((len(at), 1), edit.value, dtype=torch.float64))
-        device = self.model.device
-        index = [torch.tensor(rows, device=device), torch.tensor(positions, device=device)]
-        if heads[0] is not None:
-            index.append(torch.tensor(heads, device=device))
+        starts: dict[tuple[int, int], int] = {}
+        size = 0
+        for (_, edit), count in zip(group, counts.tolist(), strict=True):
+            if (id(edit), count) not in starts:
+                starts[id(edit), count] = size
+                values.append(_value(edit, count))
+                size += count
+        first = np.array([starts[id(e), c] for (_, e), c in zip(group, counts.tolist(), strict=True)])  # fmt: skip
+        within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        rows = np.repeat([slot for slot, _ in group], counts)
+        index = [self._index(rows), self._index(np.concatenate([np.asarray(p) for p in at]))]
+        if group[0][1].site.head is not None:
+            index.append(self._index(np.repeat([edit.site.head for _, edit in group], counts)))
+        pick = self._index(np.repeat(first, counts) + within) if size < counts.sum() else None
 
         def write(x: Tensor) -> Tensor:
-            value = torch.cat([v.to(x) for v in values])
+            value = torch.cat(values).to(x)
+            value = value if pick is None else value[pick]
             if operation == "scale":
                 value = x[tuple(index)] * value
             return x.index_put(tuple(index), value, accumulate=operation == "add")
 
         return write
+
+    def _index(self, numbers: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(numbers.astype(np.int64)).to(self.model.device)
+
+
+def _value(edit: Edit, count: int) -> Tensor:
+    """The value of an edit at each of its positions."""
+    if isinstance(edit.value, Tensor):
+        return edit.value.expand(count, -1)
+    return torch.full((count, 1), edit.value, dtype=torch.float64)

@@ -10,21 +10,15 @@ clean activations, recorded beforehand, and take turns; ratios are medians over 
 
 import argparse
 import ctypes
-import os
 import statistics
 import sys
-import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 import pandas as pd
 import psutil
@@ -32,12 +26,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens import patching
-from transformers import GPT2Config, GPT2LMHeadModel
-from transformers.utils.logging import disable_progress_bar
 
+from benchmarks.common import bandwidth, gpt2_small, line, processor, product_rate, quiet
 from steerscope.analysis.edits import Edit, Variant
 from steerscope.analysis.engine import Readout, measure, run
-from steerscope.analysis.loading import load
 from steerscope.analysis.models import Model
 from steerscope.analysis.nodes import Node
 
@@ -79,8 +71,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore")
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet()
     model = gpt2_small()
     print(f"torch {torch.__version__}, {options.threads} threads; {processor()}; ", end="")
     print(f"reads {bandwidth():.0f} GB/s")
@@ -89,17 +80,6 @@ def main() -> None:
         rounds = options.rounds if length * prompts < 512 else min(options.rounds, 2)
         line(f"{length} x {prompts}", *compare(model, length, prompts, rounds))
     print(f"* timed on {SAMPLE} nodes spread over the layers, times {len(model.nodes)} / {SAMPLE}")
-
-
-def line(setting: str, *cells: str) -> None:
-    print(f"{setting:8}", *(f"{cell:>18}" for cell in cells), flush=True)
-
-
-def gpt2_small() -> Model:
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        GPT2LMHeadModel(GPT2Config(initializer_range=0.05)).save_pretrained(folder)
-        return load(folder, device="cpu", name="random GPT-2 small")
 
 
 @torch.no_grad()
@@ -232,32 +212,6 @@ def peak_memory() -> Iterator[list[float]]:
     finally:
         done.set()
         watcher.join()
-
-
-def product_rate(size: int = 2048, times: int = 5) -> float:
-    """GFLOP/s of a plain fp32 matrix product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return statistics.median(2 * size**3 / seconds(lambda: a @ b) / 1e9 for _ in range(times))
-
-
-def bandwidth(times: int = 5) -> float:
-    """GB/s of reading a quarter of a gigabyte."""
-    x = torch.randn(64_000_000)
-    return statistics.median(x.nbytes / seconds(x.sum) / 1e9 for _ in range(times))
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (x.split(":")[1].strip() for x in lines if x.startswith("model name")), "a processor"
-    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steerscope.analysis.edits import Edit, Variant
@@ -205,16 +206,16 @@ class Bench:
     def _written(self, trials: Sequence[Trial], visits: _Visits) -> Float[Tensor, " trial"]:
         """Norm of the sum of what the units of each trial write, each relative to the stream of its layer."""
         units, rows = self.work.additions.units, self.work.additions.rows
-        weights: dict[tuple[int, int], Tensor] = {}
+        layers, norms = [unit.layer for unit in units], visits.norms.numpy()
+        weights: dict[tuple[int, int], NDArray[np.float32]] = {}
         for row, t in enumerate(trials):
-            norms = visits.norms[visits.slots[t.visit]]
+            scale = t.coefficient / norms[visits.slots[t.visit]]
             for unit, vector in zip(t.units, t.vectors, strict=True):
-                of = weights.setdefault((vector, t.control), torch.zeros(len(trials), len(units)))
-                of[row, unit] = t.coefficient / float(norms[units[unit].layer])
-        if not weights:
-            return torch.zeros(len(trials))
-        written = torch.stack([w @ self._images(*which) for which, w in weights.items()]).sum(0)
-        return torch.linalg.vector_norm(written, dim=-1) / rows**0.5
+                if (vector, t.control) not in weights:
+                    weights[vector, t.control] = np.zeros((len(trials), len(units)), np.float32)
+                weights[vector, t.control][row, unit] = scale[layers[unit]]
+        parts = [torch.from_numpy(w) @ self._images(*which) for which, w in weights.items()]
+        return torch.linalg.vector_norm(torch.stack(parts).sum(0), dim=-1) / rows**0.5
 
     # Rows.
 

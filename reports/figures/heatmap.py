@@ -78,7 +78,7 @@ def heatmap(
             hoverinfo="skip",
         )
         if bar:
-            _add_bar(chart, limit, bar)
+            add_bar(chart, limit, bar)
     else:
         chart.add_scatter(
             x=column, y=table["layer"], mode="text", hoverinfo="skip",
@@ -90,7 +90,7 @@ def heatmap(
     chart.update_xaxes(
         axis("head" if heads else ""), showgrid=False, zeroline=False,
         tickvals=[*ticks, *(places[kind] for kind in extra)], ticktext=[*map(str, ticks), *(EXTRA[kind] for kind in extra)],
-        range=[-0.6, max(places.values()) + 0.6],
+        range=[-0.6, round(max(places.values()) + 0.6, 6)],
     )  # fmt: skip
     chart.update_yaxes(
         axis("layer"), showgrid=False, zeroline=False, autorange="reversed",
@@ -112,7 +112,7 @@ def _places(table: pd.DataFrame) -> dict[int | str, float]:
     return places | {kind: start + i for i, kind in enumerate(_extra(table))}
 
 
-def _add_bar(chart: go.Figure, limit: float, title: str) -> None:
+def add_bar(chart: go.Figure, limit: float, title: str) -> None:
     """A thin colour bar, on a trace without points."""
     scale = {"thickness": 9, "outlinewidth": 0, "len": 0.6, "title": {"text": escape(title), "side": "right"}, "nticks": 5}  # fmt: skip
     chart.add_scatter(

@@ -112,7 +112,7 @@ def test_an_edit_of_the_last_position_costs_little_and_changes_nothing_else(
         return [Variant(p, (Edit(site, "add", v, tuple(q % len(prompt[p]) for q in positions)),)) for v in values for p in (0, 1)]  # fmt: skip
 
     few, all_ = flops(model, variants((-1,)), prompt), flops(model, variants((0,)), prompt)
-    assert few < 0.75 * all_
+    assert few < (0.75 if model.has_mlp else 0.95) * all_
     for variant in variants((-1,))[:3]:
         positions = [tuple(range(len(p))) for p in prompt]
         [(chunk, readout)] = run(model, prompt, [variant, Variant(variant.prompt)], positions)
