@@ -111,6 +111,11 @@ def check_folder(folder: str | Path, overwrite: bool) -> None:
         raise OutputExists(
             f"{str(folder)!r} holds a result already; choose another folder, or pass --overwrite (overwrite=True)"
         )
+    kind = _manifest(folder).get("kind")
+    if kind is not None and kind not in COLUMNS:
+        raise OutputExists(
+            f"{str(folder)!r} holds a {kind}, which no result may replace; choose another folder"
+        )
     ours = {f"{name}.parquet" for frames in COLUMNS.values() for name in frames}
     foreign = sorted(name for name in ours - _saved(folder) if (folder / name).exists())
     if foreign:
@@ -122,11 +127,17 @@ def check_folder(folder: str | Path, overwrite: bool) -> None:
 
 def _saved(folder: Path) -> set[str]:
     """Names of the tables that the result in `folder` lists as its own."""
+    files = _manifest(folder).get("files")
+    return {f"{name}.parquet" for name in files} if isinstance(files, dict) else set()
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest in `folder`, empty where there is none that can be read."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return {f"{name}.parquet" for name in manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _clear(folder: Path) -> None:

@@ -23,6 +23,10 @@ MODES = {
     "they are one node here: all heads of the layer (L5A).",
     "given": "Mode given: every node gets the vector that was given for it.",
 }
+METHODS = {
+    "joint": "in one regression of all pairs",
+    "one at a time": "each beside all nodes and the strong pairs",
+}
 SAME = (
     "Adding one vector of the stream to different heads of a layer is the same edit, since they all write into one stream; "
     "a sweep must therefore say what each node gets."
@@ -64,9 +68,9 @@ def of_outcome(result: Result, name: str, outcome: str) -> pd.DataFrame:
 
 def vectors(manifest: Any, most: int = 3) -> str:
     """The labels of the vectors; of many, the first."""
-    labels = [str(vector.get("label", "vector")) for vector in manifest.get("vectors", [])]
+    labels = [f"({vector.get('label', 'vector')})" for vector in manifest.get("vectors", [])]
     shown = labels if len(labels) <= most else [*labels[:most], f"{len(labels) - most} more"]
-    return words.listing([f"({label})" for label in shown[:most]] + shown[most:] or ["the vector"])
+    return words.listing(shown or ["the vector"])
 
 
 def unfinished(manifest: Any) -> list[str]:
@@ -94,7 +98,7 @@ def claimed(result: Result) -> pd.DataFrame:
     table, alpha = of_outcome(result, "nodes", "effect"), result.manifest.get("alpha", 0.05)
     responsive = flagged(frame(result, "frontier"), "responsive")["node"]
     rows = table[(table["p_holm"] < alpha) & table["node"].isin(responsive)]
-    return rows.sort_values("contribution", key=abs, ascending=False)
+    return pd.DataFrame(rows.sort_values("contribution", key=abs, ascending=False))
 
 
 def _responsive(result: Result, nodes: pd.DataFrame) -> str:
@@ -172,15 +176,14 @@ def _interaction(result: Result) -> str:
     if table.empty:
         return ""
     found = table[table["p_adjusted"] < result.manifest.get("alpha", 0.05)]
-    tested = f"{len(table):,} pairs were tested"
     if found.empty:
-        return f"No interaction of two nodes is significant ({tested})."
+        return f"No interaction of two nodes is significant ({len(table):,} pairs were tested)."
     row = next(records(found.sort_values("interaction", key=abs, ascending=False)))
     unit = result.manifest.get("metric", {}).get("unit", "")
     return (
         f"The strongest interaction is between {row.first} and {row.second}: both together do {words.signed(row.interaction)} {unit}"
         f"{words.between(row.low, row.high)} beyond the sum of their contributions{_manner(result, row)} "
-        f"({words.p_value(row.p_adjusted)}, adjusted; {len(found):,} significant of {tested})."
+        f"({words.p_value(row.p_adjusted)}, adjusted; {len(found):,} of {len(table):,} pairs are significant)."
     )
 
 
@@ -216,9 +219,7 @@ def _direction(result: Result) -> str:
 
 def _size(row: Any) -> str:
     """The interval of a difference's size."""
-    ends = sorted([row.low, row.high], key=abs) if row.low * row.high > 0 else [row.low, row.high]
-    ends = [abs(end) for end in ends] if row.low * row.high > 0 else ends
-    return words.between(*ends)
+    return words.between(*((row.low, row.high) if row.mean > 0 else (-row.high, -row.low)))
 
 
 def design(manifest: Any) -> list[str]:

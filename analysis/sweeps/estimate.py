@@ -218,7 +218,7 @@ def _jackknife(moments: _Moments, solve: Callable[..., Array]) -> Estimate:
         if moments.count[g] < totals[-1]
     ]
     value = solve(*totals)
-    return Estimate(value, np.array(without).reshape(-1, *value.shape))
+    return Estimate(value, np.array(without).reshape(len(without), *value.shape))
 
 
 def _solved(moments: _Moments, units: int) -> Estimate:

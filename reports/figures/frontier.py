@@ -28,7 +28,7 @@ def frontier(table: pd.DataFrame, unit: str) -> go.Figure:
     _add_stairs(chart, table)
     for kind, colour, symbol, opacity in (
         ("not responsive", NEUTRAL, "circle-open", 0.35),
-        ("responsive", RESPONSIVE, "circle", 0.9),
+        ("responsive, not useful", RESPONSIVE, "circle", 0.9),
         ("useful", POSITIVE, "circle", 1.0),
     ):
         rows = table[_kinds(table) == kind]
@@ -47,10 +47,10 @@ def frontier(table: pd.DataFrame, unit: str) -> go.Figure:
 
 
 def names(table: pd.DataFrame) -> pd.DataFrame:
-    """The nodes that get a name: useful ones first, then other responsive ones, then those on the frontier."""
+    """The nodes that get a name: useful ones first, then other responsive ones; without any, those on the frontier."""
     rank = np.select([_flag(table, "useful"), _flag(table, "responsive"), _flag(table, "frontier")], [0, 1, 2], 3)  # fmt: skip
     order = table.assign(rank=rank, size=-table["effect"].abs()).sort_values(["rank", "size"])
-    return order[order["rank"] < 3].head(NAMED)
+    return order[order["rank"] < (2 if (rank < 2).any() else 3)].head(NAMED)
 
 
 def _flag(table: pd.DataFrame, name: str) -> Any:
@@ -60,7 +60,7 @@ def _flag(table: pd.DataFrame, name: str) -> Any:
 def _kinds(table: pd.DataFrame) -> Any:
     return np.select(
         [_flag(table, "useful"), _flag(table, "responsive")],
-        ["useful", "responsive"],
+        ["useful", "responsive, not useful"],
         "not responsive",
     )
 
@@ -103,7 +103,7 @@ def _add_stairs(chart: go.Figure, table: pd.DataFrame) -> None:
     rows = table[_flag(table, "frontier")].sort_values(["kl", "effect"])
     chart.add_scatter(
         x=rows["kl"], y=rows["effect"], mode="lines", line={"color": LINE, "width": 1.6, "shape": "hv"}, opacity=0.8,
-        name="frontier: no node has more effect and less disturbance", hoverinfo="skip",
+        name="frontier", hoverinfo="skip",
     )  # fmt: skip
 
 
@@ -112,13 +112,17 @@ def _add_names(
 ) -> None:
     size = (WIDTH, HEIGHT - 94.0)
 
-    def pixels(rows: pd.DataFrame) -> Sequence[Point]:
-        x = (rows["kl"] - xs[0]) / (xs[1] - xs[0]) * size[0]
-        y = (ys[1] - rows["effect"]) / (ys[1] - ys[0]) * size[1]
-        return list(zip(x.astype(float), y.astype(float), strict=True))
+    def pixels(rows: pd.DataFrame, x: str = "kl", y: str = "effect") -> Sequence[Point]:
+        right = (rows[x] - xs[0]) / (xs[1] - xs[0]) * size[0]
+        down = (ys[1] - rows[y]) / (ys[1] - ys[0]) * size[1]
+        return list(zip(right.astype(float), down.astype(float), strict=True))
 
+    bars = [
+        *zip(pixels(named, x="kl_low"), pixels(named, x="kl_high"), strict=True),
+        *zip(pixels(named, y="effect_low"), pixels(named, y="effect_high"), strict=True),
+    ]
     texts = [str(node) for node in named["node"]]
-    moves = offsets(texts, pixels(named), pixels(table), size)
+    moves = offsets(texts, pixels(named), pixels(table), bars, size)
     for row, text, (dx, dy) in zip(records(named), texts, moves, strict=True):
         chart.add_annotation(
             x=row.kl, y=row.effect, text=escape(text), ax=dx, ay=dy, showarrow=True, arrowhead=0, arrowwidth=0.8,

@@ -36,7 +36,7 @@ def heatmap(
     *,
     describe: Hover = hover,
     factor: float = 1.0,
-    bar: str = "",
+    bar: bool = False,
 ) -> go.Figure:
     """One measure's effects.
 
@@ -46,7 +46,7 @@ def heatmap(
         limit: the scale's end, so that two maps can share it; the largest effect by default.
         describe: from a row and the unit to its hover label.
         factor: multiplies the numbers in the cells, for effects too small for two decimals.
-        bar: title of a colour bar, where the cells have no room for numbers.
+        bar: whether there is a colour bar where the cells have no room for numbers.
     """
     # White behind the cells in dark mode, too: muted colours are mixed with it.
     layers, places = int(table["layer"].max()) + 1, _places(table)
@@ -78,7 +78,7 @@ def heatmap(
             hoverinfo="skip",
         )
         if bar:
-            add_bar(chart, limit, bar)
+            add_bar(chart, limit)
     else:
         chart.add_scatter(
             x=column, y=table["layer"], mode="text", hoverinfo="skip",
@@ -112,13 +112,15 @@ def _places(table: pd.DataFrame) -> dict[int | str, float]:
     return places | {kind: start + i for i, kind in enumerate(_extra(table))}
 
 
-def add_bar(chart: go.Figure, limit: float, title: str) -> None:
-    """A thin colour bar, on a trace without points."""
-    scale = {"thickness": 9, "outlinewidth": 0, "len": 0.6, "title": {"text": escape(title), "side": "right"}, "nticks": 5}  # fmt: skip
+def add_bar(chart: go.Figure, limit: float) -> None:
+    """A thin colour bar over the drawing, on a trace without points."""
+    scale = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "ypad": 4, "xpad": 0, "len": 0.45, "thickness": 7,
+             "outlinewidth": 0, "tickfont": {"size": 11}, "nticks": 5, "ticklabelposition": "outside top"}  # fmt: skip
     chart.add_scatter(
         x=[None], y=[None], mode="markers", hoverinfo="skip",
         marker={"color": [0.0], "cmin": -limit, "cmax": limit, "colorscale": DIVERGING, "showscale": True, "colorbar": scale},
     )  # fmt: skip
+    chart.update_layout(margin_t=40, height=chart.layout.height + 30)
 
 
 def _cells(

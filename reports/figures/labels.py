@@ -4,27 +4,30 @@ import math
 from collections.abc import Sequence
 
 Point = tuple[float, float]
+Line = tuple[Point, Point]
 Box = tuple[float, float, float, float]
 WIDE, HIGH = 7.2, 15.0  # of a letter and of a line at 11 pixels
 REACH, STEPS = (17.0, 26.0, 38.0, 54.0, 74.0), 16
 
 
-def offsets(names: Sequence[str], at: Sequence[Point], others: Sequence[Point], size: Point) -> list[Point]:  # fmt: skip
+def offsets(
+    names: Sequence[str], at: Sequence[Point], others: Sequence[Point], bars: Sequence[Line], size: Point
+) -> list[Point]:  # fmt: skip
     """From each named point to the middle of its name, in pixels, y downwards.
 
     Greedy, in the order given: of places around the point, near ones first, the one that covers least.
 
     Args:
-        at: the named points, in pixels. others: all points that should stay visible.
+        at: the named points, in pixels. others: all points that should stay visible. bars: lines likewise.
         size: of the drawing, in pixels.
     """
     taken: list[Box] = []
-    lines: list[tuple[Point, Point]] = []
+    lines: list[Line] = []
     found = []
     for name, point in zip(names, at, strict=True):
         half = (WIDE * len(name) / 2 + 2, HIGH / 2)
         best = min(
-            _around(half[0]), key=lambda o: _cost(point, o, half, taken, lines, others, size)
+            _around(half[0]), key=lambda o: _cost(point, o, half, taken, lines, others, bars, size)
         )
         middle = (point[0] + best[0], point[1] + best[1])
         taken.append(_box(middle, half))
@@ -48,8 +51,8 @@ def _box(middle: Point, half: Point) -> Box:
 
 
 def _cost(
-    point: Point, offset: Point, half: Point, taken: Sequence[Box], lines: Sequence[tuple[Point, Point]],
-    others: Sequence[Point], size: Point,
+    point: Point, offset: Point, half: Point, taken: Sequence[Box], lines: Sequence[Line],
+    others: Sequence[Point], bars: Sequence[Line], size: Point,
 ) -> float:  # fmt: skip
     middle = (point[0] + offset[0], point[1] + offset[1])
     left, top, right, bottom = box = _box(middle, half)
@@ -63,13 +66,14 @@ def _cost(
     )
     cost += sum(3.0 for x, y in others if left - 3 < x < right + 3 and top - 3 < y < bottom + 3)
     cost += sum(8.0 for a, b in lines if _cross(point, middle, a, b) or _through(box, a, b))
+    cost += sum(4.0 for a, b in bars if _through(box, a, b))
     return cost + sum(8.0 for other in taken if _through(other, point, middle))
 
 
 def _through(box: Box, start: Point, end: Point) -> bool:
     """Whether a leader line passes through a box, by points on it."""
-    for i in range(1, 8):
-        x, y = (start[j] + (end[j] - start[j]) * i / 8 for j in (0, 1))
+    for i in range(1, 32):
+        x, y = (start[j] + (end[j] - start[j]) * i / 32 for j in (0, 1))
         if box[0] < x < box[2] and box[1] < y < box[3]:
             return True
     return False

@@ -41,9 +41,7 @@ def matrix(pairs: pd.DataFrame, nodes: Sequence[str], unit: str) -> go.Figure:
     rows = pairs[pairs["first"].isin(at) & pairs["second"].isin(at)]
     limit = float(rows["interaction"].abs().max()) if len(rows) else 1.0
     side = 92 + max(13 * len(nodes), 300)
-    chart = figure(
-        height=side, margin={"l": 52, "r": 10, "t": 10, "b": 52}, plot_bgcolor="#ffffff"
-    )
+    chart = figure(height=side, margin={"l": 52, "r": 10, "t": 10, "b": 52}, plot_bgcolor="#ffffff")
     seen = np.eye(len(nodes), dtype=bool)
     for significant, opacity in ((False, 0.35), (True, 1.0)):
         z, text = np.full(seen.shape, np.nan), np.full(seen.shape, "", dtype=object)
@@ -57,7 +55,7 @@ def matrix(pairs: pd.DataFrame, nodes: Sequence[str], unit: str) -> go.Figure:
     chart.add_heatmap(
         z=np.where(seen, np.nan, 1.0), colorscale=[[0, UNSEEN], [1, UNSEEN]], showscale=False, xgap=1, ygap=1, hoverinfo="skip"
     )  # fmt: skip
-    add_bar(chart, limit or 1.0, unit)
+    add_bar(chart, limit or 1.0)
     _add_layers(chart, nodes)
     ticks: dict[str, Any] = {
         "tickvals": list(range(len(nodes))), "ticktext": [escape(n) for n in nodes], "showgrid": False, "zeroline": False,

@@ -18,9 +18,7 @@ def response(table: pd.DataFrame, nodes: Sequence[str], unit: str) -> go.Figure:
     """A column a node, a row for each outcome over each of k and coefficient; a row shares its scale."""
     rows = [(by, outcome) for by in ALONG for outcome in OUTCOMES
             if ((table["by"] == by) & (table["outcome"] == outcome)).any()]  # fmt: skip
-    chart = figure(
-        height=70 + (ROW + 34) * len(rows), margin={"l": 74, "r": 12, "t": 30, "b": 52}
-    )
+    chart = figure(height=70 + (ROW + 34) * len(rows), margin={"l": 74, "r": 12, "t": 30, "b": 52})
     chart.set_subplots(
         rows=len(rows), cols=len(nodes), shared_yaxes="rows", horizontal_spacing=0.012,
         vertical_spacing=min(0.14, 0.34 / len(rows)), subplot_titles=[escape(node) for node in nodes],

@@ -29,6 +29,7 @@ def trends(table: pd.DataFrame, unit: str) -> go.Figure:
     )
     chart.update_xaxes(
         axis("layer"),
+        zeroline=False,
         tickvals=layers[:: max(1, -(-len(layers) // 16))],
         range=[min(layers) - 0.3, max(layers) + 0.3],
     )

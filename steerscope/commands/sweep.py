@@ -246,7 +246,7 @@ def report(folder: Folder, level: Level = 0.95, alpha: Alpha = 0.05) -> None:
     """Estimates from the trials that are there, and writes report.html; no model is needed."""
     from steerscope.analysis.sweeps.store import Store
 
-    _summary(Store(folder), level, alpha)
+    summary(Store(folder), level, alpha)
 
 
 def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float) -> None:
@@ -260,10 +260,11 @@ def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float)
             err=True,
         )
         raise typer.Exit(130) from None
-    _summary(store, level, alpha)
+    summary(store, level, alpha)
 
 
-def _summary(store: "Store", level: float, alpha: float) -> None:
+def summary(store: "Store", level: float = 0.95, alpha: float = 0.05) -> None:
+    """Estimates from the trials that are there, saves the tables, writes the report, prints what was found."""
     from steerscope.analysis.sweeps.summary import summarize
     from steerscope.commands.finish import show
 
