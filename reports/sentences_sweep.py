@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from steerscope.analysis.columns import COLUMNS
@@ -188,12 +187,12 @@ def _interaction(result: Result) -> str:
 
 
 def _manner(result: Result, pair: Any) -> str:
-    """Whether two nodes stand in for each other: only where both contributions have the same sign."""
-    table = of_outcome(result, "nodes", "effect").set_index("node")["contribution"]
-    signs = {float(np.sign(table.get(node, 0.0))) for node in (pair.first, pair.second)}
-    if len(signs) > 1 or 0.0 in signs:
+    """Whether two nodes stand in for each other: only where both have a significant contribution of the same sign."""
+    table = flagged(of_outcome(result, "nodes", "effect"), "significant")
+    values = table.loc[table["node"].isin([pair.first, pair.second]), "contribution"].to_numpy(float)  # fmt: skip
+    if len(values) < 2 or values[0] * values[1] <= 0:
         return ""
-    same = signs.pop() * pair.interaction > 0
+    same = values[0] * pair.interaction > 0
     return ", so they strengthen each other" if same else ", so they stand in for each other"
 
 

@@ -32,6 +32,8 @@ _HOME = {
     "read_prompts": "analysis.prompts",
     "Experiment": "analysis.experiment",
     "localize": "analysis.attribution.localize",
+    "sweep": "analysis.sweeps.runner",
+    "windows": "analysis.corpora",
     "generate": "analysis.generation",
     "kl": "analysis.metrics",
     "log_prob": "analysis.metrics",

@@ -16,6 +16,7 @@ from steerscope.analysis.results import Result
 
 from .bench import answer, bench
 from .executors import Executor, Processes, Ray, local
+from .executors import executor as executor_of
 from .plan import Loader, Plan, plan, reopen
 from .store import Store
 from .summary import summarize
@@ -47,7 +48,7 @@ def sweep(
     prompts: Any,
     out: str | Path,
     *,
-    executor: Executor[Block, Answer] = local,
+    executor: str | Executor[Block, Answer] = "local",
     level: float = 0.95,
     alpha: float = 0.05,
     **options: Any,
@@ -60,7 +61,7 @@ def sweep(
         vectors: one or several steering vectors at `resid_pre`, or (mode given) dictionaries from nodes to vectors.
         prompts: texts, lists of token ids, or `Prompts`; the last token of each is only predicted.
         out: folder of the run.
-        executor: `local`, `Processes(n)` or `Ray(address)`, of `steerscope.analysis.sweeps.executors`.
+        executor: local, processes or ray; or `Processes(n)`, `Ray(address)` of `steerscope.analysis.sweeps.executors`.
         level: of the intervals. alpha: threshold on adjusted p-values.
         options: trials, k (a number or a range), design (uniform, stratified, horizontal, vertical, or several),
             mode (own, through, shared, given), nodes, positions, coefficients, metric, scored, controls,
@@ -104,7 +105,7 @@ def resume(
     folder: str | Path,
     model: Model,
     *,
-    executor: Executor[Block, Answer] = local,
+    executor: str | Executor[Block, Answer] = "local",
     loader: Loader | None = None,
     level: float = 0.95,
     alpha: float = 0.05,
@@ -115,8 +116,9 @@ def resume(
     return summarize(store, level=level, alpha=alpha)
 
 
-def run(made: Plan, store: Store, executor: Executor[Block, Answer] = local) -> Session:
+def run(made: Plan, store: Store, executor: str | Executor[Block, Answer] = "local") -> Session:
     """Runs the blocks that are not there yet. Stop it at any moment; call it again to go on."""
+    executor = executor_of(executor) if isinstance(executor, str) else executor
     if executor is not local and made.work.loader is None:
         raise BadArgument(
             f"{made.model.name} is only in memory, and workers must load it; expected a folder or a hub name; "

@@ -15,7 +15,7 @@ DIFFERENCE = "horizontal - vertical"
 
 
 def designs(table: pd.DataFrame, unit: str) -> go.Figure:
-    """A column an outcome; each design's mean in grey, the difference at equal k and norm in colour."""
+    """A column an outcome; each design's mean in grey, the difference at equal k and norm in colour, open where it may be zero."""
     outcomes = [o for o in NAME if (table["outcome"] == o).any()]
     order = sorted(table["design"].unique(), key=lambda name: name == DIFFERENCE)
     chart = figure(height=96 + 34 * len(order), margin={"l": 150, "r": 16, "t": 10, "b": 50})
@@ -25,7 +25,8 @@ def designs(table: pd.DataFrame, unit: str) -> go.Figure:
         of = units(outcome, unit)
         colour = [_colour(r) for r in records(rows)]
         chart.add_scatter(
-            x=rows["mean"], y=[_name(d) for d in order], mode="markers", marker={"size": 9, "color": colour},
+            x=rows["mean"], y=[_name(d) for d in order], mode="markers",
+            marker={"size": 9, "color": colour, "symbol": ["circle" if _clear(r) else "circle-open" for r in records(rows)]},
             error_x={"type": "data", "symmetric": False, "array": rows["high"] - rows["mean"], "arrayminus": rows["mean"] - rows["low"],
                      "thickness": 1.5, "width": 3, "color": NEUTRAL},
             customdata=[_hover(r, of) for r in records(rows)], hovertemplate="%{customdata}<extra></extra>", row=1, col=j,
@@ -44,9 +45,14 @@ def _name(design: str) -> str:
 
 
 def _colour(row: Any) -> str:
-    if row.design != DIFFERENCE:
+    if row.design != DIFFERENCE or not _clear(row):
         return NEUTRAL
     return POSITIVE if row.mean > 0 else NEGATIVE
+
+
+def _clear(row: Any) -> bool:
+    """Whether the interval of a difference leaves zero out; means are always filled."""
+    return bool(row.design != DIFFERENCE or row.low * row.high > 0)
 
 
 def _hover(row: Any, unit: str) -> str:

@@ -13,8 +13,8 @@ from steerscope.reports.figures.labels import Point, offsets
 from steerscope.reports.records import records
 from steerscope.reports.theme import CONTROL, NEUTRAL, POSITIVE, axis, figure
 
-RESPONSIVE = "#3d5a80"
-LINE = "#7a5195"
+RESPONSIVE = "#3a76b5"
+LINE = "#9a6db8"
 NAMED = 14  # names that a figure has room for
 HEIGHT, WIDTH = 520, 960  # of the figure; names are placed for a page of full width
 
@@ -27,7 +27,7 @@ def frontier(table: pd.DataFrame, unit: str) -> go.Figure:
     _add_line_of_all(chart, table, xs, ys, unit)
     _add_stairs(chart, table)
     for kind, colour, symbol, opacity in (
-        ("not responsive", NEUTRAL, "circle-open", 0.35),
+        ("not responsive", NEUTRAL, "circle-open", min(0.35, 40 / max(1, len(table)))),
         ("responsive, not useful", RESPONSIVE, "circle", 0.9),
         ("useful", POSITIVE, "circle", 1.0),
     ):

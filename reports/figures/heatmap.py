@@ -96,6 +96,8 @@ def heatmap(
         axis("layer"), showgrid=False, zeroline=False, autorange="reversed",
         tickvals=list(range(0, layers, 1 if layers <= 24 else 4)),
     )  # fmt: skip
+    if bar:
+        chart.update_yaxes(autorange=False, range=[layers - 0.5, -0.5])
     return chart
 
 

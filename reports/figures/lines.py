@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from steerscope.reports import words
 from steerscope.reports.records import records
 
-EFFECT, DISTURBANCE, LOSS = "#c4501b", "#2166ac", "#7a5195"
+EFFECT, DISTURBANCE, LOSS = "#c4501b", "#2f7bbf", "#8f63ad"
 COLOUR = {"effect": EFFECT, "kl": DISTURBANCE, "loss": LOSS}
 NAME = {"effect": "effect", "kl": "disturbance", "loss": "loss"}
 

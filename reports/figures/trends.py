@@ -11,7 +11,7 @@ from steerscope.reports.figures.lines import line
 from steerscope.reports.records import records
 from steerscope.reports.theme import axis, figure
 
-COLOUR = {"head": "#2166ac", "attention": "#2166ac", "mlp": "#c4501b"}
+COLOUR = {"head": "#2f7bbf", "attention": "#2f7bbf", "mlp": "#c4501b"}
 NAME = {"head": "heads", "attention": "attention, all heads", "mlp": "MLPs"}
 
 

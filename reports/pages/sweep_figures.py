@@ -64,7 +64,8 @@ def _maps(result: Result) -> Section:
             return _absent(result, title, text, "nodes", "no trials to estimate from")
         panels.append(_map(name, table, of, contribution))
     ratio = say.frame(result, "frontier").drop(columns=["effect"])
-    ratio = ratio.rename(columns={"efficiency": "effect"}).assign(significant=ratio["responsive"])
+    shown = ratio["responsive"].astype(bool) & ratio["efficiency"].notna()
+    ratio = ratio.rename(columns={"efficiency": "effect"}).assign(significant=shown)
     if ratio["effect"].notna().any():
         heads = say.of_outcome(result, "nodes", "effect")[["node", "head"]]
         last = _map(

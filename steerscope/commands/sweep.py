@@ -252,6 +252,11 @@ def report(folder: Folder, level: Level = 0.95, alpha: Alpha = 0.05) -> None:
 def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float) -> None:
     from steerscope.analysis.sweeps.runner import run as run_blocks
 
+    for path in store.damaged():
+        typer.echo(
+            f"{path.name} is damaged: it is moved to {store.folder / 'damaged'} and computed again",
+            err=True,
+        )
     try:
         run_blocks(made, store, where)
     except KeyboardInterrupt:
