@@ -77,6 +77,7 @@ def _errors(model: Model, expected: Callable[[Tensor], Tensor] | None) -> dict[s
         edited = _pass(model, ids[:1], site, generator)
         _equations(model, edited, errors, site)
     _batch(model, ids, clean["logits"], errors)
+    _refuse(model, errors)  # before the engine, which relies on all of it
     _wavefront(model, ids, errors, generator)
     return errors
 
@@ -221,12 +222,21 @@ def _wavefront(
     added = Edit(Site("resid_pre", layer // 2), "add", value, (0,))
     put = Edit(Site("z", layer, model.n_heads - 1), "set", change)
     variants = [Variant(p, edits) for p in (0, 1) for edits in ((), (added,), (added, put))]
+    # At the last position alone, so that the engine computes the others once for all rows.
+    late = [
+        Edit(Site("z", 0, model.n_heads - 1), "set", change, (len(prompt) - 1,))
+        for prompt in prompts
+    ]
+    variants += [Variant(p, (edit,)) for p, edit in enumerate(late)]
 
     def add(x: Tensor, hook: Any) -> Tensor:
         return torch.cat([x[:, :1] + value, x[:, 1:]], dim=1)
 
     def set_z(x: Tensor, hook: Any) -> Tensor:
         return torch.cat([x[:, :, :-1], change.expand(*x.shape[:2], 1, -1)], dim=2)
+
+    def set_last_z(x: Tensor, hook: Any) -> Tensor:
+        return torch.cat([x[:, :-1], set_z(x[:, -1:], hook)], dim=1)
 
     plain = []
     for variant in variants:
@@ -235,6 +245,8 @@ def _wavefront(
             hooks.append((model.hook("resid_pre", layer // 2), add))
         if put in variant.edits:
             hooks.append((model.hook("z", layer), set_z))
+        if late[variant.prompt] in variant.edits:
+            hooks.append((model.hook("z", 0), set_last_z))
         tokens = torch.tensor([prompts[variant.prompt]], device=model.device)
         plain.append(model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1])
     for chunk, readout in run(model, prompts, variants):

@@ -39,7 +39,8 @@ class Packing:
 
     def spread(self, x: Tensor) -> Tensor:
         """`[1, packed, ...]` -> `[row, pos, ...]`"""
-        return x[0][torch.from_numpy(self.put).to(x.device)].unflatten(0, (self.rows, -1))
+        spread = x[0][torch.from_numpy(self.put).to(x.device)]
+        return spread.view(self.rows, -1, *x.shape[2:])
 
 
 @dataclass(frozen=True)

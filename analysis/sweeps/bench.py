@@ -215,7 +215,8 @@ class Bench:
                     weights[vector, t.control] = np.zeros((len(trials), len(units)), np.float32)
                 weights[vector, t.control][row, unit] = scale[layers[unit]]
         parts = [torch.from_numpy(w) @ self._images(*which) for which, w in weights.items()]
-        return torch.linalg.vector_norm(torch.stack(parts).sum(0), dim=-1) / rows**0.5
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(parts).sum(0), dim=-1)
+        return norm / rows**0.5
 
     # Rows.
 

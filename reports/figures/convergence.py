@@ -1,5 +1,6 @@
 """How many trials are enough: the width of the intervals, and the order of the nodes, from the first trials on."""
 
+import math
 from html import escape
 
 import pandas as pd
@@ -26,8 +27,20 @@ def width(table: pd.DataFrame, unit: str) -> go.Figure:
             showlegend=outcome == "effect",
         )  # fmt: skip
         _add(chart, rows, "width", outcome, units(outcome, unit))
-    chart.update_yaxes(axis("median interval width"), type="log", dtick="D2", exponentformat="none")
+    ticks = _ticks(table["width"])
+    chart.update_yaxes(
+        axis("median interval width (log scale)"), type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
+    )  # fmt: skip
     return chart
+
+
+def _ticks(values: pd.Series) -> list[float]:
+    """1, 2 and 5 of each power of ten, as far as the values reach."""
+    found = values[values > 0]
+    powers = range(
+        math.floor(math.log10(float(found.min()))), math.ceil(math.log10(float(found.max()))) + 1
+    )
+    return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
 
 
 def agreement(table: pd.DataFrame) -> go.Figure:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from steerscope.reports.figures.lines import COLOUR, NAME, levels, line, units
 from steerscope.reports.theme import CONTROL, POSITIVE, axis, figure
 
-ALONG = {"k": "nodes injected into (k)", "coefficient": "coefficient"}
+ALONG = {"k": "k (nodes)", "coefficient": "coefficient"}
 OUTCOMES = ("effect", "kl", "loss")
 ROW = 150
 

@@ -17,6 +17,7 @@ from steerscope.reports.pages.common import (
     legend,
     metric_name,
     metric_unit,
+    missing,
     reproduce,
     whole_manifest,
 )
@@ -93,6 +94,7 @@ def _prompts(result: Result) -> Section:
     scored = result.manifest.get("metric", {}).get("scored", "")
     text = ["Effect and KL are means over the trials of a prompt with the vector, not random ones."]
     text += [f"Scored: {scored}."] if scored else []
+    text += [f"Missing: {missing(result, 'prompts')}."] if table.empty else []
     numeric = frozenset(columns[1:])
     return Section(
         f"Prompts ({len(table)})", text, table=Table(columns, rows, numeric), folded=True

@@ -281,7 +281,7 @@ def _convergence(result: Result) -> Section:
     unit = metric_unit(result)
     panels = [
         Panel("Width of the intervals", width(table, unit))
-        if table["width"].notna().any()
+        if (table["width"] > 0).any()
         else Panel(
             "Width of the intervals",
             None,

@@ -64,9 +64,9 @@ def test_what_stands_for_a_position_has_its_history(seed: int) -> None:
             if packing is None:
                 continue
             flat = [x for row in label for x in row]
-            for row, prompt in enumerate(layer.prompts):
+            for number_of, prompt in enumerate(layer.prompts):
                 for at in range(LENGTHS[prompt]):
-                    place = row * 7 + at
+                    place = number_of * 7 + at
                     assert flat[packing.take[packing.put[place]]] == flat[place]
             assert len(set(packing.take)) == len(packing.take)
         edit("mlp_out")

@@ -176,7 +176,7 @@ def sweep_frontier(nodes: pd.DataFrame) -> pd.DataFrame:
     e, d = effect["contribution"].to_numpy(), kl["contribution"].to_numpy()
     clear = kl["low"].to_numpy() > 0
     ratio = np.where(clear, e / np.where(d == 0, 1, d), np.nan)
-    typical = e.sum() / d.sum() if d.sum() else np.inf
+    typical = e.sum() / d.sum() if d.sum() else 0.0
     responsive = effect["significant"].to_numpy()
     return pd.DataFrame({
         "node": effect.index, "layer": effect["layer"].to_numpy(), "kind": effect["kind"].to_numpy(), "effect": e,

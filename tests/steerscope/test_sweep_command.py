@@ -9,7 +9,7 @@ import pytest
 from checkpoints import save_gpt2
 
 from steerscope import cli
-from steerscope.analysis.sweeps import runner
+from steerscope.analysis.sweeps import bench, runner
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_status_says_how_far_a_run_is(
 def test_a_run_that_is_stopped_says_how_to_go_on_and_does(
     model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    out, answer, calls = tmp_path / "run", runner.answer, []
+    out, answer, calls = tmp_path / "run", bench.answer, []
 
     def stopping(*given: object) -> object:
         calls.append(given)

@@ -9,7 +9,7 @@ import torch
 from steerscope.analysis.activations import record
 from steerscope.analysis.errors import BadNode, BadVector
 from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
+from steerscope.analysis.nodes import Node, Site
 from steerscope.analysis.positions import Positions
 from steerscope.analysis.sweeps.additions import Additions, additions
 from steerscope.analysis.sweeps.units import units
@@ -115,7 +115,10 @@ def test_positions_that_repeat_one_row_take_the_last_token(small_model: Model) -
 
 
 def test_a_dictionary_gives_each_node_what_it_says(small_model: Model) -> None:
-    wanted = {"L1H2": torch.ones(8), "L0M": 2 * torch.ones(32)}
+    wanted: dict[str | Node, SteeringVector | torch.Tensor] = {
+        "L1H2": torch.ones(8),
+        "L0M": 2 * torch.ones(32),
+    }
     chosen = [u for u in units(small_model, False) if u.name in wanted]
     found = additions(small_model, "given", [wanted], chosen, Positions("all"))
     assert [(u.name, float(p.values[0, 0])) for u, p in zip(chosen, found.parts[0], strict=True)] == [("L0M", 2.0), ("L1H2", 1.0)]  # fmt: skip

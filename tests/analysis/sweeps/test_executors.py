@@ -42,7 +42,8 @@ def sweep_on(folder: Path, model: Path, how: Any, trials: int = 800) -> pd.DataF
     store = Store(folder)
     begin(made, store)
     run(made, store, how)
-    return pd.concat([t.to_pandas() for t in store.read()], ignore_index=True)
+    table: pd.DataFrame = pd.concat([t.to_pandas() for t in store.read()], ignore_index=True)
+    return table
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,11 @@ def test_few_tasks_are_under_way_at_a_time_on_ray(ray: Any) -> None:
             taken.append(number)
             yield number
 
-    for done, _ in enumerate(Ray(workers=2)(lambda x: (time.sleep(0.01), x)[1], tasks())):
+    def work(task: int) -> int:
+        time.sleep(0.01)
+        return task
+
+    for done, _ in enumerate(Ray(workers=2)(work, tasks())):
         assert len(taken) <= done + 1 + 4
     assert len(taken) == 30
 

@@ -36,7 +36,8 @@ def made(model: Model, **more: Any) -> Plan:
 
 
 def rows(store: Store) -> pd.DataFrame:
-    return pd.concat([t.to_pandas() for t in store.read()], ignore_index=True)
+    table: pd.DataFrame = pd.concat([t.to_pandas() for t in store.read()], ignore_index=True)
+    return table
 
 
 @pytest.fixture(scope="module")

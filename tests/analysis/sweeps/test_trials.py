@@ -18,6 +18,7 @@ from steerscope.analysis.sweeps.plan import Plan, plan
 from steerscope.analysis.sweeps.runner import begin, run
 from steerscope.analysis.sweeps.store import Store
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.reports.records import records
 
 PROMPTS = [[7, 3, 30, 12, 9, 41, 5, 8, 2], [9, 9, 31, 4, 17, 6], [40, 2, 2, 13, 25, 11, 20]]
 PLUS, MINUS = [5, 9, 30], [7, 11, 2]
@@ -30,7 +31,8 @@ def rows(folder: Path, model: Model, **more: Any) -> tuple[pd.DataFrame, Plan]:
     store = Store(folder)
     begin(made, store)
     run(made, store)
-    return pd.concat([t.to_pandas() for t in store.read()], ignore_index=True), made
+    table: pd.DataFrame = pd.concat([t.to_pandas() for t in store.read()], ignore_index=True)
+    return table, made
 
 
 def full(model: Model, prompt: int) -> list[int]:
@@ -75,7 +77,7 @@ def test_every_number_of_every_row_is_that_of_a_plain_pass(
     k = 1 if mode == "shared" else (1, 3)  # some of these models have few layers
     table, made = rows(tmp_path / "run", model, mode=mode, positions=place, coefficients=(0.5, 2.0), k=k)  # fmt: skip
     assert len(table) == 24 and table["trial"].tolist() == list(range(24))
-    for row in table[table["control"] < 0].itertuples():
+    for row in records(table[table["control"] < 0]):
         ids = full(model, row.prompt)
         body = ids[:-1]
         clean = plain_logits(model, body, [])
@@ -95,7 +97,7 @@ def test_the_effect_is_the_projection_on_the_change_that_the_whole_injection_mak
     small_model: Model, tmp_path: Path
 ) -> None:
     table, made = rows(tmp_path / "run", small_model, coefficients=(0.5, 2.0))
-    for row in table[table["control"] < 0].itertuples():
+    for row in records(table[table["control"] < 0]):
         ids = full(small_model, row.prompt)
         body, at = ids[:-1], list(range(1 if small_model.bos is not None else 0, len(ids) - 1))
         clean = plain_logits(small_model, body, [])[at]
@@ -130,7 +132,7 @@ def test_the_norm_is_that_of_all_that_the_nodes_write_relative_to_the_stream(
 ) -> None:
     table, made = rows(tmp_path / "run", small_model, k=3)
     work = made.work
-    for row in table[table["control"] < 0].itertuples():
+    for row in records(table[table["control"] < 0]):
         body = full(small_model, row.prompt)[:-1]
         at = list(work.injected(len(body) + 1))
         total = torch.zeros(32, dtype=torch.float64)
@@ -148,10 +150,10 @@ def test_controls_disturb_by_other_vectors_of_the_same_nodes(
     table, _ = rows(tmp_path / "run", small_model)
     controls = table[table["control"] >= 0]
     assert len(controls) == 6
-    for row in controls.itertuples():
-        twin = table.iloc[row.trial - 3]
-        assert list(twin["nodes"]) == list(row.nodes)
-        assert abs(twin["kl"] - row.kl) > 1e-6
+    for row in records(controls):
+        twin = next(records(table[table["trial"] == row.trial - 3]))
+        assert list(twin.nodes) == list(row.nodes)
+        assert abs(twin.kl - row.kl) > 1e-6
 
 
 def test_nodes_of_the_last_layer_are_left_out_where_they_cannot_reach_a_scored_position(
@@ -170,7 +172,7 @@ def test_mixed_vectors_inject_what_each_node_drew(small_model: Model, tmp_path: 
     run(made, store)
     table = pd.concat([t.to_pandas() for t in store.read()])
     assert table["vector"].isna().all() and {len(set(d)) for d in table["drawn"]} == {1, 2}
-    for row in table.itertuples():
+    for row in records(table):
         ids = full(small_model, row.prompt)
         body, names = ids[:-1], [u.name for u in made.work.additions.units]
         at = made.work.injected(len(ids))

@@ -1,0 +1,322 @@
+"""The page of a sweep: whole for every shape, honest about what is missing, its sentences true to the frames."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.results import Result
+from steerscope.reports import sentences_sweep as say
+from steerscope.reports import words
+from steerscope.reports.figures.contribution import contribution
+from steerscope.reports.figures.convergence import width
+from steerscope.reports.figures.designs import designs
+from steerscope.reports.figures.frontier import frontier
+from steerscope.reports.figures.heatmap import heatmap
+from steerscope.reports.figures.labels import HIGH, WIDE, offsets
+from steerscope.reports.figures.matrix import matrix, strongest
+from steerscope.reports.figures.response import response
+from steerscope.reports.page import render
+from steerscope.reports.pages.sweep import ROWS, sweep_page
+from steerscope.reports.records import records
+
+Maker = Callable[..., Result]
+ATTACK = "<script>document.title='pwned'</script>"
+
+
+def html(result: Result) -> str:
+    return render(sweep_page(result))
+
+
+def without(result: Result, *names: str) -> Result:
+    """The same result, some of its frames without rows."""
+    empty = {n: pd.DataFrame(columns=list(COLUMNS["sweep"][n])) for n in names}
+    return Result("sweep", dict(result.frames) | empty, result.manifest)
+
+
+def changed(result: Result, name: str, **columns: Any) -> Result:
+    """The same result, some columns of a frame replaced."""
+    return Result("sweep", dict(result.frames) | {name: result.frames[name].assign(**columns)}, result.manifest)  # fmt: skip
+
+
+def row(result: Result, name: str, **wanted: Any) -> Any:
+    table = result.frames[name]
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    (found,) = records(table)
+    return found
+
+
+def test_the_made_up_sweep_has_the_real_columns(sweep_maker: Maker) -> None:
+    real = {n: list(c) for n, c in COLUMNS["sweep"].items() if n != "trials"}
+    assert {n: list(f.columns) for n, f in sweep_maker().frames.items()} == real
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"layers": 12, "heads": 12},
+        {"layers": 12, "heads": 12, "mode": "shared"},
+        {"layers": 1, "heads": 2},
+        {"scale": 0.0},
+        {"controls": 0},
+    ],
+    ids=str,
+)
+def test_sweeps_of_every_shape_get_every_section(shape: dict[str, Any], sweep_maker: Maker) -> None:
+    result = sweep_maker(**shape)
+    titles = [section.title for section in sweep_page(result).sections]
+    assert titles == [
+        "What a trial injects", "Which nodes respond", "Ranked contributions", "Effect without disruption", "Response of single nodes",
+        "Dose", "Interactions", "Over layers", "Horizontal against vertical", "Are there enough trials?", "Prompts (30)",
+        "How to read this", "All nodes", "Checks", "Manifest", "How to reproduce it",
+    ]  # fmt: skip
+    assert html(result).count('class="chart"') >= 13
+
+
+@pytest.mark.parametrize("name", [n for n in COLUMNS["sweep"] if n != "trials"])
+def test_a_frame_without_rows_leaves_the_rest_of_the_page(name: str, sweep_maker: Maker) -> None:
+    result = without(sweep_maker(missing={name: f"no {name} because of the moon"}), name)
+    page = html(result)
+    assert page.count("<h2>") == 16
+    assert f"no {name} because of the moon." in page.split("How to read this")[0]
+
+
+def test_a_sweep_without_any_rows_still_has_a_page(sweep_maker: Maker) -> None:
+    page = html(without(sweep_maker(), *(n for n in COLUMNS["sweep"] if n != "trials")))
+    assert "There is no estimate of any node yet." in page
+    assert html(Result("sweep", {}, {})).count("<h2>") == 16
+
+
+def test_without_intervals_nothing_is_claimed(sweep_maker: Maker) -> None:
+    full = sweep_maker(missing={"intervals": "fewer than 4 prompts were visited"})
+    result = changed(full, "nodes", low=np.nan, high=np.nan, p=1.0, p_adjusted=1.0, p_holm=1.0, significant=False)  # fmt: skip
+    result = changed(result, "frontier", effect_low=np.nan, effect_high=np.nan, kl_low=np.nan, kl_high=np.nan, efficiency=np.nan,
+                     responsive=False, useful=False)  # fmt: skip
+    result = changed(result, "pairs", low=np.nan, high=np.nan, p_adjusted=1.0, significant=False)
+    result = changed(result, "convergence", width=np.nan)
+    result = changed(changed(result, "designs", p=np.nan), "trends", p=np.nan, low=np.nan)
+    first, second = say.headline(result)
+    assert "can be said to respond" in first and "No interaction of two nodes" in second
+    assert "Missing: fewer than 4 prompts were visited." in html(result)
+
+
+def test_an_unfinished_run_says_so_first(sweep_maker: Maker) -> None:
+    trials = {"planned": 12000, "done": 500, "real": 400, "random": 100, "damaged": ["00007.parquet"]}  # fmt: skip
+    page = html(sweep_maker(trials=trials))
+    warning = "500 of 12,000 trials are there: the run is not finished."
+    assert warning in page and page.index(warning) < page.index('class="headline"')
+    assert "00007.parquet" in page.split("What a trial injects")[0]
+    assert "not finished" not in html(sweep_maker())
+
+
+def test_a_failed_check_stands_at_the_top(sweep_maker: Maker) -> None:
+    failed = [{"name": "trials equal plain passes", "value": 0.5, "limit": 1e-4, "passed": False}]
+    assert (
+        "A check failed: trials equal plain passes is off by 0.5" in html(sweep_maker(checks=failed))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [{}, {"layers": 12, "heads": 12}])
+def test_no_text_becomes_markup(shape: dict[str, int], sweep_maker: Maker) -> None:
+    page = html(sweep_maker(text=ATTACK, missing={"pairs": ATTACK}, notes=[ATTACK], **shape))
+    assert ATTACK not in page and "pwned" in page
+    assert "&lt;script&gt;" in page
+    units = {"name": ATTACK, "unit": ATTACK, "scored": ATTACK}
+    assert ATTACK not in html(without(sweep_maker(metric=units, missing={"pairs": ATTACK}), "pairs"))  # fmt: skip
+
+
+def test_a_node_with_a_hostile_name_stays_text(sweep_maker: Maker) -> None:
+    result = sweep_maker()
+    for name in ("nodes", "frontier", "response"):
+        frame = result.frames[name]
+        result = changed(result, name, node=frame["node"].replace("L1H9", "<b>L1H9"))
+    page = html(result)
+    assert "<b>L1H9" not in page and r"\u0026lt;b\u0026gt;L1H9" in page
+
+
+def test_the_headline_tells_the_numbers_of_the_frames(sweep_maker: Maker) -> None:
+    result = sweep_maker()
+    first, second, third, fourth = say.headline(result)
+    claimed = say.claimed(result)
+    top = row(result, "nodes", outcome="effect", node=claimed["node"].iloc[0])
+    assert first.startswith(f"{len(claimed)} of 22 nodes of model One day respond to")
+    assert f"{top.node} ({words.signed(top.contribution)} nats{words.between(top.low, top.high)}; random vectors 0.00 [" in first  # fmt: skip
+    best = row(result, "frontier", node=top.node)
+    assert f"{top.node} ({words.number(best.efficiency)}{words.between(best.efficiency_low, best.efficiency_high)})" in second  # fmt: skip
+    pair = result.frames["pairs"].iloc[0]
+    assert f"between {pair['first']} and {pair['second']}" in third
+    assert f"{words.signed(pair['interaction'])} nats{words.between(pair['low'], pair['high'])}" in third  # fmt: skip
+    assert "0.0750 nats less effect [0.0450, 0.105] than vertically" in fourth
+
+
+def test_only_what_passes_holm_and_is_beyond_random_vectors_is_claimed(sweep_maker: Maker) -> None:
+    result = sweep_maker()
+    table = result.frames["nodes"]
+    strongest_node = say.claimed(result)["node"].iloc[0]
+    at = (table["node"] == strongest_node) & (table["outcome"] == "effect")
+    weak = changed(result, "nodes", p_holm=table["p_holm"].where(~at, 0.06))
+    assert strongest_node not in say.headline(weak)[0]
+    front = result.frames["frontier"]
+    alike = changed(result, "frontier", responsive=front["responsive"] & (front["node"] != strongest_node))  # fmt: skip
+    assert strongest_node not in say.headline(alike)[0]
+
+
+def test_nothing_found_is_said_plainly(sweep_maker: Maker) -> None:
+    result = changed(sweep_maker(), "nodes", p_holm=0.9)
+    result = changed(result, "pairs", p_adjusted=0.9)
+    designs_p = result.frames["designs"]["p"] * 0 + 0.5
+    first, second, third = say.headline(changed(result, "designs", p=designs_p))
+    assert first.startswith("No node of model One day can be said to respond")
+    assert second.startswith("No interaction of two nodes is significant")
+    assert "do the same, as far as can be told (effect −0.0750 nats [−0.105, −0.0450])" in third
+
+
+def test_a_responsive_node_that_disturbs_as_much_is_not_called_useful(sweep_maker: Maker) -> None:
+    result = changed(sweep_maker(), "frontier", useful=False)
+    assert say.headline(result)[1].startswith("None of them is useful")
+
+
+def test_nodes_stand_in_for_each_other_only_where_both_do_something(sweep_maker: Maker) -> None:
+    result = sweep_maker()
+    names = list(say.claimed(result)["node"].head(2))
+    pairs = result.frames["pairs"].copy()
+    pairs.loc[0, ["first", "second", "interaction", "p_adjusted"]] = [*names, -9.0, 1e-5]
+    result = Result("sweep", dict(result.frames) | {"pairs": pairs}, result.manifest)
+    assert "so they stand in for each other" in say.headline(result)[2]
+    pairs.loc[0, "interaction"] = 9.0
+    assert "so they strengthen each other" in say.headline(result)[2]
+    silent = changed(result, "nodes", significant=False)
+    assert "each other" not in say.headline(silent)[2]
+
+
+def test_without_controls_the_page_says_so(sweep_maker: Maker) -> None:
+    page = html(sweep_maker(controls=0, missing={"controls": "no trial with random vectors"}))
+    assert "no controls were run" in page and "No bands: no trial with random vectors." in page
+
+
+def test_numbers_at_a_glance(sweep_maker: Maker) -> None:
+    result = sweep_maker()
+    glance = {name: (value, note) for name, value, note in sweep_page(result).glance}
+    responsive = int(result.frames["frontier"]["responsive"].sum())
+    assert glance["responsive nodes"][0] == f"{responsive} of 22"
+    assert glance["whole injection"][0] == "+2.50 nats" and "[2.20, 2.80]" in glance["whole injection"][1]  # fmt: skip
+    effect = result.frames["nodes"].query("outcome == 'effect'")
+    assert (
+        glance["interval width"][0]
+        == f"{words.number((effect['high'] - effect['low']).median())} nats"
+    )
+    old = {name: value for name, value, _ in sweep_page(sweep_maker(whole={})).glance}
+    assert old["whole injection"] == f"+{result.frames['prompts']['steered_effect'].mean():.1f} nats"  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["own", "through", "shared", "given"])
+def test_every_mode_is_explained(mode: str, sweep_maker: Maker) -> None:
+    text = sweep_page(sweep_maker(mode=mode)).sections[0].text
+    assert text[0].startswith(f"Mode {mode}:") and "is the same edit" in text[0]
+    assert "1 to 6 nodes" in text[1] and "coefficients 0.5, 1 and 2" in text[1]
+
+
+def test_whole_layers_stand_in_one_column_beside_the_mlps(sweep_maker: Maker) -> None:
+    table = say.of_outcome(sweep_maker(12, 12, "shared"), "nodes", "effect")
+    chart = heatmap(table.rename(columns={"contribution": "effect"}), "nats", describe=contribution)
+    assert chart.layout.xaxis.ticktext == ("attention, all heads", "MLP")
+    shown = sum(np.isfinite(np.array(t.z, dtype=float)).sum() for t in chart.data if t.type == "heatmap")  # fmt: skip
+    assert shown == 24
+
+
+def test_small_numbers_are_multiplied_and_the_title_says_so(sweep_maker: Maker) -> None:
+    maps = sweep_page(sweep_maker(scale=0.01)).sections[1]
+    assert maps.panels[0].title == "Contribution to the effect (10⁻³ nats)"
+    assert maps.panels[1].title == "Contribution to the disturbance (10⁻³ nats)"
+    assert sweep_page(sweep_maker()).sections[1].panels[0].title == "Contribution to the effect (nats)"  # fmt: skip
+
+
+def test_the_frontier_is_a_rising_stair_through_its_nodes(sweep_maker: Maker) -> None:
+    table = sweep_maker(12, 12).frames["frontier"]
+    chart = frontier(table, "nats")
+    (stairs,) = [t for t in chart.data if t.name == "frontier"]
+    assert set(stairs.y) == set(table[table["frontier"]]["effect"])
+    assert list(stairs.y) == sorted(stairs.y) and list(stairs.x) == sorted(stairs.x)
+    named = [a.text for a in chart.layout.annotations]
+    assert set(named) <= set(table[table["responsive"]]["node"]) and 0 < len(named) <= 14
+
+
+def test_names_do_not_cover_each_other() -> None:
+    points = [(300.0 + 9 * i, 200.0 + 5 * (i % 3)) for i in range(12)]
+    names = [f"L{i}H{i}" for i in range(12)]
+    moves = offsets(names, points, points, [], (900.0, 420.0))
+    middles = np.array(points) + np.array(moves)
+    for i in range(12):
+        for j in range(i):
+            wide = WIDE * (len(names[i]) + len(names[j])) / 2
+            gap = np.abs(middles[i] - middles[j])
+            assert gap[0] >= wide or gap[1] >= HIGH
+
+
+def test_the_matrix_is_symmetric_and_mutes_what_is_not_significant(sweep_maker: Maker) -> None:
+    table = say.of_outcome(sweep_maker(), "pairs", "effect")
+    nodes = strongest(table)
+    muted, clear, unseen = (np.array(t.z, dtype=float) for t in matrix(table, nodes, "nats").data[:3])  # fmt: skip
+    for z in (muted, clear, unseen):
+        np.testing.assert_array_equal(z, z.T)
+    assert np.isfinite(clear).sum() == 2 * table["significant"].sum()
+    assert (np.isfinite(muted) ^ np.isfinite(clear) ^ np.isfinite(unseen) ^ np.eye(len(nodes), dtype=bool)).all()  # fmt: skip
+
+
+def test_of_many_nodes_the_matrix_shows_forty_in_the_models_order(sweep_maker: Maker) -> None:
+    table = sweep_maker(12, 12).frames["pairs"]
+    nodes = strongest(table)
+    top = table[table["outcome"] == "effect"].iloc[0]
+    assert 38 <= len(nodes) <= 40 and {top["first"], top["second"]} <= set(nodes)
+    layers = [int(n) for n in re.findall(r"L(\d+)", " ".join(nodes))]
+    assert layers == sorted(layers)
+    few = pd.DataFrame({"first": ["L2M", "L10H0", "L2H11"], "second": ["L10A", "L2H3", "L2M"], "outcome": "effect",
+                        "interaction": 1.0, "significant": False})  # fmt: skip
+    assert strongest(few) == ["L2H3", "L2H11", "L2M", "L10H0", "L10A"]
+
+
+def test_each_node_has_a_column_of_responses(sweep_maker: Maker) -> None:
+    table = sweep_maker().frames["response"]
+    chart = response(table, ["L0H0", "L1M"], "nats")
+    lines = [t for t in chart.data if t.mode == "lines+markers"]
+    assert len(lines) == 2 * 4
+    wanted = table[(table["node"] == "L1M") & (table["by"] == "k") & (table["outcome"] == "effect")]
+    np.testing.assert_allclose(lines[1].y, wanted["contribution"])
+
+
+def test_the_reference_falls_as_one_over_the_root_and_ends_at_the_last_width(sweep_maker: Maker) -> None:  # fmt: skip
+    chart = width(sweep_maker().frames["convergence"], "nats")
+    reference, line = chart.data[:2]
+    assert chart.layout.xaxis.type == chart.layout.yaxis.type == "log"
+    assert reference.y[-1] == line.y[-1]
+    np.testing.assert_allclose(np.diff(np.log(reference.y)), -0.5 * np.diff(np.log(reference.x)))
+
+
+def test_a_difference_that_may_be_zero_is_an_open_circle(sweep_maker: Maker) -> None:
+    effect, kl, _ = designs(sweep_maker().frames["designs"], "nats").data
+    assert list(effect.marker.symbol) == ["circle"] * 4
+    assert list(kl.marker.symbol) == ["circle"] * 3 + ["circle-open"]
+
+
+def test_every_frame_can_be_saved_and_long_ones_are_cut_with_a_word(sweep_maker: Maker) -> None:
+    result = sweep_maker()
+    section = next(s for s in sweep_page(result).sections if s.title == "All nodes")
+    assert set(section.download) == {f"{n}.csv" for n in result.frames}
+    assert section.table and len(section.table.rows) == 3 * 22
+    pairs = result.frames["pairs"]
+    many = pd.concat([pairs] * (ROWS // len(pairs) + 1), ignore_index=True)
+    long = Result("sweep", dict(result.frames) | {"pairs": many}, result.manifest)
+    section = next(s for s in sweep_page(long).sections if s.title == "All nodes")
+    assert len(section.download["pairs.csv"]) == ROWS
+    assert f"pairs.csv holds the first 20,000 of {len(many):,} rows" in section.text[-1]
+
+
+def test_the_legend_explains_every_frame(sweep_maker: Maker) -> None:
+    section = next(s for s in sweep_page(sweep_maker()).sections if s.title == "How to read this")
+    assert section.table and {r[0] for r in section.table.rows} == set(COLUMNS["sweep"])
