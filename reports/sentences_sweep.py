@@ -19,7 +19,7 @@ MODES = {
     "through": "Mode through: a head gets the z whose image under its output matrix comes closest to the vector (least squares), an MLP the "
     "vector itself; so each head adds as much of the vector as it can write.",
     "shared": "Mode shared: the vector itself is added to the stream where a node writes. The heads of a layer write into one stream, so "
-    "they are one node here: all heads of the layer (L5A).",
+    "they are one node here: all heads of the layer (L0A).",
     "given": "Mode given: every node gets the vector that was given for it.",
 }
 METHODS = {
@@ -93,10 +93,15 @@ def headline(result: Result) -> list[str]:
 
 
 def claimed(result: Result) -> pd.DataFrame:
-    """Nodes of which a claim in words may be made: Holm's p below alpha, and responsive; largest first."""
+    """Nodes of which a claim in words may be made, largest first.
+
+    Holm's p is below alpha, the node is responsive, and it does more than random vectors do there, not less.
+    """
     table, alpha = of_outcome(result, "nodes", "effect"), result.manifest.get("alpha", 0.05)
     responsive = flagged(frame(result, "frontier"), "responsive")["node"]
-    rows = table[(table["p_holm"] < alpha) & table["node"].isin(responsive)]
+    control = table["control"].astype(float).fillna(0.0)
+    beyond = (table["contribution"] - control) * table["contribution"] > 0
+    rows = table[(table["p_holm"] < alpha) & table["node"].isin(responsive) & beyond]
     return pd.DataFrame(rows.sort_values("contribution", key=abs, ascending=False))
 
 
@@ -106,15 +111,18 @@ def _responsive(result: Result, nodes: pd.DataFrame) -> str:
     model, label = manifest.get("model", {}).get("name", "the model"), vectors(manifest)
     if nodes.empty:
         most = next(records(table.sort_values("contribution", key=abs, ascending=False)))
-        return (
-            f"No node of {model} can be said to respond to {label}: none of {len(table)} has a contribution that passes Holm's correction and "
-            f"is unlike that of random vectors. The largest is that of {_contribution(most, unit)}."
+        beyond = " and goes beyond that of random vectors" if math.isfinite(most.control) else ""
+        text = (
+            f"No node of {model} can be said to respond to {label}: none of {len(table)} has a contribution that passes Holm's correction"
+            f"{beyond}. The largest is that of {_contribution(most, unit)}."
         )
+        why = manifest.get("missing", {}).get("intervals")
+        return f"{text} There are no intervals: {str(why).rstrip('.')}." if why else text
     along, against = nodes[nodes["contribution"] > 0], nodes[nodes["contribution"] < 0]
     shown = [_contribution(row, unit) for row in records(nodes.head(3))]
     text = f"{len(nodes)} of {len(table)} nodes of {model} respond to {label}, above all {words.listing(shown)}"
     if len(along) and len(against):
-        text += f"; {len(against)} of them lower the metric ({words.listing(_some(against))})"
+        text += f"; {len(against)} of them lower{'s' if len(against) == 1 else ''} the metric ({words.listing(_some(against))})"  # fmt: skip
     return text + "."
 
 
@@ -225,7 +233,9 @@ def design(manifest: Any) -> list[str]:
     """What a trial injects and how trials are drawn, in words."""
     about, trials = manifest.get("design", {}), manifest.get("trials", {})
     low, high = (*about.get("k", [1, 1]), 1)[:2]
-    nodes = f"{low} node{'s' if low > 1 else ''}" if low == high else f"{low} to {high} nodes (each number equally likely)"  # fmt: skip
+    nodes = f"{low} node{'s' if low > 1 else ''}"
+    if low < high:
+        nodes = f"{low} {'or' if high == low + 1 else 'to'} {high} nodes (each number equally likely)"  # fmt: skip
     kinds = [f"{kind} ({KINDS.get(kind, kind)})" for kind in about.get("kinds", ["uniform"])]
     text = f"Each of {trials.get('planned', about.get('trials', 0)):,} trials injects into {nodes}, drawn {_or(kinds)}"
     text += f", with {vectors(manifest)} at {_coefficients(manifest)}, positions {manifest.get('positions', 'all')}."

@@ -5,6 +5,7 @@
 3. All trials of the block in one call of the engine; a few numbers of each.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -216,7 +217,7 @@ class Bench:
                 weights[vector, t.control][row, unit] = scale[layers[unit]]
         parts = [torch.from_numpy(w) @ self._images(*which) for which, w in weights.items()]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(parts).sum(0), dim=-1)
-        return norm / rows**0.5
+        return norm / math.sqrt(rows)
 
     # Rows.
 

@@ -14,6 +14,7 @@ from steerscope.analysis.metrics import Outputs, Score, Scored
 from steerscope.analysis.models import Model
 
 SLICE = 256  # scored positions whose logits are held at a time
+CACHED = 2**19  # logits that are worked on at a time: they stay in the processor's cache
 
 
 class Numbers:
@@ -34,15 +35,22 @@ class Numbers:
 
     def _slice(self, readout: Readout, at: int) -> Float[Tensor, "number read"]:
         """The numbers at a few positions: their logits are made here, so that all of them never exist at once."""
-        rows = slice(at, at + SLICE)
-        hidden = None if readout.hidden is None else readout.hidden[rows]
+        hidden = None if readout.hidden is None else readout.hidden[at : at + SLICE]
         if readout.logits is not None:
-            logits = readout.logits[rows]
+            logits = readout.logits[at : at + SLICE]
         else:
             assert hidden is not None
             logits = self.model.bridge.unembed(hidden[None])[0].detach()
-        part = Readout(readout.variants, readout.row[rows], readout.position[rows], logits, hidden)
-        return torch.cat([self.effect(part)[None], self._distribution(part)])
+        row, position = readout.row[at : at + SLICE], readout.position[at : at + SLICE]
+        found = []
+        step = max(1, CACHED // logits.shape[-1])
+        for start in range(0, len(logits), step):
+            few = slice(start, start + step)
+            part = Readout(
+                readout.variants, row[few], position[few], logits[few], None if hidden is None else hidden[few]
+            )  # fmt: skip
+            found.append(torch.cat([self.effect(part)[None], self._distribution(part)]))
+        return torch.cat(found, dim=-1)
 
     def of_logits(self, readout: Readout) -> Float[Tensor, " number"]:
         """KL, loss and entropy of one row whose logits were read."""
@@ -54,6 +62,6 @@ class Numbers:
         own = readout.logits.log_softmax(dim=-1)
         p = own.exp()
         entropy = -torch.linalg.vecdot(p, own)
-        kl = torch.linalg.vecdot(p, own - self.reference[places]).clamp_min(0.0)
         loss = -own.gather(1, self.following[places][:, None])[:, 0]
+        kl = torch.linalg.vecdot(p, own.sub_(self.reference[places])).clamp_min(0.0)
         return torch.stack([kl, loss, entropy])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,9 @@ def _add_names(
         *zip(pixels(named, x="kl_low"), pixels(named, x="kl_high"), strict=True),
         *zip(pixels(named, y="effect_low"), pixels(named, y="effect_high"), strict=True),
     ]
+    steps = pixels(table[_flag(table, "frontier")].sort_values(["kl", "effect"]))
+    for (x, y), (right, up) in pairwise(steps):
+        bars += [((x, y), (right, y)), ((right, y), (right, up))]
     texts = [str(node) for node in named["node"]]
     moves = offsets(texts, pixels(named), pixels(table), bars, size)
     for row, text, (dx, dy) in zip(records(named), texts, moves, strict=True):

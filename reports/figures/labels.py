@@ -71,12 +71,17 @@ def _cost(
 
 
 def _through(box: Box, start: Point, end: Point) -> bool:
-    """Whether a leader line passes through a box, by points on it."""
-    for i in range(1, 32):
-        x, y = (start[j] + (end[j] - start[j]) * i / 32 for j in (0, 1))
-        if box[0] < x < box[2] and box[1] < y < box[3]:
-            return True
-    return False
+    """Whether a line passes through a box: the stretch of it that is inside both pairs of sides."""
+    enter, leave = 0.0, 1.0
+    for i in (0, 1):
+        way = end[i] - start[i]
+        if not way:
+            if not box[i] < start[i] < box[i + 2]:
+                return False
+            continue
+        first, last = sorted([(box[i] - start[i]) / way, (box[i + 2] - start[i]) / way])
+        enter, leave = max(enter, first), min(leave, last)
+    return enter < leave
 
 
 def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:

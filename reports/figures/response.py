@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -31,10 +32,16 @@ def response(table: pd.DataFrame, nodes: Sequence[str], unit: str) -> go.Figure:
             hover = levels(own, "contribution", escape(of), f"<b>{escape(node)}</b><br>")
             line(chart, own, "level", "contribution", COLOUR[outcome], hover=hover, place={"row": i, "col": j})  # fmt: skip
             middle = j == (len(nodes) + 1) // 2
-            chart.update_xaxes(axis(ALONG[by] if middle else "", nticks=4), row=i, col=j)
+            chart.update_xaxes(axis(ALONG[by] if middle else "", **_ticks(part, 4)), row=i, col=j)
             title = f"{NAME[outcome]} ({of})" if j == 1 else ""
-            chart.update_yaxes(axis(title, nticks=5, zeroline=True), row=i, col=j)
+            chart.update_yaxes(axis(title, nticks=5, rangemode="tozero"), row=i, col=j)
     return chart
+
+
+def _ticks(table: pd.DataFrame, most: int) -> dict[str, Any]:
+    """Whole numbers where there are few of them."""
+    levels = table["level"]
+    return {"dtick": 1} if 1 < levels.nunique() and levels.max() - levels.min() < most and (levels % 1 == 0).all() else {"nticks": most}  # fmt: skip
 
 
 def dose(table: pd.DataFrame, unit: str) -> go.Figure:
@@ -59,8 +66,10 @@ def dose(table: pd.DataFrame, unit: str) -> go.Figure:
                         chart, own, "level", "mean", colour, hover=hover, name=f"{vector} vectors",
                         shown=i == j == 1, place={"row": i, "col": j},
                     )  # fmt: skip
-            chart.update_xaxes(axis(ALONG[by], nticks=8), row=i, col=j)
-            chart.update_yaxes(axis(f"{NAME[outcome]} ({of})", nticks=6), row=i, col=j)
+            chart.update_xaxes(axis(ALONG[by], **_ticks(part, 8)), row=i, col=j)
+            chart.update_yaxes(
+                axis(f"{NAME[outcome]} ({of})", nticks=6, rangemode="tozero"), row=i, col=j
+            )
     chart.update_layout(
         showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     )

@@ -62,8 +62,8 @@ def _glance(result: Result) -> list[tuple[str, str, str]]:
         ("prompts", f"{manifest.get('prompts', {}).get('count', len(rows)):,}", str(manifest.get("prompts", {}).get("source", ""))),
         ("whole injection", f"{words.signed(effect)} {unit}", f"mean effect on {metric_name(manifest)}{of_effect}"),
         ("its disturbance", f"{words.number(kl)} nats", f"KL to the clean run{of_kl}"),
-        ("responsive nodes", f"{len(responsive)} of {len(nodes)}", f"Benjamini-Hochberg at {alpha:g}, beyond random vectors; {len(say.claimed(result))} pass Holm"),
-        ("interval width", f"{words.number(width)} {unit}", f"median over nodes, of contributions to the effect at level {words.percent(level)}"),
+        ("responsive nodes", f"{len(responsive)} of {len(nodes)}", f"Benjamini-Hochberg at {alpha:g}, unlike random vectors; {len(say.claimed(result))} pass Holm and do more"),
+        ("interval width", f"{words.number(width)} {unit}" if pd.notna(width) else "–", f"median over nodes, of contributions to the effect at level {words.percent(level)}"),
     ]  # fmt: skip
 
 

@@ -96,7 +96,8 @@ def _ranking(result: Result) -> Section:
     unit = metric_unit(result)
     text = (
         "The largest contributions with their intervals over prompts. The grey band is the interval of the same node's contribution for random "
-        "vectors of equal norm: a node whose interval stands clear of its band responds to this vector. Open circles are not significant."
+        "vectors of equal norm: a node that goes clearly further than its band responds to this vector, one within it to anything, and one that falls "
+        "short of it does less than chance would. Open circles are not significant."
     )
     if not result.manifest.get("trials", {}).get("random", 1):
         text += f" No bands: {missing(result, 'controls', 'no trials with random vectors')}."

@@ -9,6 +9,7 @@ import pytest
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.results import Result
+from steerscope.reports.records import records
 
 Maker = Callable[..., Result]
 
@@ -189,7 +190,7 @@ def sweep_frontier(nodes: pd.DataFrame) -> pd.DataFrame:
 
 def sweep_response(nodes: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for r in nodes[nodes["outcome"] != "loss"].itertuples():
+    for r in records(nodes[nodes["outcome"] != "loss"]):
         for by, levels in (("k", (1.0, 2.0, 3.5, 5.0, 6.0)), ("coefficient", (0.5, 1.0, 2.0))):
             for level in levels:
                 value = r.contribution * (1 - 0.08 * level if by == "k" else np.tanh(level))
@@ -249,6 +250,6 @@ def sweep_designs(scale: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sweep_maker() -> Maker:
     return make_sweep

@@ -20,12 +20,18 @@ from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.labels import HIGH, WIDE, offsets
 from steerscope.reports.figures.matrix import matrix, strongest
 from steerscope.reports.figures.response import response
-from steerscope.reports.page import render
+from steerscope.reports.page import Page, render
 from steerscope.reports.pages.sweep import ROWS, sweep_page
 from steerscope.reports.records import records
 
 Maker = Callable[..., Result]
 ATTACK = "<script>document.title='pwned'</script>"
+
+
+@pytest.fixture(scope="module")
+def plain(sweep_maker: Maker) -> Page:
+    """The page of the usual sweep."""
+    return sweep_page(sweep_maker())
 
 
 def html(result: Result) -> str:
@@ -59,7 +65,6 @@ def test_the_made_up_sweep_has_the_real_columns(sweep_maker: Maker) -> None:
 @pytest.mark.parametrize(
     "shape",
     [
-        {},
         {"layers": 12, "heads": 12},
         {"layers": 12, "heads": 12, "mode": "shared"},
         {"layers": 1, "heads": 2},
@@ -102,7 +107,9 @@ def test_without_intervals_nothing_is_claimed(sweep_maker: Maker) -> None:
     result = changed(result, "convergence", width=np.nan)
     result = changed(changed(result, "designs", p=np.nan), "trends", p=np.nan, low=np.nan)
     first, second = say.headline(result)
-    assert "can be said to respond" in first and "No interaction of two nodes" in second
+    assert "can be said to respond" in first and "fewer than 4 prompts were visited." in first
+    assert "No interaction of two nodes" in second
+    assert {n: v for n, v, _ in sweep_page(result).glance}["interval width"] == "–"
     assert "Missing: fewer than 4 prompts were visited." in html(result)
 
 
@@ -122,9 +129,8 @@ def test_a_failed_check_stands_at_the_top(sweep_maker: Maker) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", [{}, {"layers": 12, "heads": 12}])
-def test_no_text_becomes_markup(shape: dict[str, int], sweep_maker: Maker) -> None:
-    page = html(sweep_maker(text=ATTACK, missing={"pairs": ATTACK}, notes=[ATTACK], **shape))
+def test_no_text_becomes_markup(sweep_maker: Maker) -> None:
+    page = html(sweep_maker(text=ATTACK, missing={"pairs": ATTACK}, notes=[ATTACK]))
     assert ATTACK not in page and "pwned" in page
     assert "&lt;script&gt;" in page
     units = {"name": ATTACK, "unit": ATTACK, "scored": ATTACK}
@@ -165,6 +171,8 @@ def test_only_what_passes_holm_and_is_beyond_random_vectors_is_claimed(sweep_mak
     front = result.frames["frontier"]
     alike = changed(result, "frontier", responsive=front["responsive"] & (front["node"] != strongest_node))  # fmt: skip
     assert strongest_node not in say.headline(alike)[0]
+    less = changed(result, "nodes", control=table["control"].where(~at, 2 * table["contribution"]))
+    assert strongest_node not in say.headline(less)[0]
 
 
 def test_nothing_found_is_said_plainly(sweep_maker: Maker) -> None:
@@ -200,9 +208,9 @@ def test_without_controls_the_page_says_so(sweep_maker: Maker) -> None:
     assert "no controls were run" in page and "No bands: no trial with random vectors." in page
 
 
-def test_numbers_at_a_glance(sweep_maker: Maker) -> None:
+def test_numbers_at_a_glance(plain: Page, sweep_maker: Maker) -> None:
     result = sweep_maker()
-    glance = {name: (value, note) for name, value, note in sweep_page(result).glance}
+    glance = {name: (value, note) for name, value, note in plain.glance}
     responsive = int(result.frames["frontier"]["responsive"].sum())
     assert glance["responsive nodes"][0] == f"{responsive} of 22"
     assert glance["whole injection"][0] == "+2.50 nats" and "[2.20, 2.80]" in glance["whole injection"][1]  # fmt: skip
@@ -217,7 +225,7 @@ def test_numbers_at_a_glance(sweep_maker: Maker) -> None:
 
 @pytest.mark.parametrize("mode", ["own", "through", "shared", "given"])
 def test_every_mode_is_explained(mode: str, sweep_maker: Maker) -> None:
-    text = sweep_page(sweep_maker(mode=mode)).sections[0].text
+    text = say.design(sweep_maker(mode=mode).manifest)
     assert text[0].startswith(f"Mode {mode}:") and "is the same edit" in text[0]
     assert "1 to 6 nodes" in text[1] and "coefficients 0.5, 1 and 2" in text[1]
 
@@ -230,11 +238,11 @@ def test_whole_layers_stand_in_one_column_beside_the_mlps(sweep_maker: Maker) ->
     assert shown == 24
 
 
-def test_small_numbers_are_multiplied_and_the_title_says_so(sweep_maker: Maker) -> None:
+def test_small_numbers_are_multiplied_and_the_title_says_so(plain: Page, sweep_maker: Maker) -> None:  # fmt: skip
     maps = sweep_page(sweep_maker(scale=0.01)).sections[1]
     assert maps.panels[0].title == "Contribution to the effect (10⁻³ nats)"
     assert maps.panels[1].title == "Contribution to the disturbance (10⁻³ nats)"
-    assert sweep_page(sweep_maker()).sections[1].panels[0].title == "Contribution to the effect (nats)"  # fmt: skip
+    assert plain.sections[1].panels[0].title == "Contribution to the effect (nats)"
 
 
 def test_the_frontier_is_a_rising_stair_through_its_nodes(sweep_maker: Maker) -> None:
@@ -304,9 +312,9 @@ def test_a_difference_that_may_be_zero_is_an_open_circle(sweep_maker: Maker) -> 
     assert list(kl.marker.symbol) == ["circle"] * 3 + ["circle-open"]
 
 
-def test_every_frame_can_be_saved_and_long_ones_are_cut_with_a_word(sweep_maker: Maker) -> None:
+def test_every_frame_can_be_saved_and_long_ones_are_cut_with_a_word(plain: Page, sweep_maker: Maker) -> None:  # fmt: skip
     result = sweep_maker()
-    section = next(s for s in sweep_page(result).sections if s.title == "All nodes")
+    section = next(s for s in plain.sections if s.title == "All nodes")
     assert set(section.download) == {f"{n}.csv" for n in result.frames}
     assert section.table and len(section.table.rows) == 3 * 22
     pairs = result.frames["pairs"]
@@ -317,6 +325,6 @@ def test_every_frame_can_be_saved_and_long_ones_are_cut_with_a_word(sweep_maker:
     assert f"pairs.csv holds the first 20,000 of {len(many):,} rows" in section.text[-1]
 
 
-def test_the_legend_explains_every_frame(sweep_maker: Maker) -> None:
-    section = next(s for s in sweep_page(sweep_maker()).sections if s.title == "How to read this")
+def test_the_legend_explains_every_frame(plain: Page) -> None:
+    section = next(s for s in plain.sections if s.title == "How to read this")
     assert section.table and {r[0] for r in section.table.rows} == set(COLUMNS["sweep"])
