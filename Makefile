@@ -22,8 +22,9 @@ lint: .venv/.installed-dev
 types: .venv/.installed-dev
 	$(BIN)/mypy
 
-bench: .venv/.installed
+bench: .venv/.installed-test
 	$(BIN)/python -m benchmarks.patching
+	$(BIN)/python -m benchmarks.sweeps
 
 clean:
 	rm -rf .venv out/demo build *.egg-info
