@@ -228,7 +228,7 @@ COLUMNS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
             "efficiency_low": ("lower end of its interval", "{metric} per nat"),
             "efficiency_high": ("upper end of its interval", "{metric} per nat"),
             "responsive": (
-                "a significant effect of either sign, beyond that of random vectors",
+                "a significant effect of either sign, and beyond that of random vectors in its own direction",
                 "",
             ),
             "useful": (

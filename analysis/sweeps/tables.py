@@ -115,7 +115,8 @@ def frontier(table: Table) -> pd.DataFrame:
     efficiency = np.where(unclear, np.nan, ratio.value)
     ends = [np.where(unclear, np.nan, end) for end in table.bounds(ratio)]
     rows = nodes(table).query("outcome == 'effect'")
-    beyond = (rows["p_specific"].isna() | (rows["p_specific"] < table.alpha)).to_numpy()
+    further = (rows["contribution"] - rows["control"]) * rows["contribution"] > 0
+    beyond = (rows["control"].isna() | (rows["p_specific"] < table.alpha) & further).to_numpy()
     responsive = rows["significant"].to_numpy() & beyond
     typical = effect.sum() / kl.sum() if kl.sum() > 0 else np.inf
     better = [not bool(((effect > e) & (kl < d)).any()) for e, d in zip(effect, kl, strict=True)]

@@ -1,5 +1,7 @@
 """The strongest nodes with error bars, each over the band of its controls."""
 
+from html import escape
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -26,9 +28,10 @@ def ranking(
     """
     rows = table[table["effect"] != 0].sort_values("effect", key=abs, ascending=False).head(SHOWN)
     chart = figure(height=90 + 24 * max(4, len(rows)), margin={"l": 70, "r": 14, "t": 8, "b": 46})
+    rows = rows.assign(name=[escape(str(node)) for node in rows["node"]])
     for row in records(rows.dropna(subset=["control_low", "control_high"])):
         chart.add_shape(
-            type="rect", x0=row.control_low, x1=row.control_high, xref="x", yref="y", y0=row.node, y1=row.node,
+            type="rect", x0=row.control_low, x1=row.control_high, xref="x", yref="y", y0=row.name, y1=row.name,
             y0shift=-0.32, y1shift=0.32, fillcolor=CONTROL, opacity=0.4, line_width=0, layer="below",
         )  # fmt: skip
     colour = [
@@ -36,7 +39,7 @@ def ranking(
         for e, s in zip(rows["effect"], rows["significant"], strict=True)
     ]
     chart.add_scatter(
-        x=rows["effect"], y=rows["node"], mode="markers", customdata=[describe(r, unit) for r in records(rows)],
+        x=rows["effect"], y=rows["name"], mode="markers", customdata=[describe(r, unit) for r in records(rows)],
         hovertemplate="%{customdata}<extra></extra>",
         marker={"size": 9, "color": colour, "symbol": ["circle" if s else "circle-open" for s in rows["significant"]]},
         error_x={

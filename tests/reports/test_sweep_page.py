@@ -1,5 +1,6 @@
 """The page of a sweep: whole for every shape, honest about what is missing, its sentences true to the frames."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from plotly.utils import PlotlyJSONEncoder
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.results import Result
@@ -137,13 +139,17 @@ def test_no_text_becomes_markup(sweep_maker: Maker) -> None:
     assert ATTACK not in html(without(sweep_maker(metric=units, missing={"pairs": ATTACK}), "pairs"))  # fmt: skip
 
 
-def test_a_node_with_a_hostile_name_stays_text(sweep_maker: Maker) -> None:
+def test_a_node_with_a_hostile_name_stays_text_in_every_figure(sweep_maker: Maker) -> None:
     result = sweep_maker()
-    for name in ("nodes", "frontier", "response"):
+    columns = {"nodes": ["node"], "frontier": ["node"], "response": ["node"], "pairs": ["first", "second"]}  # fmt: skip
+    for name, of in columns.items():
         frame = result.frames[name]
-        result = changed(result, name, node=frame["node"].replace("L1H9", "<b>L1H9"))
-    page = html(result)
-    assert "<b>L1H9" not in page and r"\u0026lt;b\u0026gt;L1H9" in page
+        result = changed(result, name, **{c: frame[c].replace("L1H9", "<i>L1H9") for c in of})
+    figures = [p.figure for s in sweep_page(result).sections for p in s.panels if p.figure]
+    drawn = [json.dumps(figure.to_plotly_json(), cls=PlotlyJSONEncoder) for figure in figures]
+    assert not any("<i>" in text for text in drawn)
+    assert sum("&lt;i&gt;L1H9" in text for text in drawn) == 10
+    assert "<i>L1H9" not in render(sweep_page(result))
 
 
 def test_the_headline_tells_the_numbers_of_the_frames(sweep_maker: Maker) -> None:
@@ -239,7 +245,11 @@ def test_whole_layers_stand_in_one_column_beside_the_mlps(sweep_maker: Maker) ->
 
 
 def test_small_numbers_are_multiplied_and_the_title_says_so(plain: Page, sweep_maker: Maker) -> None:  # fmt: skip
-    maps = sweep_page(sweep_maker(scale=0.01)).sections[1]
+    result = sweep_maker(scale=0.01)
+    maps = sweep_page(result).sections[1]
+    top = say.claimed(result).iloc[0]["contribution"]
+    assert maps.panels[0].figure
+    assert f"<b>{1000 * top:.2f}</b>" in maps.panels[0].figure.data[-1].text
     assert maps.panels[0].title == "Contribution to the effect (10⁻³ nats)"
     assert maps.panels[1].title == "Contribution to the disturbance (10⁻³ nats)"
     assert plain.sections[1].panels[0].title == "Contribution to the effect (nats)"

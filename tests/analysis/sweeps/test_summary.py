@@ -110,3 +110,14 @@ def test_left_out_nodes_are_noted(tiny: Model, stories: list[str], tmp_path: Pat
     found = made(tiny, tmp_path, stories, positions="front", k=1, trials=100)
     assert found.manifest["notes"][0].startswith("Left out: L1H0, L1H1, L1H2, L1H3, L1M.")
     assert set(found.frames["nodes"]["layer"]) == {0}
+
+
+def test_a_node_that_does_less_than_random_vectors_is_not_responsive(result: Result) -> None:
+    nodes = result.frames["nodes"].query("outcome == 'effect'").set_index("node")
+    frontier = result.frames["frontier"].set_index("node")
+    less = (nodes["contribution"] - nodes["control"]) * nodes["contribution"] <= 0
+    assert (
+        nodes["significant"] & (nodes["p_specific"] < 0.05) & less
+    ).any()  # there is such a node
+    assert not frontier.loc[less, "responsive"].any() and frontier["responsive"].any()
+    assert (frontier["useful"] <= frontier["responsive"]).all()
