@@ -136,6 +136,7 @@ class Loop:
     def __init__(self, place: Bench, trials: list[Trial], block: Block) -> None:
         self.model, self.place = place.model, place
         self.visits = place._visits(trials, block.prompts)
+        self.clean = self.visits.scores.reference.log_softmax(-1)
 
     def run(self, trials: list[Trial]) -> list[tuple[int, list[float]]]:
         """The numbers of each trial."""
@@ -155,7 +156,7 @@ class Loop:
         places = slice(first, first + len(at))
         own = logits[at].log_softmax(-1)
         p = own.exp()
-        kl = (p * (own - scores.reference[places])).sum(-1).mean()
+        kl = (p * (own - self.clean[places])).sum(-1).mean()
         loss = -own.gather(1, scores.following[places][:, None]).mean()
         entropy = -(p * own).sum(-1).mean()
         row = torch.zeros(len(at), dtype=torch.long)

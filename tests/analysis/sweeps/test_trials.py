@@ -194,3 +194,28 @@ def test_the_run_finds_an_engine_that_is_wrong(
     monkeypatch.setattr(bench, "plain_logits", lambda *a: 1.2 * plain_logits(*a))
     with pytest.raises(BrokenInvariant, match="engine and plain passes"):
         rows(tmp_path / "run", small_model)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_the_vocabulary_in_pieces_gives_what_whole_logits_give(
+    small_model: Model, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where logits are so large that their exponentials would overflow."""
+    from steerscope.analysis.engine import Readout
+    from steerscope.analysis.metrics import Outputs, Scored, logit_direction
+    from steerscope.analysis.prompts import Prompts
+    from steerscope.analysis.sweeps import numbers
+
+    monkeypatch.setattr(numbers, "PIECE", {"cpu": piece})
+    prompts = Prompts(((7, 3, 30, 12, 9),), ("",))
+    scored = Scored(small_model, prompts, ((0, 1, 2, 3),))
+    generator = torch.Generator().manual_seed(piece)
+    hidden = [scale * torch.randn(4, 32, generator=generator) for scale in (1.0, 1.0, 60.0)]
+    with torch.no_grad():
+        clean, near, far = (Outputs(h, small_model.bridge.unembed(h[None])[0]) for h in hidden)
+        counted = numbers.Numbers(small_model, scored, logit_direction(), clean, near)
+        assert counted.weights is not None and float(far.logits.abs().max()) > 90
+        for outputs in (clean, near, far):
+            readout = scored.readout(outputs)
+            pieces = counted._in_pieces(Readout(readout.variants, readout.row, readout.position, None, outputs.hidden))  # fmt: skip
+            torch.testing.assert_close(pieces, counted.of_logits(readout), rtol=2e-5, atol=2e-5)
