@@ -13,8 +13,8 @@ injection = st.Injection(vector, coefficient=3, positions="front")
 prompt = "One day, Lily went for a walk in the town with her mom. They saw"
 clean = model.text(st.generate(model, prompt, seed=1))
 steered = model.text(st.generate(model, prompt, injection, seed=1))
-print("clean:  ", clean)  # noqa: T201
-print("steered:", steered)  # noqa: T201
+print("clean:  ", clean)
+print("steered:", steered)
 
 # %% Which nodes carry it
 prompts = [
@@ -29,8 +29,8 @@ prompts = [
 ]
 result = st.localize(model, injection, prompts, controls=20)
 effects = result.frames["effects"]
-print(effects[effects["significant"]].sort_values("effect", key=abs, ascending=False).head(10))  # noqa: T201
+print(effects[effects["significant"]].sort_values("effect", key=abs, ascending=False).head(10))
 
 # %% The report
 result.save("out/wedding", overwrite=True)
-print(st.report("out/wedding"))  # noqa: T201
+print(st.report("out/wedding"))

@@ -32,6 +32,7 @@ from .design import Trial
 from .numbers import Numbers
 from .work import Answer, Block, Work
 
+EDITS = 5000  # kept between blocks, at most
 TOLERANCE = 1e-3  # nats: engine against plain passes, in the run's own check
 
 SCHEMA = pa.schema([
@@ -104,6 +105,8 @@ class Bench:
     def answer(self, block: Block) -> Answer:
         """Runs a block."""
         start = time.perf_counter()
+        if len(self._edits) > EDITS:
+            self._edits.clear()
         trials = [
             self.work.design.trial(i, self.work.additions.units)
             for i in range(block.start, block.stop)
@@ -160,8 +163,6 @@ class Bench:
 
     def edits(self, trial: Trial, ids: tuple[int, ...]) -> tuple[Edit, ...]:
         """The edits of a trial on a prompt; the same ones for like trials, so that the engine shares their work."""
-        if len(self._edits) > 20_000:
-            self._edits.clear()
         found = []
         for unit, vector in zip(trial.units, trial.vectors, strict=True):
             key = (unit, vector, trial.control, trial.coefficient, len(ids))
@@ -215,8 +216,11 @@ class Bench:
                 if (vector, t.control) not in weights:
                     weights[vector, t.control] = np.zeros((len(trials), len(units)), np.float32)
                 weights[vector, t.control][row, unit] = scale[layers[unit]]
-        parts = [torch.from_numpy(w) @ self._images(*which) for which, w in weights.items()]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(parts).sum(0), dim=-1)
+        written = torch.zeros(len(trials), rows * self.model.d_model)
+        for which, weight in weights.items():
+            some = np.flatnonzero(weight.any(axis=1))
+            written[some] += torch.from_numpy(weight[some]) @ self._images(*which)
+        norm: Tensor = torch.linalg.vector_norm(written, dim=-1)
         return norm / math.sqrt(rows)
 
     # Rows.

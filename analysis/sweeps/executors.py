@@ -6,6 +6,7 @@ memory does not grow with their number. The blocks of a lost worker run again.
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -42,7 +43,7 @@ class Processes:
         waiting: list[Task] = []
         for _ in range(LOST):
             pool = ProcessPoolExecutor(
-                count, multiprocessing.get_context("spawn"), initializer=_threads,
+                count, multiprocessing.get_context("spawn"), initializer=_start,
                 initargs=(max(1, cores() // count),),
             )  # fmt: skip
             under_way: dict[Future[Done], Task] = {}
@@ -140,6 +141,12 @@ def _ray(address: str | None, workers: int | None) -> tuple[Any, bool]:
             "start it with `ray start --head`, or leave the address out"
         ) from error
     return ray, True
+
+
+def _start(threads: int) -> None:
+    """A worker process: Ctrl-C is for the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _threads(threads)
 
 
 def _threads(count: int) -> None:

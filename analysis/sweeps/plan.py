@@ -103,6 +103,7 @@ def plan(
     antithetic: bool = False,
     mixed: bool = False,
     visit: int = 0,
+    block: int = 0,
     seed: int = 0,
     loader: Loader | None = None,
     sources: Mapping[str, str | Path] | None = None,
@@ -130,6 +131,7 @@ def plan(
     work, left_out = _reachable(model, work, texts)
     drawn.check(work.additions.units)
     about = _about(model, work, texts, wanted, sources or {}, left_out)
+    about["block"] = block or about["block"]
     about |= {} if command is None else {"command": command}
     key = hashlib.sha256(json.dumps({name: about[name] for name in FIXED}).encode()).hexdigest()
     return Plan(model, texts, replace(work, key=key), about)

@@ -65,7 +65,7 @@ def sweep(
         level: of the intervals. alpha: threshold on adjusted p-values.
         options: trials, k (a number or a range), design (uniform, stratified, horizontal, vertical, or several),
             mode (own, through, shared, given), nodes, positions, coefficients, metric, scored, controls,
-            control_every, spacing, antithetic, mixed, visit, seed, loader, sources, budget:
+            control_every, spacing, antithetic, mixed, visit, block (trials of a part), seed, loader, sources, budget:
             see `steerscope.analysis.sweeps.plan.plan` and `Design`.
 
     Returns:

@@ -1,9 +1,7 @@
 """The command line from end to end, on small models, without a network."""
 
 import json
-import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -11,22 +9,6 @@ import pytest
 from checkpoints import save_gpt2
 
 from steerscope import __version__, cli
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Any connection is an error, also one whose failure a library swallows."""
-    tried: list[object] = []
-
-    def refuse(*arguments: object, **__: object) -> None:
-        tried.append(arguments)
-        raise OSError("something tried to reach a network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield
-    assert not tried
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,15 @@ def test_a_run_writes_trials_tables_a_manifest_and_a_report(done: Path) -> None:
     assert "Which nodes respond" in page and "Horizontal against vertical" in page
 
 
+def test_the_shipped_model_and_text_need_no_network(
+    offline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    given = ["sweep", "run", "--model", "tinystories-1l", "--plus", " wedding", "--layer", 0, "--trials", 64, "--count", 8]  # fmt: skip
+    assert call(monkeypatch, *given, "--tokens", 12, "--out", out) == 0
+    assert json.loads((out / "manifest.json").read_text())["prompts"]["source"] == "shipped"
+
+
 def test_status_says_how_far_a_run_is(
     done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,8 +37,7 @@ def ray() -> Iterator[Any]:
 
 def sweep_on(folder: Path, model: Path, how: Any, trials: int = 800) -> pd.DataFrame:
     loaded = load(model, name="tiny")
-    made = plan(loaded, prompt_pair(loaded, " wedding", " ship", 1), TEXTS, trials=trials, visit=8, controls=2)  # fmt: skip
-    made.about["block"] = 40  # type: ignore[index]
+    made = plan(loaded, prompt_pair(loaded, " wedding", " ship", 1), TEXTS, trials=trials, visit=8, controls=2, block=40)  # fmt: skip
     store = Store(folder)
     begin(made, store)
     run(made, store, how)

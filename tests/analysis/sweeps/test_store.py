@@ -26,13 +26,17 @@ PROMPTS = [
     [40, 2, 2, 13, 25, 11, 20],
     [1, 5, 6, 7, 8],
 ]
-OPTIONS: dict[str, Any] = {"trials": 400, "visit": 4, "controls": 2, "k": (1, 3)}
+OPTIONS: dict[str, Any] = {
+    "trials": 400,
+    "visit": 4,
+    "controls": 2,
+    "k": (1, 3),
+    "block": 40,
+}  # ten parts
 
 
 def made(model: Model, **more: Any) -> Plan:
-    found = plan(model, prompt_pair(model, [5, 9], [7, 11], 1), PROMPTS, **OPTIONS | more)
-    found.about["block"] = 40  # type: ignore[index]  # ten parts
-    return found
+    return plan(model, prompt_pair(model, [5, 9], [7, 11], 1), PROMPTS, **OPTIONS | more)
 
 
 def rows(store: Store) -> pd.DataFrame:
