@@ -120,3 +120,21 @@ def test_an_edit_of_the_last_position_costs_little_and_changes_nothing_else(
         found = readout.logits[readout.row == chunk.index(0)]
         expected = plain_logits(model, prompt[variant.prompt], variant.edits)
         assert np.allclose(found, expected, atol=2e-4)
+
+
+def test_what_is_kept_of_attention_has_a_row_for_each_variant(every_architecture: Model) -> None:
+    model = every_architecture
+    if model.architecture == "GPTJForCausalLM":
+        pytest.skip("shows its pattern only after its use")
+    prompt = [3, 9, 4, 7, 1]
+    edits = [Edit(Site("z", 1, 0), "set", torch.full((model.d_head,), float(i))) for i in range(3)]
+    before = Edit(Site("resid_pre", 0), "add", torch.ones(model.d_model), (2,))
+    variants = [Variant(0, (edit,)) for edit in edits] + [Variant(0, (before, edits[0]))]
+    sites = [("v", 1), ("pattern", 1), ("z", 1)]
+    together = {}
+    for chunk, readout in run(model, [prompt], variants, reads="none", sites=sites):
+        together |= {index: [readout.activations[s][row] for s in sites] for row, index in enumerate(chunk)}  # fmt: skip
+    for index, variant in enumerate(variants):
+        [(_, alone)] = run(model, [prompt], [variant], reads="none", sites=sites)
+        for found, site in zip(together[index], sites, strict=True):
+            torch.testing.assert_close(found, alone.activations[site][0], rtol=1e-4, atol=1e-5)

@@ -14,8 +14,9 @@ from steerscope.analysis.results import Result
 from steerscope.analysis.sweeps.plan import plan
 from steerscope.analysis.sweeps.runner import begin, sweep
 from steerscope.analysis.sweeps.store import Store
-from steerscope.analysis.sweeps.summary import summarize
+from steerscope.analysis.sweeps.summary import read, summarize
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.reports.records import records
 
 
 def made(model: Model, folder: Path, prompts: list[str], **more: Any) -> Result:
@@ -78,6 +79,8 @@ def test_single_injections_contribute_their_mean_effect(
     spread = float(nodes["contribution"].std())
     assert np.abs(nodes["contribution"] - plain).max() < 0.15 * spread
     np.testing.assert_allclose(nodes["mean_in"], plain[nodes.index], rtol=1e-5)
+    without = [rows.loc[rows["node"] != node, "effect"].mean() for node in nodes.index]
+    np.testing.assert_allclose(nodes["mean_out"], without, rtol=1e-5)
     assert nodes["control"].isna().all() and "controls" in found.manifest["missing"]
 
 
@@ -121,3 +124,29 @@ def test_a_node_that_does_less_than_random_vectors_is_not_responsive(result: Res
     ).any()  # there is such a node
     assert not frontier.loc[less, "responsive"].any() and frontier["responsive"].any()
     assert (frontier["useful"] <= frontier["responsive"]).all()
+
+
+def test_on_the_frontier_no_other_node_has_more_effect_and_less_disturbance(result: Result) -> None:
+    frontier = result.frames["frontier"]
+    for row in records(frontier):
+        better = frontier[(frontier["effect"] > row.effect) & (frontier["kl"] < row.kl)]
+        assert row.frontier == better.empty
+    assert 0 < frontier["frontier"].sum() < len(frontier)
+
+
+def test_trends_are_means_over_layers_and_their_slope(result: Result) -> None:
+    nodes = result.frames["nodes"].query("outcome == 'effect' and kind == 'head'")
+    means = nodes.groupby("layer")["contribution"].mean()
+    trends = result.frames["trends"].query("outcome == 'effect' and kind == 'head'")
+    assert trends["contribution"].tolist() == pytest.approx([means[0], means[1], means[1] - means[0]])  # fmt: skip
+
+
+def test_every_vector_and_coefficient_is_a_cell_of_its_own(
+    tiny: Model, stories: list[str], tmp_path: Path
+) -> None:
+    vectors = [prompt_pair(tiny, a, " ship", 0) for a in (" wedding", " cake")]
+    sweep(tiny, vectors, stories, tmp_path / "run", trials=800, coefficients=(2.0, 1.0), controls=0)
+    store = Store(tmp_path / "run")
+    cells = read(store, store.manifest()).cell
+    table = pd.concat([t.to_pandas() for t in store.read()])
+    assert len(set(zip(cells, table["vector"], table["coefficient"], strict=True))) == len(set(cells)) == 4  # fmt: skip

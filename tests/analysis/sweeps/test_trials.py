@@ -130,7 +130,7 @@ def test_other_metrics_are_changes_from_the_clean_run(
 def test_the_norm_is_that_of_all_that_the_nodes_write_relative_to_the_stream(
     small_model: Model, tmp_path: Path
 ) -> None:
-    table, made = rows(tmp_path / "run", small_model, k=3)
+    table, made = rows(tmp_path / "run", small_model, k=3, coefficients=(0.5, 2.0))
     work = made.work
     for row in records(table[table["control"] < 0]):
         body = full(small_model, row.prompt)[:-1]
