@@ -131,7 +131,7 @@ def test_what_is_kept_of_attention_has_a_row_for_each_variant(every_architecture
     before = Edit(Site("resid_pre", 0), "add", torch.ones(model.d_model), (2,))
     variants = [Variant(0, (edit,)) for edit in edits] + [Variant(0, (before, edits[0]))]
     sites = [("v", 1), ("pattern", 1), ("z", 1)]
-    together = {}
+    together: dict[int, list[torch.Tensor]] = {}
     for chunk, readout in run(model, [prompt], variants, reads="none", sites=sites):
         together |= {index: [readout.activations[s][row] for s in sites] for row, index in enumerate(chunk)}  # fmt: skip
     for index, variant in enumerate(variants):
