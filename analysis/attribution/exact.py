@@ -35,6 +35,9 @@ from steerscope.analysis.nodes import Node
 from steerscope.analysis.plain import plain_logits
 from steerscope.analysis.progress import track
 
+from .patches import patches
+from .record import check
+
 MEASURES = ("necessity", "sufficiency")
 Values = NDArray[np.float64]
 
@@ -65,7 +68,7 @@ class Effects:
 def effects(experiment: Experiment) -> Effects:
     """Steps 1 to 3, for the real vector and all controls."""
     nodes = experiment.reachable
-    to_clean = _patches(experiment, experiment.nothing, nodes)
+    to_clean = patches(experiment, experiment.nothing, nodes)
     rows = [
         _one(experiment, vector, nodes, to_clean)
         for vector in track(range(1 + experiment.controls), "vectors")
@@ -81,17 +84,17 @@ def together(
 ) -> Float[Values, "vector group prompt"]:
     """Step 4: effect of patching a group of nodes at once: (measure, nodes), for every vector."""
     nodes = experiment.reachable
-    to_clean = _patches(experiment, experiment.nothing, nodes)
+    to_clean = patches(experiment, experiment.nothing, nodes)
     prompts = range(len(experiment.prompts))
     found = []
     for vector in track(range(1 + experiment.controls), "joint patching"):
         edits = experiment.edits(vector)
-        to_steered = _patches(experiment, edits, nodes)
+        to_steered = patches(experiment, edits, nodes)
         variants = [Variant(p) for p in prompts] + [Variant(p, edits[p]) for p in prompts]
         for measure, members in groups:
             for p in prompts:
                 variants.append(
-                    _patched(
+                    patched(
                         measure,
                         p,
                         edits,
@@ -119,9 +122,9 @@ def together(
 def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
     """What must hold exactly, checked on this very run: against plain passes, and all nodes at once."""
     nodes = experiment.reachable
-    to_clean = _patches(experiment, experiment.nothing, nodes)
+    to_clean = patches(experiment, experiment.nothing, nodes)
     edits = experiment.edits(0)
-    to_steered = _patches(experiment, edits, nodes)
+    to_steered = patches(experiment, edits, nodes)
     limit = 1e-4 if experiment.model.dtype in (torch.float32, torch.float64) else 5e-2
     generator = np.random.default_rng(experiment.seed)
     questions = []
@@ -132,9 +135,9 @@ def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
         )
         node = nodes[generator.integers(len(nodes))]
         patch = (to_clean if measure == "necessity" else to_steered)[node][p]
-        questions.append(_patched(measure, p, edits, [patch]))
+        questions.append(patched(measure, p, edits, [patch]))
     found = [
-        _check(
+        check(
             "sampled nodes equal one plain pass each", _against_plain(experiment, questions), limit
         )
     ]
@@ -143,9 +146,9 @@ def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
         ("sufficiency", experiment.steered, to_steered),
     ):
         name = f"all nodes set to {'clean' if measure == 'necessity' else 'steered'} give the {'clean' if measure == 'necessity' else 'steered'} run"
-        patched = experiment.outputs(
+        outputs = experiment.outputs(
             tuple(
-                _patched(measure, p, edits, [source[n][p] for n in nodes]).edits
+                patched(measure, p, edits, [source[n][p] for n in nodes]).edits
                 for p in range(len(experiment.prompts))
             )
         )
@@ -154,12 +157,12 @@ def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
         )  # at an injected position the vector itself goes to the logits, too
         if free.any():
             gap = (
-                (patched.logits.log_softmax(-1) - other.logits.log_softmax(-1))[free]
+                (outputs.logits.log_softmax(-1) - other.logits.log_softmax(-1))[free]
                 .abs()
                 .max()
                 .item()
             )
-            found.append(_check(name + ", where nothing is injected", gap, limit))
+            found.append(check(name + ", where nothing is injected", gap, limit))
     return found
 
 
@@ -168,7 +171,7 @@ def _one(
 ) -> tuple[Values, Values, Values, Values, Values, Values, Values]:
     """Effects of one vector: along the metric, along its own direction, totals, disturbance."""
     edits = experiment.edits(vector)
-    to_steered = _patches(experiment, edits, nodes)
+    to_steered = patches(experiment, edits, nodes)
     outputs = experiment.steered if vector == 0 else experiment.outputs(edits)
     scored, metric, own = experiment.scored_positions, experiment.metric, logit_direction()
     reads = experiment.reads
@@ -178,15 +181,15 @@ def _one(
     ]
     prompts = range(len(experiment.prompts))
     variants = [Variant(p) for p in prompts] + [Variant(p, edits[p]) for p in prompts]
-    for measure, patches in zip(MEASURES, (to_clean, to_steered), strict=True):
+    for measure, source in zip(MEASURES, (to_clean, to_steered), strict=True):
         variants += [
-            _patched(measure, p, edits, [patches[node][p]]) for node in nodes for p in prompts
+            patched(measure, p, edits, [source[node][p]]) for node in nodes for p in prompts
         ]
     values = experiment.scores(variants, scores, reads)
     values = values.T.reshape(2, 2 + 2 * len(nodes), len(prompts))
     clean, steered = values[:, 0], values[:, 1]
-    patched = values[:, 2:].reshape(2, 2, len(nodes), len(prompts))
-    change = np.stack([steered[:, None] - patched[:, 0], patched[:, 1] - clean[:, None]], axis=1)
+    edited = values[:, 2:].reshape(2, 2, len(nodes), len(prompts))
+    change = np.stack([steered[:, None] - edited[:, 0], edited[:, 1] - clean[:, None]], axis=1)
     total = steered - clean
     return (
         change[0],
@@ -199,29 +202,9 @@ def _one(
     )
 
 
-def _patched(measure: str, prompt: int, edits: Edits, patches: Sequence[Edit]) -> Variant:
+def patched(measure: str, prompt: int, edits: Edits, edited: Sequence[Edit]) -> Variant:
     """Necessity starts from the steered run, sufficiency from the clean one."""
-    return Variant(prompt, (*edits[prompt], *patches) if measure == "necessity" else tuple(patches))
-
-
-def _patches(experiment: Experiment, edits: Edits, nodes: Sequence[Node]) -> dict[Node, list[Edit]]:
-    """For every node and prompt, the edit that sets the node to its output under `edits`."""
-    sites = sorted({(node.site.name, node.layer) for node in nodes})
-    prompts = experiment.prompts.full
-    variants = [Variant(p, tuple(edits[p])) for p in range(len(prompts))]
-    found: dict[int, dict[tuple[str, int], Tensor]] = {}
-    for chunk, readout in run(
-        experiment.model, prompts, variants, reads="none", sites=sites, budget=experiment.budget
-    ):
-        for row, index in enumerate(chunk):
-            length = len(prompts[index])
-            found[index] = {site: readout.activations[site][row, :length].clone() for site in sites}
-
-    def patch(node: Node, p: int) -> Edit:
-        x = found[p][node.site.name, node.layer]
-        return Edit(node.site, "set", x if node.head is None else x[:, node.head])
-
-    return {node: [patch(node, p) for p in range(len(prompts))] for node in nodes}
+    return Variant(prompt, (*edits[prompt], *edited) if measure == "necessity" else tuple(edited))
 
 
 def _against_plain(experiment: Experiment, variants: Sequence[Variant]) -> float:
@@ -252,7 +235,3 @@ def _not_injected(experiment: Experiment) -> Tensor:
         for position in positions
     ]
     return torch.tensor(flags, device=experiment.model.device)
-
-
-def _check(name: str, value: float, limit: float) -> dict[str, object]:
-    return {"name": name, "value": value, "limit": limit, "passed": bool(value <= limit)}

@@ -6,8 +6,6 @@ its p-value corrected over nodes; what the significant ones explain together; ho
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,7 +13,6 @@ import torch
 
 from steerscope.analysis.edits import Variant
 from steerscope.analysis.engine import Readout, measure, run
-from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.generation import generate
 from steerscope.analysis.injection import Injection
@@ -25,7 +22,9 @@ from steerscope.analysis.prompts import Prompts, make_prompts
 from steerscope.analysis.results import Result
 
 from . import tables
+from .estimates import Statistics
 from .exact import MEASURES, Effects, checks, effects, together
+from .record import record
 
 TOKENS = 12  # next tokens listed on each side
 
@@ -70,11 +69,7 @@ def localize_experiment(
     experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05, completions: int = 4
 ) -> Result:
     """The same, of an `Experiment` that is already there."""
-    if not (0 < level < 1 and 0 < alpha < 1):
-        raise BadArgument(
-            f"level={level}, alpha={alpha}; expected both between 0 and 1; 0.95 and 0.05 are usual"
-        )
-    options = tables.Statistics(level, alpha)
+    options = Statistics(level, alpha)
     start = time.perf_counter()
     raw = effects(experiment)
     table, found, steadiness = tables.effects_table(experiment, raw, options)
@@ -93,32 +88,18 @@ def localize_experiment(
         "tokens": _tokens(experiment),
         "completions": texts,
     }
-    manifest = experiment.describe() | {
-        "method": "exact",
-        "level": level,
-        "alpha": alpha,
-        "stability": steadiness,
-        "checks": checks(experiment),
-        "missing": missing | _reasons(experiment),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - start, 2),
-        "versions": {
-            p: version(p)
-            for p in ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy")
-        },
-    }
-    return Result("localize", frames, manifest)
-
-
-def _reasons(experiment: Experiment) -> dict[str, str]:
-    reasons = {}
-    if len(experiment.prompts) < 2:
-        reasons["intervals"] = "one prompt gives no interval over prompts; give more"
-    if experiment.controls == 0:
-        reasons["controls"] = (
-            "run with controls=0: effects stand without random vectors beside them"
-        )
-    return reasons
+    return record(
+        "localize",
+        experiment,
+        frames,
+        start,
+        checks=checks(experiment),
+        missing=missing,
+        method="exact",
+        level=level,
+        alpha=alpha,
+        stability=steadiness,
+    )
 
 
 def _prompts(experiment: Experiment, raw: Effects) -> pd.DataFrame:

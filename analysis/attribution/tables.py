@@ -1,6 +1,5 @@
 """The tables of `localize`: raw effects as tidy frames, with intervals, controls and corrected p-values."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,10 @@ from steerscope.analysis.stats import (
     stability,
 )
 
+from .estimates import BAND, Statistics, band, nonzero, over_controls, wrong_way
 from .exact import MEASURES, Effects
 
 Values = NDArray[np.float64]
-BAND = (2.5, 97.5)  # percentiles over the controls
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Level of the intervals, and the threshold on adjusted p-values."""
-
-    level: float = 0.95
-    alpha: float = 0.05
 
 
 def effects_table(
@@ -43,18 +34,18 @@ def effects_table(
         real, controls = raw.along[0, index], raw.along[1:, index]
         own_real, own_controls = _shares(raw, index)
         low, high = interval(real, options.level, experiment.seed)
-        p = carrier_p(real, _mean(controls), seed=experiment.seed)
-        p_own = sign_flip_p(own_real - _mean(own_controls), seed=experiment.seed)
+        p = carrier_p(real, over_controls(controls), seed=experiment.seed)
+        p_own = sign_flip_p(own_real - over_controls(own_controls), seed=experiment.seed)
         adjusted, own_adjusted = benjamini_hochberg(p), benjamini_hochberg(p_own)
-        overlap, share = _stability(real, _mean(controls), experiment.seed, options.alpha)
+        overlap, share = _stability(real, over_controls(controls), experiment.seed, options.alpha)
         overlaps.append(overlap)
         significant = adjusted < options.alpha
         found[name] = {str(n) for n, s in zip(nodes, significant, strict=True) if s}
         specific = (own_adjusted < options.alpha) & (
-            np.abs(own_real.mean(-1)) > np.abs(_mean(own_controls).mean(-1))
+            np.abs(own_real.mean(-1)) > np.abs(over_controls(own_controls).mean(-1))
         )
-        control_low, control_high = _band(controls.mean(-1))
-        own_low, own_high = _band(own_controls.mean(-1))
+        control_low, control_high = band(controls.mean(-1))
+        own_low, own_high = band(own_controls.mean(-1))
         mean = real.mean(axis=-1)
         frames.append(
             pd.DataFrame({
@@ -64,15 +55,15 @@ def effects_table(
                 "kind": [n.kind for n in nodes],
                 "measure": name,
                 "effect": mean, "low": low, "high": high,
-                "share": mean / _nonzero(raw.total[0].mean()),
-                "control": _mean(controls).mean(-1), "control_low": control_low, "control_high": control_high,
+                "share": mean / nonzero(raw.total[0].mean()),
+                "control": over_controls(controls).mean(-1), "control_low": control_low, "control_high": control_high,
                 "p": p, "p_adjusted": adjusted, "p_holm": holm(p),
-                "own_share": own_real.mean(-1), "own_control": _mean(own_controls).mean(-1),
+                "own_share": own_real.mean(-1), "own_control": over_controls(own_controls).mean(-1),
                 "own_control_low": own_low, "own_control_high": own_high,
                 "p_own": p_own, "p_own_adjusted": own_adjusted,
                 "significant": significant,
                 "reach": np.where(~significant, "none", np.where(specific, "specific", "general")),
-                "wrong_way": _wrong_way(real),
+                "wrong_way": wrong_way(real),
                 "stability": share,
             })
         )  # fmt: skip
@@ -118,31 +109,9 @@ def _unreached(model: Model, raw: Effects, measure: str) -> pd.DataFrame:
 
 def _shares(raw: Effects, measure: int) -> tuple[Values, Values]:
     """Effects along each vector's own direction over the mean of its own total: [node, prompt], [control, node, prompt]."""
-    totals = np.array([_nonzero(total.mean()) for total in raw.own_total])
+    totals = np.array([nonzero(total.mean()) for total in raw.own_total])
     shares = raw.own[:, measure] / totals[:, None, None]
     return shares[0], shares[1:]
-
-
-def _mean(controls: Values) -> Values:
-    """Mean over control vectors; zero where there are none."""
-    return controls.mean(axis=0) if len(controls) else np.zeros(controls.shape[1:])
-
-
-def _band(controls: Values) -> tuple[Values, Values]:
-    if len(controls) == 0:
-        nothing = np.full(controls.shape[1:], np.nan)
-        return nothing, nothing
-    low, high = np.percentile(controls, BAND, axis=0)
-    return low, high
-
-
-def _nonzero(value: float) -> float:
-    return float(value) if value != 0 else float("nan")
-
-
-def _wrong_way(values: Values) -> Values:
-    mean = values.mean(axis=-1, keepdims=True)
-    return np.asarray((np.sign(values) * np.sign(mean) < 0).mean(axis=-1))
 
 
 def _steadiness(overlaps: list[Values]) -> dict[str, Any]:
@@ -177,7 +146,7 @@ def per_prompt(raw: Effects) -> pd.DataFrame:
             "node": np.repeat([str(n) for n in raw.nodes], prompts),
             "measure": name,
             "effect": raw.along[0, i].ravel(),
-            "control": _mean(raw.along[1:, i]).ravel(),
+            "control": over_controls(raw.along[1:, i]).ravel(),
         })
         for i, name in enumerate(MEASURES)
     ], ignore_index=True)  # fmt: skip
@@ -199,7 +168,7 @@ def totals(
         rows.append(
             row
             | {
-                "share": row["value"] / _nonzero(raw.total[0].mean()),
+                "share": row["value"] / nonzero(raw.total[0].mean()),
                 "share_low": low,
                 "share_high": high,
             }
@@ -211,14 +180,14 @@ def _total(
     experiment: Experiment, name: str, values: Values, unit: str, options: Statistics
 ) -> dict[str, Any]:
     low, high = interval(values[0], options.level, experiment.seed)
-    control_low, control_high = _band(values[1:].mean(-1))
+    control_low, control_high = band(values[1:].mean(-1))
     return {
         "quantity": name, "value": values[0].mean(), "low": float(low), "high": float(high), "unit": unit,
         "share": np.nan, "share_low": np.nan, "share_high": np.nan,
         "control": values[1:].mean() if len(values) > 1 else np.nan,
         "control_low": float(control_low), "control_high": float(control_high),
-        "p": float(sign_flip_p(values[0] - _mean(values[1:]), seed=experiment.seed)),
-        "wrong_way": float(_wrong_way(values[0])),
+        "p": float(sign_flip_p(values[0] - over_controls(values[1:]), seed=experiment.seed)),
+        "wrong_way": float(wrong_way(values[0])),
     }  # fmt: skip
 
 

@@ -1,0 +1,14 @@
+"""Every column of every frame of every kind of result: its meaning, and its unit ("" for none).
+
+`{metric}` stands for the unit of the metric that the result was measured in. The report's legend, the
+docs and a test read this.
+"""
+
+from .frames import Frames
+from .localize import LOCALIZE
+from .sweep import SWEEP
+
+COLUMNS: dict[str, Frames] = {
+    "localize": LOCALIZE,
+    "sweep": SWEEP,
+}
