@@ -339,6 +339,7 @@ def _wrap(
         bos=None if bos is False else start,
         n_layers=int(cfg.n_layers),
         n_heads=int(cfg.n_heads),
+        n_kv_heads=int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads),
         d_model=int(cfg.d_model),
         d_head=int(cfg.d_head),
         d_vocab=int(cfg.d_vocab),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import BadMetric, BadNode, BadPrompt
-from .nodes import Node, Site
+from .nodes import PER_HEAD, Node, Site
 
 # Sites that one edits and reads, by the name of the hook in a block.
 HOOKS = {
@@ -23,6 +23,8 @@ HOOKS = {
     "attn_out": "hook_attn_out",
     "mlp_out": "hook_mlp_out",
     "z": "attn.hook_z",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
     "v": "attn.hook_v",
     "pattern": "attn.hook_pattern",
 }
@@ -39,6 +41,7 @@ class Model:
         source: what it can be loaded from again (folder or hub name); None for a bridge in memory.
         tokenizer: None where prompts are token ids.
         bos: the id put before every prompt; None for none.
+        n_kv_heads: heads of keys and values; fewer than n_heads where query heads share them.
         n_ctx: the longest prompt, in tokens (for GPT-Neo with local layers: the window).
         has_mlp: false for attention-only models.
         parallel: attention and MLP read the same stream (GPT-J, NeoX).
@@ -54,6 +57,7 @@ class Model:
     bos: int | None
     n_layers: int
     n_heads: int
+    n_kv_heads: int
     d_model: int
     d_head: int
     d_vocab: int
@@ -101,7 +105,13 @@ class Model:
 
     def width(self, site: Site) -> int:
         """Size of the last axis of the activation at a site (`n_ctx` for a pattern)."""
-        return {"z": self.d_head, "pattern": self.n_ctx}.get(site.name, self.d_model)
+        if site.name == "pattern":
+            return self.n_ctx
+        return self.d_head if site.name in PER_HEAD else self.d_model
+
+    def heads(self, site: str) -> int:
+        """How many heads a site has: those of keys and values, or those of queries."""
+        return self.n_kv_heads if site in ("k", "v") else self.n_heads
 
     def check(self, site: Site) -> Site:
         """`site`, if this model has it.
@@ -113,9 +123,9 @@ class Model:
             raise BadNode(
                 f"{site} is outside of {self.name}, which has layers 0 to {self.n_layers - 1}; choose one of them"
             )
-        if site.head is not None and not 0 <= site.head < self.n_heads:
+        if site.head is not None and not 0 <= site.head < self.heads(site.name):
             raise BadNode(
-                f"{site} is outside of {self.name}, which has heads 0 to {self.n_heads - 1}; choose one of them"
+                f"{site} is outside of {self.name}, which has heads 0 to {self.heads(site.name) - 1} there; choose one of them"
             )
         if site.name == "mlp_out" and not self.has_mlp:
             raise BadNode(f"{site} does not exist: {self.name} has attention only; choose a head")
@@ -183,7 +193,7 @@ class Model:
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the model."""
         keys = (
-            "name", "architecture", "source", "n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx",
+            "name", "architecture", "source", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab", "n_ctx",
             "norm", "has_mlp", "parallel", "post_norm", "bos",
         )  # fmt: skip
         return {key: getattr(self, key) for key in keys} | {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from .errors import BadNode
 
-SITES = ("resid_pre", "z", "attn_out", "mlp_out", "pattern")
-PER_HEAD = ("z", "pattern")
+SITES = ("resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out", "pattern")
+PER_HEAD = ("q", "k", "v", "z", "pattern")
 
 
 @dataclass(frozen=True, order=True)
@@ -36,10 +36,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the model: `L5.resid_pre`, `L5H3.z`, `L5.attn_out`, `L5.mlp_out`, `L5H3.pattern`.
+    """A place in the model: `L5.resid_pre`, `L5H3.q`, `L5H3.z`, `L5.attn_out`, `L5.mlp_out`, `L5H3.pattern`.
 
-    Shapes of one row: resid_pre, attn_out, mlp_out `[pos, d_model]`; z `[pos, d_head]`;
-    pattern `[query, key]`.
+    Shapes of one row: resid_pre, attn_out, mlp_out `[pos, d_model]`; q, k, v, z `[pos, d_head]`;
+    pattern `[query, key]`. Where query heads share keys and values (GQA), `head` of k and v counts
+    key-value heads. q and k are what the projections give, before any rotation or norm of theirs.
     """
 
     name: str
@@ -62,6 +63,9 @@ class Site:
 
 _EXAMPLE = {
     "resid_pre": "L5.resid_pre",
+    "q": "L5H3.q",
+    "k": "L5H3.k",
+    "v": "L5H3.v",
     "z": "L5H3.z",
     "attn_out": "L5.attn_out",
     "mlp_out": "L5.mlp_out",

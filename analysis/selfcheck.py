@@ -27,7 +27,7 @@ from .models import Model
 from .nodes import Site
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
-EDITED = ("resid_pre", "z", "attn_out", "mlp_out")
+EDITED = ("resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out")
 
 
 @torch.no_grad()
@@ -76,6 +76,12 @@ def _errors(model: Model, expected: Callable[[Tensor], Tensor] | None) -> dict[s
             continue
         edited = _pass(model, ids[:1], site, generator)
         _equations(model, edited, errors, site)
+        if site in ("q", "k"):
+            moved = all(
+                not torch.equal(edited[f"{n}.pattern"], clean[f"{n}.pattern"])
+                for n in range(model.n_layers)
+            )
+            errors[f"a pattern follows an edit of {site}"] = 0.0 if moved else float("inf")
     _batch(model, ids, clean["logits"], errors)
     _refuse(model, errors)  # before the engine, which relies on all of it
     _wavefront(model, ids, errors, generator)

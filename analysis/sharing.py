@@ -82,7 +82,7 @@ def share(
             wanted = np.zeros_like(wanted)
             for row, positions in enumerate(read):
                 wanted[row, list(positions)] = True
-        _mark(changed, layer, ("resid_pre",))
+        _mark(changed, layer, ("resid_pre", "q", "k", "v"))
         changed = np.logical_or.accumulate(
             changed, axis=1
         )  # attention carries it to all that follow

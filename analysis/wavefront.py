@@ -132,7 +132,7 @@ class Pass:
             for n in numbers
         ]
         self.packings = share([len(prompt) for prompt in self.prompts], layers, read)
-        early = {"resid_pre", "pattern"}
+        early = {"resid_pre", "q", "k", "v", "pattern"}
         self.late = [
             self.parents[n] is not None and n not in kept and not early & {e.site.name for _, e in self.edits[n]}
             for n in numbers
@@ -173,8 +173,11 @@ class Pass:
             if layer == 0 or self.parents[layer] is not None or "resid_pre" in names | wanted:
                 hooks.append(self._entering(layer, base))
             mixed = {"pattern", "v", "z"} if "pattern" in names else set()
-            for site in ("v", "pattern"):
-                if site in wanted | mixed:
+            for site in ("q", "k", "v"):
+                if site in names:
+                    hooks.append(self._at(site, layer))
+            for site in ("q", "k", "v", "pattern"):
+                if site in wanted | mixed and (site == "pattern" or site not in names):
                     hooks.append(self._watch(site, layer))
             heads, mlp = self.packings[layer]
             if self.late[layer]:
@@ -235,6 +238,8 @@ class Pass:
             self.fired.add(name)
             x = x if split is None else x[torch.tensor(split, device=x.device)]
             x = write(self._through_pattern(layer, x) if site == "z" else x)
+            if site == "v":
+                self.seen[site, layer] = x
             self._keep(site, layer, x)
             return x if packing is None else packing.pack(x)
 

@@ -15,6 +15,8 @@ from steerscope.analysis.models import Model
 
 HOOK = {
     "resid_pre": "hook_in",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
     "v": "attn.hook_v",
     "pattern": "attn.hook_pattern",
     "z": "attn.hook_z",

@@ -54,7 +54,8 @@ def sites(model: Model) -> list[Site]:
     for layer in range(model.n_layers):
         found += [Site("resid_pre", layer), Site("attn_out", layer)]
         found += [Site("mlp_out", layer)] if model.has_mlp else []
-        found += [Site(n, layer, h) for n in ("z", "pattern") for h in range(model.n_heads)]
+        per_head = ("q", "k", "v", "z", "pattern")
+        found += [Site(n, layer, h) for n in per_head for h in range(model.heads(n))]
     return found
 
 
@@ -130,7 +131,10 @@ def test_each_operation_at_each_site_equals_a_plain_pass(
     every_architecture: Model, operation: Any
 ) -> None:
     variants = []
+    normed = every_architecture.architecture == "Qwen3ForCausalLM"  # its norm undoes a scale
     for site in sites(every_architecture):
+        if operation == "scale" and normed and site.name in ("q", "k"):
+            continue
         width = len(PROMPTS[1]) if site.name == "pattern" else every_architecture.width(site)
         value = 0.3 if operation == "scale" else torch.linspace(-1, 1, width)
         variants.append(Variant(1, (Edit(site, operation, value, (1, 4)),)))

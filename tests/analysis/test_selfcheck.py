@@ -180,3 +180,11 @@ def test_parts_that_cannot_be_run_are_refused_in_a_sentence() -> None:
         match=r"^toy .* cannot be checked \(TypeError: missing argument: residual\); the analysis assumes",
     ):
         load(bridge, name="toy")
+
+
+def test_a_query_whose_edits_are_lost_is_refused(small_model: Model) -> None:
+    bridge = native("native_with_mlp")
+    for block in bridge.blocks:
+        lose_edits(block.attn.q)
+    with pytest.raises(UnsupportedModel, match="a pattern follows an edit of q"):
+        load(bridge)
