@@ -60,8 +60,8 @@ def run(
     )
     check_request(model, prompts, variants, reading, sites)
     with torch.set_grad_enabled(grad):
-        embedded = _embed(model, prompts)
-    chunks = list(_chunks(model, prompts, variants, reading, reads, sites, budget))
+        embedded = embed(model, prompts)
+    chunks = list(chunked(model, prompts, variants, reading, reads, sites, budget))
     for chunk in track(chunks, what) if what else chunks:
         rows = [variants[index] for index in chunk]
         with torch.set_grad_enabled(grad):  # never across a yield: it would leak into the caller
@@ -94,7 +94,7 @@ def measure(
         return values[torch.argsort(torch.tensor(order, device=values.device))]
 
 
-def _embed(model: Model, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompt pos d_model"]:
+def embed(model: Model, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompt pos d_model"]:
     """The stream that enters the first block, of all prompts, padded on the right."""
     longest = max(map(len, prompts))
     tokens = torch.zeros(len(prompts), longest, dtype=torch.long, device=model.device)
@@ -107,7 +107,7 @@ def _layer(variant: Variant) -> int:
     return min((edit.site.layer for edit in variant.edits), default=-1)
 
 
-def _chunks(
+def chunked(
     model: Model,
     prompts: Sequence[Sequence[int]],
     variants: Sequence[Variant],
@@ -115,8 +115,13 @@ def _chunks(
     reads: Reads,
     sites: Sequence[tuple[str, int]],
     budget: int | None,
+    copies: int = 1,
 ) -> Iterator[list[int]]:
-    """Indices of variants, those of like prompts and like first layers together, up to the budget."""
+    """Indices of variants, those of like prompts and like first layers together, up to the budget.
+
+    Args:
+        copies: rows that stand behind each variant.
+    """
     order = sorted(
         range(len(variants)),
         key=lambda i: (len(prompts[variants[i].prompt]), variants[i].prompt, _layer(variants[i])),
@@ -128,8 +133,9 @@ def _chunks(
     for index in order:
         prompt = variants[index].prompt
         longest_with, read_with = max(longest, len(prompts[prompt])), read + len(reading[prompt])
-        size = _bytes(model, len(chunk) + 1, longest_with, read_with, reads, sites)
-        tokens = (len(chunk) + 1) * longest_with
+        rows = (len(chunk) + 1) * copies
+        size = _bytes(model, rows, longest_with, read_with * copies, reads, sites)
+        tokens = rows * longest_with
         if chunk and (size > limit or (tokens_limit is not None and tokens > tokens_limit)):
             yield chunk
             chunk, longest_with, read_with = [], len(prompts[prompt]), len(reading[prompt])

@@ -15,7 +15,7 @@ differ. So:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from .edits import Edit, Variant
 from .errors import BrokenInvariant, UnsupportedModel
 from .models import Model
-from .sharing import Layer, share
+from .sharing import Layer, Packing, share
 
 Reads = Literal["logits", "hidden", "none"]
 Hook = Callable[[Tensor, Any], Tensor | None]
@@ -62,6 +62,15 @@ class Readout:
         return total / count
 
 
+class Probe(Protocol):
+    """Sees activations on their way through the model; with one, nothing is shared between variants."""
+
+    sites: frozenset[tuple[str, int]]
+
+    def see(self, site: str, layer: int, x: Tensor) -> Tensor:
+        """The activation, edits included, that goes on in the place of `x`: `[rows, pos, ...]`."""
+
+
 class Pass:
     """One chunk: which row splits where, the edits as indexed writes, and the hooks that do it."""
 
@@ -73,11 +82,13 @@ class Pass:
         reading: Sequence[Sequence[int]],
         reads: Reads,
         sites: Sequence[tuple[str, int]],
+        probe: Probe | None = None,
     ) -> None:
-        self.model, self.prompts, self.variants = model, prompts, variants
+        self.model, self.prompts, self.variants, self.probe = model, prompts, variants, probe
         self.reading, self.reads, self.sites = reading, reads, list(sites)
         self.length = max(len(prompts[v.prompt]) for v in variants)
         self.fired: set[str] = set()
+        self.attached: set[str] = set()
         self.kept: dict[tuple[str, int], Tensor] = {}
         self.seen: dict[tuple[str, int], Tensor] = {}
         self.hidden: Tensor | None = None
@@ -91,8 +102,9 @@ class Pass:
             for edit in variant.edits:
                 by_layer[edit.site.layer].setdefault(index, []).append(edit)
         first = {p: slot for slot, p in enumerate(dict.fromkeys(v.prompt for v in self.variants))}
-        self.base = list(first)
-        slot_of = [first[v.prompt] for v in self.variants]
+        alone = self.probe is not None
+        self.base = [v.prompt for v in self.variants] if alone else list(first)
+        slot_of = [i if alone else first[v.prompt] for i, v in enumerate(self.variants)]
         self.parents: list[list[int] | None] = []
         self.slots: list[list[int]] = []
         self.edits: list[list[tuple[int, Edit]]] = []
@@ -127,6 +139,11 @@ class Pass:
             read[slot].update(self.reading[variant.prompt])
         kept = {layer for _, layer in self.sites}
         numbers = range(self.model.n_layers)
+        self.packings: list[tuple[Packing | None, Packing | None]]
+        if self.probe is not None:
+            self.packings = [(None, None) for _ in numbers]
+            self.late = [False for _ in numbers]
+            return
         layers = [
             Layer(self.parents[n], self.prompt_of_slot[n], self.edits[n], n in kept)
             for n in numbers
@@ -139,10 +156,17 @@ class Pass:
         ]  # fmt: skip
 
     def run(self, embedded: Tensor) -> Readout:
-        hooks = self._hooks(embedded[self.base, : self.length])
-        tokens = torch.zeros(1, self.length, dtype=torch.long, device=self.model.device)
-        logits = self.model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
-        silent = {name for name, _ in hooks} - self.fired
+        hooks = self.hooks(embedded)
+        return self.read(self.model.bridge.run_with_hooks(self.tokens, fwd_hooks=hooks))
+
+    @property
+    def tokens(self) -> Int[Tensor, "1 pos"]:
+        """The dummy row that the model runs on; the prompts enter by the hooks."""
+        return torch.zeros(1, self.length, dtype=torch.long, device=self.model.device)
+
+    def read(self, logits: Tensor) -> Readout:
+        """What the model gave under the hooks, by variant."""
+        silent = self.attached - self.fired
         if silent:
             raise BrokenInvariant(
                 f"hooks that never fired on {self.model.name}: {', '.join(sorted(silent))}; their edits would have been lost; "
@@ -164,11 +188,18 @@ class Pass:
         positions = [p for v in self.variants for p in self.reading[v.prompt]]
         return torch.tensor(rows, device=device), torch.tensor(positions, device=device)
 
+    def hooks(self, embedded: Float[Tensor, "prompt pos d_model"]) -> list[tuple[str, Hook]]:
+        """Everything that makes a pass of the model this one."""
+        hooks = self._hooks(embedded[self.base, : self.length])
+        self.attached = {name for name, _ in hooks}
+        return hooks
+
     def _hooks(self, base: Tensor) -> list[tuple[str, Hook]]:
         hooks: list[tuple[str, Hook]] = []
+        probed = self.probe.sites if self.probe is not None else frozenset()
         for layer in range(self.model.n_layers):
             written = self.edits[layer]
-            names = {edit.site.name for _, edit in written}
+            names = {edit.site.name for _, edit in written} | {s for s, at in probed if at == layer}
             wanted = {name for name, at in self.sites if at == layer}
             if layer == 0 or self.parents[layer] is not None or "resid_pre" in names | wanted:
                 hooks.append(self._entering(layer, base))
@@ -206,6 +237,7 @@ class Pass:
             x = base if layer == 0 else x
             parents = self.parents[layer]
             x = write(x if parents is None else x[torch.tensor(parents, device=x.device)])
+            x = self._probed("resid_pre", layer, x)
             self._keep("resid_pre", layer, x)
             return x
 
@@ -238,6 +270,7 @@ class Pass:
             self.fired.add(name)
             x = x if split is None else x[torch.tensor(split, device=x.device)]
             x = write(self._through_pattern(layer, x) if site == "z" else x)
+            x = self._probed(site, layer, x)
             if site == "v":
                 self.seen[site, layer] = x
             self._keep(site, layer, x)
@@ -265,6 +298,11 @@ class Pass:
         if self.reads == "logits":
             return hidden[None]
         return hidden[None, :0]
+
+    def _probed(self, site: str, layer: int, x: Tensor) -> Tensor:
+        if self.probe is None or (site, layer) not in self.probe.sites:
+            return x
+        return self.probe.see(site, layer, x)
 
     def _keep(self, site: str, layer: int, x: Tensor) -> None:
         if (site, layer) in self.sites:
