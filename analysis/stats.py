@@ -99,15 +99,23 @@ def _signs(count: int, seed: int, resamples: int) -> tuple[Array, bool]:
     return np.asarray(1.0 - 2.0 * bits, dtype=float), False
 
 
-def benjamini_hochberg(p: Float[Array, " node"]) -> Float[Array, " node"]:
-    """p-values adjusted so that a threshold on them bounds the share of false discoveries."""
-    return np.asarray(stats.false_discovery_control(p, method="bh")) if len(p) else np.asarray(p)
+def benjamini_hochberg(p: Float[Array, " node"], tests: int | None = None) -> Float[Array, " node"]:
+    """p-values adjusted so that a threshold on them bounds the share of false discoveries.
+
+    Args:
+        tests: how many there are in all, those that were not made counting as p = 1.
+    """
+    if not len(p):
+        return np.asarray(p)
+    rest = np.ones(max(0, (tests or 0) - len(p)))
+    return np.asarray(stats.false_discovery_control([*p, *rest], method="bh"))[: len(p)]
 
 
-def holm(p: Float[Array, " node"]) -> Float[Array, " node"]:
-    """p-values adjusted so that a threshold on them bounds the chance of any false discovery (Holm)."""
+def holm(p: Float[Array, " node"], tests: int | None = None) -> Float[Array, " node"]:
+    """p-values adjusted so that a threshold on them bounds the chance of any false discovery (Holm); `tests` as above."""
     order = np.argsort(p)
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    steps = np.arange(max(len(p), tests or 0), 0, -1)[: len(p)]
+    stepped = np.maximum.accumulate(p[order] * steps)
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted

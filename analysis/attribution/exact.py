@@ -47,7 +47,7 @@ class Effects:
     """Raw effects, by vector (0 is the real one), for every prompt.
 
     Attributes:
-        nodes: those that an injection can reach.
+        nodes: those that were patched.
         along: effects along the metric of the real vector.
         own: effects along each vector's own change of logits, in logits.
         total, own_total: steered minus clean, in the same two readings.
@@ -65,9 +65,13 @@ class Effects:
     kl: Float[Values, "vector prompt"]
 
 
-def effects(experiment: Experiment) -> Effects:
-    """Steps 1 to 3, for the real vector and all controls."""
-    nodes = experiment.reachable
+def effects(experiment: Experiment, nodes: Sequence[Node] | None = None) -> Effects:
+    """Steps 1 to 3, for the real vector and all controls.
+
+    Args:
+        nodes: those that are patched; all that the injection can reach by default.
+    """
+    nodes = experiment.reachable if nodes is None else tuple(nodes)
     to_clean = patches(experiment, experiment.nothing, nodes)
     rows = [
         _one(experiment, vector, nodes, to_clean)

@@ -1,5 +1,6 @@
 """The tables of `localize`: raw effects as tidy frames, with intervals, controls and corrected p-values."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.models import Model
 from steerscope.analysis.stats import (
     benjamini_hochberg,
     carrier_p,
@@ -22,22 +22,28 @@ from .estimates import BAND, Statistics, band, nonzero, over_controls, wrong_way
 from .exact import MEASURES, Effects
 
 Values = NDArray[np.float64]
+JOINT = ("carriers_necessity", "carriers_sufficiency", "all_necessity", "all_sufficiency")
 
 
 def effects_table(
     experiment: Experiment, raw: Effects, options: Statistics
 ) -> tuple[pd.DataFrame, dict[str, set[str]], dict[str, Any]]:
     """One row per node and measure; the significant nodes of each measure; how stable they are."""
-    nodes, model = raw.nodes, experiment.model
+    nodes = raw.nodes
     frames, found, overlaps = [], {}, []
+    tests = len(
+        experiment.reachable
+    )  # patched or not: which ones to patch was seen from the same prompts
     for index, name in enumerate(MEASURES):
         real, controls = raw.along[0, index], raw.along[1:, index]
         own_real, own_controls = _shares(raw, index)
         low, high = interval(real, options.level, experiment.seed)
         p = carrier_p(real, over_controls(controls), seed=experiment.seed)
         p_own = sign_flip_p(own_real - over_controls(own_controls), seed=experiment.seed)
-        adjusted, own_adjusted = benjamini_hochberg(p), benjamini_hochberg(p_own)
-        overlap, share = _stability(real, over_controls(controls), experiment.seed, options.alpha)
+        adjusted, own_adjusted = benjamini_hochberg(p, tests), benjamini_hochberg(p_own, tests)
+        overlap, share = _stability(
+            real, over_controls(controls), experiment.seed, options.alpha, tests
+        )
         overlaps.append(overlap)
         significant = adjusted < options.alpha
         found[name] = {str(n) for n, s in zip(nodes, significant, strict=True) if s}
@@ -57,7 +63,7 @@ def effects_table(
                 "effect": mean, "low": low, "high": high,
                 "share": mean / nonzero(raw.total[0].mean()),
                 "control": over_controls(controls).mean(-1), "control_low": control_low, "control_high": control_high,
-                "p": p, "p_adjusted": adjusted, "p_holm": holm(p),
+                "p": p, "p_adjusted": adjusted, "p_holm": holm(p, tests),
                 "own_share": own_real.mean(-1), "own_control": over_controls(own_controls).mean(-1),
                 "own_control_low": own_low, "own_control_high": own_high,
                 "p_own": p_own, "p_own_adjusted": own_adjusted,
@@ -68,7 +74,7 @@ def effects_table(
             })
         )  # fmt: skip
     table = pd.concat(
-        [*frames, *[_unreached(model, raw, name) for name in MEASURES]], ignore_index=True
+        [*frames, *[_unreached(experiment, name) for name in MEASURES]], ignore_index=True
     )
     order = {name: i for i, name in enumerate(MEASURES)}
     table = table.sort_values(
@@ -79,16 +85,19 @@ def effects_table(
     return table.reset_index(drop=True), found, _steadiness(overlaps)
 
 
-def _stability(real: Values, control: Values, seed: int, alpha: float) -> tuple[Values, Values]:
+def _stability(
+    real: Values, control: Values, seed: int, alpha: float, tests: int
+) -> tuple[Values, Values]:
     def find(weights: Values) -> NDArray[np.bool_]:
-        return benjamini_hochberg(carrier_p(real, control, weights, seed, resamples=4_999)) < alpha
+        p = carrier_p(real, control, weights, seed, resamples=4_999)
+        return benjamini_hochberg(p, tests) < alpha
 
     return stability(find, real.shape[-1], seed)
 
 
-def _unreached(model: Model, raw: Effects, measure: str) -> pd.DataFrame:
+def _unreached(experiment: Experiment, measure: str) -> pd.DataFrame:
     """Nodes before the injection: it cannot reach them, so their effects are zero and nothing is tested."""
-    nodes = [node for node in model.nodes if node not in set(raw.nodes)]
+    nodes = [node for node in experiment.model.nodes if node not in set(experiment.reachable)]
     columns = ["effect", "low", "high", "share", "control", "control_low", "control_high"]
     columns += [
         "own_share",
@@ -153,10 +162,18 @@ def per_prompt(raw: Effects) -> pd.DataFrame:
 
 
 def totals(
-    experiment: Experiment, raw: Effects, joint: Values, options: Statistics
+    experiment: Experiment,
+    raw: Effects,
+    joint: Values,
+    options: Statistics,
+    names: Sequence[str] = JOINT,
 ) -> pd.DataFrame:
+    """The whole effect, the disturbance, and what groups of nodes do when they are patched at once.
+
+    Args:
+        joint: effects of the groups, `[vector, group, prompt]`. names: of the groups.
+    """
     unit = experiment.metric.unit
-    names = ["carriers_necessity", "carriers_sufficiency", "all_necessity", "all_sufficiency"]
     rows = [
         _total(experiment, "total", raw.total, unit, options),
         _total(experiment, "kl", raw.kl, "nats", options),
