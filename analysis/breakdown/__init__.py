@@ -1,0 +1,1 @@
+"""Why large coefficients break a model: response, limit, causes, remedies."""
