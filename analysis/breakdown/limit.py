@@ -64,8 +64,8 @@ def _limit(
     total = torch.zeros(length, model.d_model, dtype=torch.float64)
     for edit in compose(injections, length, model.bos is not None):
         assert isinstance(edit.value, Tensor) and edit.positions is not None
-        at = list(edit.positions)
-        total[at] += edit.value.expand(len(at), -1).double()
+        given = list(edit.positions)
+        total[given] += edit.value.expand(len(given), -1).double()
     at = tuple(total.norm(dim=-1).nonzero()[:, 0].tolist())
     if not at:
         return ()
