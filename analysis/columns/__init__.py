@@ -6,9 +6,13 @@ docs and a test read this.
 
 from .frames import Frames
 from .localize import LOCALIZE
+from .screen import SCREEN
 from .sweep import SWEEP
+from .trace import TRACE
 
 COLUMNS: dict[str, Frames] = {
     "localize": LOCALIZE,
+    "screen": SCREEN,
     "sweep": SWEEP,
+    "trace": TRACE,
 }

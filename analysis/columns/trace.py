@@ -1,0 +1,44 @@
+"""Columns of the tables of the trace of norms."""
+
+from .frames import Frames
+
+_NUMBERS = {
+    "value": ("mean over prompts and positions", "said by the quantity"),
+    "low": ("lower end of the interval over prompts", "as value"),
+    "high": ("upper end of the interval over prompts", "as value"),
+    "control": ("mean of the same quantity for random vectors of equal norm", "as value"),
+    "control_low": ("2.5th percentile over the random vectors", "as value"),
+    "control_high": ("97.5th percentile over the random vectors", "as value"),
+}
+_WHERE = (
+    "injected: positions that the vector is added to (rows of zeros left out); later: those after the first of "
+    "them that are not injected",
+    "",
+)
+
+TRACE: Frames = {
+    "stream": {
+        "layer": ("layer of the norm; the number of layers for the final one", ""),
+        "norm": ("what reads the normalized stream: attention, mlp, or final for the unembedding", ""),
+        "where": _WHERE,
+        "quantity": (
+            "clean_norm, steered_norm: length of the stream; relative_norm: length of what was injected over the clean "
+            "stream's; rest, vector, response: share of the normalized steered stream that is the clean stream, the vector, "
+            "and what nodes wrote differently because of it (they add up to 1); scale_ratio: what the norm divides by, "
+            "steered over clean; cosine: between the steered stream and the vector; angle, stretch: by how many degrees the "
+            "injection turns the stream, and by what factor it lengthens it",
+            "",
+        ),
+        **_NUMBERS,
+    },
+    "nodes": {
+        "layer": ("layer of the node", ""),
+        "node": ("head (L5H3, its z) or MLP (L5M)", ""),
+        "where": _WHERE,
+        "quantity": (
+            "clean_norm, steered_norm: length of the node's output; ratio: steered over clean; angle: by how many degrees it turns",
+            "",
+        ),
+        **_NUMBERS,
+    },
+}  # fmt: skip
