@@ -46,9 +46,10 @@ def test_shares_are_those_of_streams_split_by_hand(every_architecture: Model) ->
         added = 4.0 * asked.injections[0].vector.values[1]
         hidden, shift = steered["hidden"][1], _final_bias(model)
         normed = hidden - shift  # what the unembedding reads, without the norm's bias
-        centre = (lambda x: x - x.mean()) if "LN" in model.norm else (lambda x: x)
         for name, part in (("rest", before), ("vector", added), ("response", after - before - added)):  # fmt: skip
-            own = normed * centre(part) / centre(after)  # each dimension's part of what is there
+            own = (
+                normed * centred(model, part) / centred(model, after)
+            )  # each dimension's part of what is there
             found.setdefault(name, []).append((own @ normed / (normed @ normed)).item())
         found.setdefault("clean_norm", []).append(before.norm().item())
         found.setdefault("stretch", []).append((after.norm() / before.norm()).item())
@@ -60,9 +61,14 @@ def test_shares_are_those_of_streams_split_by_hand(every_architecture: Model) ->
         )
 
 
+def centred(model: Model, x: Tensor) -> Tensor:
+    return x - x.mean() if "LN" in model.norm else x
+
+
 def _final_bias(model: Model) -> Tensor:
     with torch.no_grad():
-        return model.bridge.ln_final(torch.zeros(1, 1, model.d_model))[0, 0]
+        bias: Tensor = model.bridge.ln_final(torch.zeros(1, 1, model.d_model))[0, 0]
+    return bias
 
 
 def test_shares_add_up_and_the_run_says_so(small_model: Model) -> None:
