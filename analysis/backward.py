@@ -24,12 +24,17 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from .edits import Variant
 from .engine import chunked, embed
+from .errors import BadMetric
 from .models import Model
 from .progress import track
 from .requests import check_request
 from .wavefront import Hook, Pass, Readout, Reads
 
 GRADIENT = 3  # a block's activations, their gradients, and what autograd holds on the way
+NO_GRADIENT = (
+    "{name} has no gradient with respect to the model's activations; expected a metric computed from logits by "
+    "differentiable operations; use exact patching instead"
+)
 Collect = Callable[[list[int], str, int, Tensor, Tensor], None]
 
 
@@ -46,6 +51,7 @@ def backward(
     budget: int | None = None,
     rules: Sequence[tuple[str, Hook]] = (),
     recompute: bool = True,
+    name: str = "the score",
     what: str | None = None,
 ) -> Float[Tensor, " variant"]:
     """The mean score of every variant over its read positions, groups in order; gradients go to `collect`.
@@ -58,7 +64,11 @@ def backward(
             chunk's variants (counted over all groups) and two tensors `[rows, pos, ...]`, padded on the right.
         budget: bytes that a chunk may take; worked out by default.
         rules: further hooks, which may change what flows back (or forward).
+        name: of the score, for errors.
         recompute: false keeps all activations of a chunk, faster where they fit.
+
+    Raises:
+        BadMetric: the score has no gradient.
     """
     variants = [variant for group in groups for variant in group]
     check_request(model, prompts, variants, positions, sites)
@@ -84,6 +94,8 @@ def backward(
                     model.bridge(row.tokens, use_cache=False)
                 )  # a cache would grow again
                 means = readout.mean(score(readout))
+                if not means.requires_grad:
+                    raise BadMetric(NO_GRADIENT.format(name=name))
                 torch.autograd.backward(means.sum(), inputs=[start])
         for place, index in enumerate(indices):
             values[index] = means[place].detach()

@@ -18,6 +18,7 @@ What it cannot see: anything a straight line does not: saturation (`gradient`), 
 every result says how far it is from exact patching on a sample of nodes.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -103,7 +104,9 @@ def _gradient(experiment: Experiment, vector: int, steps: int, rules: Rules = ()
 
 def _relp(experiment: Experiment, vector: int, steps: int) -> Estimates:
     rules, fired = relevance(experiment.model)
-    found = _gradient(experiment, vector, steps, rules)
+    with warnings.catch_warnings():  # what is edited in a norm stays as it was, but for its way back
+        warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+        found = _gradient(experiment, vector, steps, rules)
     fired()
     return found
 
@@ -182,6 +185,7 @@ def _contract(
         experiment.model, prompts, groups, experiment.scored_positions.positions,
         experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered),
         sites, collect, reads=experiment.reads, budget=experiment.budget, rules=rules,
+        name=experiment.metric.name,
     )  # fmt: skip
     ends = values.double().cpu().numpy().reshape(len(prompts), size)
     path = np.stack([whole, ends[:, 1] - ends[:, 0]]) if points else None

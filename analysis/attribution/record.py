@@ -45,7 +45,12 @@ def record(
 
 def check(name: str, value: float, limit: float) -> dict[str, object]:
     """Something that must hold exactly, and how far it does: an entry of the manifest's checks."""
-    return {"name": name, "value": float(value), "limit": limit, "passed": bool(value <= limit)}
+    return {
+        "name": name,
+        "value": float(value),
+        "limit": float(limit),
+        "passed": bool(value <= limit),
+    }
 
 
 def _reasons(experiment: Experiment) -> dict[str, str]:

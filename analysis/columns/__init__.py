@@ -4,15 +4,21 @@
 docs and a test read this.
 """
 
+from .attention import ATTENTION
+from .attribute import ATTRIBUTE
 from .frames import Frames
 from .localize import LOCALIZE
 from .screen import SCREEN
 from .sweep import SWEEP
 from .trace import TRACE
+from .writers import WRITERS
 
 COLUMNS: dict[str, Frames] = {
+    "attention": ATTENTION,
+    "attribute": ATTRIBUTE,
     "localize": LOCALIZE,
     "screen": SCREEN,
     "sweep": SWEEP,
     "trace": TRACE,
+    "writers": WRITERS,
 }
