@@ -319,7 +319,7 @@ def _wrap(
     has_mlp = hasattr(first, "mlp") and not getattr(cfg, "attn_only", False)
     missing = [
         hook for site, hook in HOOKS.items()
-        if (has_mlp or site != "mlp_out") and f"blocks.0.{hook}" not in bridge.hook_dict
+        if (has_mlp or not site.startswith("mlp")) and f"blocks.0.{hook}" not in bridge.hook_dict
     ]  # fmt: skip
     if missing:
         raise UnsupportedModel(

@@ -16,11 +16,12 @@ from torch import Tensor
 from .errors import BadMetric, BadNode, BadPrompt
 from .nodes import PER_HEAD, Node, Site
 
-# Sites that one edits and reads, by the name of the hook in a block.
+# Activations that one edits or reads, by the name of the hook in a block; `mlp_in` is normalized already.
 HOOKS = {
     "resid_pre": "hook_resid_pre",
     "resid_post": "hook_resid_post",
     "attn_out": "hook_attn_out",
+    "mlp_in": "mlp.hook_in",
     "mlp_out": "hook_mlp_out",
     "z": "attn.hook_z",
     "q": "attn.hook_q",

@@ -77,8 +77,8 @@ def _check_sites(model: Model, sites: Sequence[tuple[str, int]]) -> None:
                 f"no activation {name!r} at layer {layer} of {model.name}; expected one of "
                 f"{', '.join(HOOKS)} at layers 0 to {model.n_layers - 1}; choose one of them"
             )
-        if name == "mlp_out":
-            model.check(Site(name, layer))
+        if name.startswith("mlp"):
+            model.check(Site("mlp_out", layer))
 
 
 def _check_positions(prompt: Sequence[int], positions: Sequence[int], done: str) -> None:

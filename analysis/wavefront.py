@@ -219,6 +219,8 @@ class Pass:
                 hooks.append(self._through(f"blocks.{layer}.attn.hook_out", heads.spread))
             if "attn_out" in names | wanted:
                 hooks.append(self._at("attn_out", layer))
+            if "mlp_in" in names | wanted:
+                hooks.append(self._at("mlp_in", layer))
             if mlp is not None and self.model.has_mlp:
                 hooks.append(self._through(f"blocks.{layer}.mlp.hook_in", mlp.pack))
                 hooks.append(self._through(f"blocks.{layer}.mlp.hook_out", mlp.spread))

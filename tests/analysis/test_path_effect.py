@@ -1,0 +1,192 @@
+"""Path patching against plain passes in which everything between sender and receiver is held by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+from reference import plain_logits, plain_pass
+
+from steerscope.analysis.attribution.exact import effects
+from steerscope.analysis.attribution.path_effect import (
+    Receiver,
+    exact_paths,
+    parse_receiver,
+    path_effect,
+)
+from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.edits import Edit
+from steerscope.analysis.errors import BadNode
+from steerscope.analysis.experiment import Experiment
+from steerscope.analysis.injection import Injection
+from steerscope.analysis.metrics import log_prob
+from steerscope.analysis.models import Model
+from steerscope.analysis.nodes import Node, Site
+from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.vectors.vector import SteeringVector
+
+PROMPTS = [[3, 14, 15, 9, 26, 5, 35], [2, 71, 82, 81, 8]]
+TARGET = 11
+
+
+def experiment(model: Model, layer: int = 0, site: str = "resid_pre", **options: Any) -> Experiment:
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(2, model.width(Site("resid_pre", 0)), generator=generator)
+    vector = SteeringVector(values, Site(site, layer), {"recipe": "given"})
+    injection = Injection(vector, 1.5, positions=(1, 2))
+    given: dict[str, Any] = {"metric": log_prob([TARGET]), "controls": 0} | options
+    return Experiment(model, (injection,), make_prompts(model, PROMPTS), **given)
+
+
+def metric(asked: Experiment, p: int, edits: list[Edit]) -> float:
+    logits = plain_logits(asked.model, PROMPTS[p], edits).double().log_softmax(-1)
+    return float(logits[list(asked.scored_positions.positions[p]), TARGET].mean())
+
+
+def held(model: Model, seen: Any, node: Node) -> Edit:
+    x = seen[node.site.name, node.layer]
+    return Edit(node.site, "set", x if node.head is None else x[:, node.head])
+
+
+def slow(asked: Experiment, sender: Node | None, receiver: Receiver, p: int, necessity: bool) -> float:  # fmt: skip
+    """One path, one prompt, in plain passes: every node but the sender is held at the base run."""
+    model, ids = asked.model, PROMPTS[p]
+    steering = list(asked.edits(0)[p])
+    base_edits, other_edits = (steering, []) if necessity else ([], steering)
+    base, other = plain_pass(model, ids, base_edits), plain_pass(model, ids, other_edits)
+    reads = base_edits if sender is not None else other_edits
+    node = receiver.node
+    frozen = []
+    for one in model.nodes:
+        if one == sender:
+            frozen.append(held(model, other, one))
+        elif node is None or (one.layer, one.head is None) < (node.layer, node.head is None):
+            frozen.append(held(model, base, one))
+    own = metric(asked, p, base_edits)
+    if node is None:
+        value = metric(asked, p, [*reads, *frozen])
+    else:
+        seen = plain_pass(model, ids, [*reads, *frozen])
+        if node.head is None:
+            put = [Edit(node.site, "set", seen["mlp_out", node.layer])]
+            value = metric(asked, p, [*base_edits, *put])
+        else:
+            put = []
+            for name in receiver.inputs:
+                head = node.head // (model.n_heads // model.heads(name))
+                site = Site(name, node.layer, head)
+                put.append(Edit(site, "set", seen[name, node.layer][:, head]))
+            z = plain_pass(model, ids, [*base_edits, *put])["z", node.layer][:, node.head]
+            value = metric(asked, p, [*base_edits, Edit(node.site, "set", z)])
+    return own - value if necessity else value - own
+
+
+def some_paths(model: Model) -> list[tuple[Node | None, Receiver]]:
+    last, heads = model.n_layers - 1, model.n_heads
+    found = [
+        (None, Receiver(Node(0, 1), ("q",))),
+        (None, Receiver(Node(last, 0), ("v",))),
+        (None, Receiver(Node(last, heads - 1), ("q", "k", "v"))),
+        (None, Receiver(None)),
+        (Node(0, 0), Receiver(Node(last, heads - 1), ("q",))),
+        (Node(0, 0), Receiver(Node(last, heads - 1), ("k",))),
+        (Node(0, 1), Receiver(Node(last, 1), ("v",))),
+        (Node(0, 1), Receiver(Node(1, 1), ("q", "k", "v"))),
+        (Node(0, 2), Receiver(None)),
+        (Node(last, 1), Receiver(None)),
+    ]
+    if model.has_mlp:
+        found += [
+            (None, Receiver(Node(0))),
+            (Node(0), Receiver(Node(last, 2), ("k",))),
+            (Node(0, 1), Receiver(Node(last))),
+            (Node(0), Receiver(Node(last))),
+            (Node(last), Receiver(None)),
+        ]
+        if not model.parallel:
+            found.append((Node(last, 0), Receiver(Node(last))))
+    return found
+
+
+@torch.no_grad()
+def test_paths_equal_plain_passes_with_everything_between_held(every_architecture: Model) -> None:
+    asked = experiment(every_architecture)
+    paths = some_paths(every_architecture)
+    found = exact_paths(asked, paths)
+    sizes = []
+    for n, (sender, receiver) in enumerate(paths):
+        for p in range(len(PROMPTS)):
+            for measure in (0, 1):
+                expected = slow(asked, sender, receiver, p, measure == 0)
+                sizes.append(abs(expected))
+                assert found[measure, n, p] == pytest.approx(expected, abs=2e-5), f"{sender} -> {receiver}"  # fmt: skip
+    assert max(sizes) > 1e-2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("site", ["attn_out", "mlp_out"])
+def test_an_injection_behind_attention_or_mlp_too(small_model: Model, site: str) -> None:
+    asked = experiment(small_model, 1, site)
+    paths = [
+        (None, Receiver(Node(2, 1), ("q",))),
+        (None, Receiver(None)),
+        (Node(1), Receiver(Node(2, 0), ("v",))),
+    ]
+    paths += [(None, Receiver(Node(1)))] if site == "attn_out" else []
+    found = exact_paths(asked, paths)
+    for n, (sender, receiver) in enumerate(paths):
+        for measure in (0, 1):
+            expected = slow(asked, sender, receiver, 0, measure == 0)
+            assert found[measure, n, 0] == pytest.approx(expected, abs=2e-5)
+
+
+def test_all_inputs_of_the_only_reader_are_its_whole_effect(small_models: Any) -> None:
+    """From the injection at the last layer a head is reached directly alone: the path is the node."""
+    model = small_models["native_attention_only"]
+    asked = experiment(model, model.n_layers - 1)
+    nodes = effects(asked)
+    paths: list[tuple[Node | None, Receiver]] = [(None, Receiver(n, ("q", "k", "v"))) for n in nodes.nodes]  # fmt: skip
+    assert exact_paths(asked, paths) == pytest.approx(nodes.along[0], abs=1e-5)
+
+
+def test_the_result_has_intervals_and_controls(small_model: Model) -> None:
+    result = path_effect(experiment(small_model, controls=3), ["injection", "L0H1"], ["L1H2.q", "L2M", "logits"])  # fmt: skip
+    table = result.frames["paths"]
+    assert list(table.columns) == list(COLUMNS["paths"]["paths"])
+    assert len(table) == 2 * 6 and set(table["receiver"]) == {"L1H2.q", "L2M", "logits"}
+    assert (table["low"] <= table["effect"]).all() and table["control_high"].notna().all()
+
+
+@pytest.mark.parametrize("text", ["L1H5.q", "L1H5", "L0M", "logits"])
+def test_receivers_print_as_they_parse(text: str) -> None:
+    assert str(parse_receiver(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("sender", "receiver", "sentence"),
+    [
+        ("L1H0", "L0H1.q", "L1H0 -> L0H1.q runs backwards"),
+        ("L1H0", "L1H1", "L1H0 -> L1H1 runs backwards"),
+        ("L1M", "L1H1", "runs backwards"),
+        ("L1M", "L1M", "runs backwards"),
+        ("L9H0", "logits", "L9H0.z is outside of"),
+        ("injection", "L0H9", "L0H9.z is outside of"),
+        ("L0M", "L1M.q", "an MLP has one input"),
+        ("nothing", "logits", "'nothing' is no node"),
+        ("L0M", "L1H1.z", "'L1H1.z' is no node"),
+    ],
+)
+def test_paths_that_are_not_there_are_refused(
+    small_model: Model, sender: str, receiver: str, sentence: str
+) -> None:
+    with pytest.raises(BadNode, match=sentence):
+        path_effect(experiment(small_model), sender, receiver)
+
+
+def test_paths_before_the_injection_are_refused(small_model: Model, small_models: Any) -> None:
+    with pytest.raises(BadNode, match="L0H1 lies before the injection at layer 1"):
+        path_effect(experiment(small_model, 1), "L0H1", "logits")
+    with pytest.raises(BadNode, match="stands after what L1H0 reads"):
+        path_effect(experiment(small_model, 1, "attn_out"), "injection", "L1H0")
+    parallel = small_models["gptj"]
+    with pytest.raises(BadNode, match="runs backwards"):
+        path_effect(experiment(parallel), "L0H1", "L0M")
