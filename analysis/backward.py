@@ -134,7 +134,8 @@ class _Probe:
 
 def _of(indices: list[int], collect: Collect) -> Callable[[str, int, Tensor, Tensor], None]:
     def found(site: str, layer: int, activation: Tensor, gradient: Tensor) -> None:
-        collect(indices, site, layer, activation, gradient)
+        with torch.no_grad():
+            collect(indices, site, layer, activation, gradient)
 
     return found
 

@@ -83,6 +83,17 @@ def effects(experiment: Experiment, nodes: Sequence[Node] | None = None) -> Effe
     return Effects(nodes, along, own, total, own_total, rows[0][5], rows[0][6], kl)
 
 
+def effect(experiment: Experiment) -> Float[Values, " prompt"]:
+    """The whole effect of the injection on every prompt."""
+    score = experiment.metric.prepare(
+        experiment.scored_positions, experiment.clean, experiment.steered
+    )
+    prompts = range(len(experiment.prompts))
+    variants = [Variant(p) for p in prompts] + [Variant(p, experiment.edits(0)[p]) for p in prompts]
+    values = experiment.scores(variants, [score], experiment.reads)[:, 0]
+    return values[len(prompts) :] - values[: len(prompts)]
+
+
 def together(
     experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]]
 ) -> Float[Values, "vector group prompt"]:
@@ -142,7 +153,7 @@ def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
         questions.append(patched(measure, p, edits, [patch]))
     found = [
         check(
-            "sampled nodes equal one plain pass each", _against_plain(experiment, questions), limit
+            "sampled nodes equal one plain pass each", against_plain(experiment, questions), limit
         )
     ]
     for measure, other, source in (
@@ -211,7 +222,7 @@ def patched(measure: str, prompt: int, edits: Edits, edited: Sequence[Edit]) -> 
     return Variant(prompt, (*edits[prompt], *edited) if measure == "necessity" else tuple(edited))
 
 
-def _against_plain(experiment: Experiment, variants: Sequence[Variant]) -> float:
+def against_plain(experiment: Experiment, variants: Sequence[Variant]) -> float:
     """Largest difference in log-probability at the scored positions between the engine and plain passes."""
     scored = experiment.scored_positions.positions
     prompts = experiment.prompts.full

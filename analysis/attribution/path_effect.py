@@ -38,10 +38,10 @@ from steerscope.analysis.progress import track
 from steerscope.analysis.results import Result
 
 from .estimates import Statistics, estimates, nonzero
-from .exact import MEASURES
+from .exact import MEASURES, effect
 from .patches import activations
 from .record import record
-from .writes import Run, moves
+from .writes import Run, injected_stream, moves
 
 INJECTION, LOGITS = "injection", "logits"
 Values = NDArray[np.float64]
@@ -50,10 +50,15 @@ Sender = Node | None  # None: the injection itself
 
 @dataclass(frozen=True)
 class Receiver:
-    """A node's input: `L1H5.q`, `L1H5.k`, `L1H5.v`, `L1H5` for all three, `L1M` for an MLP's; or `logits`."""
+    """A node's input: `L1H5.q`, `L1H5.k`, `L1H5.v`, `L1H5` for all three, `L1M` for an MLP's; or `logits`.
+
+    Attributes:
+        shared: a key-value head's input as all its query heads see it; `node.head` is then one of these.
+    """
 
     node: Node | None
     inputs: tuple[str, ...] = ()
+    shared: bool = False
 
     def __str__(self) -> str:
         if self.node is None:
@@ -112,7 +117,7 @@ def path_effect(
         exact_paths(experiment, pairs, vector)
         for vector in track(range(1 + experiment.controls), "paths")
     ])  # fmt: skip
-    total = _total(experiment)
+    total = effect(experiment)
     frames = []
     for index, measure in enumerate(MEASURES):
         columns = estimates(values[:, index], options, experiment.seed)
@@ -220,17 +225,7 @@ class _Question:
             return self.moved[p][self.nodes.index(sender)]
         model = self.experiment.model
         length = len(self.experiment.prompts.full[p])
-        total = torch.zeros(length, model.d_model, device=model.device, dtype=model.dtype)
-        for edit in self.steering[p]:
-            assert isinstance(edit.value, Tensor) and edit.positions is not None
-            at = list(edit.positions)
-            value = edit.value.to(total).expand(len(at), -1)
-            if edit.site.head is not None:
-                value = value @ model.bridge.blocks[edit.site.layer].attn.W_O[edit.site.head].to(
-                    value
-                )
-            total[at] += value
-        return self.sign * total
+        return self.sign * injected_stream(model, self.steering[p], length)
 
     def outputs(self, pairs: Sequence[tuple[Sender, Receiver]]) -> list[list[Variant]]:
         """Steps 1 and 2: for each path, the variants (by prompt) whose metric is wanted."""
@@ -256,8 +251,10 @@ class _Question:
                     continue
                 put = tuple(self._put(node, name, read) for name in receiver.inputs)
                 variant = Variant(p, (*self.edits[p], *put))
-                asked.append((number, p, variant, node))
                 made[-1].append(variant)
+                alone = all(model.heads(name) == model.n_heads for name in receiver.inputs)
+                if not (alone or receiver.shared):
+                    asked.append((number, p, variant, node))
         for (number, p, _, node), z in zip(asked, self._z(asked), strict=True):
             made[number][p] = Variant(p, (*self.edits[p], Edit(node.site, "set", z)))
         return made
@@ -326,13 +323,3 @@ class _Question:
         score = asked.metric.prepare(asked.scored_positions, asked.clean, asked.steered)
         flat = [variant for row in variants for variant in row]
         return asked.scores(flat, [score], asked.reads)[:, 0].reshape(len(variants), -1)
-
-
-def _total(experiment: Experiment) -> Values:
-    score = experiment.metric.prepare(
-        experiment.scored_positions, experiment.clean, experiment.steered
-    )
-    prompts = range(len(experiment.prompts))
-    variants = [Variant(p) for p in prompts] + [Variant(p, experiment.edits(0)[p]) for p in prompts]
-    values = experiment.scores(variants, [score], experiment.reads)[:, 0]
-    return values[len(prompts) :] - values[: len(prompts)]

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerscope.analysis.edits import Edit
 from steerscope.analysis.models import Model
 from steerscope.analysis.nodes import Node
 from steerscope.analysis.norms import Norm, norm_of
@@ -68,3 +69,18 @@ def changes(
         if node.head is None:
             rows[node] = after["mlp_out", node.layer] - before["mlp_out", node.layer]
     return torch.stack([rows[node] for node in nodes])
+
+
+def injected_stream(
+    model: Model, edits: Sequence[Edit], length: int
+) -> Float[Tensor, "pos d_model"]:
+    """What edits that add put into the stream, at every position."""
+    total = torch.zeros(length, model.d_model, device=model.device, dtype=model.dtype)
+    for edit in edits:
+        assert isinstance(edit.value, Tensor) and edit.positions is not None
+        at = list(edit.positions)
+        value = edit.value.to(total).expand(len(at), -1)
+        if edit.site.head is not None:
+            value = value @ model.bridge.blocks[edit.site.layer].attn.W_O[edit.site.head].to(value)
+        total[at] += value
+    return total
