@@ -104,7 +104,9 @@ def _gradient(experiment: Experiment, vector: int, steps: int, rules: Rules = ()
 
 def _relp(experiment: Experiment, vector: int, steps: int) -> Estimates:
     rules, fired = relevance(experiment.model)
-    with warnings.catch_warnings():  # what is edited in a norm stays as it was, but for its way back
+    with (
+        warnings.catch_warnings()
+    ):  # what is edited in a norm stays as it was, but for its way back
         warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
         found = _gradient(experiment, vector, steps, rules)
     fired()
