@@ -78,11 +78,15 @@ def _errors(model: Model, expected: Callable[[Tensor], Tensor] | None) -> dict[s
         edited = _pass(model, ids[:1], site, generator)
         _equations(model, edited, errors, site)
         if site in ("q", "k"):
-            moved = all(
+            other = "k" if site == "q" else "q"
+            moved = [
                 not torch.equal(edited[f"{n}.pattern"], clean[f"{n}.pattern"])
                 for n in range(model.n_layers)
-            )
-            errors[f"a pattern follows an edit of {site}"] = 0.0 if moved else float("inf")
+                if clean[
+                    f"{n}.{other}"
+                ].any()  # a query of zeros looks everywhere alike, whatever the keys
+            ]
+            errors[f"a pattern follows an edit of {site}"] = 0.0 if all(moved) else float("inf")
     _batch(model, ids, clean["logits"], errors)
     _refuse(model, errors)  # before the engine, which relies on all of it
     _wavefront(model, ids, errors, generator)
@@ -109,7 +113,7 @@ def _pass(
     for layer in range(model.n_layers):
         if edited is not None:
             hooks.append((model.hook(edited, layer), edit))
-        for site in _recorded(model):
+        for site in ("q", "k", *_recorded(model)):
             hooks.append((model.hook(site, layer), keep(f"{layer}.{site}")))
     hooks.append(("unembed.hook_in", keep("hidden")))
     seen["logits"] = model.bridge.run_with_hooks(ids, fwd_hooks=hooks)

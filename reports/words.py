@@ -48,6 +48,8 @@ def p_value(p: Any) -> str:
 
 def listing(items: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
+    if not items:
+        return "none"
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 

@@ -10,7 +10,16 @@ import typer
 
 from steerscope import __version__
 from steerscope.analysis.errors import SteerscopeError
-from steerscope.commands import demo, localize, models, report, sweep, tinystories
+from steerscope.commands import (
+    demo,
+    localize,
+    models,
+    paths,
+    report,
+    sweep,
+    tinystories,
+    writers,
+)
 
 app = typer.Typer(
     name="steerscope",
@@ -24,6 +33,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("models")(models.models)
 app.command("localize")(localize.localize)
+app.command("writers")(writers.writers)
+app.command("paths")(paths.paths)
 app.command("report")(report.report)
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(tinystories.app, name="tinystories")

@@ -2,6 +2,8 @@
 
 Exact necessity and sufficiency of every node, each with its interval over prompts, its control and
 its p-value corrected over nodes; what the significant ones explain together; how stable the list is.
+Beside them the vector's two ends: who wrote it (`writers`), and how much of its effect and of the damage it
+does survives frozen attention (`freeze_attention`).
 """
 
 import time
@@ -11,8 +13,10 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
+from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.edits import Variant
 from steerscope.analysis.engine import Readout, measure, run
+from steerscope.analysis.errors import BadVector
 from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.generation import generate
 from steerscope.analysis.injection import Injection
@@ -24,9 +28,12 @@ from steerscope.analysis.results import Result
 from . import tables
 from .estimates import Statistics
 from .exact import MEASURES, Effects, checks, effects, together
+from .ov_qk import frozen
 from .record import record
+from .writers import written
 
 TOKENS = 12  # next tokens listed on each side
+FEWER = 5  # controls of the writers and of frozen attention, which come along
 
 
 def localize(
@@ -42,6 +49,8 @@ def localize(
     level: float = 0.95,
     alpha: float = 0.05,
     completions: int = 4,
+    writers: bool = True,
+    attention: bool = True,
     budget: int | None = None,
 ) -> Result:
     """Necessity and sufficiency of every head and MLP for the effect of an injection.
@@ -52,6 +61,8 @@ def localize(
         scored: positions that the metric reads; by default those after the injection.
         level: of the intervals. alpha: threshold on adjusted p-values.
         completions: prompts to complete with and without the injection.
+        writers: whether to say who wrote the vector, too (see `writers`).
+        attention: whether to say what survives frozen attention, too (see `freeze_attention`).
         budget: bytes that the engine may take; worked out by default.
 
     Returns:
@@ -62,11 +73,24 @@ def localize(
     experiment = Experiment(
         model, given, texts, metric or logit_direction(), controls, matched, scored, seed, budget
     )
-    return localize_experiment(experiment, level=level, alpha=alpha, completions=completions)
+    return localize_experiment(
+        experiment,
+        level=level,
+        alpha=alpha,
+        completions=completions,
+        writers=writers,
+        attention=attention,
+    )
 
 
 def localize_experiment(
-    experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05, completions: int = 4
+    experiment: Experiment,
+    *,
+    level: float = 0.95,
+    alpha: float = 0.05,
+    completions: int = 4,
+    writers: bool = True,
+    attention: bool = True,
 ) -> Result:
     """The same, of an `Experiment` that is already there."""
     options = Statistics(level, alpha)
@@ -78,6 +102,7 @@ def localize_experiment(
     ]
     joint = together(experiment, groups)
     texts, missing = _completions(experiment, completions)
+    ends, found_checks, reasons, about = _ends(experiment, options, writers, attention)
     frames = {
         "effects": table,
         "per_prompt": tables.per_prompt(raw),
@@ -87,19 +112,52 @@ def localize_experiment(
         "positions": _positions(experiment),
         "tokens": _tokens(experiment),
         "completions": texts,
+        **ends,
     }
     return record(
         "localize",
         experiment,
         frames,
         start,
-        checks=checks(experiment),
-        missing=missing,
+        checks=[*checks(experiment), *found_checks],
+        missing=missing | reasons,
         method="exact",
         level=level,
         alpha=alpha,
         stability=steadiness,
+        ends=about,
     )
+
+
+def _ends(
+    experiment: Experiment, options: Statistics, writers: bool, attention: bool
+) -> tuple[dict[str, pd.DataFrame], list[dict[str, object]], dict[str, str], dict[str, Any]]:
+    """The vector's two ends: who wrote it, and what of it needs attention; their checks, and what is missing."""
+    controls = min(FEWER, experiment.controls)
+    frames = {
+        name: pd.DataFrame(columns=list(COLUMNS["localize"][name]))
+        for name in ("writers", "attention")
+    }
+    checked: list[dict[str, object]] = []
+    about: dict[str, Any] = {"controls": controls}
+    missing = {
+        name: f"localize was run with {name}=False"
+        for name, asked in (("writers", writers), ("attention", attention))
+        if not asked
+    }
+    if writers:
+        try:
+            found, checked = written(experiment, options, controls)
+            frames["writers"] = found["writers"]
+        except BadVector as error:
+            missing["writers"] = str(error).removeprefix("no writers possible: ")
+    if attention:
+        found, further, reasons, about["text"] = frozen(
+            experiment, options, by=("all",), controls=controls
+        )
+        frames["attention"] = found["attention"]
+        checked, missing = [*checked, *further], missing | reasons
+    return frames, checked, missing, about
 
 
 def _prompts(experiment: Experiment, raw: Effects) -> pd.DataFrame:

@@ -129,13 +129,14 @@ def _functionals(x: Values, t: Values, subsets: list[tuple[int, ...]]) -> Float[
     total = np.zeros((len(subsets), len(x)))
     for u, w in zip((points + 1) / 2, weights / 2, strict=True):
         for sign in (1.0, -1.0):
-            factors = (
-                1 + sign * u * t * x
-            )  # the product over all players, the subset's own divided out
-            own = np.prod(factors[:, members], axis=2)
+            factors = 1 + sign * u * t * x
+            own = np.prod(
+                factors[:, members], axis=2
+            )  # divided out of the product over all players
             total += w / 2 * (np.prod(factors, axis=1)[:, None] / own).T
     size = members.shape[1]
-    return total * 2.0**size * np.prod(t[members], axis=1)[:, None] * np.prod(x[:, members], axis=2).T  # fmt: skip
+    total *= 2.0**size * np.prod(t[members], axis=1)[:, None]
+    return np.asarray(total * np.prod(x[:, members], axis=2).T)
 
 
 def _prior(parity: int, t: Values, subsets: list[tuple[int, ...]]) -> Float[Values, " subset"]:

@@ -6,9 +6,13 @@ docs and a test read this.
 
 from .attention import ATTENTION
 from .attribute import ATTRIBUTE
+from .edges import EDGES
 from .frames import Frames
 from .localize import LOCALIZE
+from .paths import PATHS
+from .positions import POSITIONS
 from .screen import SCREEN
+from .shapley import SHAPLEY
 from .sweep import SWEEP
 from .trace import TRACE
 from .writers import WRITERS
@@ -16,8 +20,12 @@ from .writers import WRITERS
 COLUMNS: dict[str, Frames] = {
     "attention": ATTENTION,
     "attribute": ATTRIBUTE,
+    "edges": EDGES,
     "localize": LOCALIZE,
+    "paths": PATHS,
+    "positions": POSITIONS,
     "screen": SCREEN,
+    "shapley": SHAPLEY,
     "sweep": SWEEP,
     "trace": TRACE,
     "writers": WRITERS,

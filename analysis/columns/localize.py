@@ -1,6 +1,8 @@
 """Columns of the tables of `localize`."""
 
+from .attention import ATTENTION
 from .frames import Frames
+from .writers import WRITERS
 
 LOCALIZE: Frames = {
     "effects": {
@@ -140,4 +142,6 @@ LOCALIZE: Frames = {
         "clean": ("completion without the injection", ""),
         "steered": ("completion with the injection, same seed", ""),
     },
+    "writers": WRITERS["writers"],
+    "attention": ATTENTION["attention"],
 }

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from steerscope.reports import words
-from steerscope.reports.figures.heatmap import add_bar
+from steerscope.reports.figures.heatmap import Hover, add_bar
 from steerscope.reports.records import records
 from steerscope.reports.theme import DIVERGING, axis, figure
 
@@ -35,8 +35,11 @@ def strongest(pairs: pd.DataFrame, most: int = SHOWN) -> list[str]:
     return sorted(chosen, key=_place)
 
 
-def matrix(pairs: pd.DataFrame, nodes: Sequence[str], unit: str) -> go.Figure:
+def matrix(
+    pairs: pd.DataFrame, nodes: Sequence[str], unit: str, describe: Hover | None = None
+) -> go.Figure:
     """One outcome's interactions between some nodes; what is not significant is muted, what was not seen grey."""
+    describe = describe or _hover
     at = {node: i for i, node in enumerate(nodes)}
     rows = pairs[pairs["first"].isin(at) & pairs["second"].isin(at)]
     limit = float(rows["interaction"].abs().max()) if len(rows) else 1.0
@@ -47,7 +50,7 @@ def matrix(pairs: pd.DataFrame, nodes: Sequence[str], unit: str) -> go.Figure:
         z, text = np.full(seen.shape, np.nan), np.full(seen.shape, "", dtype=object)
         for row in records(rows[rows["significant"] == significant]):
             for i, j in ((at[row.first], at[row.second]), (at[row.second], at[row.first])):
-                z[i, j], text[i, j], seen[i, j] = row.interaction, _hover(row, unit), True
+                z[i, j], text[i, j], seen[i, j] = row.interaction, describe(row, unit), True
         chart.add_heatmap(
             z=z, customdata=text, hovertemplate="%{customdata}<extra></extra>", hoverongaps=False, opacity=opacity, xgap=1, ygap=1,
             colorscale=DIVERGING, zmin=-(limit or 1.0), zmax=limit or 1.0, showscale=False,

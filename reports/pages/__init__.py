@@ -4,10 +4,23 @@ from collections.abc import Callable
 
 from steerscope.analysis.results import Result
 from steerscope.reports.page import Page
+from steerscope.reports.pages.attention import attention_page
+from steerscope.reports.pages.attribute import attribute_page
 from steerscope.reports.pages.localize import localize_page
+from steerscope.reports.pages.paths import edges_page, paths_page
+from steerscope.reports.pages.screen import screen_page
+from steerscope.reports.pages.shapley import shapley_page
 from steerscope.reports.pages.sweep import sweep_page
+from steerscope.reports.pages.writers import writers_page
 
 PAGES: dict[str, Callable[[Result], Page]] = {
+    "attention": attention_page,
+    "attribute": attribute_page,
+    "edges": edges_page,
     "localize": localize_page,
+    "paths": paths_page,
+    "screen": screen_page,
+    "shapley": shapley_page,
     "sweep": sweep_page,
+    "writers": writers_page,
 }

@@ -1,13 +1,59 @@
 """What the pages of several kinds of result share: failed checks, the manifest, how to reproduce, the legend."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.results import Result
 from steerscope.reports import words
-from steerscope.reports.page import Section, Table
+from steerscope.reports.page import Page, Section, Table
+
+
+def page(
+    result: Result,
+    question: str,
+    method: str,
+    headline: Sequence[str],
+    sections: Sequence[Section],
+    glance: Sequence[tuple[str, str, str]] = (),
+    text: Sequence[str] = (),
+) -> Page:
+    """A page with what all have: title, injection, warnings, legend, checks, manifest, command.
+
+    Args:
+        question: the title; `{vector}` and `{model}` stand for theirs.
+        method: how it was answered.
+        text: paragraphs on how to read the page.
+    """
+    manifest = result.manifest
+    model = manifest.get("model", {})
+    labels = [i["vector"]["label"] for i in manifest.get("injections", [])] or ["the vector"]
+    count = manifest.get("prompts", {}).get("count", "?")
+    return Page(
+        title=question.format(vector=words.listing(labels), model=model.get("name", "the model")),
+        subtitle=f"{words.injection(manifest)} · {count} prompts · {metric_name(manifest)} · {method}",
+        headline=list(headline),
+        warnings=failed_checks(manifest),
+        glance=list(glance),
+        sections=[
+            *sections, legend(result.kind, text), checks(manifest), whole_manifest(manifest), reproduce(manifest),
+        ],
+        footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
+        f"{words.number(manifest.get('seconds', math.nan))} seconds on {model.get('device', '?')}",
+    )  # fmt: skip
+
+
+def everything(frame: pd.DataFrame, columns: Sequence[str], title: str, result: Result) -> Section:
+    """A folded table with buttons that save all tables of the result."""
+    rows = [[cell(row[c]) for c in columns] for _, row in frame[list(columns)].iterrows()]
+    numeric = frozenset(c for c in columns if pd.api.types.is_numeric_dtype(frame[c]))
+    downloads = {f"{name}.csv": table for name, table in result.frames.items()}
+    text = ["A click on a heading sorts. The buttons save the tables as CSV."]
+    return Section(title, text, table=Table(columns, rows, numeric), folded=True, download=downloads)  # fmt: skip
 
 
 def metric_name(manifest: Any) -> str:

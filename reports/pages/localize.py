@@ -13,6 +13,7 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.figures.reach import reach
 from steerscope.reports.figures.tokens import tokens
 from steerscope.reports.page import Page, Panel, Section, Table
+from steerscope.reports.pages.attention import attention_section, attention_sentences
 from steerscope.reports.pages.common import (
     cell,
     checks,
@@ -24,6 +25,7 @@ from steerscope.reports.pages.common import (
     reproduce,
     whole_manifest,
 )
+from steerscope.reports.pages.writers import writers_section, writers_sentences
 from steerscope.reports.records import records
 
 MEASURES = {
@@ -39,11 +41,11 @@ def localize_page(result: Result) -> Page:
     return Page(
         title=f"Who carries {_label(manifest)} in {model.get('name', 'the model')}?",
         subtitle=f"{words.injection(manifest)} · {manifest.get('prompts', {}).get('count', '?')} prompts · {metric_name(manifest)} · exact patching of every head and MLP",
-        headline=words.headline(result),
+        headline=[*words.headline(result), *writers_sentences(result), *attention_sentences(result)],
         warnings=failed_checks(manifest),
         glance=_glance(result),
         sections=[
-            _maps(result), _ranking(result), _reach(result), _disturbance(result), _tokens(result), _completions(result),
+            _maps(result), _ranking(result), _reach(result), writers_section(result), attention_section(result), _disturbance(result), _tokens(result), _completions(result),
             _prompts(result), _reading(), _table(result), checks(manifest), whole_manifest(manifest), reproduce(manifest),
         ],
         footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "

@@ -1,5 +1,6 @@
 """`steerscope localize`: which heads and MLPs carry a steering vector."""
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,17 @@ from steerscope.commands.question import asks
 if TYPE_CHECKING:
     from steerscope.analysis.experiment import Experiment
     from steerscope.analysis.results import Result
+
+
+class Method(StrEnum):
+    exact = "exact"
+    screen = "screen"
+    gradient = "gradient"
+    relp = "relp"
+    atp = "atp"
+    ig = "ig"
+    shapley = "shapley"
+
 
 EXAMPLE = """
 Example:
@@ -25,14 +37,25 @@ def analyse(
     *,
     level: float,
     alpha: float,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="exact patches every node; screen ranks by gradients and patches the best; gradient, relp, atp and ig "
+            "estimate from gradients; shapley shares the effect out."
+        ),
+    ] = Method.exact,
     completions: Annotated[
         int, typer.Option(help="Prompts to complete with and without the injection.")
     ] = 4,
 ) -> "Result":
     """Which heads and MLPs carry a steering vector: necessity and sufficiency of each, with controls."""
-    from steerscope.analysis.attribution.localize import localize_experiment
+    if method is Method.exact:
+        from steerscope.analysis.attribution.localize import localize_experiment
 
-    return localize_experiment(experiment, level=level, alpha=alpha, completions=completions)
+        return localize_experiment(experiment, level=level, alpha=alpha, completions=completions)
+    from steerscope.analysis.attribution.methods import METHODS
+
+    return METHODS[method.value](experiment, level=level, alpha=alpha)
 
 
 analyse.__doc__ = (analyse.__doc__ or "") + "\n" + EXAMPLE

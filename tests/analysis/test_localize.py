@@ -107,9 +107,10 @@ def test_patching_every_node_gives_the_other_run(result: Result) -> None:
 
 def test_the_run_checks_itself_and_says_so(result: Result) -> None:
     checks = result.manifest["checks"]
-    assert len(checks) == 3 and all(
-        check["passed"] and check["value"] <= check["limit"] for check in checks
-    )
+    assert (
+        len(checks) == 3 + 4 + 8
+    )  # its own, the writers', and those of frozen attention on two outcomes
+    assert all(check["passed"] and check["value"] <= check["limit"] for check in checks)
 
 
 def test_the_planted_carrier_is_found_and_nothing_else(planted: Model, stories: list[str]) -> None:
@@ -172,7 +173,7 @@ def test_one_prompt_and_no_controls_say_what_is_missing(
     tiny: Model, stories: list[str], tmp_path: Path
 ) -> None:
     found = localize(tiny, injection(tiny), stories[:1], controls=0, completions=0)
-    assert set(found.manifest["missing"]) == {"intervals", "controls"}
+    assert {"intervals", "controls"} <= set(found.manifest["missing"])
     assert not found.frames["effects"]["significant"].any()
     Result.load(found.save(tmp_path))
 

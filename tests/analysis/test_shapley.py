@@ -91,7 +91,7 @@ def test_the_shap_package_says_the_same(experiment: Experiment) -> None:
     game = game_of(experiment, names)
 
     def value(masks: NDArray[Any]) -> Values:
-        return game.values(masks.astype(bool)).mean(axis=1)
+        return np.asarray(game.values(masks.astype(bool)).mean(axis=1))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -178,7 +178,8 @@ def test_coalitions_are_different_and_as_many_of_each_size_as_they_should_be() -
     weight = 1 / (np.arange(1, 16) * (30 - np.arange(1, 16)))
     weight[-1] /= 2
     expected = 59 * weight / weight.sum()
-    assert np.abs(np.bincount(sizes, minlength=16)[1:] - expected).max() < 2.5
+    # Singles run into each other now and then, and the next size takes their place.
+    assert np.abs(np.bincount(sizes, minlength=16)[1:] - expected).max() < 5
     assert (coalitions(30, 60, 3) == rows).all() and (coalitions(30, 60, 4) != rows).any()
     assert len(coalitions(4, 100, 0)) == 8  # all there are
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import Unit, made_attention, made_writers
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.results import Result
@@ -67,7 +68,8 @@ def make_result(
     completions = pd.DataFrame(
         [{"prompt": 0, "text": text, "clean": f" {text} clean", "steered": f" {text} steered"}]
     )
-    frames = {"effects": effects, "per_prompt": pd.DataFrame(columns=list(COLUMNS["localize"]["per_prompt"])), "totals": totals,
+    frames = {"writers": made_writers(layers, heads, mlp, scale, controls), "attention": made_attention(layers, heads, scale, controls, ("all",)),
+              "effects": effects, "per_prompt": pd.DataFrame(columns=list(COLUMNS["localize"]["per_prompt"])), "totals": totals,
               "vectors": vectors, "prompts": prompts, "positions": pd.DataFrame(columns=list(COLUMNS["localize"]["positions"])), "tokens": tokens, "completions": completions}  # fmt: skip
     base = {
         "model": {"name": f"model {text}", "device": "cpu"},
@@ -133,9 +135,6 @@ def make_sweep(
         "command": f"steerscope sweep --plus '{text}'", "created": "2026-11-20", "versions": {"steerscope": "0.1.0"},
     }  # fmt: skip
     return Result("sweep", frames, base | manifest)
-
-
-Unit = tuple[str, int, int | None, str]
 
 
 def sweep_units(layers: int, heads: int, mode: str) -> list[Unit]:
