@@ -35,6 +35,7 @@ NO_GRADIENT = (
     "{name} has no gradient with respect to the model's activations; expected a metric computed from logits by "
     "differentiable operations; use exact patching instead"
 )
+KEPT = 2**28  # bytes of activations that may be kept instead of being computed again
 Collect = Callable[[list[int], str, int, Tensor, Tensor], None]
 
 
@@ -50,7 +51,7 @@ def backward(
     reads: Reads = "logits",
     budget: int | None = None,
     rules: Sequence[tuple[str, Hook]] = (),
-    recompute: bool = True,
+    recompute: bool | None = None,
     name: str = "the score",
     what: str | None = None,
 ) -> Float[Tensor, " variant"]:
@@ -65,7 +66,7 @@ def backward(
         budget: bytes that a chunk may take; worked out by default.
         rules: further hooks, which may change what flows back (or forward).
         name: of the score, for errors.
-        recompute: false keeps all activations of a chunk, faster where they fit.
+        recompute: false keeps all activations of a chunk, a fourth faster; where they fit, by default.
 
     Raises:
         BadMetric: the score has no gradient.
@@ -82,6 +83,8 @@ def backward(
     copies = GRADIENT * max(map(len, groups), default=1)
     streams = [("resid_pre", layer) for layer in range(model.n_layers)]
     chunks = list(chunked(model, prompts, heads, positions, reads, streams, budget, copies))
+    if recompute is None:
+        recompute = recomputes(model, prompts, groups)
     for chunk in track(chunks, what) if what else chunks:
         indices = [i for g in chunk for i in range(first[g], first[g + 1])]
         own = [variants[i] for i in indices]
@@ -100,6 +103,16 @@ def backward(
         for place, index in enumerate(indices):
             values[index] = means[place].detach()
     return torch.stack([values[i] for i in range(len(variants))])
+
+
+def recomputes(
+    model: Model, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Variant]]
+) -> bool:
+    """Whether the activations of a group are too many to keep."""
+    tokens = max(len(group) * len(prompts[group[0].prompt]) for group in groups)
+    longest = max(map(len, prompts))
+    each = 24 * model.d_model + 4 * model.n_heads * longest
+    return tokens * each * model.n_layers * model.dtype.itemsize > KEPT
 
 
 @dataclass

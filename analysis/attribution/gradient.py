@@ -27,7 +27,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.backward import backward
+from steerscope.analysis.backward import backward, recomputes
 from steerscope.analysis.edits import Variant
 from steerscope.analysis.errors import BadArgument, BadMetric
 from steerscope.analysis.experiment import Experiment
@@ -40,7 +40,7 @@ from .rules import relevance
 
 Values = NDArray[np.float64]
 Rules = Sequence[tuple[str, Hook]]
-BACKWARD = 4  # forward-equivalents of a row: forward, forward again, twice that for the way back
+BACKWARD = 3  # forward-equivalents of a row: forward, and twice that for the way back
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +97,7 @@ def rank(experiment: Experiment, method: str = "gradient") -> tuple[Float[Values
 
 
 def _gradient(experiment: Experiment, vector: int, steps: int, rules: Rules = ()) -> Estimates:
-    at, _ = _contract(experiment, vector, (), rules)
-    passes = BACKWARD * 2 * len(experiment.prompts)
+    at, _, passes = _contract(experiment, vector, (), rules)
     return Estimates(experiment.reachable, at, passes)
 
 
@@ -141,14 +140,13 @@ def _stop(x: Tensor, hook: object) -> Tensor:
 def _integrated(experiment: Experiment, vector: int, steps: int) -> Estimates:
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     points = [(float((x + 1) / 2), float(w / 2)) for x, w in zip(nodes, weights, strict=True)]
-    at, path = _contract(experiment, vector, points, ())
-    passes = (BACKWARD * (steps + 2)) * len(experiment.prompts)
+    at, path, passes = _contract(experiment, vector, points, ())
     return Estimates(experiment.reachable, at, passes, path)
 
 
 def _contract(
     experiment: Experiment, vector: int, points: Sequence[tuple[float, float]], rules: Rules
-) -> tuple[list[Values], Values | None]:
+) -> tuple[list[Values], Values | None, float]:
     """Gradients times the change of every node, at every position; rows are clean, steered, and the points between."""
     prompts, nodes = experiment.prompts.full, experiment.reachable
     groups = [_rows(experiment, vector, p, [x for x, _ in points]) for p in range(len(prompts))]
@@ -191,7 +189,8 @@ def _contract(
     )  # fmt: skip
     ends = values.double().cpu().numpy().reshape(len(prompts), size)
     path = np.stack([whole, ends[:, 1] - ends[:, 0]]) if points else None
-    return found, path
+    again = recomputes(experiment.model, prompts, groups)  # forward once more
+    return found, path, float((BACKWARD + again) * size * len(prompts))
 
 
 def _rows(experiment: Experiment, vector: int, p: int, points: Sequence[float]) -> list[Variant]:

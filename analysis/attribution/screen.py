@@ -47,7 +47,7 @@ def screen(
     *,
     estimator: str = "gradient",
     top: int | None = None,
-    sample: int = 6,
+    sample: int = 5,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:

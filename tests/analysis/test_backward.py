@@ -70,7 +70,7 @@ def slow(model: Model, variant: Variant, site: str, layer: int) -> tuple[Tensor,
 def test_gradients_equal_those_of_plain_passes(every_architecture: Model) -> None:
     model = every_architecture
     wanted = sites(model)
-    values, kept = found(model, wanted)
+    values, kept = found(model, wanted, recompute=True)
     variants = [variant for group in groups(model) for variant in group]
     assert len(kept) == len(wanted) * len(variants)
     for index, variant in enumerate(variants):
@@ -87,7 +87,7 @@ def test_gradients_equal_those_of_plain_passes(every_architecture: Model) -> Non
 def test_chunks_and_recomputation_change_nothing(small_model: Model) -> None:
     wanted = sites(small_model)
     values, kept = found(small_model, wanted)
-    for options in ({"budget": 1}, {"recompute": False}):
+    for options in ({"budget": 1}, {"recompute": False}, {"recompute": True}):
         others, again = found(small_model, wanted, **options)
         assert_close(values, others)
         assert kept.keys() == again.keys()
