@@ -1,0 +1,112 @@
+"""Planted models: exact patching finds what was planted, with the sign and the share that the construction gives."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reference import plain_logits
+
+from steerscope.analysis.attribution.exact import effects
+from steerscope.analysis.attribution.ov_qk import freeze_attention
+from steerscope.analysis.attribution.shapley import shapley
+from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.nodes import Node
+from steerscope.circuits.planted import CASES, NORMS, OTHER, TARGET, plant
+
+SETTINGS: list[dict[str, Any]] = [{"norm": norm, "layers": layers, "seed": seed} for norm, layers, seed in zip(NORMS, (2, 3, 5), (0, 1, 2), strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_exact_patching_ranks_the_carriers_first_with_the_right_sign(
+    case: str, setting: dict[str, Any]
+) -> None:
+    planted = plant(case, controls=0, prompts=6, **setting)
+    found = effects(planted.experiment)
+    for row, truth in enumerate(planted.truth.values()):
+        means = found.along[0, row].mean(-1)
+        carries = [n in truth for n in found.nodes]
+        if any(carries):
+            assert np.abs(means[carries]).min() > np.abs(means[~np.array(carries)]).max()
+        for node, sign in truth.items():
+            assert np.sign(means[found.nodes.index(node)]) == sign
+
+
+@torch.no_grad()
+def test_the_effect_is_what_the_weights_say() -> None:
+    """Without norms a direct carrier adds exactly the injection's size to the target's logit, plus what idle heads do."""
+    planted = plant("direct", idle=0, controls=0, prompts=3)
+    asked = planted.experiment
+    for p, ids in enumerate(asked.prompts.ids):
+        clean, steered = (plain_logits(asked.model, ids, e) for e in ([], list(asked.edits(0)[p])))
+        change = (steered - clean)[1:]
+        assert change[:, TARGET].numpy() == pytest.approx(4.0, abs=4e-2)
+        assert change[:, OTHER].numpy() == pytest.approx(0.0, abs=4e-2)
+    found = effects(asked)
+    assert found.along[0, :, found.nodes.index(Node(1, 0))] == pytest.approx(found.total[0][None] * np.ones((2, 1)), abs=4e-2)  # fmt: skip
+
+
+def test_either_of_a_redundant_pair_is_enough() -> None:
+    planted = plant("redundant", controls=0, prompts=6)
+    found = effects(planted.experiment)
+    total = found.total[0].mean()
+    pair = [found.nodes.index(Node(0, h)) for h in (0, 1)]
+    necessity, sufficiency = found.along[0].mean(-1)[:, pair]
+    assert np.abs(necessity).max() < 1e-2 * total
+    assert sufficiency == pytest.approx([total, total], rel=1e-2)
+    result = shapley(planted.experiment, nodes=["L0H0", "L0H1", "L1M"], passes=8)
+    pairs = result.frames["interactions"].set_index(["node_a", "node_b"])["effect"]
+    assert pairs["L0H0", "L0H1"] < -0.3 * total < 0.3 * total < pairs["L0H0", "L1M"]
+    shares = result.frames["values"].set_index("node")["share"]
+    assert shares["L0H0"] == pytest.approx(shares["L0H1"], abs=1e-3) and shares["L0H0"] > 0.1
+
+
+def test_a_backup_acts_when_the_first_is_gone() -> None:
+    planted = plant("backup", controls=0, prompts=6)
+    found = effects(planted.experiment)
+    total = found.total[0].mean()
+    means = found.along[0].mean(-1)
+    first = found.nodes.index(Node(0, 0))
+    assert abs(means[0, first]) < 0.02 * total and means[1, first] > 0.9 * total
+    result = shapley(planted.experiment, nodes=["L0H0", "L1H0"], passes=6)
+    assert result.frames["interactions"]["effect"][0] < -0.8 * total
+
+
+def test_a_carrier_by_attention_alone_dies_with_its_pattern() -> None:
+    planted = plant("attention", controls=0, prompts=6)
+    texts = [list(ids) for ids in planted.experiment.prompts.ids]
+    table = freeze_attention(planted.experiment, text=texts, by=("all",)).frames["attention"]
+    own = table[(table["outcome"] == "effect") & (table["scope"] == "all")].set_index("frozen")
+    assert own["survives"]["patterns"] == pytest.approx(0, abs=0.02)
+    assert own["survives"]["values"] == pytest.approx(1, abs=0.02)
+
+
+def test_a_decoy_is_loud_and_without_a_norm_it_does_nothing() -> None:
+    planted = plant("decoy", controls=0, prompts=4)
+    found = effects(planted.experiment)
+    decoy = found.nodes.index(Node(1, 0))
+    assert np.abs(found.along[0, :, decoy]).max() < 1e-4
+    with_norm = effects(plant("decoy", norm="LN", controls=0, prompts=4).experiment)
+    assert with_norm.along[0, 0, decoy].mean() < -0.1 * with_norm.total[0].mean()
+
+
+def test_the_same_seed_plants_the_same_model() -> None:
+    one, two, other = (plant("relay", seed=s, controls=0, prompts=2) for s in (3, 3, 4))
+    assert one.model.weights_hash == two.model.weights_hash != other.model.weights_hash
+    assert one.experiment.prompts.ids == two.experiment.prompts.ids
+    assert torch.equal(one.experiment.injections[0].vector.values, two.experiment.injections[0].vector.values)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"case": "magic"}, "case='magic'"),
+        ({"norm": "batch"}, "norm='batch'"),
+        ({"layers": 1}, "expected 2 to 6 layers"),
+        ({"idle": -1}, "0 or more idle heads"),
+    ],
+)
+def test_bad_input_is_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadArgument, match=sentence):
+        plant(**({"case": "direct"} | options))
