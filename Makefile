@@ -25,6 +25,9 @@ types: .venv/.installed-dev
 bench: .venv/.installed-test
 	$(BIN)/python -m benchmarks.patching
 	$(BIN)/python -m benchmarks.sweeps
+	$(BIN)/python -m benchmarks.ground_truth
+	$(BIN)/python -m benchmarks.screen
+	$(BIN)/python -m benchmarks.shapley
 
 clean:
 	rm -rf .venv out/demo build *.egg-info

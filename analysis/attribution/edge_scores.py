@@ -93,7 +93,7 @@ def edge_scores(
     moved = _moved(experiment, vector)
     found = np.zeros((len(senders), len(receivers), len(prompts)))
     place = {receiver: i for i, receiver in enumerate(receivers)}
-    layers = [_Layer(model, layer) for layer in range(model.n_layers)]
+    layers = [Layer(model, layer) for layer in range(model.n_layers)]
     last = model.n_layers - 1
     sites = [("resid_post", last)]
     for layer in range(first, model.n_layers):
@@ -158,7 +158,7 @@ def _moved(experiment: Experiment, vector: int) -> list[Float[Tensor, "sender po
 
 
 @dataclass(frozen=True, eq=False)
-class _Layer:
+class Layer:
     """The way back from a layer's inputs to the stream."""
 
     model: Model

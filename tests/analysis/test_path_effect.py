@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from questions import PROMPTS, TARGET, experiment
 from reference import plain_logits, plain_pass
 
 from steerscope.analysis.attribution.exact import effects
@@ -17,24 +18,8 @@ from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.edits import Edit
 from steerscope.analysis.errors import BadNode
 from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import log_prob
 from steerscope.analysis.models import Model
 from steerscope.analysis.nodes import Node, Site
-from steerscope.analysis.prompts import make_prompts
-from steerscope.analysis.vectors.vector import SteeringVector
-
-PROMPTS = [[3, 14, 15, 9, 26, 5, 35], [2, 71, 82, 81, 8]]
-TARGET = 11
-
-
-def experiment(model: Model, layer: int = 0, site: str = "resid_pre", **options: Any) -> Experiment:
-    generator = torch.Generator().manual_seed(3)
-    values = torch.randn(2, model.width(Site("resid_pre", 0)), generator=generator)
-    vector = SteeringVector(values, Site(site, layer), {"recipe": "given"})
-    injection = Injection(vector, 1.5, positions=(1, 2))
-    given: dict[str, Any] = {"metric": log_prob([TARGET]), "controls": 0} | options
-    return Experiment(model, (injection,), make_prompts(model, PROMPTS), **given)
 
 
 def metric(asked: Experiment, p: int, edits: list[Edit]) -> float:
