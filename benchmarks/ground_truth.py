@@ -114,9 +114,9 @@ def _false(models: list[Planted]) -> None:
                 beyond = ((real.mean(-1) < low) | (real.mean(-1) > high))[idle]
                 name = "random" if vector else "planted"
                 counts[name] += [len(idle), called.sum(), (called & beyond).sum()]
-    for name, (heads, called, outside) in counts.items():
+    for name, (heads, found_in_all, outside) in counts.items():
         print(
-            f"| {name} | {heads:.0f} | {called:.0f} ({called / heads:.0%}) | {outside:.0f} ({outside / heads:.1%}) |"
+            f"| {name} | {heads:.0f} | {found_in_all:.0f} ({found_in_all / heads:.0%}) | {outside:.0f} ({outside / heads:.1%}) |"
         )
 
 

@@ -40,6 +40,7 @@ _HOME = {
     "path_effect": "analysis.attribution.path_effect",
     "edges": "analysis.attribution.edges",
     "edge_graph": "analysis.attribution.edge_graph",
+    "plant": "circuits.planted",
     "sweep": "analysis.sweeps.runner",
     "windows": "analysis.corpora",
     "generate": "analysis.generation",

@@ -163,7 +163,8 @@ def _changes(
     values = experiment.scores(variants, [score], experiment.reads)[:, 0]
     base = values[: 2 * len(prompts)].reshape(2, -1)
     measure, prompt = (np.array([q[i] for q in questions]) for i in (0, 1))
-    return np.where(measure == 0, 1.0, -1.0) * (base[measure, prompt] - values[2 * len(prompts) :])
+    change = base[measure, prompt] - values[2 * len(prompts) :]
+    return np.asarray(np.where(measure == 0, change, -change))
 
 
 def _reads(

@@ -77,10 +77,9 @@ def test_a_node_reaches_what_comes_after_it_alone(small_model: Model, small_mode
             if sender is not None and not model.parallel:
                 assert scores[row, late] > 0
             for column, receiver in enumerate(receivers[:-1]):
-                after = sender is None or receiver.layer > sender.layer
-                beside = sender is not None and receiver.layer == sender.layer
-                beside = beside and sender.head is not None and receiver.name == "mlp"
-                there = after or (beside and not model.parallel)
+                there = sender is None or receiver.layer > sender.layer
+                if sender is not None and receiver.layer == sender.layer and not model.parallel:
+                    there = sender.head is not None and receiver.name == "mlp"
                 if not there:
                     assert scores[row, column] == 0, f"{sender} -> {receiver}"
                 elif receiver.layer < model.n_layers - 1:  # of the last queries few are read
