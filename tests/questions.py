@@ -1,7 +1,9 @@
 """A question that any small model can be asked: two prompts of token ids, a random vector at their second and third tokens."""
 
+from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import torch
 
 from steerscope.analysis.experiment import Experiment
@@ -23,3 +25,13 @@ def experiment(model: Model, layer: int = 0, site: str = "resid_pre", **options:
     injection = Injection(vector, 1.5, positions=(1, 2))
     given: dict[str, Any] = {"metric": log_prob([TARGET]), "controls": 0} | options
     return Experiment(model, (injection,), make_prompts(model, PROMPTS), **given)
+
+
+def one(frame: pd.DataFrame, *columns: str) -> Callable[..., dict[str, Any]]:
+    """Looks a row up by its values in some columns: `one(table, "node", "measure")("L0M", "necessity")`."""
+
+    def row(*key: object) -> dict[str, Any]:
+        (found,) = [r for r in frame.to_dict("records") if tuple(r[c] for c in columns) == key]
+        return {str(name): value for name, value in found.items()}
+
+    return row

@@ -12,7 +12,9 @@ from .localize import LOCALIZE
 from .paths import PATHS
 from .positions import POSITIONS
 from .screen import SCREEN
+from .self_repair import SELF_REPAIR
 from .shapley import SHAPLEY
+from .sparsify import SPARSIFY
 from .sweep import SWEEP
 from .trace import TRACE
 from .writers import WRITERS
@@ -25,7 +27,9 @@ COLUMNS: dict[str, Frames] = {
     "paths": PATHS,
     "positions": POSITIONS,
     "screen": SCREEN,
+    "self_repair": SELF_REPAIR,
     "shapley": SHAPLEY,
+    "sparsify": SPARSIFY,
     "sweep": SWEEP,
     "trace": TRACE,
     "writers": WRITERS,

@@ -8,8 +8,11 @@ from steerscope.reports.pages.attention import attention_page
 from steerscope.reports.pages.attribute import attribute_page
 from steerscope.reports.pages.localize import localize_page
 from steerscope.reports.pages.paths import edges_page, paths_page
+from steerscope.reports.pages.positions import positions_page
 from steerscope.reports.pages.screen import screen_page
+from steerscope.reports.pages.self_repair import self_repair_page
 from steerscope.reports.pages.shapley import shapley_page
+from steerscope.reports.pages.sparsify import sparsify_page
 from steerscope.reports.pages.sweep import sweep_page
 from steerscope.reports.pages.writers import writers_page
 
@@ -19,8 +22,11 @@ PAGES: dict[str, Callable[[Result], Page]] = {
     "edges": edges_page,
     "localize": localize_page,
     "paths": paths_page,
+    "positions": positions_page,
     "screen": screen_page,
+    "self_repair": self_repair_page,
     "shapley": shapley_page,
+    "sparsify": sparsify_page,
     "sweep": sweep_page,
     "writers": writers_page,
 }

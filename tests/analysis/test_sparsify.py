@@ -1,0 +1,243 @@
+"""Sparse vectors against plain passes, their gradients against autograd, and what is refused."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from questions import one
+from reference import plain_pass
+from torch import Tensor
+
+from steerscope.analysis.attribution.estimates import Statistics
+from steerscope.analysis.attribution.injected_gradient import injected_gradient
+from steerscope.analysis.attribution.sparsify import sparsify
+from steerscope.analysis.attribution.sparsify_tables import smallest_table
+from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.edits import Variant
+from steerscope.analysis.engine import measure
+from steerscope.analysis.errors import BadArgument, BadInjection, BadMetric
+from steerscope.analysis.experiment import Experiment
+from steerscope.analysis.injection import Injection
+from steerscope.analysis.metrics import Metric, Outputs, Score, Scored, kl, log_prob
+from steerscope.analysis.models import Model
+from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.results import Result
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.analysis.vectors.vector import SteeringVector
+
+FEW = (0.02, 0.25, 0.5)
+Values = NDArray[np.float64]
+
+
+def experiment(model: Model, texts: list[str], coefficient: float = 3.0, **options: object) -> Experiment:  # fmt: skip
+    injection = Injection(prompt_pair(model, " wedding", " ship", 0), coefficient)
+    return Experiment(model, (injection,), make_prompts(model, texts), controls=2, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def result(tiny: Model, stories: list[str]) -> Result:
+    return sparsify(experiment(tiny, stories[:6]), fractions=FEW, controls=2)
+
+
+def slow_effect(asked: Experiment, p: int, values: Tensor, target: int) -> float:
+    """Log-probability of the target with these values injected, minus that of the clean run: two plain passes."""
+    ids, positions = asked.prompts.ids[p], list(asked.scored_positions.positions[p])
+    edits = [replace(edit, value=values) for edit in asked.edits(0)[p]]
+    found = [
+        float(plain_pass(asked.model, ids, e)["logits"][positions].log_softmax(-1)[:, target].mean())
+        for e in ([], edits)
+    ]  # fmt: skip
+    return found[1] - found[0]
+
+
+@pytest.mark.parametrize("rescaled", [False, True])
+@pytest.mark.parametrize("order", ["size", "first", "gradient"])
+def test_what_is_kept_equals_plain_passes_with_a_vector_that_was_cut_by_hand(
+    order: str, rescaled: bool, tiny: Model, stories: list[str]
+) -> None:
+    target = tiny.single_token(" wedding")
+    asked = experiment(tiny, [stories[0], "Tom had a red ball", stories[3]], metric=log_prob([target]))  # fmt: skip
+    table = sparsify(asked, orders=[order], fractions=FEW, controls=0, steps=4).frames["per_prompt"]
+    kept = table[table["rescaled"] == rescaled].set_index(["fraction", "prompt"])["effect"]
+    value = asked.edits(0)[0][0].value
+    assert isinstance(value, Tensor)
+    score = asked.metric.prepare(asked.scored_positions, asked.clean, asked.steered)
+    gradient = injected_gradient(asked, 0, score, 4, "logits")[0]
+    for p in range(3):
+        others = [q for q in range(3) if q % 2 != p % 2]  # chosen on the other half
+        weight = {
+            "size": value.abs(), "first": -torch.arange(32.0).expand_as(value),
+            "gradient": (value * gradient[others].mean(0)).abs(),
+        }[order]  # fmt: skip
+        for dimensions in (1, 8, 16):
+            cut = torch.zeros_like(value)
+            for row in range(len(value)):
+                for i in sorted(range(32), key=lambda i: -float(weight[row, i]))[:dimensions]:
+                    cut[row, i] = value[row, i]
+                if rescaled and cut[row].any():
+                    cut[row] *= value[row].norm() / cut[row].norm()
+            expected = slow_effect(asked, p, cut, target)
+            assert kept[dimensions / 32, p] == pytest.approx(expected, abs=3e-5)
+
+
+def test_all_dimensions_keep_everything_exactly(result: Result, tiny: Model, stories: list[str]) -> None:  # fmt: skip
+    table = result.frames["curves"]
+    full = table[table["fraction"] == 1]
+    assert len(full) == 4 * 2
+    for column in ("kept", "kl_kept", "norm", "own_kept", "control", "kept_low", "kept_high"):
+        np.testing.assert_allclose(full[column], 1.0, rtol=1e-5)
+    checks = result.manifest["checks"]
+    assert len(checks) == 3 and all(c["passed"] and c["value"] < 1e-5 for c in checks)
+
+
+def test_the_largest_values_have_more_of_the_norm_than_any_others(result: Result) -> None:
+    norm = result.frames["curves"].query("not rescaled").pivot(index="fraction", columns="order", values="norm")  # fmt: skip
+    assert (norm["size"] >= norm.max(axis=1) - 1e-9).all()
+    assert (norm.diff().dropna() > 0).all(axis=None)
+
+
+def test_it_has_the_columns_that_are_described(result: Result) -> None:
+    assert {name: list(frame.columns) for name, frame in result.frames.items()} == {
+        name: list(columns) for name, columns in COLUMNS["sparsify"].items()
+    }
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "z"])
+def test_the_gradient_is_that_of_the_injected_values_averaged_along_the_coefficient(
+    site: str, tiny: Model, stories: list[str]
+) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 0, site=site, head=1 if site == "z" else None)
+    asked = Experiment(tiny, (Injection(vector, 3.0),), make_prompts(tiny, stories[:2]), log_prob([" wedding"]), controls=0)  # fmt: skip
+    score = asked.metric.prepare(asked.scored_positions, asked.clean, asked.steered)
+    found = injected_gradient(asked, 0, score, 3, "logits")[0]
+    points, weights = np.polynomial.legendre.leggauss(3)
+    for p in range(2):
+        edit = asked.edits(0)[p][0]
+        assert isinstance(edit.value, Tensor)
+        expected = torch.zeros_like(edit.value)
+        for x, w in zip((points + 1) / 2, weights / 2, strict=True):
+            leaf = (edit.value * float(x)).requires_grad_()
+            value = measure(
+                tiny, asked.prompts.full, [Variant(p, (replace(edit, value=leaf),))], asked.scored_positions.positions,
+                lambda readout: readout.mean(score(readout)), grad=True,
+            )  # fmt: skip
+            expected += float(w) * torch.autograd.grad(value.sum(), leaf)[0]
+        np.testing.assert_allclose(found[p].numpy(), expected.numpy(), atol=2e-5)
+
+
+def test_contributions_of_all_dimensions_add_up_to_the_effect(tiny: Model, stories: list[str]) -> None:  # fmt: skip
+    """Of a row that stands at several positions, too; and where the metric is KL, whose gradient is zero at the clean run."""
+    row = prompt_pair(tiny, " wedding", " ship", 0).row(-1)
+    for metric in (log_prob([" wedding"]), kl()):
+        asked = Experiment(tiny, (Injection(row, 0.5, positions=[1, 2, 4]),), make_prompts(tiny, stories[:3]), metric, controls=0)  # fmt: skip
+        found = sparsify(asked, orders=["gradient"], fractions=[1.0], steps=24)
+        total = found.frames["dimensions"]["contribution"].sum()
+        assert total == pytest.approx(found.manifest["total"], rel=0.02)
+        assert found.manifest["gradient"]["gap"] < 0.03
+        assert len(found.frames["dimensions"]) == tiny.d_model
+
+
+def test_fractions_that_come_to_the_same_dimensions_are_run_once(tiny: Model, stories: list[str]) -> None:  # fmt: skip
+    asked = experiment(tiny, stories[:2])
+    table = sparsify(asked, orders=["size"], fractions=[0.001, 0.01, 0.03, 0.04, 1.0], controls=0, rescale=False).frames["curves"]  # fmt: skip
+    assert table["dimensions"].tolist() == [1, 2, 32]
+    assert table["fraction"].tolist() == [1 / 32, 2 / 32, 1.0]
+
+
+def test_several_injections_are_cut_each_by_its_own_width(tiny: Model, stories: list[str]) -> None:
+    stream = Injection(prompt_pair(tiny, " wedding", " ship", 0), 2.0)
+    inside = Injection(prompt_pair(tiny, " wedding", " ship", 1, site="z", head=1), 2.0)
+    asked = Experiment(tiny, (stream, inside), make_prompts(tiny, stories[:3]), controls=1)
+    found = sparsify(asked, fractions=[0.25], controls=1, draws=1)
+    assert found.frames["curves"]["fraction"].min() == (8 + 2) / (32 + 8)
+    assert set(found.frames["dimensions"]["injection"]) == {0, 1}
+    assert all(c["passed"] for c in found.manifest["checks"])
+
+
+@dataclass(frozen=True, eq=False)
+class MadeUp:
+    """Curves by hand: `[order, rescaled, fraction, prompt]`."""
+
+    effect: Values
+    own: Values
+    kl: Values
+    norm: Values
+    total: Values
+    own_total: Values
+    kl_total: Values
+
+
+def test_the_smallest_fraction_is_the_first_from_which_on_enough_is_kept() -> None:
+    share = np.array([0.3, 0.95, 0.7, 0.92, 1.0])  # 0.95 does not last
+    values = np.ones(4)[None, None, None, :] * share[None, None, :, None]
+    whole = np.ones(4)
+    real = MadeUp(values, values, values, np.ones((1, 5)), whole, whole, whole)
+    control = replace(real, own=values * np.array([1, 1, 1, 0.5, 1])[None, None, :, None])
+    table = smallest_table([real, control], ["size"], [False], [0.1, 0.2, 0.3, 0.5, 1.0], [10], 0.9, Statistics(), 0)  # fmt: skip
+    row = table.iloc[0]
+    assert (row["fraction"], row["low"], row["high"], row["dimensions"]) == (0.5, 0.5, 0.5, 5)
+    assert (row["own"], row["control"]) == (0.5, 1.0)
+    assert row["kl_kept"] == 0.92
+
+
+def test_the_same_seed_gives_the_same_numbers(result: Result, tiny: Model, stories: list[str]) -> None:  # fmt: skip
+    again = sparsify(experiment(tiny, stories[:6]), fractions=FEW, controls=2)
+    for name, frame in result.frames.items():
+        assert frame.equals(again.frames[name])
+
+
+def test_one_prompt_and_no_controls_say_what_is_missing(tiny: Model, stories: list[str]) -> None:
+    found = sparsify(experiment(tiny, stories[:1]), fractions=[0.5], controls=0, draws=1)
+    assert {"intervals", "controls", "halves"} <= set(found.manifest["missing"])
+    table = found.frames["curves"]
+    assert table[["low", "control", "p", "p_adjusted"]].isna().all(axis=None)
+    assert found.frames["smallest"]["low"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "match"),
+    [
+        ({"orders": ["size", "gradients"]}, "leave out 'gradients'"),
+        ({"orders": []}, r"orders=\[\]"),
+        ({"fractions": [0.0, 0.5]}, r"change \[0.0\]"),
+        ({"fractions": [0.5, 1.5]}, r"change \[1.5\]"),
+        ({"fractions": []}, r"fractions=\[\]"),
+        ({"keep": 1.0}, "keep=1.0"),
+        ({"draws": 0}, "draws=0"),
+        ({"steps": 0}, "steps=0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(knobs: dict[str, object], match: str, tiny: Model, stories: list[str]) -> None:  # fmt: skip
+    with pytest.raises(BadArgument, match=match):
+        sparsify(experiment(tiny, stories[:2]), **knobs)  # type: ignore[arg-type]
+
+
+def test_an_injection_without_effect_is_refused(tiny: Model, stories: list[str]) -> None:
+    with pytest.raises(BadInjection, match=r"no effect \(coefficient 0\)"):
+        sparsify(experiment(tiny, stories[:2], 0.0), controls=0)
+
+
+def test_a_metric_without_a_gradient_is_refused_by_the_gradients_order_alone(tiny: Model, stories: list[str]) -> None:  # fmt: skip
+    def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+        return lambda readout: readout.logits.detach()[:, 3]  # type: ignore[union-attr]
+
+    asked = experiment(tiny, stories[:2], metric=Metric("a logit", "logits", prepare))
+    with pytest.raises(BadMetric, match="a logit has no gradient"):
+        sparsify(asked, controls=0)
+    found = sparsify(asked, orders=["size"], fractions=[0.5], controls=0)
+    assert found.frames["dimensions"]["gradient"].isna().all()
+
+
+def test_a_vector_that_lives_in_few_dimensions_is_found_out(tiny: Model, stories: list[str]) -> None:  # fmt: skip
+    """Four dimensions hold all of it: by size they keep everything, which random vectors do not."""
+    vector = prompt_pair(tiny, " wedding", " ship", 0)
+    values = torch.zeros_like(vector.values)
+    values[:, [3, 9, 17, 30]] = vector.values[:, [3, 9, 17, 30]]
+    asked = Experiment(tiny, (Injection(SteeringVector(values, vector.site), 4.0),), make_prompts(tiny, stories), controls=3)  # fmt: skip
+    found = sparsify(asked, orders=["size", "first"], fractions=[4 / 32, 0.5], rescale=False, controls=3)  # fmt: skip
+    row = one(found.frames["curves"], "order", "fraction")("size", 0.125)
+    assert row["kept"] == pytest.approx(1.0, abs=1e-5)
+    assert row["significant"] and row["control"] < 0.9
+    assert found.frames["smallest"].set_index("order")["dimensions"].to_dict()["size"] == 4
