@@ -15,7 +15,10 @@ from steerscope.commands import (
     localize,
     models,
     paths,
+    positions,
+    repair,
     report,
+    sparsify,
     sweep,
     tinystories,
     writers,
@@ -35,6 +38,9 @@ app.command("models")(models.models)
 app.command("localize")(localize.localize)
 app.command("writers")(writers.writers)
 app.command("paths")(paths.paths)
+app.command("positions")(positions.positions)
+app.command("repair")(repair.repair)
+app.command("sparsify")(sparsify.sparsify)
 app.command("report")(report.report)
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(tinystories.app, name="tinystories")

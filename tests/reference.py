@@ -21,6 +21,7 @@ HOOK = {
     "pattern": "attn.hook_pattern",
     "z": "attn.hook_z",
     "attn_out": "hook_attn_out",
+    "mlp_in": "mlp.hook_in",
     "mlp_out": "hook_mlp_out",
     "resid_post": "hook_out",
 }
@@ -39,7 +40,7 @@ def plain_pass(
     hooks: list[tuple[str, Callable[..., Any]]] = [("unembed.hook_in", _keep(seen, "hidden"))]
     for layer in range(model.n_layers):
         for site in HOOK:
-            if site != "mlp_out" or model.has_mlp:
+            if not site.startswith("mlp") or model.has_mlp:
                 own = [e for e in edits if (e.site.name, e.site.layer) == (site, layer)]
                 hooks.append((f"blocks.{layer}.{HOOK[site]}", _edit(model, seen, site, layer, own)))
     tokens = torch.tensor([list(prompt)], device=model.device)

@@ -36,7 +36,7 @@ from steerscope.analysis.plain import plain_logits
 from steerscope.analysis.progress import track
 
 from .patches import patches
-from .record import check
+from .record import check, tolerance
 
 MEASURES = ("necessity", "sufficiency")
 Values = NDArray[np.float64]
@@ -140,7 +140,7 @@ def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
     to_clean = patches(experiment, experiment.nothing, nodes)
     edits = experiment.edits(0)
     to_steered = patches(experiment, edits, nodes)
-    limit = 1e-4 if experiment.model.dtype in (torch.float32, torch.float64) else 5e-2
+    limit = tolerance(experiment.model)
     generator = np.random.default_rng(experiment.seed)
     questions = []
     for _ in range(samples):

@@ -1,39 +1,31 @@
-"""`localize`: the main question. Which heads and MLPs carry this injection's effect?
+"""`localize`: which nodes carry an injection's effect, by any of `METHODS`."""
 
-Exact necessity and sufficiency of every node, each with its interval over prompts, its control and
-its p-value corrected over nodes; what the significant ones explain together; how stable the list is.
-Beside them the vector's two ends: who wrote it (`writers`), and how much of its effect and of the damage it
-does survives frozen attention (`freeze_attention`).
-"""
-
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
-import pandas as pd
-import torch
-
-from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Variant
-from steerscope.analysis.engine import Readout, measure, run
-from steerscope.analysis.errors import BadVector
+from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.generation import generate
 from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import Metric, kl, logit_direction
+from steerscope.analysis.metrics import Metric, logit_direction
 from steerscope.analysis.models import Model
 from steerscope.analysis.prompts import Prompts, make_prompts
 from steerscope.analysis.results import Result
 
-from . import tables
-from .estimates import Statistics
-from .exact import MEASURES, Effects, checks, effects, together
-from .ov_qk import frozen
-from .record import record
-from .writers import written
+from .attribute import attribute
+from .carriers import carriers
+from .screen import screen
+from .shapley import shapley
 
-TOKENS = 12  # next tokens listed on each side
-FEWER = 5  # controls of the writers and of frozen attention, which come along
+METHODS: dict[str, Callable[..., Result]] = {
+    "exact": carriers,
+    "screen": screen,
+    "gradient": partial(attribute, method="gradient"),
+    "relp": partial(attribute, method="relp"),
+    "atp": partial(attribute, method="atp*"),
+    "ig": partial(attribute, method="ig"),
+    "shapley": shapley,
+}
 
 
 def localize(
@@ -42,212 +34,39 @@ def localize(
     prompts: Prompts | Sequence[str] | Sequence[Sequence[int]],
     metric: Metric | None = None,
     *,
+    method: str = "exact",
     controls: int = 20,
     matched: Literal["norm", "kl"] = "norm",
     scored: str | tuple[int, ...] | None = None,
     seed: int = 0,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    completions: int = 4,
-    writers: bool = True,
-    attention: bool = True,
     budget: int | None = None,
+    **options: Any,
 ) -> Result:
-    """Necessity and sufficiency of every head and MLP for the effect of an injection.
+    """Which heads and MLPs carry the effect of an injection.
 
     Args:
         metric: `logit_direction()` by default.
+        method: exact patches every node; screen ranks by gradients and patches the best; gradient, relp, atp and ig estimate
+            from gradients; shapley shares the effect out.
         controls: random vectors of equal norm (or, matched="kl", of equal disturbance).
         scored: positions that the metric reads; by default those after the injection.
-        level: of the intervals. alpha: threshold on adjusted p-values.
-        completions: prompts to complete with and without the injection.
-        writers: whether to say who wrote the vector, too (see `writers`).
-        attention: whether to say what survives frozen attention, too (see `freeze_attention`).
         budget: bytes that the engine may take; worked out by default.
+        options: of the method, as `carriers` (exact), `screen`, `attribute` and `shapley` list them: `level` and `alpha` for
+            all; `completions`, `writers` and `attention` for exact.
 
     Returns:
-        a `Result` of kind "localize"; frames and columns as in `columns.COLUMNS["localize"]`.
+        a `Result` of the method's kind; frames and columns as in `columns.COLUMNS`.
+
+    Raises:
+        BadArgument: an unknown method.
     """
+    if method not in METHODS:
+        raise BadArgument(
+            f"unknown method {method!r}; expected one of {', '.join(METHODS)}; choose one"
+        )
     given = (injections,) if isinstance(injections, Injection) else tuple(injections)
     texts = make_prompts(model, prompts)
     experiment = Experiment(
         model, given, texts, metric or logit_direction(), controls, matched, scored, seed, budget
     )
-    return localize_experiment(
-        experiment,
-        level=level,
-        alpha=alpha,
-        completions=completions,
-        writers=writers,
-        attention=attention,
-    )
-
-
-def localize_experiment(
-    experiment: Experiment,
-    *,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    completions: int = 4,
-    writers: bool = True,
-    attention: bool = True,
-) -> Result:
-    """The same, of an `Experiment` that is already there."""
-    options = Statistics(level, alpha)
-    start = time.perf_counter()
-    raw = effects(experiment)
-    table, found, steadiness = tables.effects_table(experiment, raw, options)
-    groups = [(m, [n for n in raw.nodes if str(n) in found[m]]) for m in MEASURES] + [
-        (m, list(raw.nodes)) for m in MEASURES
-    ]
-    joint = together(experiment, groups)
-    texts, missing = _completions(experiment, completions)
-    ends, found_checks, reasons, about = _ends(experiment, options, writers, attention)
-    frames = {
-        "effects": table,
-        "per_prompt": tables.per_prompt(raw),
-        "totals": tables.totals(experiment, raw, joint, options),
-        "vectors": tables.vectors(experiment, raw, options),
-        "prompts": _prompts(experiment, raw),
-        "positions": _positions(experiment),
-        "tokens": _tokens(experiment),
-        "completions": texts,
-        **ends,
-    }
-    return record(
-        "localize",
-        experiment,
-        frames,
-        start,
-        checks=[*checks(experiment), *found_checks],
-        missing=missing | reasons,
-        method="exact",
-        level=level,
-        alpha=alpha,
-        stability=steadiness,
-        ends=about,
-    )
-
-
-def _ends(
-    experiment: Experiment, options: Statistics, writers: bool, attention: bool
-) -> tuple[dict[str, pd.DataFrame], list[dict[str, object]], dict[str, str], dict[str, Any]]:
-    """The vector's two ends: who wrote it, and what of it needs attention; their checks, and what is missing."""
-    controls = min(FEWER, experiment.controls)
-    frames = {
-        name: pd.DataFrame(columns=list(COLUMNS["localize"][name]))
-        for name in ("writers", "attention")
-    }
-    checked: list[dict[str, object]] = []
-    about: dict[str, Any] = {"controls": controls}
-    missing = {
-        name: f"localize was run with {name}=False"
-        for name, asked in (("writers", writers), ("attention", attention))
-        if not asked
-    }
-    if writers:
-        try:
-            found, checked = written(experiment, options, controls)
-            frames["writers"] = found["writers"]
-        except BadVector as error:
-            missing["writers"] = str(error).removeprefix("no writers possible: ")
-    if attention:
-        found, further, reasons, about["text"] = frozen(
-            experiment, options, by=("all",), controls=controls
-        )
-        frames["attention"] = found["attention"]
-        checked, missing = [*checked, *further], missing | reasons
-    return frames, checked, missing, about
-
-
-def _prompts(experiment: Experiment, raw: Effects) -> pd.DataFrame:
-    prompts = experiment.prompts
-    return pd.DataFrame({
-        "prompt": range(len(prompts)),
-        "text": prompts.texts,
-        "tokens": [len(ids) for ids in prompts.full],
-        "injected": [",".join(map(str, p)) for p in experiment.injected],
-        "scored": [",".join(map(str, p)) for p in experiment.scored_positions.positions],
-        "clean": raw.clean, "steered": raw.steered, "effect": raw.total[0], "kl": raw.kl[0],
-    })  # fmt: skip
-
-
-def _positions(experiment: Experiment) -> pd.DataFrame:
-    """The metric and the disturbance at every scored position, not averaged."""
-    prompts, model = experiment.prompts, experiment.model
-    prepared = (experiment.scored_positions, experiment.clean, experiment.steered)
-    scores = [metric.prepare(*prepared) for metric in (experiment.metric, kl())]
-    variants = [Variant(p) for p in range(len(prompts))]
-    variants += [Variant(p, experiment.edits(0)[p]) for p in range(len(prompts))]
-    found: dict[tuple[int, int], dict[str, Any]] = {}
-    positions = experiment.scored_positions.positions
-    for chunk, readout in run(model, prompts.full, variants, positions, budget=experiment.budget):
-        metric, divergence = (score(readout).tolist() for score in scores)
-        for place, (row, position) in enumerate(
-            zip(readout.row.tolist(), readout.position.tolist(), strict=True)
-        ):
-            entry = found.setdefault((readout.variants[row].prompt, position), {})
-            steered = chunk[row] >= len(prompts)
-            entry |= (
-                {"steered": metric[place], "kl": divergence[place]}
-                if steered
-                else {"clean": metric[place]}
-            )
-    return pd.DataFrame([
-        {
-            "prompt": prompt, "position": position, "token": model.token_text(prompts.full[prompt][position]),
-            "clean": e["clean"], "steered": e["steered"], "effect": e["steered"] - e["clean"], "kl": e["kl"],
-        }
-        for (prompt, position), e in sorted(found.items())
-    ])  # fmt: skip
-
-
-def _tokens(experiment: Experiment) -> pd.DataFrame:
-    """What the injection does to the next token after the prompts."""
-    prompts, model = experiment.prompts, experiment.model
-    count = len(prompts)
-    variants = [Variant(p) for p in range(count)] + [
-        Variant(p, experiment.edits(0)[p]) for p in range(count)
-    ]
-    last = [(len(ids) - 1,) for ids in prompts.ids]
-    logits = measure(model, prompts.full, variants, last, _logits, budget=experiment.budget)
-    clean, steered = torch.split(logits.double().log_softmax(-1), count)
-    gain = (steered.exp() - clean.exp()).mean(0)
-    contribution = (steered.exp() * (steered - clean)).mean(0)
-    kept = min(TOKENS, model.d_vocab // 2)
-    ids = torch.cat([gain.topk(kept).indices, gain.topk(kept, largest=False).indices])
-    frame = pd.DataFrame({
-        "token": [model.token_text(int(i)) for i in ids],
-        "id": ids.cpu().numpy(),
-        "clean": clean.exp().mean(0)[ids].cpu().numpy(),
-        "steered": steered.exp().mean(0)[ids].cpu().numpy(),
-        "change": (steered - clean).mean(0)[ids].cpu().numpy(),
-        "kl": contribution[ids].cpu().numpy(),
-        "side": ["gain"] * kept + ["loss"] * kept,
-    })  # fmt: skip
-    moved = frame["steered"] != frame["clean"]
-    return frame[moved].reset_index(drop=True)
-
-
-def _logits(readout: Readout) -> torch.Tensor:
-    assert readout.logits is not None
-    return readout.logits
-
-
-def _completions(experiment: Experiment, count: int) -> tuple[pd.DataFrame, dict[str, str]]:
-    columns = ["prompt", "text", "clean", "steered"]
-    model, prompts = experiment.model, experiment.prompts
-    if model.tokenizer is None:
-        return pd.DataFrame(columns=columns), {"completions": f"{model.name} has no tokenizer"}
-    rows = []
-    for p in range(min(count, len(prompts))):
-        texts = [
-            model.text(
-                generate(
-                    model, list(prompts.ids[p]), injections, tokens=40, seed=experiment.seed + p
-                )
-            )
-            for injections in ((), experiment.injections)
-        ]
-        rows.append([p, prompts.texts[p], *texts])
-    return pd.DataFrame(rows, columns=columns), {}
+    return METHODS[method](experiment, **options)

@@ -36,8 +36,7 @@ from .exact import against_plain
 from .freezing import FROZEN, Freezing, Kept, clean_edits, freeze, lost, reached, shared
 from .freezing_tables import tables
 from .ordinary import Text, ordinary
-from .parts import tolerance
-from .record import check, record
+from .record import check, record, tolerance
 
 SCOPES = ("all", "layer", "head")
 SAMPLES = 2  # runs of each outcome that are checked against plain passes

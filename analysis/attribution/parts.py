@@ -11,8 +11,7 @@ What it cannot see: why a node wrote what it wrote; only who did.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -23,9 +22,11 @@ from steerscope.analysis.engine import run
 from steerscope.analysis.errors import BadVector, SteerscopeError
 from steerscope.analysis.models import Model
 from steerscope.analysis.nodes import Node
-from steerscope.analysis.norms import norm_of
 from steerscope.analysis.vectors.prompt_pair import paired
 from steerscope.analysis.vectors.vector import SteeringVector
+
+from .record import tolerance
+from .writes import raw_writes
 
 EMBEDDING = "embedding"
 Kept = dict[tuple[str, int], Float[Tensor, "run pos ..."]]
@@ -61,11 +62,6 @@ class Parts:
     tokens: tuple[tuple[str, str], ...]
     error: float
     recorded: float
-
-
-def tolerance(model: Model) -> float:
-    """How far two computations of one thing may be apart, relatively."""
-    return 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
 
 
 @torch.no_grad()
@@ -178,12 +174,8 @@ def _written(model: Model, vector: SteeringVector, kept: Kept, whole: Tensor) ->
 
 
 def _heads(model: Model, layer: int, kept: Kept) -> Iterator[Written]:
-    block = model.bridge.blocks[layer]
-    matrix, bias = block.attn.W_O.double().cpu(), _bias(block.attn)
-    writes = torch.einsum("rphd,hdm->hrpm", kept["z", layer], matrix)
-    norm = norm_of(model, block.ln1_post) if model.post_norm else None
+    writes, bias, norm = raw_writes(model, layer, kept["z", layer])
     if norm is not None:
-        norm = replace(norm, weight=norm.weight.double().cpu(), bias=norm.bias.double().cpu())
         scale = norm.scale(writes.sum(0) + bias)
         writes = norm.part(writes, scale)
         rest = _difference(norm.part(bias.expand(*scale.shape, -1), scale))
@@ -191,13 +183,3 @@ def _heads(model: Model, layer: int, kept: Kept) -> Iterator[Written]:
         yield str(Node(layer, head)), "head", layer, head, _difference(write)
     if norm is not None and rest.any():  # the two runs scale the same bias differently
         yield f"L{layer} bias", "bias", layer, None, rest
-
-
-def _bias(attention: Any) -> Float[Tensor, " d_model"]:
-    try:
-        bias = attention.b_O
-    except AttributeError:
-        bias = None
-    if bias is None:
-        return torch.zeros(attention.W_O.shape[-1], dtype=torch.float64)
-    return bias.double().cpu()  # type: ignore[no-any-return]

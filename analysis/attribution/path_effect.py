@@ -38,12 +38,13 @@ from steerscope.analysis.progress import track
 from steerscope.analysis.results import Result
 
 from .estimates import Statistics, estimates, nonzero
-from .exact import MEASURES, effect
+from .exact import MEASURES, against_plain, effect
 from .patches import activations
-from .record import record
+from .record import check, record, tolerance
 from .writes import Run, injected_stream, moves
 
 INJECTION, LOGITS = "injection", "logits"
+SAMPLES = 4
 Values = NDArray[np.float64]
 Sender = Node | None  # None: the injection itself
 
@@ -132,7 +133,7 @@ def path_effect(
         experiment,
         {"paths": pd.concat(frames, ignore_index=True)},
         start,
-        checks=[],
+        checks=_checks(experiment, pairs),
         total=float(total.mean()),
         level=level,
         alpha=alpha,
@@ -186,25 +187,45 @@ def exact_paths(
     experiment: Experiment, pairs: Sequence[tuple[Sender, Receiver]], vector: int = 0
 ) -> Float[Values, "measure path prompt"]:
     """Effects of direct paths, of one vector."""
+    found = []
+    for question in _questions(experiment, pairs, vector):
+        own = question.metric([[Variant(p, edits) for p, edits in enumerate(question.edits)]])[0]
+        values = question.metric(question.outputs(pairs))
+        found.append(question.sign * (values - own))
+    return np.stack(found)
+
+
+def _questions(
+    experiment: Experiment, pairs: Sequence[tuple[Sender, Receiver]], vector: int
+) -> "list[_Question]":
+    """The two directions: necessity starts from the steered run, sufficiency from the clean one."""
     model = experiment.model
     nodes = list(dict.fromkeys(s for s, _ in pairs if s is not None))
     names = {"z", "attn_out", "mlp_out"} if model.has_mlp else {"z", "attn_out"}
     sites = [(name, layer) for layer in range(model.n_layers) for name in sorted(names)]
     steering = experiment.edits(vector)
-    runs = [activations(experiment, edits, sites) for edits in (experiment.nothing, steering)]
+    both = (experiment.nothing, steering)
+    runs = [activations(experiment, edits, sites) for edits in both]
     found = []
-    for base in (1, 0):  # necessity starts from the steered run
-        edits = steering if base == 1 else experiment.nothing
+    for base, sign in ((1, -1.0), (0, 1.0)):
         moved = [
-            moves(model, nodes, runs[base][p], runs[1 - base][p]) if nodes else torch.empty(0)
-            for p in range(len(edits))
+            moves(model, nodes, before, after) if nodes else torch.empty(0)
+            for before, after in zip(runs[base], runs[1 - base], strict=True)
         ]
-        sign = -1.0 if base == 1 else 1.0
-        question = _Question(experiment, edits, runs[base], steering, sign, nodes, moved)
-        values = question.metric(question.outputs(pairs))
-        own = question.metric([[Variant(p, edits[p]) for p in range(len(edits))]])[0]
-        found.append((own - values) if base == 1 else (values - own))
-    return np.stack(found)
+        found.append(_Question(experiment, both[base], runs[base], steering, sign, nodes, moved))
+    return found
+
+
+def _checks(
+    experiment: Experiment, pairs: Sequence[tuple[Sender, Receiver]]
+) -> list[dict[str, object]]:
+    """Sampled paths, as they are put into the model, equal plain passes."""
+    generator = np.random.default_rng(experiment.seed)
+    some = [pairs[i] for i in generator.permutation(len(pairs))[:SAMPLES]]
+    made = [row for question in _questions(experiment, some, 0) for row in question.outputs(some)]
+    sampled = [row[int(generator.integers(len(row)))] for row in made]
+    gap = against_plain(experiment, sampled)
+    return [check("sampled paths equal one plain pass each", gap, tolerance(experiment.model))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,7 @@ from .estimates import Statistics
 from .exact import MEASURES, against_plain, effect, patched
 from .patches import activations, patches
 from .places import ORDER, Places, added, partial_estimates, places
-from .record import check, record
+from .record import check, record, tolerance
 
 TOP, DETAILED, SAMPLES = 12, 4, 4
 ALL = "all"
@@ -271,7 +271,7 @@ def _checks(
     )
     values = experiment.scores([*union, *whole], [score], experiment.reads)[:, 0].reshape(2, -1)
     gap = np.abs(values[0] - values[1]).max() / max(1.0, np.abs(values).max())
-    limit = 1e-4 if experiment.model.dtype in (torch.float32, torch.float64) else 5e-2
+    limit = tolerance(experiment.model)
     return [
         check("all places of a node at once equal the whole node (sampled, relative)", gap, limit),
         check("sampled rows equal one plain pass each", against_plain(experiment, single), limit),

@@ -7,8 +7,10 @@ from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
+import torch
 
 from steerscope.analysis.experiment import Experiment
+from steerscope.analysis.models import Model
 from steerscope.analysis.results import Result
 
 PACKAGES = ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy")
@@ -41,6 +43,11 @@ def record(
         "versions": {p: version(p) for p in PACKAGES},
     }
     return Result(kind, frames, manifest)
+
+
+def tolerance(model: Model) -> float:
+    """How far two computations of one thing may be apart, relatively."""
+    return 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
 
 
 def check(name: str, value: float, limit: float) -> dict[str, object]:

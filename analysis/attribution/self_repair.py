@@ -44,7 +44,7 @@ from .chosen import chosen
 from .estimates import Statistics, band, estimates, nonzero, over_controls
 from .exact import against_plain, effect
 from .patches import Patches, activations, patches
-from .record import check, record
+from .record import check, record, tolerance
 from .repair_terms import PARTS, Removal, Tail, after, removal, sites
 from .writes import changes
 
@@ -214,7 +214,7 @@ def _checks(
     kept = np.abs(sums - parts[:, 0]).max() / size
     frozen, expected = _frozen(experiment, carriers, later, to_clean)
     got = experiment.scores(frozen, scores, experiment.reads)[:, 0]
-    limit = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
+    limit = tolerance(model)
     return [
         check("writes add up to the final stream without the carrier (relative)", max(r.gap for row in found for r in row), limit),
         check("net loss equals exact necessity (relative)", net, limit),

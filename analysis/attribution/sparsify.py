@@ -36,7 +36,7 @@ from steerscope.analysis.results import Result
 from .estimates import Statistics
 from .exact import against_plain
 from .injected_gradient import injected_gradient
-from .record import check, record
+from .record import check, record, tolerance
 from .sparsify_tables import curves_table, dimensions_table, per_prompt_table, smallest_table
 
 ORDERS = ("size", "gradient", "first", "random")
@@ -290,7 +290,7 @@ class _Vector:
             ranks = self.ranks(str(generator.choice(list(self.orders))), 0, self.halves[p])
             fraction, rescaled = float(generator.choice(fractions)), bool(generator.choice(scales))
             sampled.append(self.variant(p, self.cut(ranks, fraction, rescaled)))
-        wide = 1e-4 if self.experiment.model.dtype in (torch.float32, torch.float64) else 5e-2
+        wide = tolerance(self.experiment.model)
         return [
             check("all dimensions give the whole effect (relative)", everything, wide),
             check("no dimension gives no effect (relative)", nothing, wide),

@@ -40,8 +40,8 @@ from steerscope.analysis.vectors.vector import SteeringVector
 
 from .estimates import Statistics, estimates, nonzero
 from .exact import against_plain
-from .parts import Part, Parts, parts, tolerance
-from .record import check, record
+from .parts import Part, Parts, parts
+from .record import check, record, tolerance
 
 MEASURES = ("alone", "without")
 Values = NDArray[np.float64]

@@ -22,16 +22,16 @@ def head_writes(
 
     Where a norm stands between attention and stream, a write goes through it with the scale of its run.
     """
-    writes, bias, norm = _raw(model, layer, z)
+    writes, bias, norm = raw_writes(model, layer, z)
     return writes if norm is None else norm.part(writes, norm.scale(writes.sum(0) + bias))
 
 
-def _raw(
-    model: Model, layer: int, z: Float[Tensor, "pos head d_head"]
-) -> tuple[Float[Tensor, "head pos d_model"], Tensor, Norm | None]:
+def raw_writes(
+    model: Model, layer: int, z: Float[Tensor, "*run pos head d_head"]
+) -> tuple[Float[Tensor, "head *run pos d_model"], Float[Tensor, " d_model"], Norm | None]:
     """Writes before the norm that may stand between attention and stream, the bias, and that norm."""
     attention = model.bridge.blocks[layer].attn
-    writes = torch.einsum("phd,hdm->hpm", z, attention.W_O.to(z))
+    writes = torch.einsum("...phd,hdm->h...pm", z, attention.W_O.to(z))
     given = getattr(attention, "b_O", None)
     bias = writes.new_zeros(model.d_model) if given is None else given.to(z)
     norm = norm_of(model, model.bridge.blocks[layer].ln1_post) if model.post_norm else None
@@ -48,8 +48,8 @@ def moves(
     found = changes(model, nodes, before, after)
     for row, node in enumerate(nodes):
         if model.post_norm and node.head is not None:
-            writes, bias, norm = _raw(model, node.layer, before["z", node.layer])
-            others, _, _ = _raw(model, node.layer, after["z", node.layer])
+            writes, bias, norm = raw_writes(model, node.layer, before["z", node.layer])
+            others, _, _ = raw_writes(model, node.layer, after["z", node.layer])
             whole = writes.sum(0) + bias
             assert norm is not None
             found[row] = norm(whole + others[node.head] - writes[node.head]) - norm(whole)

@@ -49,15 +49,20 @@ def edges_sentences(result: Result) -> list[str]:
 
 
 def _widest(given: "nx.DiGraph[str]") -> list[str]:
-    """The way from the injection to the logits whose narrowest edge is widest."""
-    if not given:
-        return []
-    edges = [(a, b, abs(data["weight"]) if data["inputs"] else float("inf")) for a, b, data in given.edges(data=True)]  # fmt: skip
-    for size in sorted({weight for *_, weight in edges}, reverse=True):
-        wide: nx.DiGraph[str] = nx.DiGraph([(a, b) for a, b, weight in edges if weight >= size])
-        if INJECTION in wide and LOGITS in wide and nx.has_path(wide, INJECTION, LOGITS):
-            return [str(v) for v in nx.shortest_path(wide, INJECTION, LOGITS)]
-    return []
+    """The way from the injection to the logits whose narrowest edge is widest; of those, whose next narrowest is, and so on."""
+    ways: dict[str, tuple[list[float], list[str]]] = {INJECTION: ([], [INJECTION])}
+    for vertex in nx.topological_sort(given):
+        for before, _, data in given.in_edges(vertex, data=True):
+            if before in ways:
+                narrow, way = ways[before]
+                size = abs(data["weight"]) if data["inputs"] else float("inf")
+                found = sorted([*narrow, size]), [*way, vertex]
+                if vertex not in ways or [*found[0], float("inf")] > [
+                    *ways[vertex][0],
+                    float("inf"),
+                ]:
+                    ways[vertex] = found
+    return ways.get(LOGITS, ([], []))[1]
 
 
 def _graph(result: Result) -> Section:

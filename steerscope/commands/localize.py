@@ -49,13 +49,10 @@ def analyse(
     ] = 4,
 ) -> "Result":
     """Which heads and MLPs carry a steering vector: necessity and sufficiency of each, with controls."""
-    if method is Method.exact:
-        from steerscope.analysis.attribution.localize import localize_experiment
+    from steerscope.analysis.attribution.localize import METHODS
 
-        return localize_experiment(experiment, level=level, alpha=alpha, completions=completions)
-    from steerscope.analysis.attribution.methods import METHODS
-
-    return METHODS[method.value](experiment, level=level, alpha=alpha)
+    own = {"completions": completions} if method is Method.exact else {}
+    return METHODS[method.value](experiment, level=level, alpha=alpha, **own)
 
 
 analyse.__doc__ = (analyse.__doc__ or "") + "\n" + EXAMPLE

@@ -46,7 +46,7 @@ def result(tiny: Model) -> Result:
 def slow_metric(asked: Experiment, p: int, edits: list[Edit], target: int) -> float:
     logits = plain_pass(asked.model, asked.prompts.ids[p], edits)["logits"]
     positions = list(asked.scored_positions.positions[p])
-    return float(logits[positions].log_softmax(-1)[:, target].mean())
+    return float(logits.detach()[positions].log_softmax(-1)[:, target].mean())
 
 
 def test_every_node_and_position_equals_one_plain_pass(tiny: Model) -> None:

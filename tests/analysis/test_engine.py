@@ -478,7 +478,7 @@ def test_an_estimate_of_memory_covers_what_a_pass_takes(small_model: Model) -> N
 @torch.no_grad()
 def test_activations_are_those_of_the_edited_pass(every_architecture: Model) -> None:
     variants = random_variants(every_architecture, PROMPTS, 12, seed=2)
-    names = [n for n in models.HOOKS if n != "mlp_out" or every_architecture.has_mlp]
+    names = [n for n in models.HOOKS if not n.startswith("mlp") or every_architecture.has_mlp]
     wanted = [(name, layer) for name in names for layer in range(every_architecture.n_layers)]
     for chunk, readout in run(every_architecture, PROMPTS, variants, reads="none", sites=wanted):
         assert readout.logits is None and readout.hidden is None
@@ -500,7 +500,8 @@ def test_activations_of_plain_variants_equal_the_cache_of_transformer_lens(
     every_architecture: Model,
 ) -> None:
     _, cache = every_architecture.bridge.run_with_cache(torch.tensor([PROMPTS[0]]))
-    wanted = [(name, 1) for name in models.HOOKS if name != "mlp_out" or every_architecture.has_mlp]
+    names = [n for n in models.HOOKS if not n.startswith("mlp") or every_architecture.has_mlp]
+    wanted = [(name, 1) for name in names]
     _, readout = next(run(every_architecture, PROMPTS, [Variant(0)], sites=wanted))
     for name, layer in wanted:
         assert_close(

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from steerscope.analysis.attribution import screen as module
+from steerscope.analysis.attribution.carriers import carriers
 from steerscope.analysis.attribution.exact import effects
-from steerscope.analysis.attribution.localize import localize_experiment
 from steerscope.analysis.attribution.screen import screen
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument
@@ -43,7 +43,7 @@ def test_what_is_verified_equals_the_exact_analysis(
 ) -> None:
     estimated(lambda exact: exact)
     result = screen(experiment, top=4, sample=2)
-    whole = localize_experiment(experiment, completions=0).frames["effects"]
+    whole = carriers(experiment, completions=0).frames["effects"]
     whole = whole.set_index(["node", "measure"])
     found = result.frames["effects"].set_index(["node", "measure"])
     assert len(found) == 2 * 6

@@ -46,7 +46,7 @@ def slow_effect(asked: Experiment, p: int, values: Tensor, target: int) -> float
     ids, positions = asked.prompts.ids[p], list(asked.scored_positions.positions[p])
     edits = [replace(edit, value=values) for edit in asked.edits(0)[p]]
     found = [
-        float(plain_pass(asked.model, ids, e)["logits"][positions].log_softmax(-1)[:, target].mean())
+        float(plain_pass(asked.model, ids, e)["logits"].detach()[positions].log_softmax(-1)[:, target].mean())
         for e in ([], edits)
     ]  # fmt: skip
     return found[1] - found[0]

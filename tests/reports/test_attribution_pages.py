@@ -13,8 +13,11 @@ from steerscope.analysis.attribution.attribute import attribute
 from steerscope.analysis.attribution.edge_graph import INJECTION, LOGITS, edge_graph
 from steerscope.analysis.attribution.edges import edges
 from steerscope.analysis.attribution.path_effect import path_effect
+from steerscope.analysis.attribution.positions import by_position
 from steerscope.analysis.attribution.screen import screen
+from steerscope.analysis.attribution.self_repair import self_repair
 from steerscope.analysis.attribution.shapley import shapley
+from steerscope.analysis.attribution.sparsify import sparsify
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.experiment import Experiment
@@ -34,6 +37,9 @@ METHODS: dict[str, Callable[[Experiment], Result]] = {
     "screen": lambda asked: screen(asked, top=3, sample=2),
     "shapley": lambda asked: shapley(asked),
     "edges": lambda asked: edges(asked, verify=5, sample=3),
+    "positions": lambda asked: by_position(asked, nodes=["L0M", "L1H1"]),
+    "sparsify": lambda asked: sparsify(asked, fractions=[0.1, 0.5], steps=2),
+    "self_repair": lambda asked: self_repair(asked, ["L0M", "L0H1"]),
     "paths": lambda asked: path_effect(asked, ["injection", "L0H1"], ["L1H2.q", "L1M", "logits"]),
 }
 TEXTS = ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park"]

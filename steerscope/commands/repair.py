@@ -1,0 +1,34 @@
+"""`steerscope repair`: what later nodes do when a carrier is removed."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steerscope.commands.question import asks
+
+if TYPE_CHECKING:
+    from steerscope.analysis.experiment import Experiment
+    from steerscope.analysis.results import Result
+
+
+def analyse(
+    experiment: "Experiment",
+    *,
+    level: float,
+    alpha: float,
+    nodes: Annotated[
+        str | None, typer.Option(help="Nodes such as L0M,L1H5; the strongest by default.")
+    ] = None,
+) -> "Result":
+    """What later nodes and the final norm do when a carrier is removed: self-repair, exactly.
+
+    Example: steerscope repair --model tinystories-2l --plus " wedding" --layer 0 --coef 3 --prompts prompts.txt --out out/repair
+    """
+    from steerscope.analysis.attribution.self_repair import self_repair
+
+    return self_repair(
+        experiment, nodes=nodes.split(",") if nodes else None, level=level, alpha=alpha
+    )
+
+
+repair = asks(analyse)

@@ -1,0 +1,80 @@
+"""Every command that asks a question of a vector: it saves a result of its kind and writes a page."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import save_gpt2
+
+from steerscope import cli
+from steerscope.analysis.results import Result
+
+COMMANDS = {
+    "localize --method screen": "screen",
+    "localize --method gradient": "attribute",
+    "localize --method ig": "attribute",
+    "localize --method shapley": "shapley",
+    "writers": "writers",
+    "paths --verify 2": "edges",
+    "paths --from injection,L0H1 --to L1H2.q,logits": "paths",
+    "positions --nodes L0M,L1H1": "positions",
+    "sparsify --keep 0.5": "sparsify",
+    "repair": "self_repair",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_gpt2(folder)
+    return folder
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, command: str) -> None:
+    (folder / "prompts.txt").write_text(
+        "One day Tom saw a red ball\nOnce upon a time there was a ship\n"
+    )
+    layer = 1 if command.startswith("writers") else 0
+    arguments = (
+        *command.split(), "--model", model, "--plus", " wedding", "--minus", " ship", "--layer", layer, "--coef", 3,
+        "--prompts", folder / "prompts.txt", "--out", folder / "out", "--controls", 2,
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["steerscope", *map(str, arguments)])
+    cli.main()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_question_is_answered_in_a_folder(
+    command: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        asked(monkeypatch, model, tmp_path, command)
+    assert not stopped.value.code
+    out = tmp_path / "out"
+    assert Result.load(out).kind == COMMANDS[command]
+    assert json.loads((out / "manifest.json").read_text())["command"].startswith(
+        f"steerscope {command}"
+    )
+    assert "<html" in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        ("positions --nodes L7M", "layers 0 to 1"),
+        ("repair --nodes L0H99", "L0H99"),
+        ("paths --from L1M --to L0H1.q", "L1M"),
+        ("paths --from L1M", "--to"),
+        ("sparsify --keep 2", "keep"),
+        ("localize --method gradient --metric kl", "ig"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(
+    command: str, what: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    offline: None, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        asked(monkeypatch, model, tmp_path, command)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.startswith("steerscope: ") and what in said, said
