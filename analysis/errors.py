@@ -9,6 +9,7 @@
     ├── BadPrompt               a prompt or prompts file that cannot be used
     ├── BadMetric               an unknown metric, or targets that do not fit the tokenizer
     ├── BadCorpus               a training text that cannot be used
+    ├── BadLens                 a lens that cannot be read, or one of another model
     ├── BadArgument             any other argument out of its range
     ├── DiskFull                no room left for what was computed; what is written stays good
     ├── OutputExists            a folder with results in it, without permission to overwrite
@@ -53,6 +54,10 @@ class BadMetric(SteerscopeError):
 
 class BadCorpus(SteerscopeError):
     """A training text that cannot be used."""
+
+
+class BadLens(SteerscopeError):
+    """A lens that cannot be read, or one of another model."""
 
 
 class BadArgument(SteerscopeError):

@@ -8,6 +8,7 @@ from .attention import ATTENTION
 from .attribute import ATTRIBUTE
 from .edges import EDGES
 from .frames import Frames
+from .lens import LENS
 from .localize import LOCALIZE
 from .paths import PATHS
 from .positions import POSITIONS
@@ -23,6 +24,7 @@ COLUMNS: dict[str, Frames] = {
     "attention": ATTENTION,
     "attribute": ATTRIBUTE,
     "edges": EDGES,
+    "lens": LENS,
     "localize": LOCALIZE,
     "paths": PATHS,
     "positions": POSITIONS,

@@ -1,0 +1,1 @@
+"""Logit and tuned lenses: what each layer would predict; training, loading, trajectories."""
