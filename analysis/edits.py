@@ -8,7 +8,7 @@ from torch import Tensor
 from .errors import BadArgument
 from .nodes import Site
 
-Operation = Literal["add", "set", "scale"]
+Operation = Literal["add", "set", "scale", "hide"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,8 @@ class Edit:
 
     Attributes:
         site: where. At `pattern`, positions are queries and rows of the value run over keys.
-        operation: add the value, set the activation to it, or scale the activation by it.
+        operation: add the value, set the activation to it, or scale the activation by it; at `pattern` also hide: the
+            keys whose value is not 0 are not seen, and the others share the attention among themselves.
         value: `[positions, width]` or `[width]` (repeated); a number for `scale`.
         positions: which positions of the prompt; None for all of them.
     """
@@ -30,8 +31,12 @@ class Edit:
     positions: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.operation not in ("add", "set", "scale"):
-            raise BadArgument(f"unknown operation {self.operation!r}; expected add, set or scale")
+        if self.operation not in ("add", "set", "scale", "hide"):
+            raise BadArgument(
+                f"unknown operation {self.operation!r}; expected add, set, scale or hide; choose one"
+            )
+        if self.operation == "hide" and self.site.name != "pattern":
+            raise BadArgument(f"hide at {self.site}; expected a pattern; set or scale other sites")
         if isinstance(self.value, Tensor) != (self.operation != "scale"):
             expected = "a number" if self.operation == "scale" else "a tensor"
             raise BadArgument(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import BadMetric, BadNode, BadPrompt
-from .nodes import PER_HEAD, Node, Site
+from .nodes import PER_HEAD, SCALES, Node, Site
 
 # Activations that one edits or reads, by the name of the hook in a block; `mlp_in` is normalized already.
 HOOKS = {
@@ -102,12 +102,17 @@ class Model:
 
     def hook(self, site: str, layer: int) -> str:
         """Name of the hook point of a site."""
+        if site in SCALES:
+            norm = site.removesuffix("_scale")
+            return "ln_final.hook_scale" if norm == "final" else f"blocks.{layer}.{norm}.hook_scale"
         return f"blocks.{layer}.{HOOKS[site]}"
 
     def width(self, site: Site) -> int:
         """Size of the last axis of the activation at a site (`n_ctx` for a pattern)."""
         if site.name == "pattern":
             return self.n_ctx
+        if site.name in SCALES:
+            return 1
         return self.d_head if site.name in PER_HEAD else self.d_model
 
     def heads(self, site: str) -> int:
@@ -130,6 +135,14 @@ class Model:
             )
         if site.name == "mlp_out" and not self.has_mlp:
             raise BadNode(f"{site} does not exist: {self.name} has attention only; choose a head")
+        if site.name in SCALES and (
+            self.hook(site.name, site.layer) not in self.bridge.hook_dict
+            or (site.name == "final_scale" and site.layer < self.n_layers - 1)
+        ):
+            raise BadNode(
+                f"{site} does not exist: {self.name} has no norm there; expected ln1_scale, ln2_scale, or final_scale of the last "
+                "layer; choose a norm that it has"
+            )
         return site
 
     def encode(self, text: str) -> list[int]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from .errors import BadNode
 
-SITES = ("resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out", "pattern")
+SCALES = ("ln1_scale", "ln2_scale", "final_scale")  # what a norm divides by
+SITES = ("resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out", "pattern", *SCALES)
 PER_HEAD = ("q", "k", "v", "z", "pattern")
 
 
@@ -41,6 +42,8 @@ class Site:
     Shapes of one row: resid_pre, attn_out, mlp_out `[pos, d_model]`; q, k, v, z `[pos, d_head]`;
     pattern `[query, key]`. Where query heads share keys and values (GQA), `head` of k and v counts
     key-value heads. q and k are what the projections give, before any rotation or norm of theirs.
+    ln1_scale, ln2_scale `[pos, 1]`: what the norms before attention and MLP divide by; final_scale, of the
+    last layer, the norm before the unembedding.
     """
 
     name: str
@@ -70,6 +73,7 @@ _EXAMPLE = {
     "attn_out": "L5.attn_out",
     "mlp_out": "L5.mlp_out",
     "pattern": "L5H3.pattern",
+    **{name: f"L5.{name}" for name in SCALES},
 }
 
 

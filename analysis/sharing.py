@@ -82,13 +82,13 @@ def share(
             wanted = np.zeros_like(wanted)
             for row, positions in enumerate(read):
                 wanted[row, list(positions)] = True
-        _mark(changed, layer, ("resid_pre", "q", "k", "v"))
+        _mark(changed, layer, ("resid_pre", "ln1_scale", "q", "k", "v"))
         changed = np.logical_or.accumulate(
             changed, axis=1
         )  # attention carries it to all that follow
         _mark(changed, layer, ("z", "pattern"))
         heads = _packing(changed, wanted, layer.prompts)
-        _mark(changed, layer, ("attn_out",))
+        _mark(changed, layer, ("attn_out", "ln2_scale"))
         mlp = _packing(changed, wanted, layer.prompts)
         _mark(changed, layer, ("mlp_out",))
         found.append((heads, mlp))

@@ -13,6 +13,7 @@ differ. So:
 5. After the last layer read the logits, at the positions that are asked for only.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -26,10 +27,12 @@ from torch import Tensor
 from .edits import Edit, Variant
 from .errors import BrokenInvariant, UnsupportedModel
 from .models import Model
+from .nodes import SCALES
 from .sharing import Layer, Packing, share
 
 Reads = Literal["logits", "hidden", "none"]
 Hook = Callable[[Tensor, Any], Tensor | None]
+LEAST = 1e-37  # attention that is left beside hidden keys: what is less has been rounded away
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +152,7 @@ class Pass:
             for n in numbers
         ]
         self.packings = share([len(prompt) for prompt in self.prompts], layers, read)
-        early = {"resid_pre", "q", "k", "v", "pattern"}
+        early = {"resid_pre", "ln1_scale", "q", "k", "v", "pattern"}
         self.late = [
             self.parents[n] is not None and n not in kept and not early & {e.site.name for _, e in self.edits[n]}
             for n in numbers
@@ -157,7 +160,10 @@ class Pass:
 
     def run(self, embedded: Tensor) -> Readout:
         hooks = self.hooks(embedded)
-        return self.read(self.model.bridge.run_with_hooks(self.tokens, fwd_hooks=hooks))
+        with warnings.catch_warnings():  # some norms say that an edit of their scale costs rounding
+            warnings.filterwarnings("ignore", "A forward hook edited hook_scale")
+            logits = self.model.bridge.run_with_hooks(self.tokens, fwd_hooks=hooks)
+        return self.read(logits)
 
     @property
     def tokens(self) -> Int[Tensor, "1 pos"]:
@@ -219,6 +225,7 @@ class Pass:
                 hooks.append(self._through(f"blocks.{layer}.attn.hook_out", heads.spread))
             if "attn_out" in names | wanted:
                 hooks.append(self._at("attn_out", layer))
+            hooks += [self._at(site, layer) for site in SCALES if site in names]
             if "mlp_in" in names | wanted:
                 hooks.append(self._at("mlp_in", layer))
             if mlp is not None and self.model.has_mlp:
@@ -325,7 +332,11 @@ class Pass:
                 keys = min(edit.value.shape[-1], self._length(layer, slot))
                 value = edit.value.to(pattern)[..., :keys]
                 value = torch.nn.functional.pad(value, (0, pattern.shape[-1] - keys))
-                rows = value if edit.operation == "set" else rows + value
+                if edit.operation == "hide":
+                    rows = rows * (value == 0)
+                    rows = rows / rows.sum(dim=-1, keepdim=True).clamp_min(LEAST)
+                else:
+                    rows = value if edit.operation == "set" else rows + value
             else:
                 rows = rows * edit.value
             pattern[slot, edit.site.head, queries] = rows

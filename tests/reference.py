@@ -4,6 +4,7 @@ Written without looking at the engine: hook points by their literal names, one l
 over positions. An edited pattern is multiplied out by hand, query by query, and put into `z`.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,8 +44,17 @@ def plain_pass(
             if not site.startswith("mlp") or model.has_mlp:
                 own = [e for e in edits if (e.site.name, e.site.layer) == (site, layer)]
                 hooks.append((f"blocks.{layer}.{HOOK[site]}", _edit(model, seen, site, layer, own)))
+        for norm in ("ln1", "ln2"):
+            own = [e for e in edits if (e.site.name, e.site.layer) == (f"{norm}_scale", layer)]
+            if own:
+                hooks.append((f"blocks.{layer}.{norm}.hook_scale", _rescale(own)))
+    own = [e for e in edits if e.site.name == "final_scale"]
+    if own:
+        hooks.append(("ln_final.hook_scale", _rescale(own)))
     tokens = torch.tensor([list(prompt)], device=model.device)
-    seen["logits"] = model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)[0]
+    with warnings.catch_warnings():  # an edit of a norm's scale costs rounding, which some say
+        warnings.filterwarnings("ignore", "A forward hook edited hook_scale")
+        seen["logits"] = model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)[0]
     return seen
 
 
@@ -76,6 +86,13 @@ def _edit(
     return hook
 
 
+def _rescale(edits: list[Edit]) -> Callable[..., Any]:
+    def hook(x: Tensor, hook: Any) -> Tensor:
+        return edited(x[0], edits)[None]
+
+    return hook
+
+
 def _mix(model: Model, seen: dict[Any, Tensor], layer: int, z: Tensor) -> Tensor:
     """`z` with the heads whose pattern was edited mixed again, query by query."""
     pattern, v = seen["pattern", layer], seen["v", layer]
@@ -98,7 +115,14 @@ def edited(x: Tensor, edits: Sequence[Edit]) -> Tensor:
                 value = edit.value if edit.value.ndim == 1 else edit.value[turn]
                 width = min(len(value), len(old))
                 value = torch.cat([value[:width], value.new_zeros(len(old) - width)])
-                new = value if edit.operation == "set" else old + value
+                if edit.operation == "hide":
+                    left = [
+                        0.0 if hidden else float(weight)
+                        for hidden, weight in zip(value, old.detach(), strict=True)
+                    ]
+                    new = torch.tensor(left).to(old) / max(sum(left), 1e-37)
+                else:
+                    new = value if edit.operation == "set" else old + value
             else:
                 new = old * edit.value
             index = torch.zeros(x.shape[: len(at)], dtype=torch.bool)

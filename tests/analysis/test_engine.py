@@ -28,7 +28,7 @@ from steerscope.analysis.errors import (
 )
 from steerscope.analysis.loading import load
 from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
+from steerscope.analysis.nodes import SCALES, Site
 
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35, 8, 9, 79, 32], [2, 71, 82, 81, 8], [1, 61, 80, 33, 9, 88, 7]]
 EXACT = 1e-5  # in log-probability
@@ -56,12 +56,21 @@ def sites(model: Model) -> list[Site]:
         found += [Site("mlp_out", layer)] if model.has_mlp else []
         per_head = ("q", "k", "v", "z", "pattern")
         found += [Site(n, layer, h) for n in per_head for h in range(model.heads(n))]
+        found += [
+            Site(n, layer)
+            for n in ("ln1_scale", "ln2_scale")
+            if f"blocks.{layer}.{n[:3]}.hook_scale" in model.bridge.hook_dict
+        ]
+    if "ln_final.hook_scale" in model.bridge.hook_dict:
+        found.append(Site("final_scale", model.n_layers - 1))
     return found
 
 
 def random_edit(model: Model, length: int, chance: random.Random) -> Edit:
     site = chance.choice(sites(model))
-    operation: Any = chance.choice(["add", "set", "scale"])
+    operation: Any = chance.choice(
+        ["add", "set", "scale", *(["hide"] * 3 if site.name == "pattern" else [])]
+    )
     positions = tuple(chance.sample(range(length), chance.randint(1, length)))
     everywhere = chance.random() < 0.3
     rows = length if everywhere else len(positions)
@@ -73,6 +82,15 @@ def random_edit(model: Model, length: int, chance: random.Random) -> Edit:
         if operation == "scale"
         else torch.randn(shape, generator=generator) / 3
     )
+    if isinstance(value, torch.Tensor):
+        if operation == "hide":
+            value = (value > 0).float()
+        elif site.name in SCALES:
+            value = (
+                value.abs() + 2.0
+            )  # what makes the stream small, not large: log-probabilities stay near 0
+    elif site.name in SCALES:
+        value = abs(value) + 1.0
     return Edit(site, operation, value, None if everywhere else positions)
 
 
@@ -136,7 +154,14 @@ def test_each_operation_at_each_site_equals_a_plain_pass(
         if operation == "scale" and normed and site.name in ("q", "k"):
             continue
         width = len(PROMPTS[1]) if site.name == "pattern" else every_architecture.width(site)
-        value = 0.3 if operation == "scale" else torch.linspace(-1, 1, width)
+        small = 3.0 if site.name in SCALES else 0.3
+        value = (
+            small
+            if operation == "scale"
+            else torch.linspace(-1, 1, width)
+            if width > 1
+            else torch.full((1,), 10.0)
+        )
         variants.append(Variant(1, (Edit(site, operation, value, (1, 4)),)))
     clean = plain_logits(every_architecture, PROMPTS[1])
     assert_plain(every_architecture, PROMPTS[1:2] * 2, variants)
