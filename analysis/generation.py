@@ -64,7 +64,7 @@ def generate(
         else:
             batch = torch.tensor([ids + made], device=model.device)
             logits = model.bridge.run_with_hooks(batch, fwd_hooks=hooks)[0, -1]
-        token = _draw(logits, temperature, top_p, generator)
+        token = draw(logits, temperature, top_p, generator)
         if token == end:
             break
         made.append(token)
@@ -93,7 +93,7 @@ def _step(
     return logits[0, -1], past
 
 
-def _draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+def draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     """One random number a step, whatever the logits are, so that two runs stay in step."""
     chance = torch.rand((), generator=generator, dtype=torch.float64).item()
     if temperature == 0:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,6 +36,15 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def first(self, count: int) -> "Prompts":
+        """The first `count` of them."""
+        return replace(
+            self,
+            ids=self.ids[:count],
+            texts=self.texts[:count],
+            continuations=self.continuations[:count],
+        )
 
     @property
     def full(self) -> tuple[tuple[int, ...], ...]:

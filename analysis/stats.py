@@ -6,6 +6,7 @@ effect of the controls, and the test asks whether the signs of these differences
 With n prompts the smallest two-sided p is 2 / 2**n.
 """
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -41,6 +42,30 @@ def interval(
         ).confidence_interval  # fmt: skip
         lows[varies], highs[varies] = found.low, found.high
     return lows.reshape(values.shape[:-1]), highs.reshape(values.shape[:-1])
+
+
+def resampled(
+    values: Float[Array, "... prompt"], seed: int = 0, resamples: int = 1000
+) -> Float[Array, "resample ..."]:
+    """Means over prompts: those of the values themselves first, then those of bootstrap resamples, the same for all rows.
+
+    One prompt has no resamples: NaN.
+    """
+    count = values.shape[-1]
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
+    weights = np.concatenate([np.ones((1, count)), drawn / (1.0 if count > 1 else np.nan)]) / count
+    return np.asarray(np.moveaxis(values @ weights.T, -1, 0), dtype=float)
+
+
+def percentiles(
+    means: Float[Array, "resample ..."], level: float = 0.95
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The percentile interval of what `resampled` gave, or of anything computed from each resample; NaNs left out."""
+    tail = 50 * (1 - level)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but NaN
+        low, high = np.nanpercentile(means[1:], [tail, 100 - tail], axis=0)
+    return low, high
 
 
 def ratio_interval(

@@ -6,6 +6,7 @@ docs and a test read this.
 
 from .attention import ATTENTION
 from .attribute import ATTRIBUTE
+from .breakdown import BREAKDOWN
 from .edges import EDGES
 from .frames import Frames
 from .lens import LENS
@@ -23,6 +24,7 @@ from .writers import WRITERS
 COLUMNS: dict[str, Frames] = {
     "attention": ATTENTION,
     "attribute": ATTRIBUTE,
+    "breakdown": BREAKDOWN,
     "edges": EDGES,
     "lens": LENS,
     "localize": LOCALIZE,

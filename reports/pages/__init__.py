@@ -6,6 +6,7 @@ from steerscope.analysis.results import Result
 from steerscope.reports.page import Page
 from steerscope.reports.pages.attention import attention_page
 from steerscope.reports.pages.attribute import attribute_page
+from steerscope.reports.pages.breakdown import breakdown_page
 from steerscope.reports.pages.localize import localize_page
 from steerscope.reports.pages.paths import edges_page, paths_page
 from steerscope.reports.pages.positions import positions_page
@@ -19,6 +20,7 @@ from steerscope.reports.pages.writers import writers_page
 PAGES: dict[str, Callable[[Result], Page]] = {
     "attention": attention_page,
     "attribute": attribute_page,
+    "breakdown": breakdown_page,
     "edges": edges_page,
     "localize": localize_page,
     "paths": paths_page,

@@ -31,7 +31,7 @@ from steerscope.analysis.models import Model
 from steerscope.analysis.nodes import SCALES, Site
 
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35, 8, 9, 79, 32], [2, 71, 82, 81, 8], [1, 61, 80, 33, 9, 88, 7]]
-EXACT = 1e-5  # in log-probability
+EXACT = 2e-5  # in log-probability
 
 
 def logits_of(readout: Readout) -> Tensor:

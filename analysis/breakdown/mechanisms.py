@@ -1,0 +1,189 @@
+"""Mechanisms by which a large coefficient may break a model, each as something that can be undone.
+
+    patterns   where heads look: all patterns are those of the clean run
+    seen       that later positions see the injected ones at all: their keys are hidden, the others share the attention
+    values     what heads move from the injected positions: their values are those of the clean run
+    scales     what norms divide by: those of the clean run, at positions that are not injected (there the vector's own
+               length would be let loose); everywhere, where no other position is scored
+    norm       the length of the injected stream: it is set back to that of the clean stream, its direction kept
+    mean       the part of the vector along the mean clean stream
+    rogue      its part in the largest dimensions of the stream
+    sink       its part along what makes the first position's stream special
+
+The last four change the vector, the others the run; any subset can be undone together.
+"""
+
+from collections.abc import Sequence, Set
+from functools import cached_property
+from math import ceil
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerscope.analysis.attribution.patches import activations
+from steerscope.analysis.edits import Edit
+from steerscope.analysis.experiment import Edits, Experiment
+from steerscope.analysis.nodes import SCALES, Site
+from steerscope.analysis.norms import readers, sites, stream
+
+from .strength import put, rows, site, streams
+
+MECHANISMS = ("patterns", "seen", "values", "scales", "norm", "mean", "rogue", "sink")
+ROGUE = 0.01  # share of the dimensions that count as rogue
+Rows = list[tuple[tuple[int, ...], Float[Tensor, "pos d_model"]]]
+
+
+class Undo:
+    """The steered run at one coefficient with some mechanisms undone."""
+
+    def __init__(self, experiment: Experiment, coefficient: float) -> None:
+        self.experiment, self.model = experiment, experiment.model
+        self.site = site(experiment)
+        self.added = rows(experiment, coefficient)
+        self.lengths = [len(ids) for ids in experiment.prompts.full]
+        # attention of the injection's own layer has run already, where the vector comes after it
+        self.first = self.site.layer if self.site.name == "resid_pre" else self.site.layer + 1
+
+    @property
+    def there(self) -> tuple[str, ...]:
+        """The mechanisms that this model has."""
+        gone = {"sink"} if self.model.bos is None else set()
+        if not readers(self.model):
+            gone.add("scales")
+        if self.first >= self.model.n_layers:
+            gone |= {"patterns", "seen", "values"}
+        return tuple(name for name in MECHANISMS if name not in gone)
+
+    def edits(self, undone: Set[str]) -> Edits:
+        """The edits of every prompt."""
+        changed = put(self.experiment, self._vectors(undone))
+        parts: list[Sequence[tuple[Edit, ...]]] = [changed]
+        if "patterns" in undone:
+            parts.append(self._patterns)
+        if "seen" in undone:
+            parts.append(self._hidden)
+        if "values" in undone:
+            parts.append(self._values)
+        if "scales" in undone:
+            parts.append(self._scales)
+        return tuple(
+            tuple(edit for part in parts for edit in part[p]) for p in range(len(self.lengths))
+        )
+
+    # The vector.
+
+    def _vectors(self, undone: Set[str]) -> Rows:
+        found = []
+        for (where, value), x in zip(self.added, self._streams, strict=True):
+            if "rogue" in undone:
+                value = value.index_fill(1, self._rogue, 0.0)
+            for name in ("mean", "sink"):
+                if name in undone:
+                    along = self._directions[name]
+                    value = value - (value @ along)[:, None] * along
+            if "norm" in undone:
+                before = x[list(where)]
+                after = before + value
+                size = before.norm(dim=1, keepdim=True) / after.norm(dim=1, keepdim=True).clamp_min(
+                    1e-30
+                )
+                value = after * size - before
+            found.append((where, value))
+        return found
+
+    @cached_property
+    def _streams(self) -> list[Float[Tensor, "pos d_model"]]:
+        return streams(self.experiment)
+
+    @cached_property
+    def _elsewhere(self) -> Float[Tensor, "pos d_model"]:
+        """Clean streams of all prompts, the first position left out."""
+        start = 0 if self.model.bos is None else 1
+        return torch.cat([x[start:] for x in self._streams])
+
+    @cached_property
+    def _directions(self) -> dict[str, Float[Tensor, " d_model"]]:
+        mean = self._elsewhere.mean(dim=0)
+        first = torch.stack([x[0] for x in self._streams]).mean(dim=0) - mean
+        return {
+            name: x / x.norm().clamp_min(1e-30) for name, x in (("mean", mean), ("sink", first))
+        }
+
+    @cached_property
+    def _rogue(self) -> Tensor:
+        count = ceil(ROGUE * self.model.d_model)
+        return self._elsewhere.square().mean(dim=0).topk(count).indices
+
+    # The run.
+
+    @cached_property
+    def _patterns(self) -> list[tuple[Edit, ...]]:
+        layers, heads = range(self.first, self.model.n_layers), range(self.model.n_heads)
+        kept = activations(
+            self.experiment, self.experiment.nothing, [("pattern", n) for n in layers]
+        )
+        return [
+            tuple(Edit(Site("pattern", n, h), "set", own["pattern", n][h, :length, :length]) for n in layers for h in heads)
+            for own, length in zip(kept, self.lengths, strict=True)
+        ]  # fmt: skip
+
+    @cached_property
+    def _hidden(self) -> list[tuple[Edit, ...]]:
+        found = []
+        for (where, _), length in zip(self.added, self.lengths, strict=True):
+            keys = torch.zeros(length)
+            keys[list(where)] = 1
+            later = tuple(p for p in range(min(where, default=length), length) if p not in where)
+            found.append(
+                tuple(
+                    Edit(Site("pattern", n, h), "hide", keys, later)
+                    for n in range(self.first, self.model.n_layers)
+                    for h in range(self.model.n_heads)
+                )
+                if later
+                else ()
+            )
+        return found
+
+    @cached_property
+    def _values(self) -> list[tuple[Edit, ...]]:
+        layers = range(self.first, self.model.n_layers)
+        kept = activations(self.experiment, self.experiment.nothing, [("v", n) for n in layers])
+        return [
+            tuple(
+                Edit(Site("v", n, h), "set", own["v", n][list(where), h], where)
+                for n in layers
+                for h in range(self.model.n_kv_heads)
+            )
+            if where
+            else ()
+            for own, (where, _) in zip(kept, self.added, strict=True)
+        ]
+
+    @cached_property
+    def _free(self) -> list[tuple[int, ...]]:
+        """Positions whose scales are frozen."""
+        scored = self.experiment.scored_positions.positions
+        outside = [
+            tuple(p for p in range(n) if p not in where)
+            for (where, _), n in zip(self.added, self.lengths, strict=True)
+        ]
+        if any(set(a) & set(b) for a, b in zip(outside, scored, strict=True)):
+            return outside
+        return [tuple(range(n)) for n in self.lengths]
+
+    @cached_property
+    def _scales(self) -> list[tuple[Edit, ...]]:
+        found: list[list[Edit]] = [[] for _ in self.lengths]
+        free = self._free
+        clean = activations(self.experiment, self.experiment.nothing, sites(self.model))
+        names = dict(zip(("attention", "mlp", "final"), SCALES, strict=True))
+        for reader in readers(self.model):
+            place = Site(names[reader.name], min(reader.layer, self.model.n_layers - 1))
+            if place.layer < self.site.layer:
+                continue
+            for own, kept, positions in zip(found, clean, free, strict=True):
+                scale = reader.norm.scale(stream(self.model, reader, kept))[list(positions), None]
+                own.append(Edit(place, "set", scale, positions))
+        return [tuple(own) for own in found]

@@ -1,0 +1,79 @@
+"""`phase`: effect and damage by the layer, the place and the coefficient of the injection.
+
+The same vector is added everywhere. Its effect is measured along one direction of logits for all (that of the injection
+as it was given, averaged over prompts), or by the metric where that needs no direction. Damage is KL to the clean run
+here: after a vector at the last position there is no text left whose loss could rise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.engine import Readout
+from steerscope.analysis.errors import SteerscopeError
+from steerscope.analysis.experiment import Experiment
+from steerscope.analysis.metrics import Metric, Outputs, Score, Scored
+from steerscope.analysis.progress import track
+
+from .outcomes import of_runs
+from .strength import at
+
+PLACES = ("front", "middle", "back", "last")
+LAYERS = 12  # at most so many, evenly spaced
+
+
+def phase(experiment: Experiment, coefficients: Sequence[float]) -> pd.DataFrame:
+    """Rows of layer, place and coefficient; places that the vector or a prompt does not allow are left out."""
+    last = experiment.model.n_layers - 1
+    layers = sorted({round(x) for x in np.linspace(0, last, min(LAYERS, last + 1))})
+    metric = _one_direction(experiment)
+    table = []
+    for place in track(PLACES, "layers and places"):
+        for layer in layers:
+            try:
+                asked = _moved(experiment, metric, layer, place)
+                found = of_runs(asked, [at(asked, c) for c in coefficients])
+            except SteerscopeError:  # a place that a prompt does not have
+                continue
+            table += [
+                {"layer": layer, "place": place, "coefficient": c, "effect": found[0, i].mean(), "kl": found[1, i].mean()}
+                for i, c in enumerate(coefficients)
+            ]  # fmt: skip
+    return pd.DataFrame(table, columns=list(COLUMNS["breakdown"]["phase"]))
+
+
+def _moved(experiment: Experiment, metric: Metric, layer: int, place: str) -> Experiment:
+    """The same vector at another layer and place; one row where the place takes one."""
+    moved = []
+    for injection in experiment.injections:
+        vector = injection.vector
+        if place == "last" and vector.body.rows > 1:
+            vector = vector.row(-1)
+        moved.append(replace(injection, vector=vector, layer=layer, positions=place))
+    return replace(experiment, injections=tuple(moved), metric=metric, controls=0)
+
+
+def _one_direction(experiment: Experiment) -> Metric:
+    """The experiment's metric, or, where that follows each run's own direction, projection on one for all."""
+    if experiment.metric.name != "logit_direction":
+        return experiment.metric
+    change = (experiment.steered.logits - experiment.clean.logits).double()
+    change = (change - change.mean(dim=-1, keepdim=True)).mean(dim=0)
+    unit = change / change.norm().clamp_min(1e-30)
+
+    def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+        def score(readout: Readout) -> Tensor:
+            assert readout.logits is not None
+            moved = readout.logits - clean.logits[scored.places(readout)]
+            found: Tensor = moved @ unit.to(moved)
+            return found
+
+        return score
+
+    return Metric(
+        "one logit direction", "logits", prepare, options={"of": "the injection as given"}
+    )

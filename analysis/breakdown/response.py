@@ -1,0 +1,112 @@
+"""Response curves: every outcome against the coefficient, of the vector and of random ones, with the exact limits.
+
+The limits at plus and minus infinity are runs of their own (see `limit`), not extrapolations. A coefficient at which
+the model's numbers overflow is named and left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isinf
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.errors import BadArgument, BadInjection, UnsupportedModel
+from steerscope.analysis.experiment import Experiment
+from steerscope.analysis.progress import track
+from steerscope.analysis.stats import percentiles, resampled
+
+from .outcomes import OUTCOMES, damage, of_runs
+from .strength import at
+
+Values = NDArray[np.float64]
+CURVES = (*OUTCOMES, "damage")
+RUNS = 16  # coefficients that are run at once: bounds what edits take
+
+
+def default_coefficients() -> tuple[float, ...]:
+    """81 points: 0, and 40 on each side, evenly on a log scale from 0.01 to 10,000."""
+    sizes = np.geomspace(1e-2, 1e4, 40)
+    return tuple(np.round([*(-sizes[::-1]), 0.0, *sizes], 10).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """Curves of the vector and its controls.
+
+    Attributes:
+        coefficients: finite ones in order; where there are limits, minus infinity first and infinity last.
+        values: by vector (the real one first); NaN where numbers overflow.
+        clean: outcomes of the clean run.
+        missing: what is not there, and why.
+    """
+
+    coefficients: tuple[float, ...]
+    values: Float[Values, "vector curve coefficient prompt"]
+    clean: Float[Values, "outcome 1 prompt"]
+    missing: dict[str, str]
+
+    def of(self, curve: str, vector: int = 0) -> Float[Values, "coefficient prompt"]:
+        """One curve of one vector."""
+        return np.asarray(self.values[vector, CURVES.index(curve)])
+
+    def limit(self, curve: str, sign: int) -> Float[Values, " prompt"] | None:
+        """The real vector's outcome at plus or minus infinity; None where there is no limit."""
+        place = -1 if sign > 0 else 0
+        return self.of(curve)[place] if isinf(self.coefficients[place]) else None
+
+
+def response(experiment: Experiment, coefficients: Sequence[float]) -> Response:
+    """Runs every coefficient.
+
+    Raises:
+        BadArgument: no coefficients, or one that is no finite number.
+    """
+    wanted = sorted(set(map(float, coefficients)))
+    if not wanted or not np.isfinite(wanted).all():
+        raise BadArgument(f"coefficients={list(coefficients)[:5]}; expected finite numbers; infinity is always added")  # fmt: skip
+    missing: dict[str, str] = {}
+    try:
+        at(experiment, float("inf"))
+        wanted = [-float("inf"), *wanted, float("inf")]
+    except (BadInjection, UnsupportedModel) as error:
+        missing["limit"] = str(error)
+    clean = of_runs(experiment, [experiment.nothing])
+    found = []
+    work = [(v, i) for v in range(1 + experiment.controls) for i in range(0, len(wanted), RUNS)]
+    for vector, start in track(work, "coefficients"):
+        runs = [at(experiment, c, vector) for c in wanted[start : start + RUNS]]
+        found.append(of_runs(experiment, runs))
+    each = -(-len(wanted) // RUNS)
+    values = np.stack([np.concatenate(found[v * each : (v + 1) * each], axis=1) for v in range(1 + experiment.controls)])  # fmt: skip
+    values = np.concatenate([values, np.stack([damage(v, clean) for v in values])[:, None]], axis=1)
+    kl = values[:, OUTCOMES.index("kl")]
+    broken = np.asarray(~np.isfinite(kl).all(axis=(0, 2)))
+    if broken.any():
+        sizes = [abs(c) for c, out in zip(wanted, broken, strict=True) if out and not isinf(c)]
+        what = f"coefficients of {min(sizes):.3g} and more" if sizes else "the limit"
+        missing["overflow"] = f"{what}: {experiment.model.dtype} overflows there; load the model with dtype='float32'"  # fmt: skip
+        values[:, :, broken] = np.nan
+    return Response(tuple(wanted), values, clean, missing)
+
+
+def response_table(found: Response, level: float, seed: int) -> pd.DataFrame:
+    """Means with intervals over prompts, and the band of the random vectors."""
+    frames = []
+    for c, curve in enumerate(CURVES):
+        means = resampled(found.values[0, c], seed)
+        low, high = percentiles(means, level)
+        controls = found.values[1:, c].mean(axis=-1)
+        empty = np.full(len(found.coefficients), np.nan)
+        band = np.percentile(controls, [2.5, 97.5], axis=0) if len(controls) else (empty, empty)
+        frames.append(pd.DataFrame({
+            "outcome": curve, "coefficient": found.coefficients, "value": means[0], "low": low, "high": high,
+            "control": controls.mean(axis=0) if len(controls) else empty, "control_low": band[0], "control_high": band[1],
+        }))  # fmt: skip
+    table = pd.concat(frames, ignore_index=True)
+    return table[table["value"].notna()].reset_index(drop=True)[
+        list(COLUMNS["breakdown"]["response"])
+    ]

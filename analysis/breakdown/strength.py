@@ -1,0 +1,91 @@
+"""An experiment's injection at other strengths: any coefficient, plus and minus infinity among them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isinf
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerscope.analysis.attribution.patches import activations
+from steerscope.analysis.edits import Edit
+from steerscope.analysis.errors import BadInjection
+from steerscope.analysis.experiment import Edits, Experiment
+from steerscope.analysis.nodes import Site
+
+from .limit import WRITES, limit
+
+
+def at(experiment: Experiment, coefficient: float, vector: int = 0) -> Edits:
+    """The injections with the first one's coefficient set, the others in proportion; `vector` 1 is the first control."""
+    factor = coefficient / reference(experiment)
+    if isinf(coefficient):
+        lengths = [len(ids) for ids in experiment.prompts.ids]
+        return limit(
+            experiment.model, experiment.steering[vector], lengths, 1 if factor > 0 else -1
+        )
+    return tuple(
+        tuple(replace(edit, value=edit.value * factor) for edit in own) for own in experiment.edits(vector)
+    )  # fmt: skip
+
+
+def reference(experiment: Experiment) -> float:
+    """The coefficient that the experiment's metric was prepared at.
+
+    Raises:
+        BadInjection: it is 0.
+    """
+    coefficient = experiment.injections[0].coefficient
+    if coefficient == 0:
+        raise BadInjection("the injection has coefficient 0; expected another, which gives the direction of the effect; 1 is usual")  # fmt: skip
+    return coefficient
+
+
+def site(experiment: Experiment) -> Site:
+    """The one site where the injections write into the stream.
+
+    Raises:
+        BadInjection: several sites, or one inside of attention.
+    """
+    sites = {injection.site for injection in experiment.injections}
+    found = next(iter(sites))
+    if len(sites) > 1 or found.name not in WRITES:
+        raise BadInjection(
+            f"injections at {', '.join(sorted(map(str, sites)))}; expected one site of {', '.join(WRITES)}; look at one at a time"
+        )
+    return found
+
+
+def rows(
+    experiment: Experiment, coefficient: float, vector: int = 0
+) -> list[tuple[tuple[int, ...], Float[Tensor, "pos d_model"]]]:
+    """By prompt, the positions where something is added (rows of zeros left out), and what, all injections together."""
+    model = experiment.model
+    found = []
+    for own, ids in zip(at(experiment, coefficient, vector), experiment.prompts.full, strict=True):
+        total = torch.zeros(len(ids), model.d_model, dtype=torch.float64)
+        for edit in own:
+            assert isinstance(edit.value, Tensor) and edit.positions is not None
+            places = list(edit.positions)
+            total[places] += edit.value.expand(len(places), -1).double().cpu()
+        where = tuple(total.any(dim=1).nonzero()[:, 0].tolist())
+        found.append((where, total[list(where)]))
+    return found
+
+
+def streams(experiment: Experiment) -> list[Float[Tensor, "pos d_model"]]:
+    """By prompt, the clean stream that the injection is added to."""
+    place = site(experiment)
+    before = ("resid_pre", place.layer)
+    others = [(name, place.layer) for name in WRITES[1 : WRITES.index(place.name) + 1] if name != "mlp_out" or experiment.model.has_mlp]  # fmt: skip
+    found = activations(experiment, experiment.nothing, [before, *others])
+    return [sum((kept[o] for o in others), kept[before]).double().cpu() for kept in found]
+
+
+def put(
+    experiment: Experiment, changes: Sequence[tuple[tuple[int, ...], Float[Tensor, "pos d_model"]]]
+) -> Edits:
+    """Edits that add rows to the stream where the injection stands."""
+    place = site(experiment)
+    return tuple((Edit(place, "add", value, where),) if where else () for where, value in changes)
