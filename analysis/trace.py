@@ -7,6 +7,7 @@
    is its projection on the normalized stream (bias left out) over that stream's square: shares add up to 1.
 4. Angle and stretch: by how much an injection turns each stream, and by what factor it lengthens it.
 5. The same for random vectors of equal norm.
+6. What each layer of the clean and the steered run would predict, through a lens (`lens.trajectory`).
 
 Source: Turner et al. 2023 (arXiv 2308.10248) for norms relative to the stream; arXiv 2606.06735 for angle and stretch.
 What it cannot see: what any of this does to the output.
@@ -26,6 +27,8 @@ from .attribution.record import check, record
 from .edits import Edit
 from .errors import BadInjection, UnsupportedModel
 from .experiment import Edits, Experiment
+from .lens.lens import Lens, load_lens
+from .lens.trajectory import trajectories
 from .nodes import Node
 from .norms import Reader, readers, sites, stream
 from .results import Result
@@ -40,8 +43,13 @@ Kept = list[dict[tuple[str, int], Tensor]]
 Item = tuple[int, str, str, str]  # layer, norm or node, where, quantity
 
 
-def trace(experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05) -> Result:
-    """Norms, shares and angles at every norm and node, at injected positions and at later ones.
+def trace(
+    experiment: Experiment, *, lens: Lens | None = None, level: float = 0.95, alpha: float = 0.05
+) -> Result:
+    """Norms, shares and angles at every norm and node, at injected positions and at later ones; predictions of every layer.
+
+    Args:
+        lens: for what each layer would predict; by default the model's own (see `load_lens`).
 
     Returns:
         a `Result` of kind "trace"; frames and columns as in `columns.COLUMNS["trace"]`.
@@ -74,17 +82,30 @@ def trace(experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05) -
         worst = max(worst, error)
         streams.append(values)
         outputs.append(_nodes(experiment, clean, steered))
+    lens = lens or load_lens(model)
+    seen, tokens = trajectories(experiment, lens, {"steered": experiment.edits(0)}, level=level)
     return record(
         "trace",
         experiment,
         {
             "stream": _frame(streams, options, experiment.seed, "norm"),
             "nodes": _frame(outputs, options, experiment.seed, "node"),
+            "lens": seen,
+            "tokens": tokens,
         },
         start,
         checks=[check("parts of the normalized stream add up to it (relative)", worst, 1e-5)],
+        lens={"name": lens.name, "source": lens.source},
+        weights="folded" if _folded(found) else "raw",
         level=level,
         alpha=alpha,
+    )
+
+
+def _folded(found: list[Reader]) -> bool:
+    """Whether the norms have no weights of their own: these have been folded into what reads them."""
+    return all(
+        bool((r.norm.weight - 1).abs().max() < 1e-6) and not r.norm.bias.any() for r in found
     )
 
 

@@ -22,6 +22,13 @@ def number(value: Any, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
+def short(value: float) -> str:
+    """A number that fits a cell; a dot for what rounds to nothing."""
+    if abs(value) < 0.005:
+        return "·"
+    return f"{value:.{0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2}f}".replace("-", "−")
+
+
 def signed(value: Any) -> str:
     """The same, with a plus sign."""
     return ("+" if float(value) > 0 else "") + number(value)
@@ -32,7 +39,7 @@ def percent(value: Any) -> str:
     return (
         "–"
         if value is None or not math.isfinite(value)
-        else f"{100 * value:.0f}%".replace("-", "−")
+        else f"{100 * value:.0f}%".replace("-0%", "0%").replace("-", "−")
     )
 
 

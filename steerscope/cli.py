@@ -11,7 +11,9 @@ import typer
 from steerscope import __version__
 from steerscope.analysis.errors import SteerscopeError
 from steerscope.commands import (
+    breakdown,
     demo,
+    lens,
     localize,
     models,
     paths,
@@ -21,6 +23,7 @@ from steerscope.commands import (
     sparsify,
     sweep,
     tinystories,
+    trace,
     writers,
 )
 
@@ -41,8 +44,11 @@ app.command("paths")(paths.paths)
 app.command("positions")(positions.positions)
 app.command("repair")(repair.repair)
 app.command("sparsify")(sparsify.sparsify)
+app.command("trace")(trace.trace)
+app.command("breakdown")(breakdown.breakdown)
 app.command("report")(report.report)
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(lens.app, name="lens")
 app.add_typer(tinystories.app, name="tinystories")
 
 

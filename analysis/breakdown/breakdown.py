@@ -85,7 +85,6 @@ def breakdown_of(
     loss: float = 0.1,
     controls: int = 4,
     level: float = 0.95,
-    alpha: float = 0.05,
 ) -> Result:
     """The same, of an `Experiment` that is already there.
 
@@ -97,7 +96,6 @@ def breakdown_of(
             most damage.
         loss: share of the perplexity that a safe coefficient may cost.
         controls: random vectors, at most as many as the experiment has.
-        alpha: for the commands' common options; nothing is tested here.
 
     Returns:
         a `Result` of kind "breakdown"; frames and columns as in `columns.COLUMNS["breakdown"]`.

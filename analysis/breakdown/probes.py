@@ -6,6 +6,7 @@ committed   the first layer from which on a later position's most probable token
 """
 
 from collections.abc import Sequence
+from math import isinf
 
 import numpy as np
 import pandas as pd
@@ -50,10 +51,14 @@ def probes(
                 )
             for reader in found:
                 ratio = reader.norm.scale(stream(model, reader, own)) / reader.norm.scale(stream(model, reader, clean[p]))  # fmt: skip
-                for place, positions in (("injected", list(where[p])), ("later", later)):
+                for place, positions in (
+                    ("injected", [] if isinf(c) else list(where[p])),
+                    ("later", later),
+                ):
                     mean = float(ratio[positions].double().mean()) if positions else float("nan")
                     values.setdefault(("scale", reader.layer, reader.name, place), []).append(mean)
-        table += [_row(c, key, np.array(v), level, experiment.seed) for key, v in values.items()]
+        rows_ = [_row(c, key, np.array(v), level, experiment.seed) for key, v in values.items()]
+        table += [row for row in rows_ if row["value"] == row["value"]]
         seen_through, _ = trajectories(experiment, lens, {"steered": edits}, level=level)
         own_rows = seen_through[(seen_through["run"] == "steered") & (seen_through["quantity"] == "committed") & (seen_through["where"] == "later")]  # fmt: skip
         table += [

@@ -1,6 +1,7 @@
 """Columns of the tables of `breakdown`."""
 
 from .frames import Frames
+from .trace import LENS_TABLES
 
 _COEFFICIENT = {"coefficient": ("of the first injection; inf and -inf are the exact limits", "")}
 _RANGE = {
@@ -131,28 +132,5 @@ BREAKDOWN: Frames = {
         "value": ("mean over prompts", ""),
         **_RANGE,
     },
-    "lens": {
-        "run": ("clean, steered (at the given coefficient), at infinity", ""),
-        "layer": ("the stream before this layer; the number of layers for the final one", ""),
-        "where": ("injected or later positions", ""),
-        "quantity": (
-            "entropy of what the lens predicts; kl_final: KL of the run's final prediction from it; kl_clean: its KL from the clean run's at "
-            "the same layer; agreement: share of positions whose most probable token is the final one; neighbours: Jensen-Shannon "
-            "divergence between neighbouring positions; committed: mean layer from which on the most probable token stays",
-            "",
-        ),
-        "value": ("mean over prompts", "nats, a share or a layer"),
-        **_RANGE,
-    },
-    "tokens": {
-        "prompt": ("number of the prompt, from 0", ""),
-        "run": ("as in lens", ""),
-        "layer": ("as in lens", ""),
-        "position": ("in the prompt, from 0", ""),
-        "token": ("the token that stands there", ""),
-        "top": ("the most probable next token, through the lens", ""),
-        "entropy": ("of the prediction there", "nats"),
-        "kl_final": ("KL of the run's final prediction from it", "nats"),
-        "kl_clean": ("its KL from the clean run's at the same layer", "nats"),
-    },
+    **LENS_TABLES,
 }  # fmt: skip

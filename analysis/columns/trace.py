@@ -1,4 +1,4 @@
-"""Columns of the tables of the trace of norms."""
+"""Columns of the tables of the trace of norms, and of what a lens reads."""
 
 from .frames import Frames
 
@@ -15,6 +15,34 @@ _WHERE = (
     "them that are not injected",
     "",
 )
+
+LENS_TABLES: Frames = {
+    "lens": {
+        "run": ("clean, steered (at the given coefficient), or at infinity", ""),
+        "layer": ("the stream before this layer; the number of layers for the final one", ""),
+        "where": ("injected positions, or those after the first of them that are not injected (later)", ""),
+        "quantity": (
+            "entropy of what the lens predicts; kl_final: KL of the run's final prediction from it; kl_clean: its KL from the clean run's at "
+            "the same layer; agreement: share of positions whose most probable token is the final one; neighbours: Jensen-Shannon "
+            "divergence between neighbouring positions; committed: mean layer from which on the most probable token stays",
+            "",
+        ),
+        "value": ("mean over prompts", "nats, a share or a layer"),
+        "low": ("lower end of its interval over prompts", "as value"),
+        "high": ("upper end of its interval over prompts", "as value"),
+    },
+    "tokens": {
+        "prompt": ("number of the prompt, from 0", ""),
+        "run": ("as in lens", ""),
+        "layer": ("as in lens", ""),
+        "position": ("in the prompt, from 0", ""),
+        "token": ("the token that stands there", ""),
+        "top": ("the most probable next token, through the lens", ""),
+        "entropy": ("of the prediction there", "nats"),
+        "kl_final": ("KL of the run's final prediction from it", "nats"),
+        "kl_clean": ("its KL from the clean run's at the same layer", "nats"),
+    },
+}  # fmt: skip
 
 TRACE: Frames = {
     "stream": {
@@ -41,4 +69,5 @@ TRACE: Frames = {
         ),
         **_NUMBERS,
     },
+    **LENS_TABLES,
 }  # fmt: skip

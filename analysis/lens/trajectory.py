@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerscope.analysis.attribution.patches import activations
+from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.experiment import Edits, Experiment
 from steerscope.analysis.metrics import divergence
 from steerscope.analysis.stats import percentiles, resampled
@@ -27,9 +28,7 @@ from .lens import Lens
 
 Values = NDArray[np.float64]
 QUANTITIES = ("entropy", "kl_final", "kl_clean", "agreement", "neighbours")
-TABLE = ("run", "layer", "where", "quantity", "value", "low", "high")
-TOKENS = ("prompt", "run", "layer", "position", "token", "top", "entropy", "kl_final", "kl_clean")
-WHERE = ("injected", "later")
+TABLE, TOKENS = (list(COLUMNS["trace"][name]) for name in ("lens", "tokens"))
 
 
 @torch.no_grad()
@@ -80,7 +79,7 @@ def trajectories(
             means: Float[Values, " resample"] = resampled(finite, experiment.seed)
             low, high = percentiles(means, level)
             rows.append((name, layer, where, quantity, means[0], float(low), float(high)))
-    return pd.DataFrame(rows, columns=list(TABLE)), pd.DataFrame(tokens, columns=list(TOKENS))
+    return pd.DataFrame(rows, columns=TABLE), pd.DataFrame(tokens, columns=TOKENS)
 
 
 def _quantities(seen: list[Tensor], clean: list[Tensor]) -> dict[str, Float[Tensor, "layer pos"]]:

@@ -45,7 +45,7 @@ def breakdown_page(result: Result) -> Page:
     ]
     sections = [
         _response(result), _regimes(result), _causes(result), _angles(result), _remedies(result), _phase(result), _inside(result),
-        _completions(result), _cache(result), _lens(result), _table(result),
+        _completions(result), _cache(result), *_lens(result), _table(result),
     ]  # fmt: skip
     return page(
         result, "What does a large coefficient of {vector} do to {model}?", "exact runs, the limits among them",
@@ -172,7 +172,7 @@ def _phase(result: Result) -> Section:
             for r in records(own):
                 spot = layers.index(r.layer), sizes.index(r.coefficient)
                 z[spot] = value = getattr(r, column)
-                text[spot] = words.number(value, 2)
+                text[spot] = words.short(value)
                 hover[spot] = f"L{r.layer}, {words.number(r.coefficient)}<br>effect {words.signed(r.effect)}<br>KL {words.number(r.kl)}"  # fmt: skip
             panels.append(Panel(f"{str(place).capitalize()}: {title}", grid(z, [f"L{n}" for n in layers], [words.number(c, 2) for c in sizes], hover, limit=limit, text=text, title="coefficient")))  # fmt: skip
     text_ = "The same vector at other layers and places. Effect along one direction of logits for all; disturbance in nats."
@@ -232,7 +232,7 @@ def _cache(result: Result) -> Section:
                 ],
                 layer=own["token"],
             )
-            chart = by_layer(own, "condition", title)
+            chart = by_layer(own, "condition", quantity)
             chart.update_xaxes(title_text="first token of the window")
             panels.append(Panel(title, chart))
     text = (
@@ -244,34 +244,34 @@ def _cache(result: Result) -> Section:
     )
 
 
-def _lens(result: Result) -> Section:
+def _lens(result: Result) -> list[Section]:
     table, tokens = result.frames["lens"], result.frames["tokens"]
     about = result.manifest.get("lens", {})
-    panels = lens_panels(table, tokens)
     text = (
         f"Seen through the {about.get('name', 'lens')}: what the stream before each layer would predict. A lens is trained on ordinary text, so on "
         "streams far from it says less."
     )
-    return Section("Prediction trajectories", [text], panels)
+    return lens_sections(table, tokens, text)
 
 
-def lens_panels(table: pd.DataFrame, tokens: pd.DataFrame) -> list[Panel]:
+def lens_sections(table: pd.DataFrame, tokens: pd.DataFrame, text: str) -> list[Section]:
     """Entropy and divergences by layer, then every layer and position of one prompt in each run."""
+    title = "Prediction trajectories"
     if table.empty:
-        return [Panel("Lens", None, "not computed")]
+        return [Section(title, [], [Panel("Lens", None, "not computed")])]
     last = int(table["layer"].max())
     names = {
         "kl_final": "KL of the final prediction (later positions, nats)", "kl_clean": "KL from the clean run (later positions, nats)",
         "entropy": "Entropy (later positions, nats)", "neighbours": "Divergence between neighbouring positions (nats)",
     }  # fmt: skip
     later = table[table["where"] == "later"]
-    panels = [Panel(title, by_layer(later[later["quantity"] == q], "run", title.split(" (")[0], last)) for q, title in names.items()]  # fmt: skip
+    panels = [Panel(title, by_layer(later[later["quantity"] == q], "run", q.replace("_", " "), last)) for q, title in names.items()]  # fmt: skip
     largest = float(tokens["entropy"].max()) if len(tokens) else 1.0
+    sections = [Section(title, [text], panels)]
     for run in dict.fromkeys(tokens["run"]):
-        panels.append(
-            Panel(f"Most probable next token, {run}", read(tokens[tokens["run"] == run], largest))
-        )
-    return panels
+        shown = read(tokens[tokens["run"] == run], largest)
+        sections.append(Section("", [], [Panel(f"Most probable next token, {run}", shown)]))
+    return sections
 
 
 def _table(result: Result) -> Section:

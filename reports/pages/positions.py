@@ -104,13 +104,6 @@ def _reading(row: Any, unit: str) -> str:
     ])  # fmt: skip
 
 
-def _short(value: float) -> str:
-    """A number that fits a cell; a dot for what rounds to nothing."""
-    if abs(value) < 0.005:
-        return "·"
-    return f"{value:.{0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2}f}".replace("-", "−")
-
-
 def _map(
     table: pd.DataFrame, unit: str, limit: float, cell: Callable[[Any], str], describe: Callable[[Any, str], str]
 ) -> go.Figure:  # fmt: skip
@@ -135,7 +128,7 @@ def _maps(result: Result) -> Section:
     limit = float(singles["effect"].abs().max()) or 1.0
     frame = result.frames["positions"]
     panels = [
-        Panel(title, _map(frame[frame["measure"] == name], unit, limit, lambda r: _short(r.effect), hover))
+        Panel(title, _map(frame[frame["measure"] == name], unit, limit, lambda r: words.short(r.effect), hover))
         for name, title in MEASURES.items()
     ]  # fmt: skip
     text = (
