@@ -72,8 +72,8 @@ def _limit(
     rows = total[list(at)]
     size = HALF if model.dtype == torch.float16 else SIZE
     rows = sign * size * rows / rows.square().mean(dim=-1, keepdim=True).sqrt()
-    nothing = torch.zeros(model.d_model)
-    edits = [Edit(site, "set", rows, at)]
+    nothing = torch.zeros(model.d_model, dtype=model.dtype)
+    edits = [Edit(site, "set", rows.to(model.dtype), at)]
     for layer in range(site.layer, model.n_layers):
         for name in ("attn_out", "mlp_out"):
             before = layer == site.layer and WRITES.index(name) <= WRITES.index(site.name)

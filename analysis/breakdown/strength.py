@@ -87,5 +87,7 @@ def put(
     experiment: Experiment, changes: Sequence[tuple[tuple[int, ...], Float[Tensor, "pos d_model"]]]
 ) -> Edits:
     """Edits that add rows to the stream where the injection stands."""
-    place = site(experiment)
-    return tuple((Edit(place, "add", value, where),) if where else () for where, value in changes)
+    place, dtype = site(experiment), experiment.model.dtype
+    return tuple(
+        (Edit(place, "add", value.to(dtype), where),) if where else () for where, value in changes
+    )

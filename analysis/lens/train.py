@@ -128,18 +128,15 @@ def _learn(
         nesterov=True,
         weight_decay=DECAY,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / recipe.steps)
     name = recipe.hash(lens.model, windows)
     losses = _resume(checkpoint, name, weights, optimizer)
-    for _ in losses:
-        schedule.step()
     drawn = list(_batches(len(windows), recipe))
     for step in track(range(len(losses), recipe.steps), "lens", recipe.steps - len(losses)):
         losses.append(_step(lens, windows, drawn[step]))
         torch.nn.utils.clip_grad_norm_(weights, CLIP)
+        optimizer.param_groups[0]["lr"] = recipe.rate * (1 - MOMENTUM) * (1 - step / recipe.steps)
         optimizer.step()
         optimizer.zero_grad()
-        schedule.step()
         if (step + 1) % every == 0:
             _keep(checkpoint, name, weights, optimizer, losses)
     return losses
@@ -175,6 +172,7 @@ def _streams(
         )
 
 
+@torch.enable_grad()
 def _step(lens: Lens, windows: Prompts, chosen: Sequence[int]) -> float:
     """Adds a batch's gradients up; its loss, summed over layers."""
     total, positions = 0.0, sum(len(windows.ids[i]) for i in chosen)
