@@ -28,6 +28,7 @@ bench: .venv/.installed-test
 	$(BIN)/python -m benchmarks.ground_truth
 	$(BIN)/python -m benchmarks.screen
 	$(BIN)/python -m benchmarks.shapley
+	$(BIN)/python -m benchmarks.breakdown
 
 clean:
 	rm -rf .venv out/demo build *.egg-info

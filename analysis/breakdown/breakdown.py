@@ -30,10 +30,12 @@ from steerscope.analysis.metrics import Metric, logit_direction
 from steerscope.analysis.models import Model
 from steerscope.analysis.prompts import Prompts, make_prompts
 from steerscope.analysis.results import Result
+from steerscope.analysis.stats import percentiles, resampled
 
 from .causes import causes
 from .completions import cache, completions
-from .outcomes import OUTCOMES, Values, of_runs
+from .mechanisms import Undo
+from .outcomes import OUTCOMES, Values, damage, of_runs
 from .phase import phase
 from .probes import probes
 from .regimes import broken, predictions, regimes
@@ -124,6 +126,8 @@ def breakdown_of(
         "regimes": table,
         "predictions": predictions(experiment, level),
     }
+    if not missing.get("limit"):
+        frames["limits"] = _limits(experiment, level)
     worst = broken_at if broken_at is not None else broken(found, loss, sign)
     gap = 0.0
     if worst is None:
@@ -163,6 +167,28 @@ def breakdown_of(
         clean_loss=_number(found.clean[OUTCOMES.index("loss")].mean()),
         level=level,
     )
+
+
+def _limits(experiment: Experiment, level: float) -> pd.DataFrame:
+    """Both exact limits, with later positions attending to the injected ones and without."""
+    clean, hidden = (
+        of_runs(experiment, [experiment.nothing]),
+        Undo(experiment, reference(experiment)).hidden,
+    )
+    table = []
+    for sign in (1, -1):
+        edits = at(experiment, sign * np.inf)
+        unseen = tuple((*own, *hide) for own, hide in zip(edits, hidden, strict=True))
+        found = of_runs(experiment, [edits, unseen])
+        for i, seen in enumerate((True, False)):
+            curves = dict(zip(OUTCOMES, found[:, i], strict=True)) | {
+                "damage": damage(found, clean)[i]
+            }
+            for outcome, values in curves.items():
+                means = resampled(values, experiment.seed)
+                low, high = percentiles(means, level)
+                table.append({"sign": sign, "seen": seen, "outcome": outcome, "value": means[0], "low": float(low), "high": float(high)})  # fmt: skip
+    return pd.DataFrame(table)[list(COLUMNS["breakdown"]["limits"])].dropna(subset=["value"])
 
 
 def _few(experiment: Experiment, count: int) -> Experiment:

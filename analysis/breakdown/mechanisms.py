@@ -46,6 +46,11 @@ class Undo:
         self.first = self.site.layer if self.site.name == "resid_pre" else self.site.layer + 1
 
     @property
+    def hidden(self) -> Sequence[tuple[Edit, ...]]:
+        """By prompt, what hides the injected positions from later ones."""
+        return self._hidden
+
+    @property
     def there(self) -> tuple[str, ...]:
         """The mechanisms that this model has."""
         gone = {"sink"} if self.model.bos is None else set()

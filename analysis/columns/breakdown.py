@@ -54,6 +54,13 @@ BREAKDOWN: Frames = {
         "low": ("lower end of its interval over prompts", ""),
         "high": ("upper end of its interval over prompts", ""),
     },
+    "limits": {
+        "sign": ("of the infinite coefficient", ""),
+        "seen": ("whether later positions attend to the injected ones", ""),
+        "outcome": ("as in response", ""),
+        "value": ("mean over prompts", "{metric} for effect, nats for the others"),
+        **_RANGE,
+    },
     "causes": {
         "cause": (
             "patterns: attention patterns set to clean; seen: injected positions hidden from later ones; values: their values set "

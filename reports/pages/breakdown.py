@@ -44,7 +44,7 @@ def breakdown_page(result: Result) -> Page:
         OFF,
     ]
     sections = [
-        _response(result), _regimes(result), _causes(result), _angles(result), _remedies(result), _phase(result), _inside(result),
+        _response(result), _regimes(result), _limits(result), _causes(result), _angles(result), _remedies(result), _phase(result), _inside(result),
         _completions(result), _cache(result), *_lens(result), _table(result),
     ]  # fmt: skip
     return page(
@@ -103,6 +103,27 @@ def _regimes(result: Result) -> Section:
     return Section("Regimes", text, table=Table(titles, rows, frozenset(titles[2:])))
 
 
+def _limits(result: Result) -> Section:
+    table, unit = result.frames["limits"], metric_unit(result)
+    if table.empty:
+        return Section("At infinity", [], [Panel("Limits", None, missing(result, "limit"))])
+    rows = []
+    for (sign, seen), own in table.groupby(["sign", "seen"], sort=False):
+        by = {r.outcome: r for r in records(own)}
+        cells = [words.number(by[o].value) + words.between(by[o].low, by[o].high) if o in by else "–" for o in ("effect", "damage", "kl", "entropy")]  # fmt: skip
+        rows.append(["plus" if sign == 1 else "minus", "see them" if seen else "do not", *cells])
+    titles = [
+        "infinity",
+        "later positions",
+        f"effect ({unit})",
+        "damage (nats)",
+        "KL (nats)",
+        "entropy (nats)",
+    ]
+    text = "The exact limits, with later positions attending to the injected ones and without: the difference is what attention carries."
+    return Section("At infinity", [text], table=Table(titles, rows, frozenset(titles[2:])))
+
+
 def _causes(result: Result) -> Section:
     table, title = result.frames["causes"], "What breaks it"
     if table.empty:
@@ -111,6 +132,7 @@ def _causes(result: Result) -> Section:
     text = [
         f"At {words.number(c)}, every subset of the mechanisms undone. What goes alone need not add up, since mechanisms overlap; Shapley shares, with "
         "what is left when all are undone, add up to all of the damage. Hiding the injected positions also hides the prompt's own tokens there.",
+        OFF,
     ]
     nodes = table[table["kind"] == "node"]
     rows = [
@@ -175,7 +197,15 @@ def _phase(result: Result) -> Section:
                 text[spot] = words.short(value)
                 hover[spot] = f"L{r.layer}, {words.number(r.coefficient)}<br>effect {words.signed(r.effect)}<br>KL {words.number(r.kl)}"  # fmt: skip
             panels.append(Panel(f"{str(place).capitalize()}: {title}", grid(z, [f"L{n}" for n in layers], [words.number(c, 2) for c in sizes], hover, limit=limit, text=text, title="coefficient")))  # fmt: skip
-    text_ = "The same vector at other layers and places. Effect along one direction of logits for all; disturbance in nats."
+    for place in dict.fromkeys(table["place"]):
+        own = table[table["place"] == place].assign(
+            layer=[f"L{n}" for n in table[table["place"] == place]["layer"]]
+        )
+        panels.append(Panel(f"{str(place).capitalize()}: effect against disturbance", traded(own, "layer", "kl", "effect", ("KL (nats)", "effect"))))  # fmt: skip
+    text_ = (
+        "The same vector at other layers and places. Effect along one direction of logits for all; disturbance in nats. In the last panels a line is a "
+        "layer, from small coefficients to large: the upper left is the frontier."
+    )
     return Section("Layers and places", [text_], panels or [Panel("Phase", None, "not computed")])
 
 

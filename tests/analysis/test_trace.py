@@ -12,6 +12,7 @@ from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadInjection, UnsupportedModel
 from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.injection import Injection
+from steerscope.analysis.loading import load
 from steerscope.analysis.models import Model
 from steerscope.analysis.nodes import Site
 from steerscope.analysis.prompts import make_prompts
@@ -108,3 +109,12 @@ def test_what_cannot_be_traced_is_refused(small_model: Model, small_models: Any)
     )
     with pytest.raises(BadInjection, match="reaches the stream through a head's output matrix"):
         trace(asked)
+
+
+def test_folded_weights_are_named_and_change_what_a_share_means(small_models: Any) -> None:
+    raw, other = (load(small_models.folder("gpt2"), name=name) for name in ("raw", "folded"))
+    other.bridge.enable_compatibility_mode(disable_warnings=True)
+    folded = load(other.bridge, name="folded")
+    results = [trace(experiment(model)) for model in (raw, folded)]
+    assert [r.manifest["weights"] for r in results] == ["raw", "folded"]
+    assert all(check["passed"] for r in results for check in r.manifest["checks"])

@@ -21,6 +21,8 @@ COMMANDS = {
     "positions --nodes L0M,L1H1": "positions",
     "sparsify --keep 0.5": "sparsify",
     "repair": "self_repair",
+    "trace --lens logit": "trace",
+    "breakdown --coefficients 0,1,10,10000": "breakdown",
 }
 
 
@@ -67,6 +69,9 @@ def test_a_question_is_answered_in_a_folder(
         ("paths --from L1M --to L0H1.q", "L1M"),
         ("paths --from L1M", "--to"),
         ("sparsify --keep 2", "keep"),
+        ("breakdown --coefficients 1,x", "numbers separated by commas"),
+        ("breakdown --loss 0", "loss=0"),
+        ("trace --lens nowhere", "holds no lens"),
         ("localize --method gradient --metric kl", "ig"),
     ],
 )
@@ -78,3 +83,31 @@ def test_what_makes_no_sense_is_one_sentence(
         asked(monkeypatch, model, tmp_path, command)
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and said.startswith("steerscope: ") and what in said, said
+
+
+def test_a_lens_is_trained_reported_and_used(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    text = tmp_path / "text.txt"
+    text.write_text("One day Tom saw a red ball and Lily saw a ship near the big wedding\n" * 60)
+    train = ("lens", "train", "--model", model, "--text", text, "--tokens", 8, "--steps", 4, "--batch", 4, "--held-out", 4)  # fmt: skip
+    monkeypatch.setattr(
+        sys, "argv", ["steerscope", *map(str, train), "--out", str(tmp_path / "lens")]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+    assert Result.load(tmp_path / "lens").kind == "lens"
+    page = (tmp_path / "lens" / "report.html").read_text(encoding="utf-8")
+    assert "held-out text" in page and "tuned lens" in page
+    with pytest.raises(SystemExit):
+        asked(monkeypatch, model, tmp_path, f"trace --lens {tmp_path / 'lens'}")
+    assert Result.load(tmp_path / "out").manifest["lens"]["name"] == "tuned lens"
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["steerscope", *map(str, train), "--out", str(tmp_path / "other"), "--steps", "0"],
+    )
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2 and "at least one step" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Pages of gradients, screen, Shapley values, edges and paths, from results of a small model."""
+"""Pages of every question that an experiment can be asked, from results of a small model."""
 
 import re
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from steerscope.analysis.attribution.screen import screen
 from steerscope.analysis.attribution.self_repair import self_repair
 from steerscope.analysis.attribution.shapley import shapley
 from steerscope.analysis.attribution.sparsify import sparsify
+from steerscope.analysis.breakdown.breakdown import breakdown_of
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.experiment import Experiment
@@ -26,6 +27,7 @@ from steerscope.analysis.loading import load
 from steerscope.analysis.models import Model
 from steerscope.analysis.prompts import make_prompts
 from steerscope.analysis.results import Result
+from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.reports.figures.graph import graph
 from steerscope.reports.page import render
@@ -40,6 +42,8 @@ METHODS: dict[str, Callable[[Experiment], Result]] = {
     "positions": lambda asked: by_position(asked, nodes=["L0M", "L1H1"]),
     "sparsify": lambda asked: sparsify(asked, fractions=[0.1, 0.5], steps=2),
     "self_repair": lambda asked: self_repair(asked, ["L0M", "L0H1"]),
+    "trace": lambda asked: trace(asked),
+    "breakdown": lambda asked: breakdown_of(asked, coefficients=[-10, 0, 1, 3, 10, 100, 1e4]),
     "paths": lambda asked: path_effect(asked, ["injection", "L0H1"], ["L1H2.q", "L1M", "logits"]),
 }
 TEXTS = ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park"]
