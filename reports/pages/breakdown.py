@@ -269,9 +269,13 @@ def _cache(result: Result) -> Section:
         "Generated tokens see the keys and values of the injected positions in the cache (kept), or do not (hidden). Hiding also hides the "
         "prompt's own tokens there; the clean run with them hidden says what that alone does."
     )
-    return Section(
-        "The cache of injected positions", [text], panels or [Panel("Cache", None, "not computed")]
-    )
+    surprise = table[(table["quantity"] == "surprise") & (table["token"] == table["token"].max())]
+    last = [
+        f"{r.run}, {r.cache}: {words.number(r.value)}{words.between(r.low, r.high)}"
+        for r in records(surprise)
+    ]
+    found = [f"Surprise in the last window, in nats: {'; '.join(last)}."] if last else []
+    return Section("The cache of injected positions", [text, *found], panels or [Panel("Cache", None, "not computed")])  # fmt: skip
 
 
 def _lens(result: Result) -> list[Section]:
