@@ -9,6 +9,7 @@ from steerscope.reports import words
 from steerscope.reports.figures.agreement import agreement
 from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.ranking import ranking
+from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.common import everything, metric_unit, page
 from steerscope.reports.records import records
@@ -25,7 +26,7 @@ METHODS = {
 def attribute_page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     method = METHODS.get(str(result.manifest.get("method")), "gradients")
-    sections = [_maps(result), _ranking(result), _calibration(result), _inputs(result), _table(result)]  # fmt: skip
+    sections = [_maps(result), _ranking(result), _calibration(result), _inputs(result), _positions(result), _table(result)]  # fmt: skip
     text = [
         "An estimate is the gradient of the metric times how much the node's output changes. It costs a few passes for all nodes, "
         "and is wrong where the model bends between the two runs: so a random sample of nodes was patched exactly.",
@@ -120,6 +121,24 @@ def _inputs(result: Result) -> Section:
 
     chart = ranking(own, unit, describe=describe, title="estimate")
     return Section("Queries, keys and values", [text], [Panel("Necessity", chart)])
+
+
+def _positions(result: Result) -> Section:
+    table, unit, title = (
+        result.frames["positions"],
+        metric_unit(result),
+        "One prompt, token by token",
+    )
+    if table.empty:
+        return Section(title, [], [Panel("Tokens", None, "no position is reached")])
+    own = table[table["measure"] == "necessity"].groupby("prompt")["effect"].sum().sort_values()
+    rows = table[table["prompt"] == own.index[len(own) // 2]]
+    limit = float(rows["effect"].abs().max()) or 1.0
+    panels = [
+        Panel(n.capitalize(), strip(rows[rows["measure"] == n], unit, limit)) for n in MEASURES
+    ]
+    text = "The same estimates by position, of the prompt with the median sum: a node's positions add up to its estimate there."
+    return Section(title, [text], panels)
 
 
 def _table(result: Result) -> Section:

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from steerscope.analysis.results import Result
 from steerscope.reports import words
 from steerscope.reports.figures.grid import grid
+from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.common import everything, metric_unit, page
 from steerscope.reports.records import records
-from steerscope.reports.theme import visible
 
 MEASURES = {
     "necessity": "Necessity: lost when the node is clean there",
@@ -164,24 +164,12 @@ def _strip(result: Result) -> Section:
         return Section(title, [], [Panel("Tokens", None, "no position is reached")])
     middle = prompts.sort_values("effect").iloc[len(prompts) // 2]
     rows = table[table["prompt"] == middle["prompt"]]
-    tokens = rows.drop_duplicates("position").sort_values("position")
-    at = {position: i for i, position in enumerate(tokens["position"])}
     injected = {int(i) for i in str(middle["injected"]).split(",") if i}
-    names = [
-        f"<b>{visible(r.token)}</b> ●" if r.position in injected else visible(r.token)
-        for r in records(tokens)
+    limit, unit = float(rows["effect"].abs().max()) or 1.0, metric_unit(result)
+    panels = [
+        Panel(heading.split(":")[0], strip(rows[rows["measure"] == measure], unit, limit, injected))
+        for measure, heading in MEASURES.items()
     ]
-    limit, panels = float(rows["effect"].abs().max()) or 1.0, []
-    for measure, heading in MEASURES.items():
-        own = rows[rows["measure"] == measure]
-        nodes = list(dict.fromkeys(own["node"]))
-        values = np.full((len(nodes), len(at)), np.nan)
-        labels = np.full(values.shape, "", dtype=object)
-        for r in records(own):
-            place = nodes.index(r.node), at[r.position]
-            values[place] = r.effect
-            labels[place] = f"<b>{escape(str(r.node))}</b> at {visible(r.token)} ({escape(str(r.where))})<br>{words.signed(r.effect)} {escape(metric_unit(result))}"  # fmt: skip
-        panels.append(Panel(heading.split(":")[0], grid(values, [escape(n) for n in nodes], names, labels, limit=limit, tall=40)))  # fmt: skip
     text = (
         f"“{middle['text']}”, the prompt with the median effect ({words.signed(middle['effect'])} {metric_unit(result)}), each position patched by "
         "itself. ● marks what the vector is added to."
