@@ -1,6 +1,5 @@
 """The report of `freeze_attention`: what heads move, or where they look; its section stands in that of `localize`, too."""
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -11,14 +10,9 @@ from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.survival import by_layer, hover, survival
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import (
-    cell,
-    checks,
-    failed_checks,
-    legend,
-    metric_name,
+    everything,
     missing,
-    reproduce,
-    whole_manifest,
+    page,
 )
 from steerscope.reports.records import records
 
@@ -28,22 +22,16 @@ OUTCOMES = ("effect", "damage")
 
 def attention_page(result: Result) -> Page:
     """All sections, from a saved result alone."""
-    manifest = result.manifest
-    model = manifest.get("model", {})
-    labels = [i["vector"]["label"] for i in manifest.get("injections", [])] or ["the vector"]
-    return Page(
-        title=f"What heads move, or where they look: {words.listing(labels)} in {model.get('name', 'the model')}",
-        subtitle=f"{words.injection(manifest)} · {manifest.get('prompts', {}).get('count', '?')} prompts · {metric_name(manifest)} · "
-        "steered runs with attention set back to the clean run's",
-        headline=attention_sentences(result),
-        warnings=failed_checks(manifest),
-        glance=_glance(result),
-        sections=[
-            attention_section(result), _layers(result), _heads(result), _texts(result), _table(result), legend("attention", []),
-            checks(manifest), whole_manifest(manifest), reproduce(manifest),
-        ],
-        footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
-        f"{words.number(manifest.get('seconds', math.nan))} seconds on {model.get('device', '?')}",
+    sections = [
+        attention_section(result),
+        _layers(result),
+        _heads(result),
+        _texts(result),
+        _table(result),
+    ]
+    return page(
+        result, "What heads move, or where they look: {vector} in {model}", "steered runs with attention set back to the clean run's",
+        attention_sentences(result), sections, _glance(result),
     )  # fmt: skip
 
 
@@ -174,11 +162,6 @@ def _texts(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    table = result.frames["attention"]
     columns = ["outcome", "frozen", "node", "lost", "low", "high", "survives", "survives_low", "survives_high", "control",
                "control_survives", "p_adjusted", "p_holm", "p_own_adjusted"]  # fmt: skip
-    cells = [[cell(row[c]) for c in columns] for _, row in table[columns].iterrows()]
-    downloads = {f"{name}.csv": frame for name, frame in result.frames.items()}
-    text = ["A click on a heading sorts. The buttons save the tables as CSV."]
-    numeric = frozenset(columns) - {"outcome", "frozen", "node"}
-    return Section("All freezings", text, table=Table(columns, cells, numeric), folded=True, download=downloads)  # fmt: skip
+    return everything(result.frames["attention"], columns, "All freezings", result)

@@ -1,6 +1,5 @@
 """The report of `localize`: which heads and MLPs carry an injection's effect."""
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -15,15 +14,10 @@ from steerscope.reports.figures.tokens import tokens
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.attention import attention_section, attention_sentences
 from steerscope.reports.pages.common import (
-    cell,
-    checks,
-    failed_checks,
-    legend,
-    metric_name,
+    everything,
     metric_unit,
     missing,
-    reproduce,
-    whole_manifest,
+    page,
 )
 from steerscope.reports.pages.writers import writers_section, writers_sentences
 from steerscope.reports.records import records
@@ -32,30 +26,30 @@ MEASURES = {
     "necessity": "Necessity: effect lost when the node is set back to clean",
     "sufficiency": "Sufficiency: effect that appears from this node alone",
 }
+READING = [
+    "Necessity asks what is lost without the node, sufficiency what it brings alone; both are exact forward passes, and everything "
+    "downstream reacts. They differ where nodes back each other up (small necessity) or act only together (small sufficiency).",
+    "Nodes patched together are not the sum of single nodes. Nodes before the injection cannot be reached and are zero.",
+    "A node is significant when its effect differs from zero and goes beyond the mean control in the same direction, by sign-flip "
+    "tests over prompts, corrected over nodes. Sentences at the top of this page use Holm's correction.",
+]
 
 
 def localize_page(result: Result) -> Page:
     """All sections, from a saved result alone."""
-    manifest = result.manifest
-    model = manifest.get("model", {})
-    return Page(
-        title=f"Who carries {_label(manifest)} in {model.get('name', 'the model')}?",
-        subtitle=f"{words.injection(manifest)} · {manifest.get('prompts', {}).get('count', '?')} prompts · {metric_name(manifest)} · exact patching of every head and MLP",
-        headline=[*words.headline(result), *writers_sentences(result), *attention_sentences(result)],
-        warnings=failed_checks(manifest),
-        glance=_glance(result),
-        sections=[
-            _maps(result), _ranking(result), _reach(result), writers_section(result), attention_section(result), _disturbance(result), _tokens(result), _completions(result),
-            _prompts(result), _reading(), _table(result), checks(manifest), whole_manifest(manifest), reproduce(manifest),
-        ],
-        footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
-        f"{words.number(manifest.get('seconds', math.nan))} seconds on {model.get('device', '?')}",
-    )  # fmt: skip
-
-
-def _label(manifest: Any) -> str:
-    return words.listing(
-        [i["vector"]["label"] for i in manifest.get("injections", [])] or ["the vector"]
+    headline = [*words.headline(result), *writers_sentences(result), *attention_sentences(result)]
+    sections = [
+        _maps(result), _ranking(result), _reach(result), writers_section(result), attention_section(result), _disturbance(result), _tokens(result), _completions(result),
+        _prompts(result), _table(result),
+    ]  # fmt: skip
+    return page(
+        result,
+        "Who carries {vector} in {model}?",
+        "exact patching of every head and MLP",
+        headline,
+        sections,
+        _glance(result),
+        READING,
     )
 
 
@@ -207,39 +201,6 @@ def _prompts(result: Result) -> Section:
     )
 
 
-def _reading() -> Section:
-    text = [
-        "Necessity asks what is lost without the node, sufficiency what it brings alone; both are exact forward passes, and everything "
-        "downstream reacts. They differ where nodes back each other up (small necessity) or act only together (small sufficiency).",
-        "Nodes patched together are not the sum of single nodes. Nodes before the injection cannot be reached and are zero.",
-        "A node is significant when its effect differs from zero and goes beyond the mean control in the same direction, by sign-flip "
-        "tests over prompts, corrected over nodes. Sentences at the top of this page use Holm's correction.",
-    ]
-    return legend("localize", text)
-
-
 def _table(result: Result) -> Section:
-    table = result.frames["effects"]
-    columns = [
-        "node",
-        "measure",
-        "effect",
-        "low",
-        "high",
-        "share",
-        "control",
-        "p_adjusted",
-        "p_holm",
-        "own_share",
-        "own_control",
-        "reach",
-        "wrong_way",
-        "stability",
-    ]
-    rows = [[cell(row[c]) for c in columns] for _, row in table[columns].iterrows()]
-    downloads = {f"{name}.csv": frame for name, frame in result.frames.items()}
-    text = ["A click on a heading sorts. The buttons save the tables as CSV."]
-    numeric = frozenset(columns) - {"node", "measure", "reach"}
-    return Section(
-        "All nodes", text, table=Table(columns, rows, numeric), folded=True, download=downloads
-    )
+    columns = ["node", "measure", "effect", "low", "high", "share", "control", "p_adjusted", "p_holm", "own_share", "own_control", "reach", "wrong_way", "stability"]  # fmt: skip
+    return everything(result.frames["effects"], columns, "All nodes", result)

@@ -1,6 +1,5 @@
 """The report of `writers`: who wrote the steering vector; its section stands in the report of `localize`, too."""
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -8,17 +7,12 @@ import pandas as pd
 from steerscope.analysis.results import Result
 from steerscope.reports import words
 from steerscope.reports.figures.written import rows, written
-from steerscope.reports.page import Page, Panel, Section, Table
+from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.common import (
-    cell,
-    checks,
-    failed_checks,
-    legend,
-    metric_name,
+    everything,
     metric_unit,
     missing,
-    reproduce,
-    whole_manifest,
+    page,
 )
 from steerscope.reports.records import records
 
@@ -29,22 +23,8 @@ NAMED, ENOUGH = 3, 0.9  # writers in a sentence: so many, or as many as have wri
 
 def writers_page(result: Result) -> Page:
     """All sections, from a saved result alone."""
-    manifest = result.manifest
-    model = manifest.get("model", {})
-    labels = [i["vector"]["label"] for i in manifest.get("injections", [])] or ["the vector"]
-    return Page(
-        title=f"Who wrote {words.listing(labels)} in {model.get('name', 'the model')}?",
-        subtitle=f"{words.injection(manifest)} · {manifest.get('prompts', {}).get('count', '?')} prompts · {metric_name(manifest)} · exact parts",
-        headline=writers_sentences(result),
-        warnings=failed_checks(manifest),
-        glance=_glance(result),
-        sections=[
-            writers_section(result), _rows(result), _table(result), legend("writers", []), checks(manifest),
-            whole_manifest(manifest), reproduce(manifest),
-        ],
-        footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
-        f"{words.number(manifest.get('seconds', math.nan))} seconds on {model.get('device', '?')}",
-    )  # fmt: skip
+    sections = [writers_section(result), _rows(result), _table(result)]
+    return page(result, "Who wrote {vector} in {model}?", "exact parts", writers_sentences(result), sections, _glance(result))  # fmt: skip
 
 
 def writers_section(result: Result) -> Section:
@@ -136,11 +116,6 @@ def _rows(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    table = result.frames["writers"]
     columns = ["writer", "norm", "share", "cosine", "alone", "alone_low", "alone_high", "alone_control", "alone_p_holm",
                "without", "without_low", "without_high", "without_control", "without_p_holm"]  # fmt: skip
-    cells = [[cell(row[c]) for c in columns] for _, row in table[columns].iterrows()]
-    downloads = {f"{name}.csv": frame for name, frame in result.frames.items()}
-    text = ["A click on a heading sorts. The buttons save the tables as CSV."]
-    numeric = frozenset(columns) - {"writer"}
-    return Section("All writers", text, table=Table(columns, cells, numeric), folded=True, download=downloads)  # fmt: skip
+    return everything(result.frames["writers"], columns, "All writers", result)
