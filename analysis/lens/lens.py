@@ -2,8 +2,9 @@
 
 The logit lens reads a layer's stream as if it were the last. A tuned lens puts an affine translator before
 that, trained so that its prediction comes close to the model's own (Belrose et al. 2023, arXiv 2303.08112).
-Lenses are kept in the format of the package tuned-lens: `config.json` and `params.pt`, which is read with
-`weights_only=True`. They belong to the raw weights: folded ones have other streams.
+A lens is a folder: `config.json`, as the package tuned-lens writes it, and its translators as `translators.safetensors`;
+lenses that tuned-lens saved or publishes (`params.pt`) are read with `weights_only=True`. They belong to the raw weights:
+folded ones have other streams.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tuned_lens.load_artifacts import load_lens_artifacts
 from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
@@ -23,6 +25,7 @@ from steerscope.analysis.models import Model
 from .unembed import ModelUnembed
 
 FOLDER = "lens"  # in a model's own folder
+WEIGHTS = "translators.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +58,22 @@ class Lens:
         return found
 
     def save(self, folder: str | Path) -> Path:
-        """Writes the translators of a tuned lens, as tuned-lens does."""
+        """Writes a tuned lens into a folder."""
         if self.tuned is None:
             raise BadLens(
                 "a logit lens has nothing to save; expected a tuned lens; train one with train_lens"
             )
-        self.tuned.save(folder)
-        return Path(folder)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            name: x.detach().contiguous()
+            for name, x in self.tuned.layer_translators.state_dict().items()
+        }
+        save_file(state, folder / WEIGHTS)
+        (folder / "config.json").write_text(
+            json.dumps(self.tuned.config.to_dict(), indent=1) + "\n"
+        )
+        return folder
 
 
 def logit_lens(model: Model) -> Lens:
@@ -96,14 +108,12 @@ def load_lens(model: Model, source: str | Path | None = None) -> Lens:
     if source == "logit":
         return logit_lens(model)
     try:
-        config_path, weights_path = load_lens_artifacts(str(source))
-        config = TunedLensConfig.from_dict(json.loads(Path(config_path).read_text()))
-        state = torch.load(weights_path, map_location=model.device, weights_only=True)
+        config, state = _read(source, model)
     except Exception as error:  # the hub, the file system and torch raise all kinds
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise BadLens(
             f"{str(source)!r} holds no lens and is none that tuned-lens publishes ({reason}); expected a folder with config.json "
-            "and params.pt, or a published name and a network; train one with steerscope lens train"
+            f"and {WEIGHTS} or params.pt, or a published name and a network; train one with steerscope lens train"
         ) from error
     if (config.d_model, config.num_hidden_layers) != (model.d_model, model.n_layers):
         raise BadLens(
@@ -119,6 +129,16 @@ def load_lens(model: Model, source: str | Path | None = None) -> Lens:
         raise BadLens(f"the weights of the lens {str(source)!r} do not fit its config.json; expected both of one lens; train it again") from error  # fmt: skip
     lens.requires_grad_(False)
     return Lens(model, unembed, lens.to(model.dtype), str(source))
+
+
+def _read(source: str | Path, model: Model) -> tuple[TunedLensConfig, dict[str, Tensor]]:
+    own = Path(source)
+    if (own / WEIGHTS).is_file():
+        config_path, state = own / "config.json", load_file(own / WEIGHTS, device=str(model.device))
+    else:
+        config_path, weights_path = load_lens_artifacts(str(source))
+        state = torch.load(weights_path, map_location=model.device, weights_only=True)
+    return TunedLensConfig.from_dict(json.loads(Path(config_path).read_text())), state
 
 
 def _check_hash(expected: str | None, unembed: ModelUnembed, model: Model, source: str) -> None:

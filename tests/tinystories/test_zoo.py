@@ -37,7 +37,7 @@ def test_both_models_are_shipped() -> None:
 
 @both
 def test_a_model_takes_at_most_eight_megabytes_and_holds_no_pickle(name: str) -> None:
-    files = list(shipped()[name].iterdir())
+    files = [path for path in shipped()[name].rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= 8_000_000
     known = {".json", ".safetensors", ".md", ".png"}
     assert {path.suffix for path in files} == known

@@ -148,6 +148,17 @@ def test_lenses_of_other_models_are_refused(
         logit_lens(tiny).save(tmp_path)
 
 
+def test_lenses_that_the_package_saved_are_read(tiny: Model, tmp_path: Path) -> None:
+    made = new_lens(tiny)
+    assert made.tuned is not None
+    with torch.no_grad():
+        made.tuned.layer_translators[1].bias.fill_(0.25)
+    made.tuned.save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "params.pt"}
+    found = load_lens(tiny, tmp_path)
+    assert found.tuned is not None and (found.tuned.layer_translators[1].bias == 0.25).all()
+
+
 def test_no_pickle_is_ever_run(tiny: Model, tmp_path: Path) -> None:
     """A lens whose weights would run code on loading."""
 
@@ -156,6 +167,7 @@ def test_no_pickle_is_ever_run(tiny: Model, tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
 
     new_lens(tiny).save(tmp_path)
+    (tmp_path / "translators.safetensors").unlink()
     torch.save({"0.weight": Evil()}, tmp_path / "params.pt")
     with pytest.raises(BadLens):
         load_lens(tiny, tmp_path)
