@@ -24,6 +24,7 @@ from torch import Tensor
 from .attribution.estimates import Statistics, Values, estimates
 from .attribution.patches import activations
 from .attribution.record import check, record
+from .columns import COLUMNS
 from .edits import Edit
 from .errors import BadInjection, UnsupportedModel
 from .experiment import Edits, Experiment
@@ -75,10 +76,13 @@ def trace(
     kept = [*sites(model), *_outputs(experiment)]
     clean = activations(experiment, experiment.nothing, kept)
     streams, outputs, worst = [], [], 0.0
+    each: list[dict[str, object]] = []
     for vector in range(1 + experiment.controls):
         edits = experiment.edits(vector)
         steered = activations(experiment, edits, kept)
-        values, error = _streams(experiment, found, clean, steered, edits)
+        values, error = _streams(
+            experiment, found, clean, steered, edits, each if vector == 0 else None
+        )
         worst = max(worst, error)
         streams.append(values)
         outputs.append(_nodes(experiment, clean, steered))
@@ -89,6 +93,7 @@ def trace(
         experiment,
         {
             "stream": _frame(streams, options, experiment.seed, "norm"),
+            "positions": pd.DataFrame(each)[list(COLUMNS["trace"]["positions"])],
             "nodes": _frame(outputs, options, experiment.seed, "node"),
             "lens": seen,
             "tokens": tokens,
@@ -114,9 +119,13 @@ def _outputs(experiment: Experiment) -> list[tuple[str, int]]:
 
 
 def _streams(
-    experiment: Experiment, found: list[Reader], clean: Kept, steered: Kept, edits: Edits
-) -> tuple[dict[Item, list[float]], float]:
-    """Every quantity at every norm, by prompt; and the largest relative error of the split."""
+    experiment: Experiment, found: list[Reader], clean: Kept, steered: Kept, edits: Edits, each: list[dict[str, object]] | None
+) -> tuple[dict[Item, list[float]], float]:  # fmt: skip
+    """Every quantity at every norm, by prompt; and the largest relative error of the split.
+
+    Args:
+        each: every position by itself is put here.
+    """
     model, worst = experiment.model, 0.0
     values: dict[Item, list[float]] = {}
     for p in range(len(experiment.prompts)):
@@ -139,6 +148,16 @@ def _streams(
                 "scale_ratio": scales[1] / scales[0], "cosine": torch.cosine_similarity(after, added, dim=-1),
                 "angle": _angle(before, after), "stretch": lengths[1] / lengths[0],
             }  # fmt: skip
+            if each is not None:
+                named = {i: where for where, positions in places.items() for i in positions}
+                tokens = experiment.prompts.full[p]
+                each += [
+                    {
+                        "prompt": p, "position": i, "token": model.token_text(tokens[i]), "where": named[i], "layer": reader.layer,
+                        "norm": reader.name, **{q: float(row[q][i]) for q in QUANTITIES},
+                    }
+                    for i in sorted(named)
+                ]  # fmt: skip
             for where, positions in places.items():
                 for quantity in QUANTITIES:
                     if where == "later" and quantity in ("relative_norm", "vector", "cosine"):

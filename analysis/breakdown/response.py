@@ -10,6 +10,7 @@ from math import isinf
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
@@ -20,7 +21,7 @@ from steerscope.analysis.progress import track
 from steerscope.analysis.stats import percentiles, resampled
 
 from .outcomes import OUTCOMES, damage, of_runs
-from .strength import at
+from .strength import at, rows
 
 Values = NDArray[np.float64]
 CURVES = (*OUTCOMES, "damage")
@@ -85,12 +86,29 @@ def response(experiment: Experiment, coefficients: Sequence[float]) -> Response:
     values = np.concatenate([values, np.stack([damage(v, clean) for v in values])[:, None]], axis=1)
     kl = values[:, OUTCOMES.index("kl")]
     broken = np.asarray(~np.isfinite(kl).all(axis=(0, 2)))
+    broken |= np.array([not isinf(c) and overflows(experiment, c) for c in wanted])
     if broken.any():
         sizes = [abs(c) for c, out in zip(wanted, broken, strict=True) if out and not isinf(c)]
         what = f"coefficients of {min(sizes):.3g} and more" if sizes else "the limit"
         missing["overflow"] = f"{what}: {experiment.model.dtype} overflows there; load the model with dtype='float32'"  # fmt: skip
         values[:, :, broken] = np.nan
     return Response(tuple(wanted), values, clean, missing)
+
+
+def overflows(experiment: Experiment, coefficient: float) -> bool:
+    """Whether an injected stream, or the sum of squares that its norm needs, is beyond the model's numbers.
+
+    The sum of squares overflows first, and silently: a norm then divides by infinity.
+    """
+    dtype = experiment.model.dtype
+    largest = max((float(value.abs().max()) for where, value in rows(experiment, coefficient) if where), default=0.0)  # fmt: skip
+    squares = (
+        torch.float64 if dtype == torch.float64 else torch.float32
+    )  # halves are squared in single precision
+    return not (
+        largest < torch.finfo(dtype).max
+        and largest**2 * experiment.model.d_model < torch.finfo(squares).max
+    )
 
 
 def response_table(found: Response, level: float, seed: int) -> pd.DataFrame:

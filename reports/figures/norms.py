@@ -22,11 +22,14 @@ def order(table: pd.DataFrame) -> list[tuple[int, str]]:
     return sorted(found, key=lambda item: (item[0], rank.get(item[1], 3)))
 
 
+def short(norm: tuple[int, str]) -> str:
+    """`L0A`, `L0M`, `end`."""
+    layer, name = norm
+    return "end" if name == "final" else f"L{layer}{dict(attention='A', mlp='M').get(name, name)}"
+
+
 def _names(norms: Sequence[tuple[int, str]]) -> list[str]:
-    short = {"attention": "A", "mlp": "M"}
-    return [
-        "end" if norm == "final" else f"L{layer}{short.get(norm, norm)}" for layer, norm in norms
-    ]
+    return [short(norm) for norm in norms]
 
 
 def along(table: pd.DataFrame, series: Mapping[str, tuple[str, str]], title: str, log: bool = False, control: bool = False) -> go.Figure:  # fmt: skip

@@ -4,7 +4,8 @@ import pandas as pd
 
 from steerscope.analysis.results import Result
 from steerscope.reports import words
-from steerscope.reports.figures.norms import along, order, split
+from steerscope.reports.figures.norms import along, order, short, split
+from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.breakdown import lens_sections
 from steerscope.reports.pages.common import everything, page
@@ -27,6 +28,7 @@ def trace_page(result: Result) -> Page:
         _norms(result),
         _split(result),
         _turn(result),
+        _positions(result),
         _nodes(result),
         *_lens(result),
         _table(result),
@@ -112,6 +114,27 @@ def _turn(result: Result) -> Section:
         Panel("Stretch: steered length over clean length", along(table, {"injected": ("stretch", "injected"), "later": ("stretch", "later")}, "factor", log=True)),
     ]  # fmt: skip
     return Section("Turn and stretch", ["Dotted: random vectors of equal norm."], panels)
+
+
+def _positions(result: Result) -> Section:
+    """Every position of the first prompt: what of the normalized stream is there because of the injection."""
+    table = result.frames["positions"]
+    title = "One prompt, position by position"
+    if table.empty:
+        return Section(title, [], [Panel("Positions", None, "no position is reached")])
+    own = table[table["prompt"] == table["prompt"].min()]
+    norms = order(own)
+    names = [short(norm) for norm in norms]
+    rows = own.assign(node=[short(item) for item in zip(own["layer"], own["norm"], strict=True)])
+    rows = rows.sort_values(["node", "position"], key=lambda c: c.map({n: i for i, n in enumerate(names)}) if c.name == "node" else c)  # fmt: skip
+    injected = set(own[own["where"] == "injected"]["position"])
+    panels = [
+        Panel("Share that is there because of the injection", strip(rows.assign(effect=rows["vector"] + rows["response"]), "", 1.0, injected)),
+        Panel("Angle between clean and steered stream (degrees)", strip(rows.assign(effect=rows["angle"]), "degrees", 90.0, injected)),
+    ]  # fmt: skip
+    return Section(
+        title, ["A row is a norm, a column a token; ● marks what the vector is added to."], panels
+    )
 
 
 def _nodes(result: Result) -> Section:

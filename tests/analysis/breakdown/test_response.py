@@ -154,13 +154,19 @@ def test_norms_alone_predict_where_the_stream_has_turned_halfway(small_model: Mo
     assert own["predicted"] == pytest.approx(np.mean(ratios), rel=1e-5)
 
 
-def test_float16_overflows_are_named_and_left_out(tiny_folder: Path) -> None:
-    model = load(tiny_folder, name="half", dtype="float16", selfcheck=False)
+@pytest.mark.parametrize(
+    ("dtype", "huge"), [("float16", 1e6), ("bfloat16", 1e25), ("float32", 1e25), ("float32", 1e38)]
+)
+def test_overflows_are_named_and_left_out(tiny_folder: Path, dtype: str, huge: float) -> None:
+    model = load(tiny_folder, name="half", dtype=dtype, selfcheck=False)
     asked = Experiment(model, (Injection(prompt_pair(model, " wedding", " ship", 0), 1.0),), make_prompts(model, ["One day Lily saw a dragon"]), controls=0)  # fmt: skip
-    found = response(asked, [1.0, 1e6, 1e7])
-    assert "float16 overflows" in found.missing["overflow"] and "1e+06" in found.missing["overflow"]
+    found = response(asked, [1.0, huge, 2 * huge])
+    assert (
+        f"{dtype} overflows" in found.missing["overflow"]
+        and f"{huge:.3g}" in found.missing["overflow"]
+    )
     table = response_table(found, 0.95, 0)
-    assert 1.0 in set(table["coefficient"]) and 1e7 not in set(table["coefficient"])
+    assert 1.0 in set(table["coefficient"]) and not {huge, 2 * huge} & set(table["coefficient"])
     assert table["value"].notna().all()
 
 
