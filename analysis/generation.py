@@ -8,9 +8,14 @@ token or be lost. Without a cache they are edited again in every step.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
+from .edits import Variant
+from .engine import Readout, measure
 from .errors import BadArgument, BadPrompt
 from .injection import Injection, compose
 from .models import Model
@@ -103,3 +108,34 @@ def draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Gene
     kept = int((mass < top_p).sum()) + 1
     share = mass[:kept] / mass[kept - 1]
     return int(tokens[min(int((share < chance).sum()), kept - 1)])
+
+
+@torch.no_grad()
+def surprises(
+    model: Model, prompts: Sequence[Sequence[int]], made: Sequence[Sequence[int]]
+) -> list[Float[NDArray[np.float64], " token"]]:
+    """Loss of every token of every completion under the clean model, given its prompt, in nats: low where it is fluent."""
+    full = [[*prompt, *own] for prompt, own in zip(prompts, made, strict=True)]
+    first = [len(prompt) - 1 for prompt in prompts]
+    reading = [
+        tuple(range(start, len(f) - 1)) or (start,) for start, f in zip(first, full, strict=True)
+    ]
+    width = max(map(len, full)) + 1
+    tokens = torch.tensor([[*f, *[0] * (width - len(f))] for f in full], device=model.device)
+    starts = torch.tensor(first, device=model.device)
+
+    def losses(readout: Readout) -> Tensor:
+        assert readout.logits is not None
+        prompt = torch.tensor([v.prompt for v in readout.variants], device=model.device)[
+            readout.row
+        ]
+        following = tokens[prompt, readout.position + 1]
+        own = -readout.logits.log_softmax(-1).gather(1, following[:, None])[:, 0].double()
+        found = own.new_zeros(len(readout.variants), width)
+        found[readout.row, readout.position - starts[prompt]] = own
+        return found
+
+    table = (
+        measure(model, full, [Variant(i) for i in range(len(full))], reading, losses).cpu().numpy()
+    )
+    return [table[i, : len(own)] for i, own in enumerate(made)]

@@ -17,7 +17,7 @@ from steerscope.analysis.edits import Variant
 from steerscope.analysis.engine import Readout, measure, run
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.generation import generate
+from steerscope.analysis.generation import generate, surprises
 from steerscope.analysis.metrics import kl
 from steerscope.analysis.results import Result
 
@@ -194,19 +194,17 @@ def _logits(readout: Readout) -> torch.Tensor:
 
 
 def _completions(experiment: Experiment, count: int) -> tuple[pd.DataFrame, dict[str, str]]:
-    columns = ["prompt", "text", "clean", "steered"]
+    columns = ["prompt", "text", "clean", "steered", "clean_surprise", "steered_surprise"]
     model, prompts = experiment.model, experiment.prompts
     if model.tokenizer is None:
         return pd.DataFrame(columns=columns), {"completions": f"{model.name} has no tokenizer"}
     rows = []
     for p in range(min(count, len(prompts))):
-        texts = [
-            model.text(
-                generate(
-                    model, list(prompts.ids[p]), injections, tokens=40, seed=experiment.seed + p
-                )
-            )
+        made = [
+            generate(model, list(prompts.ids[p]), injections, tokens=40, seed=experiment.seed + p)
             for injections in ((), experiment.injections)
         ]
-        rows.append([p, prompts.texts[p], *texts])
+        losses = surprises(model, [prompts.ids[p]] * 2, made)
+        means = [float(own.mean()) if len(own) else float("nan") for own in losses]
+        rows.append([p, prompts.texts[p], *map(model.text, made), *means])
     return pd.DataFrame(rows, columns=columns), {}

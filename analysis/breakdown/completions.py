@@ -19,13 +19,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import Readout, measure, run
+from steerscope.analysis.engine import run
 from steerscope.analysis.experiment import Edits, Experiment
-from steerscope.analysis.generation import draw
+from steerscope.analysis.generation import draw, surprises
 from steerscope.analysis.models import Model
 from steerscope.analysis.nodes import Site
 from steerscope.analysis.progress import track
@@ -89,40 +88,6 @@ def _edits(model: Model, row: Row, length: int) -> tuple[Edit, ...]:
     )
 
 
-@torch.no_grad()
-def surprises(model: Model, asked: Sequence[Row], made: Sequence[Sequence[int]]) -> list[Values]:
-    """Loss of every token of every completion under the clean model."""
-    full = [[*row.prompt, *own] for row, own in zip(asked, made, strict=True)]
-    reading = [
-        tuple(range(len(r.prompt) - 1, len(f) - 1)) or (0,)
-        for r, f in zip(asked, full, strict=True)
-    ]
-
-    width = max(map(len, reading))
-
-    def losses(readout: Readout) -> Tensor:
-        assert readout.logits is not None
-        following = torch.tensor(
-            [full[readout.variants[r].prompt][min(p + 1, len(full[readout.variants[r].prompt]) - 1)] for r, p in zip(readout.row.tolist(), readout.position.tolist(), strict=True)],
-            device=readout.logits.device,
-        )  # fmt: skip
-        own = -readout.logits.log_softmax(-1).gather(1, following[:, None])[:, 0]
-        found = torch.full(
-            (len(readout.variants), width), float("nan"), dtype=own.dtype, device=own.device
-        )
-        start = torch.tensor([reading[v.prompt][0] for v in readout.variants], device=own.device)
-        found[readout.row, readout.position - start[readout.row]] = own
-        return found
-
-    table = (
-        measure(model, full, [Variant(i) for i in range(len(full))], reading, losses)
-        .double()
-        .cpu()
-        .numpy()
-    )
-    return [table[i, : len(own)] for i, own in enumerate(made)]
-
-
 def fluency(made: Sequence[int], surprise: Values) -> dict[str, float]:
     """Quantities of one completion; NaN where it is too short to say."""
     pairs = list(zip(made, made[1:], strict=False))
@@ -143,7 +108,10 @@ def completions(
     runs: list[Edits] = [at(experiment, c) if c else experiment.nothing for c in coefficients]
     asked = [Row(experiment.prompts.ids[p], edits[p], seed=experiment.seed + p) for edits in runs for p in chosen]  # fmt: skip
     made = complete(model, asked, tokens, "completions")
-    values = [fluency(own, s) for own, s in zip(made, surprises(model, asked, made), strict=True)]
+    values = [
+        fluency(own, s)
+        for own, s in zip(made, surprises(model, [row.prompt for row in asked], made), strict=True)
+    ]
     table, texts = [], []
     for i, c in enumerate(coefficients):
         own = slice(i * len(chosen), (i + 1) * len(chosen))
@@ -180,7 +148,7 @@ def cache(
         for p in chosen
     ]
     made = complete(model, asked, tokens, "with and without the cache")
-    losses = surprises(model, asked, made)
+    losses = surprises(model, [row.prompt for row in asked], made)
     table = []
     for i, (run_, kept) in enumerate(conditions):
         own = range(i * len(chosen), (i + 1) * len(chosen))

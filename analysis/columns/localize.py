@@ -141,6 +141,11 @@ LOCALIZE: Frames = {
         "text": ("the prompt", ""),
         "clean": ("completion without the injection", ""),
         "steered": ("completion with the injection, same seed", ""),
+        "clean_surprise": ("loss of the clean completion under the clean model", "nats per token"),
+        "steered_surprise": (
+            "loss of the steered completion under the clean model: high where it is not fluent",
+            "nats per token",
+        ),
     },
     "writers": WRITERS["writers"],
     "attention": ATTENTION["attention"],

@@ -21,6 +21,7 @@ def page(
     sections: Sequence[Section],
     glance: Sequence[tuple[str, str, str]] = (),
     text: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> Page:
     """A page with what all have: title, injection, warnings, legend, checks, manifest, command.
 
@@ -28,6 +29,7 @@ def page(
         question: the title; `{vector}` and `{model}` stand for theirs.
         method: how it was answered.
         text: paragraphs on how to read the page.
+        warnings: what a reader must know first, beside checks that failed.
     """
     manifest = result.manifest
     model = manifest.get("model", {})
@@ -37,7 +39,7 @@ def page(
         title=question.format(vector=words.listing(labels), model=model.get("name", "the model")),
         subtitle=f"{words.injection(manifest)} · {count} prompts · {metric_name(manifest)} · {method}",
         headline=list(headline),
-        warnings=failed_checks(manifest),
+        warnings=[*failed_checks(manifest), *warnings],
         glance=list(glance),
         sections=[
             *sections, legend(result.kind, text), checks(manifest), whole_manifest(manifest), reproduce(manifest),

@@ -26,6 +26,7 @@ MEASURES = {
     "necessity": "Necessity: effect lost when the node is set back to clean",
     "sufficiency": "Sufficiency: effect that appears from this node alone",
 }
+INFLUENT = 0.5  # nats a token above the clean model's own completions
 READING = [
     "Necessity asks what is lost without the node, sufficiency what it brings alone; both are exact forward passes, and everything "
     "downstream reacts. They differ where nodes back each other up (small necessity) or act only together (small sufficiency).",
@@ -50,7 +51,22 @@ def localize_page(result: Result) -> Page:
         sections,
         _glance(result),
         READING,
+        beyond_fluency(result),
     )
+
+
+def beyond_fluency(result: Result) -> list[str]:
+    """A warning where steered completions surprise the clean model much more than its own do."""
+    table = result.frames["completions"]
+    if "steered_surprise" not in table or table.empty:
+        return []
+    clean, steered = (float(table[f"{run}_surprise"].mean()) for run in ("clean", "steered"))
+    if not steered - clean > INFLUENT:
+        return []
+    return [
+        f"The injection is beyond the fluent regime: steered completions surprise the clean model by {words.number(steered)} nats a token, its own by "
+        f"{words.number(clean)}. What carries it here explains the breakage rather than the behaviour; see steerscope breakdown for smaller coefficients."
+    ]  # fmt: skip
 
 
 def _measure(result: Result, name: str) -> pd.DataFrame:
@@ -163,8 +179,14 @@ def _completions(result: Result) -> Section:
     if table.empty:
         return Section(title, [f"Missing: {missing(result, 'completions')}."])
     rows = [[r.text, r.clean, r.steered] for r in records(table)]
-    text = "Sampled with the same random numbers; only the prompt's own positions are injected."
-    return Section(title, [text], table=Table(["prompt", "clean", "steered"], rows))
+    text = ["Sampled with the same random numbers; only the prompt's own positions are injected."]
+    clean, steered = (
+        float(table[f"{run}_surprise"].mean()) if f"{run}_surprise" in table else float("nan")
+        for run in ("clean", "steered")
+    )
+    if steered == steered:
+        text.append(f"Loss under the clean model, in nats a token: clean completions {words.number(clean)}, steered {words.number(steered)}.")  # fmt: skip
+    return Section(title, text, table=Table(["prompt", "clean", "steered"], rows))
 
 
 def _prompts(result: Result) -> Section:

@@ -66,7 +66,16 @@ def make_result(
         for i in range(3) for side in ("gain", "loss")
     ])  # fmt: skip
     completions = pd.DataFrame(
-        [{"prompt": 0, "text": text, "clean": f" {text} clean", "steered": f" {text} steered"}]
+        [
+            {
+                "prompt": 0,
+                "text": text,
+                "clean": f" {text} clean",
+                "steered": f" {text} steered",
+                "clean_surprise": 1.2,
+                "steered_surprise": 1.4,
+            }
+        ]
     )
     frames = {"writers": made_writers(layers, heads, mlp, scale, controls), "attention": made_attention(layers, heads, scale, controls, ("all",)),
               "effects": effects, "per_prompt": pd.DataFrame(columns=list(COLUMNS["localize"]["per_prompt"])), "totals": totals,

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def test_the_made_up_result_has_the_real_columns(maker: Maker) -> None:
 def test_models_of_every_shape_get_a_page(shape: dict[str, int], maker: Maker) -> None:
     page = html(maker(**shape))
     assert page.count('class="chart"') >= 7 and "Who carries" in page
+
+
+def test_an_injection_beyond_the_fluent_regime_is_named(maker: Maker) -> None:
+    result = maker()
+    assert "beyond the fluent regime" not in html(result)
+    texts = result.frames["completions"].assign(steered_surprise=2.5)
+    page = html(replace(result, frames={**result.frames, "completions": texts}))
+    assert "beyond the fluent regime" in page and "2.50 nats a token" in page
 
 
 def test_the_page_is_one_file_with_plotly_inside_once_and_loads_nothing(maker: Maker) -> None:

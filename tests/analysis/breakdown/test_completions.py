@@ -11,12 +11,11 @@ from steerscope.analysis.breakdown.completions import (
     complete,
     completions,
     fluency,
-    surprises,
 )
 from steerscope.analysis.breakdown.strength import at, rows
 from steerscope.analysis.edits import Edit
 from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.generation import generate
+from steerscope.analysis.generation import generate, surprises
 from steerscope.analysis.injection import Injection
 from steerscope.analysis.models import Model
 from steerscope.analysis.nodes import Site
@@ -78,7 +77,7 @@ def test_surprise_is_the_clean_models_loss(asked: Experiment) -> None:
     made = [7, 31, 12]
     logits = plain_logits(model, [*ids, *made]).log_softmax(-1)
     expected = [-float(logits[len(ids) - 1 + i, token]) for i, token in enumerate(made)]
-    found = surprises(model, [Row(ids, ()), Row(asked.prompts.ids[1], ())], [made, []])
+    found = surprises(model, [ids, asked.prompts.ids[1]], [made, []])
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
     assert len(found[1]) == 0
 
