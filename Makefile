@@ -9,7 +9,7 @@ demo: .venv/.installed ## localize a vector on an embedded model, into out/demo/
 	$(BIN)/steerscope demo
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: .venv/.installed-test
 	$(BIN)/python -m pytest -m slow
