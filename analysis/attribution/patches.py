@@ -15,7 +15,7 @@ Patches = dict[Node, list[Edit]]  # by node, one edit for each prompt
 def activations(
     experiment: Experiment, edits: Edits, sites: Sequence[tuple[str, int]]
 ) -> list[dict[tuple[str, int], Tensor]]:
-    """By prompt, activations of its run under `edits`: (site, layer) -> `[pos, ...]`."""
+    """By prompt, activations of its run under `edits`: (site, layer) -> `[pos, ...]`; of a pattern `[head, query, key]`."""
     prompts = experiment.prompts.full
     variants = [Variant(p, tuple(edits[p])) for p in range(len(prompts))]
     found: list[dict[tuple[str, int], Tensor]] = [{} for _ in prompts]
@@ -24,7 +24,14 @@ def activations(
     ):
         for row, index in enumerate(chunk):
             length = len(prompts[index])
-            found[index] = {site: readout.activations[site][row, :length].clone() for site in sites}
+            found[index] = {
+                site: readout.activations[site][row][
+                    (slice(None), slice(length), slice(length))
+                    if site[0] == "pattern"
+                    else slice(length)
+                ].clone()
+                for site in sites
+            }
     return found
 
 

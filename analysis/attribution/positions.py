@@ -179,9 +179,9 @@ def _reads(
     for run, edits in enumerate((experiment.nothing, experiment.edits(vector))):
         kept = activations(experiment, edits, sites) if heads else []
         for (h, node), p in product(enumerate(heads), range(len(kept))):
-            injected, length = list(added(experiment, p)), len(experiment.prompts.full[p])
+            injected = list(added(experiment, p))
             assert node.head is not None
-            pattern = kept[p]["pattern", node.layer][node.head, :length, :length].double()
+            pattern = kept[p]["pattern", node.layer][node.head].double()
             v = kept[p]["v", node.layer][:, node.head * model.n_kv_heads // model.n_heads].double()
             z = pattern @ v
             if run == 0:

@@ -129,8 +129,8 @@ class Undo:
             self.experiment, self.experiment.nothing, [("pattern", n) for n in layers]
         )
         return [
-            tuple(Edit(Site("pattern", n, h), "set", own["pattern", n][h, :length, :length]) for n in layers for h in heads)
-            for own, length in zip(kept, self.lengths, strict=True)
+            tuple(Edit(Site("pattern", n, h), "set", own["pattern", n][h]) for n in layers for h in heads)
+            for own in kept
         ]  # fmt: skip
 
     @cached_property

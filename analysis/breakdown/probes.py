@@ -44,7 +44,7 @@ def probes(
             length = len(experiment.prompts.full[p])
             later = [i for i in range(min(where[p], default=0), length) if i not in where[p]]
             for _, layer in patterns:
-                seen = own["pattern", layer][:, :length, :length]
+                seen = own["pattern", layer]
                 share = seen[:, later][:, :, list(where[p])].sum(-1).double().mean() if later else float("nan")  # fmt: skip
                 values.setdefault(("attention", layer, "attention", "later"), []).append(
                     float(share)

@@ -10,6 +10,7 @@ from questions import experiment as question
 from questions import one
 from reference import plain_pass
 
+from steerscope.analysis.attribution.patches import activations
 from steerscope.analysis.breakdown.causes import causes
 from steerscope.analysis.breakdown.mechanisms import Undo
 from steerscope.analysis.breakdown.outcomes import OUTCOMES, of_runs
@@ -174,3 +175,21 @@ def test_shapley_values_are_those_of_all_orders(tiny: Model, stories: list[str])
         own = module._shapley(hurt, place, players, player)
         np.testing.assert_allclose(own, np.mean(slow, axis=0), atol=1e-12)
     assert len(OUTCOMES) == 4
+
+
+@torch.no_grad()
+def test_prompts_shorter_than_the_number_of_heads_keep_all_heads() -> None:
+    asked = plant("direct", norm="RMS", idle=10, controls=0).experiment
+    assert asked.model.n_heads == 12 and min(map(len, asked.prompts.ids)) < 12
+    undo = Undo(asked, 4.0)
+    for p, ids in enumerate(asked.prompts.ids):
+        frozen = plain_pass(asked.model, ids, undo.edits({"patterns"})[p])["pattern", 1]
+        assert len(frozen) == 12
+        torch.testing.assert_close(
+            frozen, plain_pass(asked.model, ids)["pattern", 1], atol=1e-5, rtol=0
+        )
+    seen = activations(asked, asked.nothing, [("pattern", 1)])
+    for p, ids in enumerate(asked.prompts.ids):
+        torch.testing.assert_close(
+            seen[p]["pattern", 1], plain_pass(asked.model, ids)["pattern", 1], atol=1e-5, rtol=0
+        )
