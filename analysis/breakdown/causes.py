@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from steerscope.analysis.attribution.patches import patches
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.experiment import Experiment
+from steerscope.analysis.progress import track
 from steerscope.analysis.stats import percentiles, resampled
 
 from .mechanisms import Undo
@@ -39,7 +40,7 @@ def causes(experiment: Experiment, coefficient: float, level: float) -> tuple[pd
     subsets = [frozenset(s) for n in range(len(players) + 1) for s in combinations(players, n)]
     clean = of_runs(experiment, [experiment.nothing])
     found = []
-    for start in range(0, len(subsets), BATCH):
+    for start in track(range(0, len(subsets), BATCH), "causes"):
         found.append(of_runs(experiment, [undo.edits(s) for s in subsets[start : start + BATCH]]))
     outcomes = np.concatenate(found, axis=1)
     hurt, effect = damage(outcomes, clean), outcomes[0]

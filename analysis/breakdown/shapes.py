@@ -23,6 +23,7 @@ from torch import Tensor
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.experiment import Edits, Experiment
+from steerscope.analysis.progress import track
 from steerscope.analysis.stats import percentiles, resampled
 
 from .outcomes import damage, of_runs
@@ -120,7 +121,7 @@ def angles_table(
     """Effect and damage of the whole injection, of its turn alone and of its stretch alone."""
     clean = of_runs(experiment, [experiment.nothing])
     table = []
-    for way in ANGLES:
+    for way in track(ANGLES, "turn and stretch"):
         found = of_runs(experiment, [edits(experiment, way, c) for c in coefficients])
         hurt = damage(found, clean)
         for i, c in enumerate(coefficients):
@@ -145,7 +146,7 @@ def remedies_tables(
     """Every way's effect and damage along its knob; and damage where it first reaches the target's mean effect."""
     clean = of_runs(experiment, [experiment.nothing])
     curves, equal = [], []
-    for way in REMEDIES:
+    for way in track(REMEDIES, "remedies"):
         if way == SEVERAL and _layers(experiment) < 2:
             continue
         knobs = SHARES if way == "rotation" else tuple(coefficients)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
 from math import isinf, log10
 
 import pandas as pd
@@ -67,7 +68,7 @@ def curves(
     chart = figure(height=height, margin={"l": 62, "r": 14, "t": 34, "b": 46}, showlegend=legend, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
     if control is not None and control["control"].notna().any():
         _control(chart, control, place)
-    for (name, rows), colour in zip(series.items(), COLOURS, strict=False):
+    for (name, rows), colour in zip(series.items(), cycle(COLOURS), strict=False):
         rows = rows.sort_values("coefficient").assign(
             x=[place.at(c) for c in sorted(rows["coefficient"])]
         )

@@ -1,6 +1,7 @@
 """Quantities by layer, a line a run; and what a lens reads at every layer and position of one prompt."""
 
 from html import escape
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ def by_layer(table: pd.DataFrame, by: str, title: str, last: int | None = None, 
         table: layer, value, low, high. last: the layer that stands for the end of the model.
     """
     chart = figure(height=320, margin={"l": 62, "r": 14, "t": 34, "b": 46}, showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
-    for name, colour in zip(dict.fromkeys(table[by]), COLOURS, strict=False):
+    for name, colour in zip(dict.fromkeys(table[by]), cycle(COLOURS), strict=False):
         rows = table[table[by] == name].sort_values("layer")
         hover = [f"<b>{escape(str(name))}</b>, {_layer(r.layer, last)}<br>{words.number(r.value)}{words.between(r.low, r.high)}" for r in records(rows)]  # fmt: skip
         line(chart, rows, "layer", "value", colour, hover=hover, name=escape(str(name)), shown=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -40,7 +41,7 @@ def along(table: pd.DataFrame, series: Mapping[str, tuple[str, str]], title: str
     """
     norms = order(table)
     chart = figure(height=320, margin={"l": 62, "r": 14, "t": 34, "b": 46}, showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
-    for (name, (quantity, where)), colour in zip(series.items(), COLOURS, strict=False):
+    for (name, (quantity, where)), colour in zip(series.items(), cycle(COLOURS), strict=False):
         rows = table[(table["quantity"] == quantity) & (table["where"] == where)]
         rows = rows.assign(x=[norms.index(item) for item in zip(rows["layer"], rows["norm"], strict=True)]).sort_values("x")  # fmt: skip
         if rows.empty:

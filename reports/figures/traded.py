@@ -1,6 +1,7 @@
 """Effect against damage along the knob of each way to inject."""
 
 from html import escape
+from itertools import cycle
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -18,7 +19,7 @@ def traded(table: pd.DataFrame, by: str, x: str, y: str, titles: tuple[str, str]
         target: an effect at which all are compared.
     """
     chart = figure(height=380, margin={"l": 62, "r": 14, "t": 52, "b": 50}, showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
-    for name, colour in zip(dict.fromkeys(table[by]), COLOURS, strict=False):
+    for name, colour in zip(dict.fromkeys(table[by]), cycle(COLOURS), strict=False):
         rows = table[table[by] == name]
         knob = rows["knob"] if "knob" in rows else rows["coefficient"]
         hover = [

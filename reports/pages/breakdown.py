@@ -1,9 +1,12 @@
 """The report of `breakdown`: why large coefficients break this model, or why they do not."""
 
+from collections.abc import Callable
 from math import inf, isinf
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from steerscope.analysis.results import Result
 from steerscope.reports import words
@@ -29,6 +32,7 @@ REGIMES = {
     "fluency": "costs 1% of perplexity",
     "safe": "largest safe coefficient",
 }
+LINES = 8  # in one figure
 OFF = (
     "Beyond the fluent regime a run is off the model's manifold: what stands here explains the breakage, not the behaviour."
 )  # fmt: skip
@@ -220,15 +224,26 @@ def _inside(result: Result) -> Section:
     committed = table[table["quantity"] == "committed"]
     panels.append(Panel("Layer from which the most probable token stays", _by(committed, lambda r: "later positions", "layer", False)))  # fmt: skip
     return Section(
-        "Inside the model", ["Later positions are those after the first injected one."], panels
+        "Inside the model",
+        [
+            f"Later positions are those after the first injected one. Of more than {LINES} layers or norms some are drawn, evenly spaced; all are in the tables."
+        ],
+        panels,
     )
 
 
-def _by(table: pd.DataFrame, name: object, title: str, percent: bool, log: bool = False) -> object:
+def _by(
+    table: pd.DataFrame, name: Callable[[Any], str], title: str, percent: bool, log: bool = False
+) -> go.Figure | None:
+    """A line for each name; of many, some that are evenly spaced, the first and the last among them."""
     if table.empty:
         return None
-    names = [name(r) for r in records(table)]  # type: ignore[operator]
-    groups = {n: table[[m == n for m in names]] for n in dict.fromkeys(names)}
+    names = [name(r) for r in records(table)]
+    different = list(dict.fromkeys(names))
+    shown = [
+        different[round(i)] for i in np.linspace(0, len(different) - 1, min(LINES, len(different)))
+    ]
+    groups = {n: table[[m == n for m in names]] for n in dict.fromkeys(shown)}
     chart = curves(groups, "", title=title, percent=percent)
     if log:
         chart.update_yaxes(type="log")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import networkx as nx
+import pandas as pd
 import pytest
 from checkpoints import save_gpt2
 
@@ -29,9 +30,11 @@ from steerscope.analysis.prompts import make_prompts
 from steerscope.analysis.results import Result
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.reports.figures.coefficient import curves
 from steerscope.reports.figures.graph import graph
 from steerscope.reports.page import render
 from steerscope.reports.pages import PAGES
+from steerscope.reports.pages.breakdown import LINES, _by
 from steerscope.reports.report import report
 
 METHODS: dict[str, Callable[[Experiment], Result]] = {
@@ -139,3 +142,17 @@ def test_shared_keys_and_values_are_a_vertex_that_leads_to_their_heads() -> None
     }  # heads 2 and 3 share; 2 leads nowhere
     assert given.edges["L0KV1", "L0H3"]["weight"] == 0
     assert given.edges["injection", "L0KV1"]["inputs"] == {"k": 3.0}
+
+
+def test_of_many_layers_some_are_drawn_and_none_is_lost_silently() -> None:
+    rows = [
+        {"coefficient": c, "layer": layer, "value": 0.1, "low": 0.0, "high": 0.2}
+        for layer in range(30)
+        for c in (0.0, 1.0, float("inf"))
+    ]
+    chart = _by(pd.DataFrame(rows), lambda r: f"L{r.layer}", "share", True)
+    assert chart is not None
+    named = [trace.name for trace in chart.data if trace.showlegend]
+    assert len(named) == LINES and named[0] == "L0" and named[-1] == "L29"
+    many = {f"s{i}": pd.DataFrame(rows[:3]) for i in range(11)}
+    assert len({t.name for t in curves(many, "", title="x").data if t.showlegend}) == 11
