@@ -1,8 +1,11 @@
 """`Edit`, one change to one activation, and `Variant`, the edits of one prompt in one forward pass."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .errors import BadArgument
@@ -55,3 +58,23 @@ class Variant:
 
     prompt: int
     edits: tuple[Edit, ...] = ()
+
+
+def added(edits: Sequence[Edit], length: int, width: int) -> Float[Tensor, "pos width"]:
+    """What edits that add put there together, at every position of a prompt; in double precision."""
+    total = torch.zeros(length, width, dtype=torch.float64)
+    for edit in edits:
+        assert isinstance(edit.value, Tensor) and edit.positions is not None
+        at = list(edit.positions)
+        total[at] += edit.value.double().cpu().expand(len(at), -1)
+    return total
+
+
+def touched(edits: Sequence[Edit]) -> tuple[int, ...]:
+    """The positions that edits add something to, rows of zeros left out."""
+    found: set[int] = set()
+    for edit in edits:
+        assert isinstance(edit.value, Tensor) and edit.positions is not None
+        rows = edit.value.expand(len(edit.positions), -1).any(dim=1).tolist()
+        found |= {p for p, row in zip(edit.positions, rows, strict=True) if row}
+    return tuple(sorted(found))

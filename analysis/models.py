@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .errors import BadMetric, BadNode, BadPrompt
@@ -118,6 +119,11 @@ class Model:
     def heads(self, site: str) -> int:
         """How many heads a site has: those of keys and values, or those of queries."""
         return self.n_kv_heads if site in ("k", "v") else self.n_heads
+
+    def capped(self, logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
+        """Logits of the unembedding as the model gives them (Gemma caps them)."""
+        cap = float(getattr(self.bridge.cfg, "output_logits_soft_cap", -1.0) or -1.0)
+        return cap * torch.tanh(logits / cap) if self.softcap else logits
 
     def check(self, site: Site) -> Site:
         """`site`, if this model has it.

@@ -111,3 +111,11 @@ def stream(
     if reader.name == "attention" or model.parallel:
         return before
     return before + kept["attn_out", reader.layer]
+
+
+def angle(
+    a: Float[Tensor, "*rows width"], b: Float[Tensor, "*rows width"]
+) -> Float[Tensor, "*rows"]:
+    """In degrees; from both vectors' difference and sum, exact for small angles as well."""
+    a, b = (x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30) for x in (a, b))
+    return torch.rad2deg(2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1)))

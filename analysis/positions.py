@@ -1,6 +1,7 @@
 """`Positions`: where in a prompt an injection goes. Parsed once, resolved against a prompt's length."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import BadInjection
@@ -86,3 +87,8 @@ def parse_positions(value: "str | int | tuple[int, ...] | list[int] | Positions"
     if len(set(indices)) != len(indices):
         raise BadInjection(f"positions {indices} name an index twice; expected each once")
     return Positions(None, indices)
+
+
+def later(injected: Sequence[int], length: int) -> list[int]:
+    """The positions of a prompt after the first injected one that are not injected themselves; all, where none is."""
+    return [p for p in range(min(injected, default=0), length) if p not in injected]

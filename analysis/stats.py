@@ -68,6 +68,17 @@ def percentiles(
     return low, high
 
 
+def mean_interval(
+    values: Float[Array, " prompt"], level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """The mean over prompts and its percentile interval; NaN where there are no prompts."""
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    means = resampled(values, seed)
+    low, high = percentiles(means, level)
+    return float(means[0]), float(low), float(high)
+
+
 def ratio_interval(
     part: Float[Array, " prompt"],
     whole: Float[Array, " prompt"],

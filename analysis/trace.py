@@ -25,13 +25,14 @@ from .attribution.estimates import Statistics, Values, estimates
 from .attribution.patches import activations
 from .attribution.record import check, record
 from .columns import COLUMNS
-from .edits import Edit
+from .edits import Edit, added, touched
 from .errors import BadInjection, UnsupportedModel
 from .experiment import Edits, Experiment
 from .lens.lens import Lens, load_lens
 from .lens.trajectory import trajectories
 from .nodes import Node
-from .norms import Reader, readers, sites, stream
+from .norms import Reader, angle, readers, sites, stream
+from .positions import later
 from .results import Result
 
 QUANTITIES = (
@@ -132,7 +133,7 @@ def _streams(
         places = dict(_places(experiment, p))
         for reader in found:
             before, after = (stream(model, reader, kept[p]).double() for kept in (clean, steered))
-            added = _added(edits[p], reader, model.has_mlp, before)
+            added = _added(edits[p], reader, before)
             scales = reader.norm.scale(before), reader.norm.scale(after)
             parts = {"rest": before, "vector": added, "response": after - before - added}
             normed = {k: reader.norm.part(x, scales[1]) for k, x in parts.items()}
@@ -146,7 +147,7 @@ def _streams(
                 "clean_norm": lengths[0], "steered_norm": lengths[1], "relative_norm": added.norm(dim=-1) / lengths[0],
                 **{k: (x * whole).sum(-1) / square for k, x in normed.items()},
                 "scale_ratio": scales[1] / scales[0], "cosine": torch.cosine_similarity(after, added, dim=-1),
-                "angle": _angle(before, after), "stretch": lengths[1] / lengths[0],
+                "angle": angle(before, after), "stretch": lengths[1] / lengths[0],
             }  # fmt: skip
             if each is not None:
                 named = {i: where for where, positions in places.items() for i in positions}
@@ -177,7 +178,7 @@ def _nodes(experiment: Experiment, clean: Kept, steered: Kept) -> dict[Item, lis
             lengths = before.norm(dim=-1), after.norm(dim=-1)
             row = {
                 "clean_norm": lengths[0], "steered_norm": lengths[1],
-                "ratio": lengths[1] / lengths[0].clamp_min(1e-30), "angle": _angle(before, after),
+                "ratio": lengths[1] / lengths[0].clamp_min(1e-30), "angle": angle(before, after),
             }  # fmt: skip
             for where, positions in places.items():
                 for quantity in OUTPUTS:
@@ -191,41 +192,20 @@ def _of(node: Node, kept: dict[tuple[str, int], Tensor]) -> Tensor:
     return x if node.head is None else x[:, node.head]
 
 
-def _added(edits: tuple[Edit, ...], reader: Reader, has_mlp: bool, like: Tensor) -> Tensor:
+def _added(edits: tuple[Edit, ...], reader: Reader, like: Tensor) -> Tensor:
     """What was injected before this norm, by position."""
-    total = torch.zeros_like(like)
-    for edit in edits:
-        assert isinstance(edit.value, Tensor) and edit.positions is not None
-        # A layer's attention reads its resid_pre, its MLP also what attention wrote.
-        order = {"resid_pre": 0, "attn_out": 1, "mlp_out": 2}[edit.site.name]
-        at = {"attention": 0, "mlp": 1}.get(reader.name, 2)
-        if (edit.site.layer, order) <= (reader.layer, at):
-            positions = list(edit.positions)
-            total[positions] += edit.value.to(total).expand(len(positions), -1)
-    return total
+    # A layer's attention reads its resid_pre, its MLP also what attention wrote.
+    order = {"resid_pre": 0, "attn_out": 1, "mlp_out": 2}
+    at = {"attention": 0, "mlp": 1}.get(reader.name, 2)
+    before = [e for e in edits if (e.site.layer, order[e.site.name]) <= (reader.layer, at)]
+    return added(before, *like.shape).to(like)
 
 
 def _places(experiment: Experiment, p: int) -> Iterator[tuple[str, list[int]]]:
     """Injected positions (rows of zeros left out), and all that follow the first of them without being injected."""
-    injected = {
-        position
-        for edit in experiment.edits(0)[p]
-        if isinstance(edit.value, Tensor) and edit.positions is not None
-        for position, row in zip(
-            edit.positions, edit.value.expand(len(edit.positions), -1), strict=True
-        )  # fmt: skip
-        if row.any()
-    }
-    yield "injected", sorted(injected)
-    first = min(injected, default=0)
-    length = len(experiment.prompts.ids[p])
-    yield "later", [i for i in range(first, length) if i not in injected]
-
-
-def _angle(a: Tensor, b: Tensor) -> Tensor:
-    """In degrees; from both vectors' difference and sum, exact for small angles as well."""
-    a, b = (x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30) for x in (a, b))
-    return torch.rad2deg(2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1)))
+    injected = touched(experiment.edits(0)[p])
+    yield "injected", list(injected)
+    yield "later", later(injected, len(experiment.prompts.ids[p]))
 
 
 def _frame(

@@ -1,6 +1,6 @@
 """The verdict of a breakdown in words: what is safe, what happens at infinity, what breaks the model."""
 
-from math import inf, isinf
+from math import inf, isinf, log1p
 from typing import Any
 
 import pandas as pd
@@ -62,17 +62,11 @@ def _safe(result: Result) -> str:
     end, kl = at(result, "damage", sign * inf), at(result, "kl", sign * inf)
     if end is None or kl is None:
         return f"{first}; there is no limit: {result.manifest.get('missing', {}).get('limit', 'it was not computed').rstrip('.')}."
-    unsafe = end.value > _log1p(loss)
+    unsafe = end.value > log1p(loss)
     return (
         f"{first}; at infinity the loss rises by {words.number(end.value)} nats{words.between(end.low, end.high)}, KL {words.number(kl.value)}: "
         f"{'unsafe' if unsafe else 'safe'}. Random vectors of equal norm: {words.signed(end.control)} nats{words.between(end.control_low, end.control_high)}."
     )  # fmt: skip
-
-
-def _log1p(share: float) -> float:
-    from math import log1p
-
-    return log1p(share)
 
 
 def _cause(result: Result) -> str:

@@ -16,8 +16,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
+from steerscope.analysis.edits import touched
 from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.stats import benjamini_hochberg, holm
 
@@ -35,13 +35,8 @@ ORDER = (
 def added(experiment: Experiment, prompt: int) -> tuple[int, ...]:
     """The positions of a prompt that a vector is added to, rows of zeros left out."""
     length, bos = len(experiment.prompts.ids[prompt]), experiment.model.bos is not None
-    found: set[int] = set()
-    for injection in experiment.injections:
-        edit = replace(injection, coefficient=1.0).edit(length, bos)
-        assert isinstance(edit.value, Tensor) and edit.positions is not None
-        rows = edit.value.expand(len(edit.positions), -1).any(dim=1).tolist()
-        found |= {p for p, row in zip(edit.positions, rows, strict=True) if row}
-    return tuple(sorted(found)) or experiment.injected[prompt]
+    edits = [replace(i, coefficient=1.0).edit(length, bos) for i in experiment.injections]
+    return touched(edits) or experiment.injected[prompt]
 
 
 def places(injected: tuple[int, ...], length: int, has_bos: bool) -> Places:

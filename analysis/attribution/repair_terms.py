@@ -86,13 +86,11 @@ class Tail:
         """Scores of a final stream; `held` is the stream whose scale the final norm keeps."""
         asked, norm = self.experiment, self.norm
         if norm is not None:
-            scale = norm.scale(x if held is None else held)
-            x = norm.weight.double() * norm.centre(x) / scale[..., None] + norm.bias.double()
+            x = norm.part(x, norm.scale(x if held is None else held)) + norm.bias
         logits = torch.empty(0)
         if asked.reads == "logits":
             logits = asked.model.bridge.unembed(x[None].to(asked.model.dtype))[0].detach()
-            cap = float(getattr(asked.model.bridge.cfg, "output_logits_soft_cap", -1.0) or -1.0)
-            logits = cap * torch.tanh(logits / cap) if asked.model.softcap else logits
+            logits = asked.model.capped(logits)
         readout = asked.scored_positions.readout(Outputs(x, logits))
         found = [asked.scored_positions.mean(score(readout).double()) for score in scores]
         return torch.stack(found).cpu().numpy()

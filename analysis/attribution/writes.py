@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerscope.analysis.edits import Edit
+from steerscope.analysis.edits import Edit, added
 from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Node
+from steerscope.analysis.nodes import Node, Site
 from steerscope.analysis.norms import Norm, norm_of
 
 Run = Mapping[tuple[str, int], Tensor]  # activations of one prompt by (site, layer)
@@ -75,12 +75,12 @@ def injected_stream(
     model: Model, edits: Sequence[Edit], length: int
 ) -> Float[Tensor, "pos d_model"]:
     """What edits that add put into the stream, at every position."""
-    total = torch.zeros(length, model.d_model, device=model.device, dtype=model.dtype)
+    whole = []
     for edit in edits:
-        assert isinstance(edit.value, Tensor) and edit.positions is not None
-        at = list(edit.positions)
-        value = edit.value.to(total).expand(len(at), -1)
+        assert isinstance(edit.value, Tensor)
+        value = edit.value.to(model.device, model.dtype)
         if edit.site.head is not None:
             value = value @ model.bridge.blocks[edit.site.layer].attn.W_O[edit.site.head].to(value)
-        total[at] += value
+        whole.append(Edit(Site("resid_pre", edit.site.layer), "add", value, edit.positions))
+    total = added(whole, length, model.d_model).to(model.device, model.dtype)
     return total

@@ -12,7 +12,7 @@ model's manifold: what is found there explains the breakage, not the behaviour.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,17 +30,17 @@ from steerscope.analysis.metrics import Metric, logit_direction
 from steerscope.analysis.models import Model
 from steerscope.analysis.prompts import Prompts, make_prompts
 from steerscope.analysis.results import Result
-from steerscope.analysis.stats import percentiles, resampled
+from steerscope.analysis.stats import mean_interval
 
 from .causes import causes
 from .completions import cache, completions
 from .mechanisms import Undo
-from .outcomes import OUTCOMES, Values, damage, of_runs
+from .outcomes import CURVES, EFFECT, of_runs
 from .phase import phase
 from .probes import probes
 from .regimes import broken, predictions, regimes
 from .response import Response, default_coefficients, response, response_table
-from .shapes import angles_table, remedies_tables
+from .shapes import Shapes, angles_table, remedies_tables
 from .strength import at, reference, site
 
 COARSE = tuple(np.round(np.geomspace(0.1, 1e4, 16), 4).tolist())  # coefficients of the dearer parts
@@ -119,6 +119,7 @@ def breakdown_of(
     missing = dict(found.missing)
     table, reasons = regimes(experiment, found, loss, level)
     missing |= reasons
+    clean = of_runs(experiment, [experiment.nothing])[CURVES.index("loss")]
     few = _few(experiment, FEWER)
     grid = _coarse(found, sign)
     frames: dict[str, pd.DataFrame] = {
@@ -127,7 +128,7 @@ def breakdown_of(
         "predictions": predictions(experiment, level),
     }
     if not missing.get("limit"):
-        frames["limits"] = _limits(experiment, level)
+        frames["limits"] = _limits(experiment, found, level)
     worst = broken_at if broken_at is not None else broken(found, loss, sign)
     gap = 0.0
     if worst is None:
@@ -140,12 +141,12 @@ def breakdown_of(
                 f"broken_at={worst}; expected a finite coefficient other than 0; leave it out"
             )
         frames["causes"], gap = causes(few, worst, level)
-    ends = [c for c in (found.coefficients[0], found.coefficients[-1]) if np.isinf(c)]
-    inf = [c for c in ends if c * sign > 0]
+    inf = [sign * np.inf] if found.limit("effect", sign) is not None else []
+    shapes = Shapes(few)
     frames["phase"] = phase(_few(experiment, WRITTEN), grid[::2])
-    frames["angles"] = angles_table(few, grid, level)
-    target = of_runs(few, [few.edits(0)])[0, 0]
-    frames["remedies"], frames["equal_effect"] = remedies_tables(few, grid, target, level)
+    frames["angles"] = angles_table(shapes, grid, level)
+    target = of_runs(few, [few.edits(0)])[EFFECT, 0]
+    frames["remedies"], frames["equal_effect"] = remedies_tables(shapes, grid, target, level)
     some = [0.0, *_around(reference(experiment), worst, grid), *inf]
     frames["completions"], frames["texts"] = completions(few, some, WRITTEN, TOKENS, level)
     frames["cache"] = cache(few, reference(experiment), WRITTEN, LONG, level)
@@ -164,31 +165,25 @@ def breakdown_of(
         loss=loss,
         lens={"name": lens.name, "source": lens.source},
         total=float(found.of("effect")[_nearest(found, reference(experiment))].mean()),
-        clean_loss=_number(found.clean[OUTCOMES.index("loss")].mean()),
+        clean_loss=_number(clean.mean()),
         level=level,
     )
 
 
-def _limits(experiment: Experiment, level: float) -> pd.DataFrame:
+def _limits(experiment: Experiment, found: Response, level: float) -> pd.DataFrame:
     """Both exact limits, with later positions attending to the injected ones and without."""
-    clean, hidden = (
-        of_runs(experiment, [experiment.nothing]),
-        Undo(experiment, reference(experiment)).hidden,
-    )
-    table = []
+    hidden, table = Undo(experiment, reference(experiment)).hidden, []
     for sign in (1, -1):
         edits = at(experiment, sign * np.inf)
         unseen = tuple((*own, *hide) for own, hide in zip(edits, hidden, strict=True))
-        found = of_runs(experiment, [edits, unseen])
-        for i, seen in enumerate((True, False)):
-            curves = dict(zip(OUTCOMES, found[:, i], strict=True)) | {
-                "damage": damage(found, clean)[i]
-            }
-            for outcome, values in curves.items():
-                means = resampled(values, experiment.seed)
-                low, high = percentiles(means, level)
-                table.append({"sign": sign, "seen": seen, "outcome": outcome, "value": means[0], "low": float(low), "high": float(high)})  # fmt: skip
-    return pd.DataFrame(table)[list(COLUMNS["breakdown"]["limits"])].dropna(subset=["value"])
+        apart = of_runs(experiment, [unseen])[:, 0]
+        for o, outcome in enumerate(CURVES):
+            for seen, values in ((True, found.limit(outcome, sign)), (False, apart[o])):
+                assert values is not None
+                value, low, high = mean_interval(values, level, experiment.seed)
+                table.append({"sign": sign, "seen": seen, "outcome": outcome, "value": value, "low": low, "high": high})  # fmt: skip
+    frame = pd.DataFrame(table).sort_values(["sign", "seen"], ascending=False, kind="stable")
+    return frame[list(COLUMNS["breakdown"]["limits"])].dropna(subset=["value"])
 
 
 def _few(experiment: Experiment, count: int) -> Experiment:
@@ -246,15 +241,11 @@ def _checks(found: Response, gap: float, sign: int) -> list[dict[str, object]]:
     """Shapley values add up; the finite curve comes to the exact limit."""
     checks = [check("Shapley values of the causes add up (relative)", gap, 1e-6)]
     end = found.limit("effect", sign)
-    if end is not None and np.isfinite(end).all():
-        sizes: Mapping[int, float] = {i: abs(c) for i, c in enumerate(found.coefficients) if sign * c > 0 and np.isfinite(c)}  # fmt: skip
-        places = sorted(sizes, key=lambda i: sizes[i])
-        curve: Values = found.of("effect")
-        apart = [np.abs(curve[i] - end).max() / max(1.0, np.abs(end).max()) for i in places[-1:]]
-        if apart and np.isfinite(apart[0]) and sizes[places[-1]] >= 1e4:
-            checks.append(
-                check(
-                    "the largest coefficient's effect comes to the limit (relative)", apart[0], 5e-2
-                )
-            )
+    own = [c for c in found.coefficients if 1e4 <= sign * c < np.inf]
+    if own and end is not None:
+        largest = found.of("effect")[found.coefficients.index(max(own, key=abs))]
+        gap = np.abs(largest - end).max() / max(1.0, np.abs(end).max())
+        if np.isfinite(gap):
+            name = "the largest coefficient's effect comes to the limit (relative)"
+            checks.append(check(name, gap, 5e-2))
     return checks

@@ -10,6 +10,7 @@
 Source: Shapley 1953, every subset, no sampling.
 """
 
+from functools import partial
 from itertools import combinations
 from math import factorial
 
@@ -21,15 +22,13 @@ from numpy.typing import NDArray
 from steerscope.analysis.attribution.patches import patches
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.progress import track
 from steerscope.analysis.stats import percentiles, resampled
 
 from .mechanisms import Undo
-from .outcomes import damage, of_runs
+from .outcomes import DAMAGE, EFFECT, of_runs
 from .strength import at
 
 Values = NDArray[np.float64]
-BATCH = 16  # subsets that are run at once
 CARRIERS = 5  # nodes that are listed
 
 
@@ -38,23 +37,23 @@ def causes(experiment: Experiment, coefficient: float, level: float) -> tuple[pd
     undo = Undo(experiment, coefficient)
     players = undo.there
     subsets = [frozenset(s) for n in range(len(players) + 1) for s in combinations(players, n)]
-    clean = of_runs(experiment, [experiment.nothing])
-    found = []
-    for start in track(range(0, len(subsets), BATCH), "causes"):
-        found.append(of_runs(experiment, [undo.edits(s) for s in subsets[start : start + BATCH]]))
-    outcomes = np.concatenate(found, axis=1)
-    hurt, effect = damage(outcomes, clean), outcomes[0]
+    runs = (undo.edits(subset) for subset in subsets)
+    outcomes = of_runs(experiment, runs, "causes", len(subsets))
+    hurt, effect = outcomes[DAMAGE], outcomes[EFFECT]
     place = {subset: i for i, subset in enumerate(subsets)}
     nothing, everything = place[frozenset()], place[frozenset(players)]
     shapley = {p: _shapley(hurt, place, players, p) for p in players}
     whole, total = hurt[nothing], effect[nothing]
+    row = partial(_row, whole=whole, total=total, level=level, seed=experiment.seed)
+    alone = {name: place[frozenset({name})] for name in players}
     table = [
-        _row(name, "mechanism", whole - hurt[place[frozenset({name})]], effect[place[frozenset({name})]], shapley[name], whole, total, level, experiment.seed)
-        for name in players
-    ]  # fmt: skip
-    table.append(_row("all of them", "together", whole - hurt[everything], effect[everything], whole - hurt[everything], whole, total, level, experiment.seed))  # fmt: skip
-    table += _carriers(experiment, coefficient, clean, whole, total, level)
-    summed = np.sum(list(shapley.values()), axis=0) - (whole - hurt[everything])
+        row(name, "mechanism", whole - hurt[i], effect[i], shapley[name])
+        for name, i in alone.items()
+    ]
+    together = whole - hurt[everything]
+    table.append(row("all of them", "together", together, effect[everything], together))
+    table += [row(*given) for given in _carriers(experiment, coefficient, whole)]
+    summed = np.sum(list(shapley.values()), axis=0) - together
     gap = float(np.abs(summed).max() / max(float(np.abs(whole).max()), 1e-30))
     frame = pd.DataFrame(table)
     return frame[list(COLUMNS["breakdown"]["causes"])], gap
@@ -74,48 +73,31 @@ def _shapley(
 
 
 def _row(
-    name: str, kind: str, gone: Values, kept: Values, share: Values | None, whole: Values, total: Values, level: float, seed: int
+    name: str, kind: str, gone: Values, kept: Values, share: Values | None = None, *, whole: Values, total: Values,
+    level: float, seed: int,
 ) -> dict[str, object]:  # fmt: skip
     """Shares of the mean damage and of the mean effect, prompts resampled together."""
     row: dict[str, object] = {"cause": name, "kind": kind}
     parts = {"gone": (gone, whole), "effect": (kept, total), "shapley": (share, whole)}
     for column, (part, all_) in parts.items():
-        values = np.full(2, np.nan) if part is None else resampled(np.stack([part, all_]), seed)
-        ratio = (
-            values
-            if part is None
-            else values[:, 0] / np.where(values[:, 1] == 0, np.nan, values[:, 1])
-        )
-        low, high = (np.nan, np.nan) if part is None else percentiles(ratio, level)
-        row |= {column: float(ratio[0]), f"{column}_low": float(low), f"{column}_high": float(high)}
+        bounds = (np.nan, np.nan, np.nan)
+        if part is not None:
+            means = resampled(np.stack([part, all_]), seed)
+            ratio = means[:, 0] / np.where(means[:, 1] == 0, np.nan, means[:, 1])
+            bounds = (ratio[0], *map(float, percentiles(ratio, level)))
+        row |= dict(zip((column, f"{column}_low", f"{column}_high"), bounds, strict=True))
     return row
 
 
 def _carriers(
-    experiment: Experiment, coefficient: float, clean: Values, whole: Values, total: Values, level: float
-) -> list[dict[str, object]]:  # fmt: skip
-    """The nodes whose clean output takes most of the damage away."""
+    experiment: Experiment, coefficient: float, whole: Values
+) -> list[tuple[str, str, Values, Values]]:
+    """The nodes whose clean output takes most of the damage away: name, kind, what goes, the effect that stays."""
     nodes = experiment.reachable
     steering = at(experiment, coefficient)
     back = patches(experiment, experiment.nothing, nodes)
-    found = []
-    for start in range(0, len(nodes), BATCH):
-        runs = [tuple((*own, back[n][p]) for p, own in enumerate(steering)) for n in nodes[start : start + BATCH]]  # fmt: skip
-        found.append(of_runs(experiment, runs))
-    outcomes = np.concatenate(found, axis=1)
-    gone = whole - damage(outcomes, clean)
+    runs = (tuple((*own, back[n][p]) for p, own in enumerate(steering)) for n in nodes)
+    outcomes = of_runs(experiment, runs)
+    gone = whole - outcomes[DAMAGE]
     best = np.argsort(-gone.mean(axis=1), kind="stable")[:CARRIERS]
-    return [
-        _row(
-            str(nodes[i]),
-            "node",
-            gone[i],
-            outcomes[0, i],
-            None,
-            whole,
-            total,
-            level,
-            experiment.seed,
-        )
-        for i in best.tolist()
-    ]
+    return [(str(nodes[i]), "node", gone[i], outcomes[EFFECT, i]) for i in best.tolist()]

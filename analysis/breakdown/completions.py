@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from steerscope.analysis.columns import COLUMNS
@@ -26,10 +25,10 @@ from steerscope.analysis.engine import run
 from steerscope.analysis.experiment import Edits, Experiment
 from steerscope.analysis.generation import draw, surprises
 from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
 from steerscope.analysis.progress import track
-from steerscope.analysis.stats import percentiles, resampled
+from steerscope.analysis.stats import mean_interval
 
+from .mechanisms import hide
 from .strength import at, rows
 
 Values = NDArray[np.float64]
@@ -41,7 +40,7 @@ QUANTITIES = ("surprise", "distinct", "repeated")
 
 @dataclass(frozen=True)
 class Row:
-    """What is completed: a prompt, its edits, and positions that generated tokens do not see."""
+    """What is completed: a prompt, its edits (which name their positions), and positions that generated tokens do not see."""
 
     prompt: tuple[int, ...]
     edits: tuple[Edit, ...]
@@ -74,18 +73,8 @@ def complete(model: Model, asked: Sequence[Row], tokens: int, what: str) -> list
 
 
 def _edits(model: Model, row: Row, length: int) -> tuple[Edit, ...]:
-    later = tuple(range(len(row.prompt), length))
-    # Without positions an edit would reach the new tokens, too.
-    own = tuple(e if e.positions is not None else Edit(e.site, e.operation, e.value, tuple(range(len(row.prompt)))) for e in row.edits)  # fmt: skip
-    if not (row.hidden and later):
-        return own
-    keys = torch.zeros(length)
-    keys[list(row.hidden)] = 1
-    return own + tuple(
-        Edit(Site("pattern", layer, head), "hide", keys, later)
-        for layer in range(model.n_layers)
-        for head in range(model.n_heads)
-    )
+    made = range(len(row.prompt), length)
+    return row.edits + (hide(model, range(model.n_layers), row.hidden, made) if row.hidden else ())
 
 
 def fluency(made: Sequence[int], surprise: Values) -> dict[str, float]:
@@ -168,8 +157,6 @@ def _rows(
     found = []
     for quantity in QUANTITIES:
         own = np.array([v[quantity] for v in values])
-        own = own[np.isfinite(own)]
-        means: Float[Values, " resample"] = resampled(own, seed) if len(own) else np.full(2, np.nan)
-        low, high = percentiles(means, level) if len(own) else (np.nan, np.nan)
-        found.append(about | {"quantity": quantity, "value": means[0], "low": float(low), "high": float(high)})  # fmt: skip
+        value, low, high = mean_interval(own[np.isfinite(own)], level, seed)
+        found.append(about | {"quantity": quantity, "value": value, "low": low, "high": high})
     return found

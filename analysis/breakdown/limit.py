@@ -16,9 +16,8 @@ What it cannot see: models without norms, whose logits grow with the coefficient
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from steerscope.analysis.edits import Edit
+from steerscope.analysis.edits import Edit, added
 from steerscope.analysis.errors import BadInjection, UnsupportedModel
 from steerscope.analysis.experiment import Edits
 from steerscope.analysis.injection import Injection, compose
@@ -61,11 +60,7 @@ def _limit(
     model: Model, injections: Sequence[Injection], length: int, sign: int
 ) -> tuple[Edit, ...]:
     site = injections[0].site
-    total = torch.zeros(length, model.d_model, dtype=torch.float64)
-    for edit in compose(injections, length, model.bos is not None):
-        assert isinstance(edit.value, Tensor) and edit.positions is not None
-        given = list(edit.positions)
-        total[given] += edit.value.expand(len(given), -1).double()
+    total = added(compose(injections, length, model.bos is not None), length, model.d_model)
     at = tuple(total.norm(dim=-1).nonzero()[:, 0].tolist())
     if not at:
         return ()

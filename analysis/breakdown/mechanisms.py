@@ -13,7 +13,7 @@
 The last four change the vector, the others the run; any subset can be undone together.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from functools import cached_property
 from math import ceil
 
@@ -24,14 +24,32 @@ from torch import Tensor
 from steerscope.analysis.attribution.patches import activations
 from steerscope.analysis.edits import Edit
 from steerscope.analysis.experiment import Edits, Experiment
+from steerscope.analysis.models import Model
 from steerscope.analysis.nodes import SCALES, Site
 from steerscope.analysis.norms import readers, sites, stream
+from steerscope.analysis.positions import later
 
+from .shapes import WAYS
 from .strength import put, rows, site, streams
 
 MECHANISMS = ("patterns", "seen", "values", "scales", "norm", "mean", "rogue", "sink")
 ROGUE = 0.01  # share of the dimensions that count as rogue
 Rows = list[tuple[tuple[int, ...], Float[Tensor, "pos d_model"]]]
+
+
+def hide(
+    model: Model, layers: Iterable[int], keys: Sequence[int], queries: Sequence[int]
+) -> tuple[Edit, ...]:
+    """Edits that hide positions from later ones, in all heads of some layers."""
+    if not queries:
+        return ()
+    unseen = torch.zeros(max(*keys, *queries) + 1)
+    unseen[list(keys)] = 1
+    return tuple(
+        Edit(Site("pattern", layer, head), "hide", unseen, tuple(queries))
+        for layer in layers
+        for head in range(model.n_heads)
+    )
 
 
 class Undo:
@@ -44,11 +62,6 @@ class Undo:
         self.lengths = [len(ids) for ids in experiment.prompts.full]
         # attention of the injection's own layer has run already, where the vector comes after it
         self.first = self.site.layer if self.site.name == "resid_pre" else self.site.layer + 1
-
-    @property
-    def hidden(self) -> Sequence[tuple[Edit, ...]]:
-        """By prompt, what hides the injected positions from later ones."""
-        return self._hidden
 
     @property
     def there(self) -> tuple[str, ...]:
@@ -67,7 +80,7 @@ class Undo:
         if "patterns" in undone:
             parts.append(self._patterns)
         if "seen" in undone:
-            parts.append(self._hidden)
+            parts.append(self.hidden)
         if "values" in undone:
             parts.append(self._values)
         if "scales" in undone:
@@ -89,11 +102,7 @@ class Undo:
                     value = value - (value @ along)[:, None] * along
             if "norm" in undone:
                 before = x[list(where)]
-                after = before + value
-                size = before.norm(dim=1, keepdim=True) / after.norm(dim=1, keepdim=True).clamp_min(
-                    1e-30
-                )
-                value = after * size - before
+                value = WAYS["same norm"](before, value, 1.0) - before
             found.append((where, value))
         return found
 
@@ -134,22 +143,13 @@ class Undo:
         ]  # fmt: skip
 
     @cached_property
-    def _hidden(self) -> list[tuple[Edit, ...]]:
-        found = []
-        for (where, _), length in zip(self.added, self.lengths, strict=True):
-            keys = torch.zeros(length)
-            keys[list(where)] = 1
-            later = tuple(p for p in range(min(where, default=length), length) if p not in where)
-            found.append(
-                tuple(
-                    Edit(Site("pattern", n, h), "hide", keys, later)
-                    for n in range(self.first, self.model.n_layers)
-                    for h in range(self.model.n_heads)
-                )
-                if later
-                else ()
-            )
-        return found
+    def hidden(self) -> list[tuple[Edit, ...]]:
+        """By prompt, what hides the injected positions from later ones."""
+        layers = range(self.first, self.model.n_layers)
+        return [
+            hide(self.model, layers, where, later(where, length)) if where else ()
+            for (where, _), length in zip(self.added, self.lengths, strict=True)
+        ]
 
     @cached_property
     def _values(self) -> list[tuple[Edit, ...]]:

@@ -1,6 +1,8 @@
-"""What is measured of a run: its effect, its disturbance, how sure it is, and its loss on the text at hand."""
+"""What is measured of a run: its effect, its disturbance, how sure it is, its loss on the text at hand, and its damage:
+how much that loss rises above the clean run's; KL, where there is no such text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,16 +14,18 @@ from steerscope.analysis.edits import Variant
 from steerscope.analysis.engine import Readout
 from steerscope.analysis.experiment import Edits, Experiment
 from steerscope.analysis.metrics import Score, kl
+from steerscope.analysis.progress import track
 
 Values = NDArray[np.float64]
-OUTCOMES = ("effect", "kl", "entropy", "loss")
+OUTCOMES = ("effect", "kl", "entropy", "loss")  # measured
+CURVES = (*OUTCOMES, "damage")
+EFFECT, KL, DAMAGE = (CURVES.index(name) for name in ("effect", "kl", "damage"))
+RUNS = 16  # runs of all prompts that are measured at once: bounds what edits take
 
 
-def outcomes(
-    experiment: Experiment, variants: Sequence[Variant]
-) -> Float[Values, "outcome variant"]:
-    """Means over the scored positions, in the order of `OUTCOMES`: the metric, KL to the clean run, entropy, and the loss
-    on the prompt's own next tokens (NaN where no scored position has one)."""
+def _means(experiment: Experiment, variants: Sequence[Variant]) -> Float[Values, "mean variant"]:
+    """Means over the scored positions: the metric, KL to the clean run, entropy, and the loss on the prompt's own next
+    tokens (NaN where no scored position has one)."""
     prepared = (experiment.scored_positions, experiment.clean, experiment.steered)
     scores = [
         experiment.metric.prepare(*prepared),
@@ -32,21 +36,32 @@ def outcomes(
     return np.asarray(experiment.scores(variants, scores, "logits").T)
 
 
-def of_runs(experiment: Experiment, runs: Sequence[Edits]) -> Float[Values, "outcome run prompt"]:
-    """Outcomes of runs of all prompts; effects are changes from the clean run."""
+def of_runs(
+    experiment: Experiment, runs: Iterable[Edits], what: str | None = None, total: int | None = None
+) -> Float[Values, "curve run prompt"]:
+    """Outcomes of runs of all prompts, in the order of `CURVES`; effects are changes from the clean run.
+
+    Args:
+        runs: taken a few at a time, so they may be made as they are needed.
+        what: name for a progress bar; none by default. total: how many runs there are.
+    """
+    left = iter(track(runs, what, total) if what else runs)
+    found = []
+    while batch := list(islice(left, RUNS)):
+        found.append(_of_batch(experiment, batch))
+    return np.concatenate(found, axis=1)
+
+
+def _of_batch(experiment: Experiment, runs: Sequence[Edits]) -> Float[Values, "curve run prompt"]:
     prompts = range(len(experiment.prompts))
     variants = [
         Variant(p, tuple(edits[p])) for edits in (experiment.nothing, *runs) for p in prompts
     ]
-    found = outcomes(experiment, variants).reshape(len(OUTCOMES), 1 + len(runs), -1)
-    found[0] -= found[0, :1]
-    return found[:, 1:]
-
-
-def damage(found: Float[Values, "outcome run prompt"], clean: Float[Values, "outcome 1 prompt"]) -> Float[Values, "run prompt"]:  # fmt: skip
-    """How much the loss on the prompts' own tokens rises above that of the clean run; where there are none, KL."""
-    loss = found[OUTCOMES.index("loss")] - clean[OUTCOMES.index("loss")]
-    return np.asarray(np.where(np.isnan(loss), found[OUTCOMES.index("kl")], loss))
+    found = _means(experiment, variants).reshape(-1, 1 + len(runs), len(prompts))
+    effect, kl, _, loss = found
+    effect -= effect[:1].copy()
+    rise = loss - loss[:1]
+    return np.concatenate([found, np.where(np.isnan(rise), kl, rise)[None]])[:, 1:]
 
 
 def _entropy(readout: Readout) -> Float[Tensor, " read"]:

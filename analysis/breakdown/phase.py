@@ -19,7 +19,7 @@ from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.metrics import Metric, Outputs, Score, Scored
 from steerscope.analysis.progress import track
 
-from .outcomes import of_runs
+from .outcomes import EFFECT, KL, of_runs
 from .strength import at
 
 PLACES = ("front", "middle", "back", "last")
@@ -40,7 +40,7 @@ def phase(experiment: Experiment, coefficients: Sequence[float]) -> pd.DataFrame
             except SteerscopeError:  # a place that a prompt does not have
                 continue
             table += [
-                {"layer": layer, "place": place, "coefficient": c, "effect": found[0, i].mean(), "kl": found[1, i].mean()}
+                {"layer": layer, "place": place, "coefficient": c, "effect": found[EFFECT, i].mean(), "kl": found[KL, i].mean()}
                 for i, c in enumerate(coefficients)
             ]  # fmt: skip
     return pd.DataFrame(table, columns=list(COLUMNS["breakdown"]["phase"]))

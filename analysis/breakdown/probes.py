@@ -10,21 +10,18 @@ from math import isinf
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from numpy.typing import NDArray
 
 from steerscope.analysis.attribution.patches import activations
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.lens.lens import Lens
-from steerscope.analysis.lens.trajectory import trajectories
+from steerscope.analysis.lens.trajectory import commitment
 from steerscope.analysis.norms import readers, sites, stream
+from steerscope.analysis.positions import later
 from steerscope.analysis.progress import track
-from steerscope.analysis.stats import percentiles, resampled
+from steerscope.analysis.stats import mean_interval
 
 from .strength import at, rows
-
-Values = NDArray[np.float64]
 
 
 def probes(
@@ -41,11 +38,10 @@ def probes(
         kept = activations(experiment, edits, [*sites(model), *patterns])
         values: dict[tuple[str, int, str, str], list[float]] = {}
         for p, own in enumerate(kept):
-            length = len(experiment.prompts.full[p])
-            later = [i for i in range(min(where[p], default=0), length) if i not in where[p]]
+            after = later(where[p], len(experiment.prompts.full[p]))
             for _, layer in patterns:
                 seen = own["pattern", layer]
-                share = seen[:, later][:, :, list(where[p])].sum(-1).double().mean() if later else float("nan")  # fmt: skip
+                share = seen[:, after][:, :, list(where[p])].sum(-1).double().mean() if after else float("nan")  # fmt: skip
                 values.setdefault(("attention", layer, "attention", "later"), []).append(
                     float(share)
                 )
@@ -53,28 +49,20 @@ def probes(
                 ratio = reader.norm.scale(stream(model, reader, own)) / reader.norm.scale(stream(model, reader, clean[p]))  # fmt: skip
                 for place, positions in (
                     ("injected", [] if isinf(c) else list(where[p])),
-                    ("later", later),
+                    ("later", after),
                 ):
                     mean = float(ratio[positions].double().mean()) if positions else float("nan")
                     values.setdefault(("scale", reader.layer, reader.name, place), []).append(mean)
-        rows_ = [_row(c, key, np.array(v), level, experiment.seed) for key, v in values.items()]
-        table += [row for row in rows_ if row["value"] == row["value"]]
-        seen_through, _ = trajectories(experiment, lens, {"steered": edits}, level=level)
-        own_rows = seen_through[(seen_through["run"] == "steered") & (seen_through["quantity"] == "committed") & (seen_through["where"] == "later")]  # fmt: skip
-        table += [
-            {"coefficient": c, "quantity": "committed", "layer": model.n_layers, "at": "lens", "where": "later", **{str(k): v for k, v in r.items()}}
-            for r in own_rows[["value", "low", "high"]].to_dict("records")
-        ]  # fmt: skip
+            settled = commitment(lens, own)[after].mean() if after else float("nan")
+            values.setdefault(("committed", model.n_layers, "lens", "later"), []).append(
+                float(settled)
+            )
+        for (quantity, layer, name, place), means in values.items():
+            finite = np.array(means)[np.isfinite(means)]
+            if len(finite):
+                value, low, high = mean_interval(finite, level, experiment.seed)
+                table.append({
+                    "coefficient": c, "quantity": quantity, "layer": layer, "at": name, "where": place, "value": value, "low": low,
+                    "high": high,
+                })  # fmt: skip
     return pd.DataFrame(table)[list(COLUMNS["breakdown"]["probes"])]
-
-
-def _row(
-    c: float, key: tuple[str, int, str, str], values: Float[Values, " prompt"], level: float, seed: int
-) -> dict[str, object]:  # fmt: skip
-    quantity, layer, at_, where = key
-    means = resampled(values[np.isfinite(values)], seed) if np.isfinite(values).any() else np.full(2, np.nan)  # fmt: skip
-    low, high = percentiles(means, level)
-    return {
-        "coefficient": c, "quantity": quantity, "layer": layer, "at": at_, "where": where, "value": means[0],
-        "low": float(low), "high": float(high),
-    }  # fmt: skip

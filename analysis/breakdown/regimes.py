@@ -25,7 +25,7 @@ from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadMetric
 from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.norms import readers, sites, stream
-from steerscope.analysis.stats import percentiles, resampled
+from steerscope.analysis.stats import mean_interval, percentiles, resampled
 
 from .response import Response
 from .strength import reference, rows, site
@@ -135,9 +135,8 @@ def predictions(experiment: Experiment, level: float) -> pd.DataFrame:
             float((stream(model, reader, kept)[list(where)].double().cpu().norm(dim=1) / value.norm(dim=1)).mean())
             for kept, (where, value) in zip(clean, unit, strict=True)
         ])  # fmt: skip
-        means = resampled(sizes, experiment.seed)
-        low, high = percentiles(means, level)
-        table.append({"layer": reader.layer, "norm": reader.name, "predicted": means[0], "low": float(low), "high": float(high)})  # fmt: skip
+        predicted, low, high = mean_interval(sizes, level, experiment.seed)
+        table.append({"layer": reader.layer, "norm": reader.name, "predicted": predicted, "low": low, "high": high})  # fmt: skip
     return pd.DataFrame(table, columns=list(COLUMNS["breakdown"]["predictions"]))
 
 

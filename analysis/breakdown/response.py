@@ -17,15 +17,12 @@ from numpy.typing import NDArray
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, BadInjection, UnsupportedModel
 from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.progress import track
 from steerscope.analysis.stats import percentiles, resampled
 
-from .outcomes import OUTCOMES, damage, of_runs
+from .outcomes import CURVES, of_runs
 from .strength import at, rows
 
 Values = NDArray[np.float64]
-CURVES = (*OUTCOMES, "damage")
-RUNS = 16  # coefficients that are run at once: bounds what edits take
 
 
 def default_coefficients() -> tuple[float, ...]:
@@ -41,13 +38,11 @@ class Response:
     Attributes:
         coefficients: finite ones in order; where there are limits, minus infinity first and infinity last.
         values: by vector (the real one first); NaN where numbers overflow.
-        clean: outcomes of the clean run.
         missing: what is not there, and why.
     """
 
     coefficients: tuple[float, ...]
     values: Float[Values, "vector curve coefficient prompt"]
-    clean: Float[Values, "outcome 1 prompt"]
     missing: dict[str, str]
 
     def of(self, curve: str, vector: int = 0) -> Float[Values, "coefficient prompt"]:
@@ -75,16 +70,12 @@ def response(experiment: Experiment, coefficients: Sequence[float]) -> Response:
         wanted = [-float("inf"), *wanted, float("inf")]
     except (BadInjection, UnsupportedModel) as error:
         missing["limit"] = str(error)
-    clean = of_runs(experiment, [experiment.nothing])
-    found = []
-    work = [(v, i) for v in range(1 + experiment.controls) for i in range(0, len(wanted), RUNS)]
-    for vector, start in track(work, "coefficients"):
-        runs = [at(experiment, c, vector) for c in wanted[start : start + RUNS]]
-        found.append(of_runs(experiment, runs))
-    each = -(-len(wanted) // RUNS)
-    values = np.stack([np.concatenate(found[v * each : (v + 1) * each], axis=1) for v in range(1 + experiment.controls)])  # fmt: skip
-    values = np.concatenate([values, np.stack([damage(v, clean) for v in values])[:, None]], axis=1)
-    kl = values[:, OUTCOMES.index("kl")]
+    asked = [(v, c) for v in range(1 + experiment.controls) for c in wanted]
+    runs = (at(experiment, c, v) for v, c in asked)
+    found = of_runs(experiment, runs, "coefficients", len(asked))
+    shape = (len(CURVES), 1 + experiment.controls, len(wanted), -1)
+    values = found.reshape(shape).swapaxes(0, 1).copy()
+    kl = values[:, CURVES.index("kl")]
     broken = np.asarray(~np.isfinite(kl).all(axis=(0, 2)))
     broken |= np.array([not isinf(c) and overflows(experiment, c) for c in wanted])
     if broken.any():
@@ -92,7 +83,7 @@ def response(experiment: Experiment, coefficients: Sequence[float]) -> Response:
         what = f"coefficients of {min(sizes):.3g} and more" if sizes else "the limit"
         missing["overflow"] = f"{what}: {experiment.model.dtype} overflows there; load the model with dtype='float32'"  # fmt: skip
         values[:, :, broken] = np.nan
-    return Response(tuple(wanted), values, clean, missing)
+    return Response(tuple(wanted), values, missing)
 
 
 def overflows(experiment: Experiment, coefficient: float) -> bool:

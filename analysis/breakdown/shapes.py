@@ -23,10 +23,12 @@ from torch import Tensor
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.experiment import Edits, Experiment
+from steerscope.analysis.injection import compose
+from steerscope.analysis.norms import angle
 from steerscope.analysis.progress import track
-from steerscope.analysis.stats import percentiles, resampled
+from steerscope.analysis.stats import mean_interval, percentiles, resampled
 
-from .outcomes import damage, of_runs
+from .outcomes import DAMAGE, EFFECT, KL, of_runs
 from .strength import put, reference, rows, site, streams
 
 Values = NDArray[np.float64]
@@ -54,9 +56,9 @@ def _stretch(x: Tensor, v: Tensor, c: float) -> Tensor:
 def _rotation(x: Tensor, v: Tensor, share: float) -> Tensor:
     a, b = x / _size(x).clamp_min(1e-30), v / _size(v)
     across = b - (a * b).sum(1, keepdim=True) * a
-    angle: Tensor = torch.atan2(_size(across), (a * b).sum(1, keepdim=True)) * share
+    turn: Tensor = torch.atan2(_size(across), (a * b).sum(1, keepdim=True)) * share
     across = across / _size(across).clamp_min(1e-30)
-    return (a * angle.cos() + across * angle.sin()) * _size(x)
+    return (a * turn.cos() + across * turn.sin()) * _size(x)
 
 
 def _clamping(x: Tensor, v: Tensor, c: float) -> Tensor:
@@ -77,99 +79,98 @@ SEVERAL = "several layers"
 REMEDIES = ("addition", "same norm", "rotation", "clamping", SEVERAL)
 
 
-def edits(experiment: Experiment, way: str, knob: float) -> Edits:
-    """The edits that put the vector in, in one of the ways."""
-    if way == SEVERAL:
-        return _several(experiment, knob)
-    changes = []
-    for (where, v), x in zip(rows(experiment, 1.0), streams(experiment), strict=True):
-        before = x[list(where)]
-        changes.append((where, WAYS[way](before, v, knob) - before))
-    return put(experiment, changes)
+class Shapes:
+    """An experiment's injection, put in by any of the ways."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        # by prompt: positions, the stream there before, and the vector at coefficient 1
+        self._at = [
+            (where, x[list(where)], v)
+            for (where, v), x in zip(rows(experiment, 1.0), streams(experiment), strict=True)
+        ]
+        self._found: dict[tuple[str, tuple[float, ...]], Values] = {}
+
+    @property
+    def layers(self) -> int:
+        """How many layers "several layers" takes."""
+        return min(LAYERS, self.experiment.model.n_layers - site(self.experiment).layer)
+
+    def edits(self, way: str, knob: float) -> Edits:
+        """The edits that put the vector in, in one of the ways."""
+        if way == SEVERAL:
+            return self._several(knob)
+        return put(
+            self.experiment, [(where, WAYS[way](x, v, knob) - x) for where, x, v in self._at]
+        )
+
+    def _several(self, c: float) -> Edits:
+        asked, first = self.experiment, site(self.experiment).layer
+        part = c / reference(asked) / self.layers
+        scaled = [
+            replace(i, coefficient=i.coefficient * part, layer=first + n)
+            for n in range(self.layers)
+            for i in asked.injections
+        ]
+        return tuple(
+            compose(scaled, len(ids), asked.model.bos is not None) for ids in asked.prompts.ids
+        )
+
+    def outcomes(self, way: str, knobs: Sequence[float]) -> Float[Values, "curve knob prompt"]:
+        """Outcomes along the knob, run once."""
+        key = way, tuple(knobs)
+        if key not in self._found:
+            self._found[key] = of_runs(self.experiment, (self.edits(way, k) for k in knobs))
+        return self._found[key]
+
+    def turned(self, way: str, knob: float) -> tuple[float, float]:
+        """By how many degrees the injected streams turn, and by what factor they lengthen; means over positions."""
+        both = [(x, WAYS[way](x, v, knob)) for _, x, v in self._at]
+        angles = torch.cat([angle(x, y) for x, y in both])
+        factors = torch.cat([_size(y) / _size(x).clamp_min(1e-30) for x, y in both])
+        return float(angles.mean()), float(factors.mean())
 
 
-def _layers(experiment: Experiment) -> int:
-    return min(LAYERS, experiment.model.n_layers - site(experiment).layer)
-
-
-def _several(experiment: Experiment, c: float) -> Edits:
-    first, count = site(experiment).layer, _layers(experiment)
-    scaled = [
-        replace(i, coefficient=i.coefficient * c / reference(experiment) / count, layer=first + n)
-        for n in range(count)
-        for i in experiment.injections
-    ]
-    has_bos = experiment.model.bos is not None
-    return tuple(tuple(i.edit(len(ids), has_bos) for i in scaled) for ids in experiment.prompts.ids)
-
-
-def turned(experiment: Experiment, way: str, knob: float) -> tuple[float, float]:
-    """By how many degrees the injected streams turn, and by what factor they lengthen; means over positions."""
-    angles, factors = [], []
-    for (where, v), x in zip(rows(experiment, 1.0), streams(experiment), strict=True):
-        before = x[list(where)]
-        after = WAYS[way](before, v, knob)
-        a, b = before / _size(before).clamp_min(1e-30), after / _size(after).clamp_min(1e-30)
-        angles.append(torch.rad2deg(2 * torch.atan2(_size(a - b), _size(a + b))))
-        factors.append(_size(after) / _size(before).clamp_min(1e-30))
-    return float(torch.cat(angles).mean()), float(torch.cat(factors).mean())
-
-
-def angles_table(
-    experiment: Experiment, coefficients: Sequence[float], level: float
-) -> pd.DataFrame:
+def angles_table(shapes: Shapes, coefficients: Sequence[float], level: float) -> pd.DataFrame:
     """Effect and damage of the whole injection, of its turn alone and of its stretch alone."""
-    clean = of_runs(experiment, [experiment.nothing])
-    table = []
+    seed, table = shapes.experiment.seed, []
     for way in track(ANGLES, "turn and stretch"):
-        found = of_runs(experiment, [edits(experiment, way, c) for c in coefficients])
-        hurt = damage(found, clean)
+        found = shapes.outcomes(way, coefficients)
         for i, c in enumerate(coefficients):
-            angle, stretch = turned(experiment, way, c)
-            row: dict[str, object] = {
-                "way": way,
-                "coefficient": c,
-                "angle": angle,
-                "stretch": stretch,
-            }
-            for name, values in (("effect", found[0, i]), ("damage", hurt[i])):
-                means = resampled(values, experiment.seed)
-                low, high = percentiles(means, level)
-                row |= {name: means[0], f"{name}_low": float(low), f"{name}_high": float(high)}
+            turn, stretch = shapes.turned(way, c)
+            row = {"way": way, "coefficient": c, "angle": turn, "stretch": stretch}
+            for name, outcome in (("effect", EFFECT), ("damage", DAMAGE)):
+                row |= _bounded(name, mean_interval(found[outcome, i], level, seed))
             table.append(row)
     return pd.DataFrame(table)[list(COLUMNS["breakdown"]["angles"])]
 
 
+def _bounded(name: str, bounds: tuple[float, float, float]) -> dict[str, object]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), bounds, strict=True))
+
+
 def remedies_tables(
-    experiment: Experiment, coefficients: Sequence[float], target: Float[Values, " prompt"], level: float
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    shapes: Shapes, coefficients: Sequence[float], target: Float[Values, " prompt"], level: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every way's effect and damage along its knob; and damage where it first reaches the target's mean effect."""
-    clean = of_runs(experiment, [experiment.nothing])
-    curves, equal = [], []
+    seed, curves, equal = shapes.experiment.seed, [], []
+    wanted = resampled(target, seed)
     for way in track(REMEDIES, "remedies"):
-        if way == SEVERAL and _layers(experiment) < 2:
+        if way == SEVERAL and shapes.layers < 2:
             continue
         knobs = SHARES if way == "rotation" else tuple(coefficients)
-        found = of_runs(experiment, [edits(experiment, way, k) for k in knobs])
-        hurt = damage(found, clean)
+        effect, damage, kl = shapes.outcomes(way, knobs)[[EFFECT, DAMAGE, KL]]
         curves += [
-            {
-                "remedy": way,
-                "knob": k,
-                "effect": found[0, i].mean(),
-                "damage": hurt[i].mean(),
-                "kl": found[1, i].mean(),
-            }
+            {"remedy": way, "knob": k, "effect": effect[i].mean(), "damage": damage[i].mean(), "kl": kl[i].mean()}
             for i, k in enumerate(knobs)
-        ]
-        wanted = resampled(target, experiment.seed)
-        means = [resampled(v, experiment.seed) for v in (found[0], hurt, found[1])]
-        at = [_reach(means[0], m, wanted) for m in means[1:]]
+        ]  # fmt: skip
+        along = resampled(effect, seed)
         row: dict[str, object] = {"remedy": way, "target": wanted[0]}
-        for name, values in zip(("damage", "kl"), at, strict=True):
-            low, high = percentiles(values, level)
-            row |= {name: values[0], f"{name}_low": float(low), f"{name}_high": float(high)}
-        equal.append(row | {"reached": float(np.isfinite(at[0]).mean())})
+        for name, values in (("damage", damage), ("kl", kl)):
+            at = _reach(along, resampled(values, seed), wanted)
+            row |= _bounded(name, (at[0], *map(float, percentiles(at, level))))
+            row["reached"] = float(np.isfinite(at).mean())
+        equal.append(row)
     return (
         pd.DataFrame(curves)[list(COLUMNS["breakdown"]["remedies"])],
         pd.DataFrame(equal)[list(COLUMNS["breakdown"]["equal_effect"])],

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import isinf
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerscope.analysis.attribution.patches import activations
-from steerscope.analysis.edits import Edit
+from steerscope.analysis.edits import Edit, added
 from steerscope.analysis.errors import BadInjection
 from steerscope.analysis.experiment import Edits, Experiment
 from steerscope.analysis.nodes import Site
@@ -61,14 +60,9 @@ def rows(
     experiment: Experiment, coefficient: float, vector: int = 0
 ) -> list[tuple[tuple[int, ...], Float[Tensor, "pos d_model"]]]:
     """By prompt, the positions where something is added (rows of zeros left out), and what, all injections together."""
-    model = experiment.model
     found = []
     for own, ids in zip(at(experiment, coefficient, vector), experiment.prompts.full, strict=True):
-        total = torch.zeros(len(ids), model.d_model, dtype=torch.float64)
-        for edit in own:
-            assert isinstance(edit.value, Tensor) and edit.positions is not None
-            places = list(edit.positions)
-            total[places] += edit.value.expand(len(places), -1).double().cpu()
+        total = added(own, len(ids), experiment.model.d_model)
         where = tuple(total.any(dim=1).nonzero()[:, 0].tolist())
         found.append((where, total[list(where)]))
     return found

@@ -22,7 +22,9 @@ from steerscope.analysis.attribution.patches import activations
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.experiment import Edits, Experiment
 from steerscope.analysis.metrics import divergence
-from steerscope.analysis.stats import percentiles, resampled
+from steerscope.analysis.models import Model
+from steerscope.analysis.positions import later
+from steerscope.analysis.stats import mean_interval
 
 from .lens import Lens
 
@@ -42,7 +44,7 @@ def trajectories(
         shown: the prompt whose positions are listed.
     """
     model, everything = experiment.model, {"clean": experiment.nothing, **runs}
-    sites = [("resid_pre", n) for n in range(model.n_layers)] + [("resid_post", model.n_layers - 1)]
+    sites = streams(model)
     kept = {name: activations(experiment, edits, sites) for name, edits in everything.items()}
     values: dict[tuple[str, int, str, str], list[float]] = {}
     tokens = []
@@ -76,9 +78,9 @@ def trajectories(
     for (name, layer, where, quantity), own in values.items():
         finite = np.array([v for v in own if np.isfinite(v)])
         if len(finite):
-            means: Float[Values, " resample"] = resampled(finite, experiment.seed)
-            low, high = percentiles(means, level)
-            rows.append((name, layer, where, quantity, means[0], float(low), float(high)))
+            rows.append(
+                (name, layer, where, quantity, *mean_interval(finite, level, experiment.seed))
+            )
     return pd.DataFrame(rows, columns=TABLE), pd.DataFrame(tokens, columns=TOKENS)
 
 
@@ -96,6 +98,25 @@ def _quantities(seen: list[Tensor], clean: list[Tensor]) -> dict[str, Float[Tens
     return {name: torch.stack([x.cpu() for x in rows]).double() for name, rows in found.items()}
 
 
+def commitment(
+    lens: Lens, kept: Mapping[tuple[str, int], Float[Tensor, "pos d_model"]]
+) -> Float[Tensor, " pos"]:
+    """Where each position of a run commits.
+
+    Args:
+        kept: `resid_pre` of every layer and the last `resid_post`.
+    """
+    tops = [
+        lens.logits(kept[site], layer).argmax(-1) for layer, site in enumerate(streams(lens.model))
+    ]
+    return _committed(torch.stack([top == tops[-1] for top in tops]).cpu().double())
+
+
+def streams(model: Model) -> list[tuple[str, int]]:
+    """The streams that a lens reads: before every layer, and the final one."""
+    return [*(("resid_pre", n) for n in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
+
+
 def _committed(agreement: Float[Tensor, "layer pos"]) -> Float[Tensor, " pos"]:
     """The first layer from which on a position's most probable token stays the final one."""
     stays = agreement.flip(0).cumprod(0).sum(0)
@@ -104,6 +125,4 @@ def _committed(agreement: Float[Tensor, "layer pos"]) -> Float[Tensor, " pos"]:
 
 def _places(experiment: Experiment, p: int) -> list[tuple[str, list[int]]]:
     injected = [i for i in experiment.injected[p] if i or experiment.model.bos is None]
-    start = min(injected, default=0)
-    later = [i for i in range(start, len(experiment.prompts.full[p])) if i not in injected]
-    return [("injected", injected), ("later", later)]
+    return [("injected", injected), ("later", later(injected, len(experiment.prompts.full[p])))]

@@ -4,7 +4,6 @@ tuned-lens 0.2 asks whether a model is a `HookedTransformer`, which transformer-
 every model; a test says when that is mended. So its `Unembed` gets its two parts from us.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tuned_lens.nn.unembed import Unembed
@@ -40,10 +39,8 @@ class ModelUnembed(Unembed):  # type: ignore[misc]  # tuned-lens ships no types
         if kept:
             assert bias is not None
             self.unembedding.bias = nn.Parameter(bias.detach(), requires_grad=False)
-        cap = float(getattr(model.bridge.cfg, "output_logits_soft_cap", -1.0) or -1.0)
-        self.cap = cap if model.softcap else 0.0
+        self.capped = model.capped
         self.requires_grad_(False)
 
     def forward(self, h: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
-        logits: Tensor = super().forward(h)
-        return self.cap * torch.tanh(logits / self.cap) if self.cap > 0 else logits
+        return self.capped(super().forward(h))

@@ -1,10 +1,8 @@
 """`steerscope positions`: where in the prompt carriers write and read."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from steerscope.commands.question import asks
+from steerscope.commands.question import Nodes, asks, listed
 
 if TYPE_CHECKING:
     from steerscope.analysis.experiment import Experiment
@@ -16,9 +14,7 @@ def analyse(
     *,
     level: float,
     alpha: float,
-    nodes: Annotated[
-        str | None, typer.Option(help="Nodes such as L0M,L1H5; the strongest by default.")
-    ] = None,
+    nodes: Nodes = None,
 ) -> "Result":
     """Where in the prompt each carrier writes and reads the vector: exact effects by node and place.
 
@@ -26,9 +22,7 @@ def analyse(
     """
     from steerscope.analysis.attribution.positions import by_position
 
-    return by_position(
-        experiment, nodes=nodes.split(",") if nodes else None, level=level, alpha=alpha
-    )
+    return by_position(experiment, nodes=listed(nodes), level=level, alpha=alpha)
 
 
 positions = asks(analyse)

@@ -24,6 +24,9 @@ class Matched(StrEnum):
     kl = "kl"
 
 
+Nodes = Annotated[
+    str | None, typer.Option(help="Nodes such as L0M,L1H5; the strongest by default.")
+]
 POSITIONS = "front, middle, back, last, all, or indices such as 3,4,-1."
 
 
@@ -152,6 +155,11 @@ def _experiment(
         made = made.row(-1)  # these positions take one row: that of the last token, as is usual
     injection = Injection(made, coef, layer, positions)
     return Experiment(loaded, (injection,), given, wanted, controls, matched.value, seed=seed)
+
+
+def listed(nodes: str | None) -> list[str] | None:
+    """The nodes that an option names; None for none."""
+    return nodes.split(",") if nodes else None
 
 
 def metric_of(name: str, targets: str | None, against: str | None, continuation: str | None) -> Any:

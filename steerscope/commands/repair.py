@@ -1,10 +1,8 @@
 """`steerscope repair`: what later nodes do when a carrier is removed."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from steerscope.commands.question import asks
+from steerscope.commands.question import Nodes, asks, listed
 
 if TYPE_CHECKING:
     from steerscope.analysis.experiment import Experiment
@@ -16,9 +14,7 @@ def analyse(
     *,
     level: float,
     alpha: float,
-    nodes: Annotated[
-        str | None, typer.Option(help="Nodes such as L0M,L1H5; the strongest by default.")
-    ] = None,
+    nodes: Nodes = None,
 ) -> "Result":
     """What later nodes and the final norm do when a carrier is removed: self-repair, exactly.
 
@@ -26,9 +22,7 @@ def analyse(
     """
     from steerscope.analysis.attribution.self_repair import self_repair
 
-    return self_repair(
-        experiment, nodes=nodes.split(",") if nodes else None, level=level, alpha=alpha
-    )
+    return self_repair(experiment, nodes=listed(nodes), level=level, alpha=alpha)
 
 
 repair = asks(analyse)

@@ -13,7 +13,7 @@ from reference import plain_pass
 from steerscope.analysis.attribution.patches import activations
 from steerscope.analysis.breakdown.causes import causes
 from steerscope.analysis.breakdown.mechanisms import Undo
-from steerscope.analysis.breakdown.outcomes import OUTCOMES, of_runs
+from steerscope.analysis.breakdown.outcomes import DAMAGE, OUTCOMES, of_runs
 from steerscope.analysis.breakdown.strength import rows
 from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.injection import Injection
@@ -158,14 +158,12 @@ def test_shapley_values_are_those_of_all_orders(tiny: Model, stories: list[str])
     from itertools import permutations
 
     from steerscope.analysis.breakdown import causes as module
-    from steerscope.analysis.breakdown.outcomes import damage
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
     asked = Experiment(tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 0), 30.0),), make_prompts(tiny, stories[:3]), controls=0)  # fmt: skip
     undo, players = Undo(asked, 30.0), ("patterns", "values", "norm")
     subsets = [frozenset(s) for n in range(4) for s in combinations(players, n)]
-    clean = of_runs(asked, [asked.nothing])
-    hurt = damage(of_runs(asked, [undo.edits(s) for s in subsets]), clean)
+    hurt = of_runs(asked, [undo.edits(s) for s in subsets])[DAMAGE]
     place = {s: i for i, s in enumerate(subsets)}
     for player in players:
         slow = []

@@ -11,11 +11,10 @@ from questions import PROMPTS, TARGET, experiment, one
 from reference import plain_pass
 
 from steerscope.analysis.breakdown.breakdown import breakdown_of
-from steerscope.analysis.breakdown.outcomes import OUTCOMES, of_runs
+from steerscope.analysis.breakdown.outcomes import CURVES, OUTCOMES, of_runs
 from steerscope.analysis.breakdown.phase import phase
 from steerscope.analysis.breakdown.regimes import broken, crossing, predictions, regimes, slope
 from steerscope.analysis.breakdown.response import (
-    CURVES,
     Response,
     default_coefficients,
     response,
@@ -92,7 +91,7 @@ def test_controls_are_other_vectors_of_the_same_norm(small_model: Model) -> None
         own = replace(asked, injections=tuple(replace(i, coefficient=2.0) for i in asked.steering[vector]), controls=0)  # fmt: skip
         expected = of_runs(asked, [own.edits(0)])
         np.testing.assert_allclose(
-            found.values[vector, : len(OUTCOMES), 1], expected[:, 0], atol=1e-6
+            found.values[vector, : len(OUTCOMES), 1], expected[: len(OUTCOMES), 0], atol=1e-6
         )
     table = response_table(found, 0.95, 0)
     row = one(table, "outcome", "coefficient")("kl", 2.0)
@@ -118,7 +117,7 @@ def test_regimes_of_a_known_curve(small_model: Model) -> None:
     values[0, CURVES.index("effect")] = curve[:, None] * prompts
     values[0, CURVES.index("damage")] = hurt[:, None] * prompts
     grid = (-inf, *(-sizes[::-1]).tolist(), 0.0, *sizes.tolist(), inf)
-    found = Response(grid, values, np.zeros((4, 1, 2)), {})
+    found = Response(grid, values, {})
     import steerscope.analysis.breakdown.regimes as module
 
     with pytest.MonkeyPatch.context() as patch:
@@ -132,7 +131,7 @@ def test_regimes_of_a_known_curve(small_model: Model) -> None:
         assert row("safe", sign)["coefficient"] == pytest.approx(10 * log(1.1), rel=0.01)
         assert row("fluency", sign)["coefficient"] == pytest.approx(10 * log(1.01), rel=0.01)
     assert broken(found, 0.1, 1) == pytest.approx(500, rel=0.02)
-    assert broken(Response(grid, 0 * values, np.zeros((4, 1, 2)), {}), 0.1, 1) is None
+    assert broken(Response(grid, 0 * values, {}), 0.1, 1) is None
 
 
 def test_the_slope_is_that_of_small_coefficients(small_model: Model) -> None:

@@ -10,11 +10,10 @@ from steerscope.analysis.breakdown.outcomes import of_runs
 from steerscope.analysis.breakdown.shapes import (
     SEVERAL,
     WAYS,
+    Shapes,
     _reach,
     angles_table,
-    edits,
     remedies_tables,
-    turned,
 )
 from steerscope.analysis.breakdown.strength import at
 from steerscope.analysis.models import Model
@@ -59,7 +58,7 @@ def test_the_stream_is_changed_where_the_injection_stands(
     for p, ids in enumerate(asked.prompts.ids):
         clean, run = (
             plain_pass(model, ids),
-            plain_pass(model, ids, edits(asked, "same norm", 2.0)[p]),
+            plain_pass(model, ids, Shapes(asked).edits("same norm", 2.0)[p]),
         )
 
         def written(seen: "dict[tuple[str, int], torch.Tensor]") -> torch.Tensor:
@@ -76,20 +75,22 @@ def test_the_stream_is_changed_where_the_injection_stands(
 
 def test_addition_is_the_injection_itself(small_model: Model) -> None:
     asked = experiment(small_model, layer=1)
-    own, same = of_runs(asked, [edits(asked, "addition", 2.0), at(asked, 2.0)]).transpose(1, 0, 2)
+    own, same = of_runs(asked, [Shapes(asked).edits("addition", 2.0), at(asked, 2.0)]).transpose(
+        1, 0, 2
+    )
     np.testing.assert_allclose(own, same, atol=1e-5)
-    several = edits(asked, SEVERAL, 3.0)
+    several = Shapes(asked).edits(SEVERAL, 3.0)
     assert [e.site.layer for e in several[0]] == [1, 2]  # three layers in all
     assert all(torch.allclose(e.value, 1.5 * asked.injections[0].vector.values) for e in several[0] if isinstance(e.value, torch.Tensor))  # fmt: skip
 
 
 def test_turn_and_stretch_are_measured_in_degrees_and_factors(small_model: Model) -> None:
     asked = experiment(small_model, layer=1)
-    assert turned(asked, "stretch", 5.0)[0] == pytest.approx(0.0, abs=1e-4)
-    assert turned(asked, "same norm", 5.0)[1] == pytest.approx(1.0)
-    angle, factor = turned(asked, "addition", 5.0)
-    assert angle == pytest.approx(turned(asked, "same norm", 5.0)[0]) and factor > 1
-    table = angles_table(asked, [1.0, 5.0], 0.95)
+    assert Shapes(asked).turned("stretch", 5.0)[0] == pytest.approx(0.0, abs=1e-4)
+    assert Shapes(asked).turned("same norm", 5.0)[1] == pytest.approx(1.0)
+    angle, factor = Shapes(asked).turned("addition", 5.0)
+    assert angle == pytest.approx(Shapes(asked).turned("same norm", 5.0)[0]) and factor > 1
+    table = angles_table(Shapes(asked), [1.0, 5.0], 0.95)
     assert len(table) == 6 and one(table, "way", "coefficient")("addition", 5.0)[
         "angle"
     ] == pytest.approx(angle)
@@ -107,6 +108,6 @@ def test_the_same_effect_is_found_between_knobs() -> None:
 def test_plain_addition_does_its_own_damage_at_its_own_effect(small_model: Model) -> None:
     asked = experiment(small_model, layer=1)
     found = of_runs(asked, [asked.edits(0)])
-    _, equal = remedies_tables(asked, [0.5, 1.0, 1.5, 2.0], found[0, 0], 0.95)
+    _, equal = remedies_tables(Shapes(asked), [0.5, 1.0, 1.5, 2.0], found[0, 0], 0.95)
     row = one(equal, "remedy")("addition")
     assert row["kl"] == pytest.approx(found[1].mean(), rel=1e-3)
