@@ -78,6 +78,10 @@ class Experiment:
         ):  # parses positions against each prompt
             assert len(ids) and edits
 
+    def fewer(self, controls: int) -> "Experiment":
+        """The same question with at most so many controls."""
+        return replace(self, controls=min(controls, self.controls))
+
     @property
     def _has_bos(self) -> bool:
         return self.model.bos is not None

@@ -18,7 +18,6 @@ What it cannot see: which later node needs the carrier at that place (see paths)
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -72,7 +71,7 @@ def by_position(
     """
     options = Statistics(level, alpha)
     start = time.perf_counter()
-    experiment = replace(experiment, controls=min(controls, experiment.controls))
+    experiment = experiment.fewer(controls)
     carriers, rule = chosen(experiment, nodes, TOP)
     at = _places(experiment)
     names = [name for name in ORDER if any(name in row for row in at)]

@@ -22,7 +22,6 @@ What it cannot see: what makes a later node react (see paths); repair of several
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -76,7 +75,7 @@ def self_repair(
     """
     options = Statistics(level, alpha)
     start = time.perf_counter()
-    experiment = replace(experiment, controls=min(controls, experiment.controls))
+    experiment = experiment.fewer(controls)
     carriers, rule = chosen(experiment, nodes, TOP, ("necessity",))
     later = [[n for n in experiment.reachable if after(experiment.model, c, n)] for c in carriers]
     to_clean = patches(experiment, experiment.nothing, carriers)

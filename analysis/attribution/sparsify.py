@@ -101,7 +101,7 @@ def sparsify(
     options = Statistics(level, alpha)
     _check_arguments(orders, fractions, keep, draws, steps)
     start = time.perf_counter()
-    experiment = replace(experiment, controls=min(controls, experiment.controls))
+    experiment = experiment.fewer(controls)
     widths = [i.vector.values.shape[1] for i in experiment.injections]
     fractions = _distinct(fractions, widths)
     orders = tuple(dict.fromkeys(orders))

@@ -113,7 +113,7 @@ def breakdown_of(
     start = time.perf_counter()
     site(experiment)
     sign = 1 if reference(experiment) > 0 else -1
-    experiment = replace(experiment, controls=min(controls, experiment.controls))
+    experiment = experiment.fewer(controls)
     found = response(experiment, coefficients or default_coefficients())
     lens = lens or load_lens(experiment.model)
     missing = dict(found.missing)

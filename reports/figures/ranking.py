@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from steerscope.reports.figures.heatmap import Hover, hover
-from steerscope.reports.records import records
+from steerscope.reports.records import largest, records
 from steerscope.reports.theme import CONTROL, NEGATIVE, NEUTRAL, POSITIVE, axis, figure
 
 SHOWN = 20
@@ -26,7 +26,7 @@ def ranking(
         table: as for `heatmap`, with low, high, control_low and control_high; without a control there is no band.
         title: of the axis.
     """
-    rows = table[table["effect"] != 0].sort_values("effect", key=abs, ascending=False).head(SHOWN)
+    rows = largest(table[table["effect"] != 0], SHOWN)
     chart = figure(height=90 + 24 * max(4, len(rows)), margin={"l": 70, "r": 14, "t": 8, "b": 46})
     rows = rows.assign(name=[escape(str(node)) for node in rows["node"]])
     for row in records(rows.dropna(subset=["control_low", "control_high"])):

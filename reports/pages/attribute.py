@@ -12,7 +12,7 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.common import everything, metric_unit, page
-from steerscope.reports.records import records
+from steerscope.reports.records import largest, records
 
 MEASURES = {"necessity": "Necessity, estimated", "sufficiency": "Sufficiency, estimated"}
 METHODS = {
@@ -41,7 +41,7 @@ def attribute_sentences(result: Result) -> list[str]:
     """The strongest estimates, and how good they are."""
     unit, table = metric_unit(result), result.frames["nodes"]
     own = table[(table["measure"] == "necessity") & table["significant"]]
-    best = own.sort_values("effect", key=abs, ascending=False).head(4)
+    best = largest(own, 4)
     named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(best)])
     first = (
         f"Estimated to carry most: {named}."

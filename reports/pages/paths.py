@@ -12,7 +12,7 @@ from steerscope.reports.figures.graph import graph
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import everything, metric_unit, page
-from steerscope.reports.records import records
+from steerscope.reports.records import largest, records
 
 SHOWN = 40  # edges that the graph begins with
 
@@ -110,7 +110,7 @@ def paths_page(result: Result) -> Page:
         Panel(m.capitalize(), ranking(table[table["measure"] == m], unit, describe=_hover))
         for m in ("necessity", "sufficiency")
     ]
-    best = table[table["measure"] == "necessity"].sort_values("effect", key=abs, ascending=False).head(3)  # fmt: skip
+    best = largest(table[table["measure"] == "necessity"], 3)  # fmt: skip
     named = words.listing([f"{r.node} ({words.signed(r.effect)} {unit}{words.between(r.low, r.high)})" for r in records(best)])  # fmt: skip
     columns = ["sender", "receiver", "measure", "effect", "low", "high", "share", "control", "p_adjusted"]  # fmt: skip
     sections = [Section("Direct paths", ["Exact; grey bands are random vectors of equal norm."], panels), everything(table, columns, "All paths", result)]  # fmt: skip

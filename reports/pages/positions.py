@@ -14,7 +14,7 @@ from steerscope.reports.figures.grid import grid
 from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.common import everything, metric_unit, page
-from steerscope.reports.records import records
+from steerscope.reports.records import largest, records
 
 MEASURES = {
     "necessity": "Necessity: lost when the node is clean there",
@@ -52,7 +52,7 @@ def _single(result: Result, measure: str = "necessity") -> pd.DataFrame:
 def positions_sentences(result: Result) -> list[str]:
     """The strongest places, carriers whose places do not add up, and heads whose reading changes most."""
     unit, table = metric_unit(result), _single(result)
-    best = table[table["significant"]].sort_values("effect", key=abs, ascending=False).head(3)
+    best = largest(table[table["significant"]], 3)
     named = [f"{r.node} at {r.where} ({words.signed(r.effect)} {unit}{words.between(r.low, r.high)}, {words.percent(r.share)})" for r in records(best)]  # fmt: skip
     found = [
         f"Lost when a carrier is set back at one position alone, most of all: {words.listing(named)}."
@@ -66,7 +66,7 @@ def positions_sentences(result: Result) -> list[str]:
 def _against(table: pd.DataFrame, unit: str) -> str:
     """Places that work against the effect."""
     total = np.sign(float(table["effect"].sum())) or 1.0
-    rows = table[table["significant"] & (table["effect"] * total < 0)].sort_values("effect", key=abs, ascending=False).head(3)  # fmt: skip
+    rows = largest(table[table["significant"] & (table["effect"] * total < 0)], 3)  # fmt: skip
     named = [f"{r.node} at {r.where} ({words.signed(r.effect)} {unit})" for r in records(rows)]
     return f"Working against the rest: {words.listing(named)}." if named else ""
 
@@ -75,7 +75,7 @@ def _changed(result: Result) -> str:
     """The head whose attention to the injected positions changes most."""
     table = result.frames["reads"]
     rows = table[(table["quantity"] == "attention") & table["significant"]]
-    rows = rows.sort_values("effect", key=abs, ascending=False).head(1)
+    rows = largest(rows, 1)
     for r in records(rows):
         way = "towards" if r.effect > 0 else "away from"
         return (

@@ -6,7 +6,7 @@ from steerscope.reports.figures.agreement import agreement
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import everything, metric_unit, page
-from steerscope.reports.records import records
+from steerscope.reports.records import largest, records
 
 MEASURES = ("necessity", "sufficiency")
 
@@ -29,7 +29,7 @@ def screen_sentences(result: Result) -> list[str]:
     """The strongest verified carriers, what was left out, what it cost."""
     unit, table = metric_unit(result), result.frames["effects"]
     own = table[(table["measure"] == "necessity") & table["significant"]]
-    best = own.sort_values("effect", key=abs, ascending=False).head(4)
+    best = largest(own, 4)
     named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(best)])
     first = f"{len(own)} verified nodes carry the effect, above all {named}." if len(best) else "No verified node carries a significant part."  # fmt: skip
     totals = result.frames["totals"].set_index("quantity")

@@ -9,7 +9,7 @@ from steerscope.reports import words
 from steerscope.reports.figures.repair import staircase
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import everything, metric_unit, page
-from steerscope.reports.records import records
+from steerscope.reports.records import largest, records
 
 HARDLY = 0.05  # of the net loss
 
@@ -73,7 +73,7 @@ def _norm(result: Result, unit: str) -> str:
 
 def _passed(result: Result, unit: str) -> str:
     table = _signed(result)
-    rows = table[table["of_net"] < 0].sort_values("effect", key=abs, ascending=False).head(2)
+    rows = largest(table[table["of_net"] < 0], 2)
     named = [f"{r.node} after {r.carrier} ({words.number(abs(r.effect))} {unit}, {words.percent(-r.of_net)} of its net loss)" for r in records(rows)]  # fmt: skip
     return f"Most of the loss is passed on by nodes that carried the signal further: {words.listing(named)}." if named else ""  # fmt: skip
 

@@ -9,7 +9,7 @@ from steerscope.reports.figures.matrix import matrix, strongest
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.common import everything, metric_unit, page
-from steerscope.reports.records import records
+from steerscope.reports.records import largest, records
 
 
 def shapley_page(result: Result) -> Page:
@@ -29,7 +29,7 @@ def shapley_page(result: Result) -> Page:
 def shapley_sentences(result: Result) -> list[str]:
     """The largest values, the direct way, the strongest interactions."""
     unit, table = metric_unit(result), result.frames["values"]
-    best = table.sort_values("effect", key=abs, ascending=False).head(4)
+    best = largest(table, 4)
     named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(best)])
     totals = result.frames["totals"].set_index("quantity")["value"]
     error = float(table["sampling_error"].mean())
@@ -46,7 +46,7 @@ def shapley_sentences(result: Result) -> list[str]:
     pairs = result.frames["interactions"]
     clear = pairs[pairs["significant"]] if len(pairs) else pairs
     for sign, verb in ((1, "need each other"), (-1, "stand in for each other")):
-        own = clear[clear["effect"] * sign > 0].sort_values("effect", key=abs, ascending=False).head(3)  # fmt: skip
+        own = largest(clear[clear["effect"] * sign > 0], 3)  # fmt: skip
         if len(own):
             names = words.listing([f"{r.node_a} and {r.node_b} ({words.signed(r.effect)})" for r in records(own)])  # fmt: skip
             found.append(f"Pairs that {verb}: {names}.")

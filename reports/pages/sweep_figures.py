@@ -21,7 +21,7 @@ from steerscope.reports.figures.response import dose, response
 from steerscope.reports.figures.trends import trends
 from steerscope.reports.page import Panel, Section, Table
 from steerscope.reports.pages.common import metric_unit, missing
-from steerscope.reports.records import records
+from steerscope.reports.records import largest, records
 
 TITLES = {
     "effect": "Contribution to the effect",
@@ -120,7 +120,7 @@ def _ranking(result: Result) -> Section:
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
     """Of an axis that holds zero, the largest contributions, their intervals and their bands."""
-    rows = table.sort_values("effect", key=abs, ascending=False).head(RANKED)
+    rows = largest(table, RANKED)
     columns = ["effect", "low", "high", "control_low", "control_high"]
     low, high = min(0.0, rows[columns].min().min()), max(0.0, rows[columns].max().max())
     margin = 0.05 * (high - low or 1.0)
