@@ -21,34 +21,42 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .attribution.estimates import Statistics, Values, estimates
-from .attribution.patches import activations
-from .attribution.record import check, record
+from steerscope.analysis.engine.edits import Edit, added, touched
+from steerscope.analysis.lens.lens import Lens, load_lens
+from steerscope.analysis.lens.trajectory import trajectories
+from steerscope.analysis.model.nodes import Node
+from steerscope.analysis.model.norms import Reader, angle, readers, sites, stream
+from steerscope.analysis.model.positions import later
+from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.results.estimates import Statistics, Values, estimates
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.tools.patches import activations
+from steerscope.analysis.tools.record import check, record
+
 from .columns import COLUMNS
-from .edits import Edit, added, touched
 from .errors import BadInjection, UnsupportedModel
-from .experiment import Edits, Experiment
-from .lens.lens import Lens, load_lens
-from .lens.trajectory import trajectories
-from .nodes import Node
-from .norms import Reader, angle, readers, sites, stream
-from .positions import later
-from .results import Result
 
 QUANTITIES = (
-    "clean_norm", "steered_norm", "relative_norm", "rest", "vector", "response", "scale_ratio",
-    "cosine", "angle", "stretch",
-)  # fmt: skip
+    "clean_norm",
+    "steered_norm",
+    "relative_norm",
+    "rest",
+    "vector",
+    "response",
+    "scale_ratio",
+    "cosine",
+    "angle",
+    "stretch",
+)
 OUTPUTS = ("clean_norm", "steered_norm", "ratio", "angle")
 WHERE = ("injected", "later")
 Kept = list[dict[tuple[str, int], Tensor]]
 Item = tuple[int, str, str, str]  # layer, norm or node, where, quantity
 
 
-def trace(
-    experiment: Experiment, *, lens: Lens | None = None, level: float = 0.95, alpha: float = 0.05
-) -> Result:
-    """Norms, shares and angles at every norm and node, at injected positions and at later ones; predictions of every layer.
+def trace(experiment: Experiment, *, lens: Lens | None = None, level: float = 0.95, alpha: float = 0.05) -> Result:
+    """Norms, shares and angles at every norm and node, at injected positions and at later ones; predictions of every
+    layer.
 
     Args:
         lens: for what each layer would predict; by default the model's own (see `load_lens`).
@@ -65,13 +73,12 @@ def trace(
     model = experiment.model
     found = readers(model)
     if not found:
-        raise UnsupportedModel(
-            f"{model.name} has no norms; expected LayerNorm or RMSNorm; there is nothing to trace"
-        )
-    inside = [i for i in experiment.injections if i.site.name not in ("resid_pre", "attn_out", "mlp_out")]  # fmt: skip
+        raise UnsupportedModel(f"{model.name} has no norms; expected LayerNorm or RMSNorm; there is nothing to trace")
+    inside = [i for i in experiment.injections if i.site.name not in ("resid_pre", "attn_out", "mlp_out")]
     if inside:
         raise BadInjection(
-            f"a vector at {inside[0].site} reaches the stream through a head's output matrix; expected one at resid_pre, "
+            f"a vector at {inside[0].site} reaches the stream through a head's output matrix; expected one at "
+            "resid_pre, "
             "attn_out or mlp_out; record it there"
         )
     kept = [*sites(model), *_outputs(experiment)]
@@ -81,9 +88,7 @@ def trace(
     for vector in range(1 + experiment.controls):
         edits = experiment.edits(vector)
         steered = activations(experiment, edits, kept)
-        values, error = _streams(
-            experiment, found, clean, steered, edits, each if vector == 0 else None
-        )
+        values, error = _streams(experiment, found, clean, steered, edits, each if vector == 0 else None)
         worst = max(worst, error)
         streams.append(values)
         outputs.append(_nodes(experiment, clean, steered))
@@ -110,9 +115,7 @@ def trace(
 
 def _folded(found: list[Reader]) -> bool:
     """Whether the norms have no weights of their own: these have been folded into what reads them."""
-    return all(
-        bool((r.norm.weight - 1).abs().max() < 1e-6) and not r.norm.bias.any() for r in found
-    )
+    return all(bool((r.norm.weight - 1).abs().max() < 1e-6) and not r.norm.bias.any() for r in found)
 
 
 def _outputs(experiment: Experiment) -> list[tuple[str, int]]:
@@ -120,8 +123,13 @@ def _outputs(experiment: Experiment) -> list[tuple[str, int]]:
 
 
 def _streams(
-    experiment: Experiment, found: list[Reader], clean: Kept, steered: Kept, edits: Edits, each: list[dict[str, object]] | None
-) -> tuple[dict[Item, list[float]], float]:  # fmt: skip
+    experiment: Experiment,
+    found: list[Reader],
+    clean: Kept,
+    steered: Kept,
+    edits: Edits,
+    each: list[dict[str, object]] | None,
+) -> tuple[dict[Item, list[float]], float]:
     """Every quantity at every norm, by prompt; and the largest relative error of the split.
 
     Args:
@@ -144,21 +152,30 @@ def _streams(
             square = whole.square().sum(-1).clamp_min(1e-30)
             lengths = before.norm(dim=-1), after.norm(dim=-1)
             row = {
-                "clean_norm": lengths[0], "steered_norm": lengths[1], "relative_norm": added.norm(dim=-1) / lengths[0],
+                "clean_norm": lengths[0],
+                "steered_norm": lengths[1],
+                "relative_norm": added.norm(dim=-1) / lengths[0],
                 **{k: (x * whole).sum(-1) / square for k, x in normed.items()},
-                "scale_ratio": scales[1] / scales[0], "cosine": torch.cosine_similarity(after, added, dim=-1),
-                "angle": angle(before, after), "stretch": lengths[1] / lengths[0],
-            }  # fmt: skip
+                "scale_ratio": scales[1] / scales[0],
+                "cosine": torch.cosine_similarity(after, added, dim=-1),
+                "angle": angle(before, after),
+                "stretch": lengths[1] / lengths[0],
+            }
             if each is not None:
                 named = {i: where for where, positions in places.items() for i in positions}
                 tokens = experiment.prompts.full[p]
                 each += [
                     {
-                        "prompt": p, "position": i, "token": model.token_text(tokens[i]), "where": named[i], "layer": reader.layer,
-                        "norm": reader.name, **{q: float(row[q][i]) for q in QUANTITIES},
+                        "prompt": p,
+                        "position": i,
+                        "token": model.token_text(tokens[i]),
+                        "where": named[i],
+                        "layer": reader.layer,
+                        "norm": reader.name,
+                        **{q: float(row[q][i]) for q in QUANTITIES},
                     }
                     for i in sorted(named)
-                ]  # fmt: skip
+                ]
             for where, positions in places.items():
                 for quantity in QUANTITIES:
                     if where == "later" and quantity in ("relative_norm", "vector", "cosine"):
@@ -177,9 +194,11 @@ def _nodes(experiment: Experiment, clean: Kept, steered: Kept) -> dict[Item, lis
             before, after = (_of(node, kept[p]) for kept in (clean, steered))
             lengths = before.norm(dim=-1), after.norm(dim=-1)
             row = {
-                "clean_norm": lengths[0], "steered_norm": lengths[1],
-                "ratio": lengths[1] / lengths[0].clamp_min(1e-30), "angle": angle(before, after),
-            }  # fmt: skip
+                "clean_norm": lengths[0],
+                "steered_norm": lengths[1],
+                "ratio": lengths[1] / lengths[0].clamp_min(1e-30),
+                "angle": angle(before, after),
+            }
             for where, positions in places.items():
                 for quantity in OUTPUTS:
                     mean = row[quantity][positions].mean().item() if positions else float("nan")
@@ -208,9 +227,7 @@ def _places(experiment: Experiment, p: int) -> Iterator[tuple[str, list[int]]]:
     yield "later", later(injected, len(experiment.prompts.ids[p]))
 
 
-def _frame(
-    found: list[dict[Item, list[float]]], options: Statistics, seed: int, name: str
-) -> pd.DataFrame:
+def _frame(found: list[dict[Item, list[float]]], options: Statistics, seed: int, name: str) -> pd.DataFrame:
     items = list(found[0])
     values: Values = np.array([[one[item] for item in items] for one in found])
     kept = [bool(np.isfinite(values[0, i]).all()) for i in range(len(items))]

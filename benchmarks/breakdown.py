@@ -1,6 +1,7 @@
 """The default breakdown, part by part; and coefficients as rows of the engine against one hooked pass at a time.
 
-Run with `python -m benchmarks.breakdown`, on an idle machine. Both sides read the same logits; their largest difference is
+Run with `python -m benchmarks.breakdown`, on an idle machine. Both sides read the same logits; their largest difference
+is
 printed beside the ratio.
 """
 
@@ -15,11 +16,11 @@ from benchmarks.common import processor, quiet
 from steerscope.analysis.breakdown.breakdown import breakdown_of
 from steerscope.analysis.breakdown.response import default_coefficients, response
 from steerscope.analysis.breakdown.strength import at
-from steerscope.analysis.edits import Edit
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import log_prob
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import log_prob
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.loader import load
 from steerscope.tinystories.zoo import prompts
@@ -34,20 +35,19 @@ def main() -> None:
     model = load("tinystories-2l")
     injection = Injection(prompt_pair(model, " wedding", " ", 0), 3.0)
     metric = log_prob([" wedding"])
-    asked = Experiment(
-        model, (injection,), make_prompts(model, prompts("off_topic")[:PROMPTS]), metric, controls=0
-    )
+    asked = Experiment(model, (injection,), make_prompts(model, prompts("off_topic")[:PROMPTS]), metric, controls=0)
     coefficients = [c for c in default_coefficients() if c]
     ours, fast = timed(lambda: torch.from_numpy(response(asked, coefficients).of("effect")[1:-1]))
     theirs, slow = timed(lambda: plain(asked, coefficients))
     gap = float((fast - slow).abs().max())
     runs = len(coefficients) * PROMPTS
-    print(f"{runs} steered runs (80 coefficients, {PROMPTS} prompts): engine {ours:.1f} s (with KL, entropy, loss and the limits), "
-          f"one hooked pass each {theirs:.1f} s: {theirs / ours:.1f}x; largest difference {gap:.1e} nats")  # fmt: skip
-    whole, result = timed(lambda: breakdown_of(replace(asked, controls=4)))
     print(
-        f"the whole default breakdown with 4 controls: {whole:.1f} s (goal 60); {len(result.frames)} tables"
+        f"{runs} steered runs (80 coefficients, {PROMPTS} prompts): engine {ours:.1f} s (with KL, entropy, "
+        "loss and the limits), "
+        f"one hooked pass each {theirs:.1f} s: {theirs / ours:.1f}x; largest difference {gap:.1e} nats"
     )
+    whole, result = timed(lambda: breakdown_of(replace(asked, controls=4)))
+    print(f"the whole default breakdown with 4 controls: {whole:.1f} s (goal 60); {len(result.frames)} tables")
 
 
 def plain(asked: Experiment, coefficients: list[float]) -> torch.Tensor:
@@ -59,9 +59,7 @@ def plain(asked: Experiment, coefficients: list[float]) -> torch.Tensor:
             tokens, scored = torch.tensor([ids]), list(asked.scored_positions.positions[p])
             clean = model.bridge(tokens)[0, scored].log_softmax(-1)[:, target].mean()
             for i, c in enumerate(coefficients):
-                hooks = [
-                    (model.hook(e.site.name, e.site.layer), adding(e)) for e in at(asked, c)[p]
-                ]
+                hooks = [(model.hook(e.site.name, e.site.layer), adding(e)) for e in at(asked, c)[p]]
                 logits = model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)[0, scored]
                 found[i, p] = (logits.log_softmax(-1)[:, target].mean() - clean).double()
     return found

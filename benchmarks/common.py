@@ -16,8 +16,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils.logging import disable_progress_bar
 
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
 
 
 def quiet() -> None:
@@ -57,9 +57,7 @@ def processor() -> str:
     """The processor's name, where the system says it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (x.split(":")[1].strip() for x in lines if x.startswith("model name")), "a processor"
-    )
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "a processor")
 
 
 def line(setting: str, *cells: str, first: int = 8) -> None:

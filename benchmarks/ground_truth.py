@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import quiet
-from steerscope.analysis.attribution.estimates import band, over_controls
-from steerscope.analysis.attribution.exact import effects
-from steerscope.analysis.attribution.gradient import rank
-from steerscope.analysis.attribution.shapley import shapley
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.stats import benjamini_hochberg, carrier_p
-from steerscope.circuits.planted import CASES, Planted, plant
+from benchmarks.planted import CASES, Planted, plant
+from steerscope.analysis.carriers.shapley import shapley
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.estimates import band, over_controls
+from steerscope.analysis.results.stats import benjamini_hochberg, carrier_p
+from steerscope.analysis.tools.gradients import rank
+from steerscope.analysis.tools.patching import effects
 
 TRIED = 20  # random vectors in the place of the planted one
 Values = NDArray[np.float64]
@@ -39,7 +39,7 @@ def gradient(method: str, measure: int) -> Scores:
 
 
 def values(asked: Experiment) -> Values:
-    result = shapley(replace(asked, controls=0), passes=20 * len(asked.reachable), interactions=False)  # fmt: skip
+    result = shapley(replace(asked, controls=0), passes=20 * len(asked.reachable), interactions=False)
     return result.frames["values"]["effect"].to_numpy()
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     print("| --- |" + " --- |" * len(METHODS))
     for case in CASES:
         models = [plant(case, controls=0, prompts=8, **setting) for setting in settings]  # type: ignore[arg-type]
-        print(f"| {case} | " + " | ".join(_cell(models, name) for name in METHODS) + " |", flush=True)  # fmt: skip
+        print(f"| {case} | " + " | ".join(_cell(models, name) for name in METHODS) + " |", flush=True)
     shallow = [setting for setting in settings if setting["layers"] == 2]
     _false([plant("direct", controls=39, prompts=10, **setting) for setting in shallow])  # type: ignore[arg-type]
 
@@ -103,7 +103,7 @@ def _false(models: list[Planted]) -> None:
     counts = {"planted": np.zeros(3), "random": np.zeros(3)}
     for planted in models:
         found = effects(planted.experiment)
-        idle = [i for i, n in enumerate(found.nodes) if n.head is not None and n not in planted.roles]  # fmt: skip
+        idle = [i for i, n in enumerate(found.nodes) if n.head is not None and n not in planted.roles]
         for vector in range(1 + TRIED):
             others = [c for c in range(1, len(found.along)) if c != vector]
             for measure in (0, 1):
@@ -116,7 +116,8 @@ def _false(models: list[Planted]) -> None:
                 counts[name] += [len(idle), called.sum(), (called & beyond).sum()]
     for name, (heads, found_in_all, outside) in counts.items():
         print(
-            f"| {name} | {heads:.0f} | {found_in_all:.0f} ({found_in_all / heads:.0%}) | {outside:.0f} ({outside / heads:.1%}) |"
+            f"| {name} | {heads:.0f} | {found_in_all:.0f} ({found_in_all / heads:.0%}) | {outside:.0f} "
+            f"({outside / heads:.1%}) |"
         )
 
 

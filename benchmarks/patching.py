@@ -28,10 +28,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens import patching
 
 from benchmarks.common import bandwidth, gpt2_small, line, processor, product_rate, quiet
-from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import Readout, measure, run
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Node
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import Readout, measure, run
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Node
 
 SETTINGS = [(16, 1), (16, 8), (64, 1), (64, 8)]  # tokens, prompts
 COLUMNS = [
@@ -61,14 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="16 tokens and one prompt only")
     parser.add_argument(
-        "--rounds",
-        type=int,
-        default=5,
-        help="turns that each side takes (default 5; at 64 tokens and 8 prompts 2)",
+        "--rounds", type=int, default=5, help="turns that each side takes (default 5; at 64 tokens and 8 prompts 2)"
     )
-    parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="threads of torch"
-    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     quiet()
@@ -126,9 +121,11 @@ def clean_activations(model: Model, clean: Tensor) -> dict[Node, Tensor]:
     variants = [Variant(prompt) for prompt in range(len(clean))]
     _, readout = next(run(model, clean.tolist(), variants, reads="none", sites=sites))
     return {
-        node: readout.activations["mlp_out", node.layer] if node.head is None else readout.activations["z", node.layer][:, :, node.head]
+        node: readout.activations["mlp_out", node.layer]
+        if node.head is None
+        else readout.activations["z", node.layer][:, :, node.head]
         for node in model.nodes
-    }  # fmt: skip
+    }
 
 
 def wavefront(model: Model, pairs: Pairs, activations: dict[Node, Tensor]) -> Tensor:
@@ -137,7 +134,7 @@ def wavefront(model: Model, pairs: Pairs, activations: dict[Node, Tensor]) -> Te
         Variant(prompt, (Edit(node.site, "set", activations[node][prompt]),))
         for node in model.nodes
         for prompt in range(len(pairs.corrupted))
-    ]  # fmt: skip
+    ]
     left, right = pairs.tokens
 
     def difference(readout: Readout) -> Tensor:
@@ -150,10 +147,7 @@ def wavefront(model: Model, pairs: Pairs, activations: dict[Node, Tensor]) -> Te
 
 def clean_cache(model: Model, clean: Tensor) -> Any:
     return model.bridge.run_with_cache(
-        clean,
-        names_filter=lambda name: name.endswith(
-            ("hook_z", "hook_mlp_out", "o.hook_in", "mlp.hook_out")
-        ),
+        clean, names_filter=lambda name: name.endswith(("hook_z", "hook_mlp_out", "o.hook_in", "mlp.hook_out"))
     )[1]
 
 
@@ -167,17 +161,8 @@ def peer(model: Model, pairs: Pairs, cache: Any, nodes: Sequence[Node]) -> Tenso
     def set_mlp(activation: Tensor, index: Sequence[int], clean: Tensor) -> Tensor:
         return clean
 
-    patch = partial(
-        patching.generic_activation_patch,
-        model.bridge,
-        pairs.corrupted,
-        cache,
-        metric,
-        reduce="none",
-    )
-    heads = pd.DataFrame(
-        [(n.layer, n.head) for n in nodes if n.head is not None], columns=["layer", "head"]
-    )
+    patch = partial(patching.generic_activation_patch, model.bridge, pairs.corrupted, cache, metric, reduce="none")
+    heads = pd.DataFrame([(n.layer, n.head) for n in nodes if n.head is not None], columns=["layer", "head"])
     layers = pd.DataFrame([(n.layer,) for n in nodes if n.head is None], columns=["layer"])
     head_values: Any = patch(patching.layer_head_vector_patch_setter, "z", index_df=heads).values
     mlp_values: Any = patch(set_mlp, "mlp_out", index_df=layers).values

@@ -11,17 +11,17 @@ import argparse
 import torch
 
 from benchmarks.common import gpt2_small, line, processor, quiet, seconds
-from steerscope.analysis.attribution.exact import effects
-from steerscope.analysis.attribution.screen import screen
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.models import Model
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.carriers.screen import screen
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.tools.patching import effects
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.loader import load
 from steerscope.tinystories.zoo import prompts as stories
 
-COLUMNS = ["nodes", "verified", "passes screen", "passes exact", "ratio", "screen s", "exact s", "same top ten"]  # fmt: skip
+COLUMNS = ["nodes", "verified", "passes screen", "passes exact", "ratio", "screen s", "exact s", "same top ten"]
 
 
 def main() -> None:
@@ -69,9 +69,17 @@ def show(name: str, experiment: Experiment) -> None:
         truth = {str(exact.nodes[i]) for i in size.argsort()[::-1][:10]}  # type: ignore[attr-defined]
         same.append(f"{len(best & truth)}/{len(truth)}")
     line(
-        name, str(len(experiment.reachable)), str(verified), f"{cost['screen']:.1f}", f"{cost['exact']:.1f}",
-        f"{cost['exact'] / cost['screen']:.1f}x", f"{fast:.1f}", f"{slow:.1f}", ", ".join(same), first=28,
-    )  # fmt: skip
+        name,
+        str(len(experiment.reachable)),
+        str(verified),
+        f"{cost['screen']:.1f}",
+        f"{cost['exact']:.1f}",
+        f"{cost['exact'] / cost['screen']:.1f}x",
+        f"{fast:.1f}",
+        f"{slow:.1f}",
+        ", ".join(same),
+        first=28,
+    )
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.common import line, quiet
-from steerscope.analysis.attribution.patches import patches
-from steerscope.analysis.attribution.shapley import ESTIMATORS, Game
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.carriers.shapley import ESTIMATORS, Game
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.tools.patches import patches
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.loader import load
 from steerscope.tinystories.zoo import prompts as stories
@@ -43,7 +43,14 @@ def main() -> None:
             found = {e: spread(experiment, e, passes, runs) for e in ESTIMATORS}
             regression, permutation = found["regression"], found["permutation"]
             fewer = (permutation[0] / regression[0]) ** 2
-            line("", str(passes), f"{regression[0]:.3f}", f"{regression[1]:.3f}", f"{permutation[0]:.3f}", f"{fewer:.1f}x")  # fmt: skip
+            line(
+                "",
+                str(passes),
+                f"{regression[0]:.3f}",
+                f"{regression[1]:.3f}",
+                f"{permutation[0]:.3f}",
+                f"{fewer:.1f}x",
+            )
 
 
 def spread(experiment: Experiment, estimator: str, passes: int, runs: int) -> tuple[float, float]:
@@ -56,7 +63,7 @@ def spread(experiment: Experiment, estimator: str, passes: int, runs: int) -> tu
         fit, _ = ESTIMATORS[estimator](game, passes * len(players) + 2, False)
         values.append(fit.values.mean(axis=-1))
         stated.append(fit.error)
-    return float(np.sqrt(np.var(values, axis=0, ddof=1).mean())), float(np.sqrt(np.nanmean(np.square(stated))))  # fmt: skip
+    return float(np.sqrt(np.var(values, axis=0, ddof=1).mean())), float(np.sqrt(np.nanmean(np.square(stated))))
 
 
 if __name__ == "__main__":

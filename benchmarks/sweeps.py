@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import gpt2_small, line, processor, product_rate, quiet
-from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import Readout
-from steerscope.analysis.models import Model
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import Readout
+from steerscope.analysis.model.models import Model
 from steerscope.analysis.sweeps.bench import Bench, answer, bench
 from steerscope.analysis.sweeps.design import Trial
 from steerscope.analysis.sweeps.executors import Ray
@@ -43,7 +43,7 @@ COLUMNS = [
     "difference",  # the largest, in nats, of KL, loss and entropy
 ]
 GPT2 = [(tokens, k, "all") for tokens in (16, 64) for k in (1, 4, 16)]
-STORIES = [(16, k, place) for place in ("all", "front", "last") for k in (1, 4, 16)] + [(8, 1, "last"), (8, 4, "front")]  # fmt: skip
+STORIES = [(16, k, place) for place in ("all", "front", "last") for k in (1, 4, 16)] + [(8, 1, "last"), (8, 4, "front")]
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def compare(model: Model, tokens: int, k: int, place: str, rounds: int) -> None:
         place_.answer(block)
     flops = counter.get_total_flops()
     # every k-th trial, so that each visit and kind is among them
-    chosen = [place_.work.design.trial(i, place_.work.additions.units) for i in range(0, trials, trials // sample)]  # fmt: skip
+    chosen = [place_.work.design.trial(i, place_.work.additions.units) for i in range(0, trials, trials // sample)]
     loop = Loop(place_, chosen, block)
     loop.run(chosen[:2])
     ours, theirs, rates, shares = [], [], [], []
@@ -112,12 +112,10 @@ def compare(model: Model, tokens: int, k: int, place: str, rounds: int) -> None:
         *(f"{value / sum(total):.1%}" for value in total),
         f"{difference:.0e}",
         first=28,
-    )  # fmt: skip
+    )
 
 
-def bench_of(
-    model: Model, tokens: int, k: int, place: str, trials: int
-) -> tuple[Bench, Block] | None:
+def bench_of(model: Model, tokens: int, k: int, place: str, trials: int) -> tuple[Bench, Block] | None:
     """A bench and one block of trials on random prompts; the last token of a prompt is only predicted."""
     generator = torch.Generator().manual_seed(tokens)
     ids = torch.randint(1, model.d_vocab, (16, tokens), generator=generator).tolist()
@@ -170,7 +168,7 @@ class Loop:
         for index, (kl, loss, entropy) in numbers:
             row = rows.loc[index]
             found = [row["kl"], torch.tensor(float(row["perplexity"])).log().item(), row["entropy"]]
-            worst = max(worst, *(abs(a - b) for a, b in zip(found, (kl, loss, entropy), strict=True)))  # fmt: skip
+            worst = max(worst, *(abs(a - b) for a, b in zip(found, (kl, loss, entropy), strict=True)))
         return worst
 
 
@@ -185,8 +183,14 @@ def added(x: Tensor, hook: Any, edit: Edit) -> Tensor:
 
 
 def on_ray(model: Model, trials: int = 24_000) -> None:
-    """Ray with two workers of one thread each, against this process with one thread; after all have loaded the model."""
-    made = plan(model, prompt_pair(model, " wedding", " ", 0), [[0, *range(5, 37)]] * 16, trials=trials, loader=partial(load, "tinystories-2l", device="cpu", selfcheck=False))  # fmt: skip
+    """Ray with two workers of one thread each, against this process with one thread; after all have loaded the model"""
+    made = plan(
+        model,
+        prompt_pair(model, " wedding", " ", 0),
+        [[0, *range(5, 37)]] * 16,
+        trials=trials,
+        loader=partial(load, "tinystories-2l", device="cpu", selfcheck=False),
+    )
     work = partial(answer, made.work)
     torch.set_num_threads(1)
     bench(made.work, model)
@@ -194,8 +198,10 @@ def on_ray(model: Model, trials: int = 24_000) -> None:
     both = rate(Ray(workers=2)(work, (made.block(i) for i in range(made.blocks))), skip=6)
     again = rate(map(work, (made.block(i) for i in range(made.blocks // 3))), skip=1)
     one = statistics.mean([alone, again])
-    print(f"ray: one process with one thread {one:.0f} trials/s ({alone:.0f} before, {again:.0f} after), "
-          f"two workers of one thread {both:.0f} trials/s: {both / one:.2f}x")  # fmt: skip
+    print(
+        f"ray: one process with one thread {one:.0f} trials/s ({alone:.0f} before, {again:.0f} after), "
+        f"two workers of one thread {both:.0f} trials/s: {both / one:.2f}x"
+    )
 
 
 def rate(answers: Any, skip: int) -> float:

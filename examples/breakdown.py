@@ -1,6 +1,7 @@
 # %% [markdown]
 # # Is a large coefficient safe?
-# Two vectors of the same model: one may be as long as it likes, the other breaks it. Run with `python examples/breakdown.py`.
+# Two vectors of the same model: one may be as long as it likes, the other breaks it. Run with `python
+# examples/breakdown.py`.
 
 # %%
 import steerscope as st
@@ -25,5 +26,8 @@ for word, layer in ((" happy", 1), (" wedding", 0)):
     page = st.report(f"out/breakdown{word.strip()}")
     safe = result.frames["regimes"].set_index(["regime", "sign"]).loc[("safe", 1), "coefficient"]
     limits = result.frames["limits"].set_index(["outcome", "sign", "seen"])["value"]
-    print(f"{word} at layer {layer}:", f"safe up to {safe:.2g}," if safe == safe else "safe at any coefficient,",
-          f"{limits['damage', 1, True]:+.2f} nats of damage at infinity; {page}")  # fmt: skip
+    print(
+        f"{word} at layer {layer}:",
+        f"safe up to {safe:.2g}," if safe == safe else "safe at any coefficient,",
+        f"{limits['damage', 1, True]:+.2f} nats of damage at infinity; {page}",
+    )

@@ -15,15 +15,20 @@ out = sys.argv[1] if len(sys.argv) > 1 else "out/sweeps"
 if __name__ == "__main__":  # worker processes import this file
     model = st.load("tinystories-2l")
     wedding = st.steering_vector(model, plus=" wedding", minus=" ", layer=0)
-    prompts = st.windows(
-        model, "shipped", count=60, tokens=25
-    )  # or your own text, or a data set's name
+    prompts = st.windows(model, "shipped", count=60, tokens=25)  # or your own text, or a data set's name
 
     # Every node gets its own activation difference; horizontal and vertical sets are compared at equal norm.
     result = st.sweep(
-        model, wedding, prompts, f"{out}/own", trials=4000, k=(1, 2), design=("horizontal", "vertical"),
-        coefficients=(1, 2, 4), executor=Processes(2),
-    )  # fmt: skip
+        model,
+        wedding,
+        prompts,
+        f"{out}/own",
+        trials=4000,
+        k=(1, 2),
+        design=("horizontal", "vertical"),
+        coefficients=(1, 2, 4),
+        executor=Processes(2),
+    )
     print(result.frames["frontier"].query("useful").sort_values("efficiency", ascending=False))
 
     # The same vector, pushed through each head; scored by how probable wedding words become.
@@ -32,7 +37,7 @@ if __name__ == "__main__":  # worker processes import this file
 
     # Vectors of your own for some nodes.
     generator = torch.Generator().manual_seed(0)
-    own = {"L0H3": torch.randn(32, generator=generator), "L1M": torch.randn(320, generator=generator)}  # fmt: skip
+    own = {"L0H3": torch.randn(32, generator=generator), "L1M": torch.randn(320, generator=generator)}
     result = st.sweep(model, own, prompts, f"{out}/given", trials=400, mode="given", k=(1, 2))
     print(result.frames["nodes"][["node", "outcome", "contribution", "low", "high", "control"]])
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from steerscope.analysis.errors import DamagedRun
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports.page import render
 from steerscope.reports.pages import PAGES
 
@@ -19,7 +19,8 @@ def report(folder: str | Path, to: str | Path | None = None) -> Path:
     result = Result.load(folder)
     if result.kind not in PAGES:
         raise DamagedRun(
-            f"{str(folder)!r} holds a result of kind {result.kind!r}; expected one of {', '.join(PAGES)}; update steerscope"
+            f"{str(folder)!r} holds a result of kind {result.kind!r}; expected one of {', '.join(PAGES)}; "
+            "update steerscope"
         )
     path = Path(to or folder) / NAME
     temporary = path.with_name(NAME + ".part")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.records import records
 
@@ -58,15 +58,23 @@ def _safe(result: Result) -> str:
     else:
         low, high = (row.low, row.high) if row.reached > 0.975 else (row.low, inf)
         between = words.between(low, high) if not isinf(high) else f" [{words.number(low)}, ∞]"
-        first = f"Safe up to {minus}{words.number(row.coefficient)}{between} (a loss of {words.percent(loss)} of perplexity on ordinary text)"  # fmt: skip
+        first = (
+            f"Safe up to {minus}{words.number(row.coefficient)}{between} (a loss of {words.percent(loss)} of "
+            "perplexity on ordinary text)"
+        )
     end, kl = at(result, "damage", sign * inf), at(result, "kl", sign * inf)
     if end is None or kl is None:
-        return f"{first}; there is no limit: {result.manifest.get('missing', {}).get('limit', 'it was not computed').rstrip('.')}."
+        return (
+            f"{first}; there is no limit: "
+            f"{result.manifest.get('missing', {}).get('limit', 'it was not computed').rstrip('.')}."
+        )
     unsafe = end.value > log1p(loss)
     return (
-        f"{first}; at infinity the loss rises by {words.number(end.value)} nats{words.between(end.low, end.high)}, KL {words.number(kl.value)}: "
-        f"{'unsafe' if unsafe else 'safe'}. Random vectors of equal norm: {words.signed(end.control)} nats{words.between(end.control_low, end.control_high)}."
-    )  # fmt: skip
+        f"{first}; at infinity the loss rises by {words.number(end.value)} "
+        f"nats{words.between(end.low, end.high)}, KL {words.number(kl.value)}: "
+        f"{'unsafe' if unsafe else 'safe'}. Random vectors of equal norm: {words.signed(end.control)} "
+        f"nats{words.between(end.control_low, end.control_high)}."
+    )
 
 
 def _cause(result: Result) -> str:
@@ -78,14 +86,20 @@ def _cause(result: Result) -> str:
     best = next(records(alone.sort_values("shapley", ascending=False)))
     gone = next(records(alone.sort_values("gone", ascending=False)))
     first = (
-        f"At {words.number(c)}, {words.percent(gone.gone)}{words.between(gone.gone_low, gone.gone_high, words.percent)} of the damage goes when "
+        f"At {words.number(c)}, "
+        f"{words.percent(gone.gone)}{words.between(gone.gone_low, gone.gone_high, words.percent)} of the "
+        "damage goes when "
         f"{UNDONE.get(gone.cause, gone.cause)}, and {words.percent(gone.effect)} of the steering stays"
-    )  # fmt: skip
+    )
     second = (
         f"; it is the largest share of all ({words.percent(gone.shapley)} by Shapley values)"
         if best.cause == gone.cause
-        else f"; the largest share by Shapley values is {words.percent(best.shapley)}{words.between(best.shapley_low, best.shapley_high, words.percent)}, when {UNDONE.get(best.cause, best.cause)}"
-    )  # fmt: skip
+        else (
+            "; the largest share by Shapley values is "
+            f"{words.percent(best.shapley)}{words.between(best.shapley_low, best.shapley_high, words.percent)}, "
+            f"when {UNDONE.get(best.cause, best.cause)}"
+        )
+    )
     whole = table[table["kind"] == "together"]
     left = 1 - float(whole["gone"].iloc[0]) if len(whole) else 0.0
     third = f" ({words.percent(left)} is explained by none of them)" if left > 0.05 else ""
@@ -97,11 +111,21 @@ def _shape(result: Result) -> str:
     linear, half = regime(result, "linear", sign), regime(result, "half", sign)
     parts = []
     if linear is not None and linear.coefficient == linear.coefficient:
-        parts.append(f"The effect leaves the gradient's prediction by a tenth at {words.number(linear.coefficient)}{words.between(linear.low, linear.high)}")  # fmt: skip
+        parts.append(
+            "The effect leaves the gradient's prediction by a tenth at "
+            f"{words.number(linear.coefficient)}{words.between(linear.low, linear.high)}"
+        )
     if half is not None and half.coefficient == half.coefficient:
         table: pd.DataFrame = result.frames["predictions"]
-        guess = f" (norms alone predict {words.number(table['predicted'].iloc[0])} where the vector enters)" if len(table) else ""  # fmt: skip
-        parts.append(f"{'r' if parts else 'R'}eaches half of its limit at {words.number(half.coefficient)}{words.between(half.low, half.high)}{guess}")  # fmt: skip
+        guess = (
+            f" (norms alone predict {words.number(table['predicted'].iloc[0])} where the vector enters)"
+            if len(table)
+            else ""
+        )
+        parts.append(
+            f"{'r' if parts else 'R'}eaches half of its limit at "
+            f"{words.number(half.coefficient)}{words.between(half.low, half.high)}{guess}"
+        )
     if not parts:
         return ""
     if len(parts) == 1 and parts[0].startswith("R"):
@@ -117,7 +141,10 @@ def _remedy(result: Result) -> str:
     if plain is None or others.empty:
         return ""
     best = next(records(others))
-    where = f"{words.number(best.damage)} nats{words.between(best.damage_low, best.damage_high)} against {words.number(plain.damage)}{words.between(plain.damage_low, plain.damage_high)}"
+    where = (
+        f"{words.number(best.damage)} nats{words.between(best.damage_low, best.damage_high)} against "
+        f"{words.number(plain.damage)}{words.between(plain.damage_low, plain.damage_high)}"
+    )
     if best.damage_high < plain.damage_low:
         return f"At the given effect, {best.remedy} does less damage than addition: {where}."
     return f"At the given effect no remedy does clearly less damage than addition; the best is {best.remedy}: {where}."

@@ -7,27 +7,28 @@ from typing import Any
 import pandas as pd
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.results import Result
-from steerscope.analysis.stats import holm
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.stats import holm
 from steerscope.reports import words
 from steerscope.reports.records import records
 
 DIFFERENCE = "horizontal - vertical"
 MODES = {
-    "own": "Mode own: every node gets its own activation difference between the vector's two prompts (a head in its z, before its output "
+    "own": "Mode own: every node gets its own activation difference between the vector's two prompts (a head in its "
+    "z, before its output "
     "matrix; an MLP in its output), so a trial is the activation addition restricted to the nodes that were drawn.",
-    "through": "Mode through: a head gets the z whose image under its output matrix comes closest to the vector (least squares), an MLP the "
+    "through": "Mode through: a head gets the z whose image under its output matrix comes closest to the vector "
+    "(least squares), an MLP the "
     "vector itself; so each head adds as much of the vector as it can write.",
-    "shared": "Mode shared: the vector itself is added to the stream where a node writes. The heads of a layer write into one stream, so "
+    "shared": "Mode shared: the vector itself is added to the stream where a node writes. The heads of a layer write "
+    "into one stream, so "
     "they are one node here: all heads of the layer (L0A).",
     "given": "Mode given: every node gets the vector that was given for it.",
 }
-METHODS = {
-    "joint": "in one regression of all pairs",
-    "one at a time": "each beside all nodes and the strong pairs",
-}
+METHODS = {"joint": "in one regression of all pairs", "one at a time": "each beside all nodes and the strong pairs"}
 SAME = (
-    "Adding one vector of the stream to different heads of a layer is the same edit, since they all write into one stream; "
+    "Adding one vector of the stream to different heads of a layer is the same edit, since they all write into "
+    "one stream; "
     "a sweep must therefore say what each node gets."
 )
 KINDS = {
@@ -37,13 +38,25 @@ KINDS = {
     "vertical": "one node a layer",
 }
 READING = (
-    "A contribution is what injecting into a node adds to an outcome when everything else stays as it is: its coefficient in a regression on "
-    "all nodes, prompts as blocks, averaged over what else was injected. It is causal for these injections, since the nodes were drawn at random.",
-    "Intervals come from leaving out each group of prompts in turn: they say how far a number holds for further prompts of this kind, on this model.",
-    "Controls are random vectors that write as much into the stream at the same nodes. A node whose contribution is that of random vectors "
+    "A contribution is what injecting into a node adds to an outcome when everything else stays as it is: its "
+    "coefficient in a regression on "
+    "all nodes, prompts as blocks, averaged over what else was injected. It is causal for these injections, "
+    "since the nodes were drawn at random.",
+    (
+        "Intervals come from leaving out each group of prompts in turn: they say how far a number holds for "
+        "further prompts of this kind, on this model."
+    ),
+    "Controls are random vectors that write as much into the stream at the same nodes. A node whose "
+    "contribution is that of random vectors "
     "responds to anything; a responsive node responds to this vector.",
-    "Disturbance is the KL divergence from the clean run at the scored positions; loss is the rise of the log-perplexity of the text that truly follows.",
-    "Significant is meant after Benjamini-Hochberg over nodes (or pairs). Sentences at the top of this page use Holm's correction for nodes.",
+    (
+        "Disturbance is the KL divergence from the clean run at the scored positions; loss is the rise of the "
+        "log-perplexity of the text that truly follows."
+    ),
+    (
+        "Significant is meant after Benjamini-Hochberg over nodes (or pairs). Sentences at the top of this page "
+        "use Holm's correction for nodes."
+    ),
     "Effects that need more than two nodes are spread over the contributions; a sweep of small k does not see them.",
 )
 
@@ -79,16 +92,20 @@ def unfinished(manifest: Any) -> list[str]:
     if done < planned:
         found.append(f"{done:,} of {planned:,} trials are there: the run is not finished.")
     if trials.get("damaged"):
-        found.append(f"Damaged parts were left out: {words.listing(list(trials['damaged']))}. A resumed run makes them again.")  # fmt: skip
+        found.append(
+            f"Damaged parts were left out: {words.listing(list(trials['damaged']))}. A resumed run makes them again."
+        )
     return found
 
 
 def headline(result: Result) -> list[str]:
-    """What was found; nodes by Holm's p, pairs by the adjusted p, the comparison of designs by Holm's p over outcomes."""
+    """What was found; nodes by Holm's p, pairs by the adjusted p, the comparison of designs by Holm's p over
+    outcomes.
+    """
     if of_outcome(result, "nodes", "effect").empty:
         return ["There is no estimate of any node yet."]
     nodes = claimed(result)
-    parts = [_responsive(result, nodes), _useful(result, nodes), _interaction(result), _direction(result)]  # fmt: skip
+    parts = [_responsive(result, nodes), _useful(result, nodes), _interaction(result), _direction(result)]
     return [part for part in parts if part]
 
 
@@ -113,7 +130,8 @@ def _responsive(result: Result, nodes: pd.DataFrame) -> str:
         most = next(records(table.sort_values("contribution", key=abs, ascending=False)))
         beyond = " and goes beyond that of random vectors" if math.isfinite(most.control) else ""
         text = (
-            f"No node of {model} can be said to respond to {label}: none of {len(table)} has a contribution that passes Holm's correction"
+            f"No node of {model} can be said to respond to {label}: none of {len(table)} has a contribution "
+            "that passes Holm's correction"
             f"{beyond}. The largest is that of {_contribution(most, unit)}."
         )
         why = manifest.get("missing", {}).get("intervals")
@@ -122,7 +140,10 @@ def _responsive(result: Result, nodes: pd.DataFrame) -> str:
     shown = [_contribution(row, unit) for row in records(nodes.head(3))]
     text = f"{len(nodes)} of {len(table)} nodes of {model} respond to {label}, above all {words.listing(shown)}"
     if len(along) and len(against):
-        text += f"; {len(against)} of them lower{'s' if len(against) == 1 else ''} the metric ({words.listing(_some(against))})"  # fmt: skip
+        text += (
+            f"; {len(against)} of them lower{'s' if len(against) == 1 else ''} the metric "
+            f"({words.listing(_some(against))})"
+        )
     return text + "."
 
 
@@ -148,8 +169,7 @@ def together(result: Result) -> tuple[float, float]:
     found = []
     for column in ("contribution", "control"):
         effect, kl = (
-            table.loc[table["outcome"] == outcome, column].astype(float).to_numpy()
-            for outcome in ("effect", "kl")
+            table.loc[table["outcome"] == outcome, column].astype(float).to_numpy() for outcome in ("effect", "kl")
         )
         found.append(float(effect.sum() / kl.sum()) if kl.sum() > 0 else math.nan)
     return found[0], found[1]
@@ -165,11 +185,17 @@ def _useful(result: Result, nodes: pd.DataFrame) -> str:
     typical = f"{words.number(everyone)} {unit}"
     typical += f"; random vectors: {words.number(random)}" if math.isfinite(random) else ""
     if table.empty:
-        return f"None of them is useful, with more effect for each nat of disturbance than all nodes have together ({typical})."
+        return (
+            "None of them is useful, with more effect for each nat of disturbance than all nodes have together "
+            f"({typical})."
+        )
     shown = [f"{r.node} ({_efficiency(r)})" for r in records(table.head(4))]
     if len(table) > 4:
         shown.append(f"{len(table) - 4} more")
-    return f"Useful, with more effect for each nat of disturbance than all nodes have together ({typical}): {words.listing(shown)}."
+    return (
+        f"Useful, with more effect for each nat of disturbance than all nodes have together ({typical}): "
+        f"{words.listing(shown)}."
+    )
 
 
 def _efficiency(row: Any) -> str:
@@ -188,7 +214,8 @@ def _interaction(result: Result) -> str:
     row = next(records(found.sort_values("interaction", key=abs, ascending=False)))
     unit = result.manifest.get("metric", {}).get("unit", "")
     return (
-        f"The strongest interaction is between {row.first} and {row.second}: both together do {words.signed(row.interaction)} {unit}"
+        f"The strongest interaction is between {row.first} and {row.second}: both together do "
+        f"{words.signed(row.interaction)} {unit}"
         f"{words.between(row.low, row.high)} beyond the sum of their contributions{_manner(result, row)} "
         f"({words.p_value(row.p_adjusted)}, adjusted; {len(found):,} of {len(table):,} pairs are significant)."
     )
@@ -197,7 +224,7 @@ def _interaction(result: Result) -> str:
 def _manner(result: Result, pair: Any) -> str:
     """Whether two nodes stand in for each other: only where both have a significant contribution of the same sign."""
     table = flagged(of_outcome(result, "nodes", "effect"), "significant")
-    values = table.loc[table["node"].isin([pair.first, pair.second]), "contribution"].to_numpy(float)  # fmt: skip
+    values = table.loc[table["node"].isin([pair.first, pair.second]), "contribution"].to_numpy(float)
     if len(values) < 2 or values[0] * values[1] <= 0:
         return ""
     same = values[0] * pair.interaction > 0
@@ -213,15 +240,28 @@ def _direction(result: Result) -> str:
     parts = []
     for row, corrected in zip(records(table), p, strict=True):
         if corrected < result.manifest.get("alpha", 0.05):
-            of, name = (unit, "effect") if row.outcome == "effect" else ("nats", {"kl": "disturbance"}.get(row.outcome, row.outcome))  # fmt: skip
+            of, name = (
+                (unit, "effect")
+                if row.outcome == "effect"
+                else ("nats", {"kl": "disturbance"}.get(row.outcome, row.outcome))
+            )
             more = "more" if row.mean > 0 else "less"
             parts.append(f"{words.number(abs(row.mean))} {of} {more} {name}{_size(row)}")
     start = "Horizontally (in one layer)"
     if not parts:
         effect = next((r for r in records(table) if r.outcome == "effect"), None)
-        value = "" if effect is None else f" (effect {words.signed(effect.mean)} {unit}{words.between(effect.low, effect.high)})"  # fmt: skip
-        return f"{start} and vertically (over layers) the same number of nodes at the same norm do the same, as far as can be told{value}."
-    return f"{start} the same number of nodes at the same norm has {words.listing(parts)} than vertically (over layers)."
+        value = (
+            ""
+            if effect is None
+            else f" (effect {words.signed(effect.mean)} {unit}{words.between(effect.low, effect.high)})"
+        )
+        return (
+            f"{start} and vertically (over layers) the same number of nodes at the same norm do the same, as far "
+            f"as can be told{value}."
+        )
+    return (
+        f"{start} the same number of nodes at the same norm has {words.listing(parts)} than vertically (over layers)."
+    )
 
 
 def _size(row: Any) -> str:
@@ -235,7 +275,7 @@ def design(manifest: Any) -> list[str]:
     low, high = (*about.get("k", [1, 1]), 1)[:2]
     nodes = f"{low} node{'s' if low > 1 else ''}"
     if low < high:
-        nodes = f"{low} {'or' if high == low + 1 else 'to'} {high} nodes (each number equally likely)"  # fmt: skip
+        nodes = f"{low} {'or' if high == low + 1 else 'to'} {high} nodes (each number equally likely)"
     kinds = [f"{kind} ({KINDS.get(kind, kind)})" for kind in about.get("kinds", ["uniform"])]
     text = f"Each of {trials.get('planned', about.get('trials', 0)):,} trials injects into {nodes}, drawn {_or(kinds)}"
     text += f", with {vectors(manifest)} at {_coefficients(manifest)}, positions {manifest.get('positions', 'all')}."
@@ -246,13 +286,14 @@ def design(manifest: Any) -> list[str]:
         extra.append("Every node draws its own vector.")
     if about.get("controls"):
         extra.append(
-            f"One in {about.get('control_every', '?')} draws is a control: the same nodes with one of {about['controls']} random vectors "
+            f"One in {about.get('control_every', '?')} draws is a control: the same nodes with one of "
+            f"{about['controls']} random vectors "
             "that write as much into the stream."
         )
     if about.get("visit"):
         extra.append(f"{about['visit']} trials in a row share prompt, vector and coefficient.")
     mode = MODES.get(manifest.get("mode", ""), f"Mode {manifest.get('mode', 'unknown')}.")
-    return [f"{mode} {SAME}", " ".join([text, *extra, *_cost(manifest)]), *map(str, manifest.get("notes", []))]  # fmt: skip
+    return [f"{mode} {SAME}", " ".join([text, *extra, *_cost(manifest)]), *map(str, manifest.get("notes", []))]
 
 
 def _or(items: Sequence[str]) -> str:
@@ -270,7 +311,10 @@ def _cost(manifest: Any) -> list[str]:
     shares = manifest.get("shares") or {}
     if not manifest.get("seconds"):
         return []
-    text = f"It took {words.number(manifest['seconds'])} seconds ({words.number(manifest.get('trials_per_second'))} trials a second"
+    text = (
+        f"It took {words.number(manifest['seconds'])} seconds ({words.number(manifest.get('trials_per_second'))} "
+        "trials a second"
+    )
     spent = [f"{words.percent(share)} {name}" for name, share in shares.items()]
     return [text + (f"; {', '.join(spent)} " if spent else "").rstrip() + ")."]
 
@@ -286,7 +330,10 @@ def slopes(result: Result) -> list[str]:
     for row, corrected in zip(records(table), holm(table["p"].to_numpy(float)), strict=True):
         if corrected < result.manifest.get("alpha", 0.05):
             of, outcome = (unit, "effect") if row.outcome == "effect" else ("nats", "disturbance")
-            found.append(f"{outcome} of {names.get(row.kind, row.kind)} {words.signed(row.contribution)} {of} per layer{words.between(row.low, row.high)}")  # fmt: skip
+            found.append(
+                f"{outcome} of {names.get(row.kind, row.kind)} {words.signed(row.contribution)} {of} per "
+                f"layer{words.between(row.low, row.high)}"
+            )
     if not found:
         return ["No slope over layers is significant (Holm over all slopes)."]
     return [f"Significant slopes (Holm over all slopes): {'; '.join(found)}."]

@@ -12,13 +12,7 @@ import plotly.graph_objects as go
 
 FONT = 'ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 POSITIVE, NEGATIVE, NEUTRAL, CONTROL = "#c4501b", "#2166ac", "#8a8f98", "#9aa0a8"
-DIVERGING = [
-    [0.0, "#1b4f8f"],
-    [0.25, "#6fa3d4"],
-    [0.5, "#f1f1ef"],
-    [0.75, "#eb9c6b"],
-    [1.0, "#a63a0c"],
-]
+DIVERGING = [[0.0, "#1b4f8f"], [0.25, "#6fa3d4"], [0.5, "#f1f1ef"], [0.75, "#eb9c6b"], [1.0, "#a63a0c"]]
 GRID = "rgba(128,134,144,0.25)"
 
 

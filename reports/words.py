@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports.records import records
 
 
@@ -72,9 +72,7 @@ def injection(manifest: Any) -> str:
 def claimed(result: Result, measure: str = "necessity") -> pd.DataFrame:
     """The nodes of which a claim in words may be made: Holm's p below alpha; largest first."""
     table = result.frames["effects"]
-    rows = table[
-        (table["measure"] == measure) & (table["p_holm"] < result.manifest.get("alpha", 0.05))
-    ]
+    rows = table[(table["measure"] == measure) & (table["p_holm"] < result.manifest.get("alpha", 0.05))]
     return pd.DataFrame(rows.sort_values("effect", key=abs, ascending=False))
 
 
@@ -99,7 +97,10 @@ def headline(result: Result) -> list[str]:
     shown = [f"{r.node} ({percent(r.share)})" for r in records(along.head(4))]
     first = f"{len(along)} of {len(tested)} heads and MLPs of {name} carry {injection(manifest)}"
     if shown:
-        first += f", above all {listing(shown)}: the share of the effect that is lost when the node is set back to its clean value"
+        first += (
+            f", above all {listing(shown)}: the share of the effect that is lost when the node is set back to "
+            "its clean value"
+        )
     if not against.empty:
         first += f"; {len(against)} work against it ({listing(_some(against))})"
     return [
@@ -118,19 +119,18 @@ def together(result: Result) -> str:
     """What the significant carriers explain, patched at once."""
     row = result.frames["totals"].set_index("quantity").loc["carriers_necessity"]
     share = f"{percent(row['share'])}{between(row['share_low'], row['share_high'], percent)}"
-    return f"all significant nodes set back together take away {share} of it (which is not the sum of their single effects)."
+    return (
+        f"all significant nodes set back together take away {share} of it (which is not the sum of their single "
+        "effects)."
+    )
 
 
 def reach(nodes: pd.DataFrame) -> str:
     """How many carriers are specific to this vector."""
-    specific, general = (
-        _some(nodes[nodes["reach"] == kind], 6) for kind in ("specific", "general")
-    )
+    specific, general = (_some(nodes[nodes["reach"] == kind], 6) for kind in ("specific", "general"))
     parts = []
     if specific:
-        parts.append(
-            f"specific to this vector, carrying more of it than of random ones: {listing(specific)}"
-        )
+        parts.append(f"specific to this vector, carrying more of it than of random ones: {listing(specific)}")
     if general:
         parts.append(f"general, carrying whatever is put there: {listing(general)}")
     text = "; ".join(parts)

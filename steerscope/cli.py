@@ -74,10 +74,7 @@ def main() -> None:
     except SteerscopeError as error:
         typer.echo(f"steerscope: {error}", err=True)
         sys.exit(2)
-    except (
-        KeyboardInterrupt,
-        SystemExit,
-    ) as stop:  # typer turns Ctrl-C into a silent exit with 130
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer turns Ctrl-C into a silent exit with 130
         if isinstance(stop, KeyboardInterrupt) or stop.code == 130:
             typer.echo("steerscope: stopped", err=True)
             sys.exit(130)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from steerscope.analysis import loading
 from steerscope.analysis.errors import ModelNotFound
-from steerscope.analysis.models import Model
+from steerscope.analysis.loading import loading
+from steerscope.analysis.model.models import Model
 from steerscope.tinystories.zoo import shipped
 
 

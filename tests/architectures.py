@@ -25,13 +25,27 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", _VOCAB | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": CONTEXT}),
     "gpt_neo": (
         "GPTNeo",
-        _VOCAB | {"hidden_size": 32, "num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]],
-                  "window_size": NEO_WINDOW, "max_position_embeddings": CONTEXT, "intermediate_size": 64},
+        _VOCAB
+        | {
+            "hidden_size": 32,
+            "num_layers": 4,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 2]],
+            "window_size": NEO_WINDOW,
+            "max_position_embeddings": CONTEXT,
+            "intermediate_size": 64,
+        },
     ),
     "gpt_neox": (
         "GPTNeoX",
-        _VOCAB | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
-                  "max_position_embeddings": CONTEXT},
+        _VOCAB
+        | {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "max_position_embeddings": CONTEXT,
+        },
     ),
     "gptj": ("GPTJ", _VOCAB | {"n_embd": 32, "n_layer": 3, "n_head": 4, "rotary_dim": 4, "n_positions": CONTEXT}),
     "llama": ("Llama", _LLAMA),
@@ -39,7 +53,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", _LLAMA),
     "qwen3": ("Qwen3", _LLAMA | {"head_dim": 8}),
     "gemma2": ("Gemma2", _LLAMA | {"head_dim": 8, "sliding_window": WINDOW}),
-}  # fmt: skip
+}
 
 NATIVE: dict[str, dict[str, Any]] = {
     "native_attention_only": {"attn_only": True, "normalization_type": "LN"},

@@ -37,13 +37,7 @@ def save_gpt2(folder: Path, layers: int = 2, heads: int = 4, width: int = 32) ->
     size = save_tokenizer(folder)
     hf = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=size,
-            n_embd=width,
-            n_layer=layers,
-            n_head=heads,
-            n_positions=64,
-            bos_token_id=0,
-            eos_token_id=0,
+            vocab_size=size, n_embd=width, n_layer=layers, n_head=heads, n_positions=64, bos_token_id=0, eos_token_id=0
         )
     )
     for parameter in hf.parameters():

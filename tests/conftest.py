@@ -2,11 +2,7 @@
 
 import os
 
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +13,8 @@ import torch
 from architectures import ARCHITECTURES, NATIVE, checkpoint, native
 from transformers.utils import logging
 
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
 
 REAL_MODELS = Path(__file__).parents[2] / "shared" / "models"
 

@@ -1,4 +1,6 @@
-"""A question that any small model can be asked: two prompts of token ids, a random vector at their second and third tokens."""
+"""A question that any small model can be asked: two prompts of token ids, a random vector at their second and third
+tokens.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,12 +8,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import log_prob
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import log_prob
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.vector import SteeringVector
 
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35], [2, 71, 82, 81, 8]]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steerscope.analysis.edits import Edit
-from steerscope.analysis.models import Model
+from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.model.models import Model
 
 HOOK = {
     "resid_pre": "hook_in",
@@ -33,9 +33,7 @@ def plain_logits(model: Model, prompt: Sequence[int], edits: Sequence[Edit] = ()
     return plain_pass(model, prompt, edits)["logits"]
 
 
-def plain_pass(
-    model: Model, prompt: Sequence[int], edits: Sequence[Edit] = ()
-) -> dict[Any, Tensor]:
+def plain_pass(model: Model, prompt: Sequence[int], edits: Sequence[Edit] = ()) -> dict[Any, Tensor]:
     """Logits, the final normalized stream (`hidden`), and by (site, layer) every activation after its edits."""
     seen: dict[Any, Tensor] = {}
     hooks: list[tuple[str, Callable[..., Any]]] = [("unembed.hook_in", _keep(seen, "hidden"))]
@@ -65,9 +63,7 @@ def _keep(seen: dict[Any, Tensor], key: Any) -> Callable[..., None]:
     return hook
 
 
-def _edit(
-    model: Model, seen: dict[Any, Tensor], site: str, layer: int, edits: list[Edit]
-) -> Callable[..., Any]:
+def _edit(model: Model, seen: dict[Any, Tensor], site: str, layer: int, edits: list[Edit]) -> Callable[..., Any]:
     def hook(x: Tensor, hook: Any) -> Tensor | None:
         if site == "z":
             z = _mix(model, seen, layer, x[0])
@@ -76,9 +72,7 @@ def _edit(
         if site == "pattern":  # [head, query, key] -> one row per query
             turned = edited(x[0].transpose(0, 1), edits)
             seen[site, layer] = turned.transpose(0, 1)
-            seen["changed", layer] = torch.tensor(
-                sorted({e.site.head for e in edits if e.site.head is not None})
-            )
+            seen["changed", layer] = torch.tensor(sorted({e.site.head for e in edits if e.site.head is not None}))
             return None
         seen[site, layer] = edited(x[0], edits)
         return seen[site, layer][None] if edits else None
@@ -117,8 +111,7 @@ def edited(x: Tensor, edits: Sequence[Edit]) -> Tensor:
                 value = torch.cat([value[:width], value.new_zeros(len(old) - width)])
                 if edit.operation == "hide":
                     left = [
-                        0.0 if hidden else float(weight)
-                        for hidden, weight in zip(value, old.detach(), strict=True)
+                        0.0 if hidden else float(weight) for hidden, weight in zip(value, old.detach(), strict=True)
                     ]
                     new = torch.tensor(left).to(old) / max(sum(left), 1e-37)
                 else:

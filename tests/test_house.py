@@ -16,18 +16,12 @@ from steerscope.cli import app
 ROOT = Path(__file__).parents[1]
 ROOMS = ("analysis", "circuits", "tinystories", "reports")
 FRONT = {"steerscope", "steerscope.commands"}
-SOURCES = sorted(
-    path for room in (*ROOMS, "steerscope/commands") for path in (ROOT / room).rglob("*.py")
-)
-PROSE = "\n".join(
-    path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-)
+SOURCES = sorted(path for room in (*ROOMS, "steerscope/commands") for path in (ROOT / room).rglob("*.py"))
+PROSE = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
 def test_every_folder_with_code_is_installed() -> None:
-    listed = set(
-        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    )
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {
         "steerscope." + path.parent.relative_to(ROOT).as_posix().replace("/", ".")
         for room in ROOMS
@@ -60,9 +54,7 @@ def test_every_command_is_in_the_docs(command: str) -> None:
 def test_every_public_name_is_there_and_in_the_docs(name: str) -> None:
     value = getattr(steerscope, name)
     assert value.__doc__, f"{name} has no docstring"
-    assert re.search(rf"\b(st|steerscope)\.{name}\b|`{name}\b", PROSE), (
-        f"{name} is in no page of the docs"
-    )
+    assert re.search(rf"\b(st|steerscope)\.{name}\b|`{name}\b", PROSE), f"{name} is in no page of the docs"
 
 
 def test_every_column_has_a_meaning() -> None:
@@ -76,9 +68,7 @@ def test_every_column_has_a_meaning() -> None:
 def test_a_file_is_one_idea_of_readable_length_and_says_what_it_is(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if text.strip():
-        assert ast.get_docstring(ast.parse(text)), (
-            "a module begins with a sentence that says its idea"
-        )
+        assert ast.get_docstring(ast.parse(text)), "a module begins with a sentence that says its idea"
     assert text.count("\n") <= 450
 
 
@@ -95,11 +85,7 @@ def test_no_file_names_the_machine_that_it_was_written_on() -> None:
         pytest.skip("not a checkout")
     listing = ["git", "ls-files", "-co", "--exclude-standard"]
     files = subprocess.run(listing, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    here = re.compile(
-        "|".join(
-            rf"{re.escape(str(p))}\b" for p in (ROOT, Path.home()) if len(p.parts) > 1
-        ).encode()
-    )
+    here = re.compile("|".join(rf"{re.escape(str(p))}\b" for p in (ROOT, Path.home()) if len(p.parts) > 1).encode())
     paths = [ROOT / name for name in files.splitlines()]
     assert [p.name for p in paths if p.is_file() and here.search(p.read_bytes())] == []
 
@@ -108,11 +94,10 @@ def test_the_command_line_imports_nothing_heavy_for_its_help() -> None:
     code = (
         "import sys; from steerscope.cli import app; from typer.testing import CliRunner; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
-        "print([m for m in ('torch', 'transformers', 'transformer_lens', 'pandas', 'plotly', 'scipy') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'transformer_lens', 'pandas', 'plotly', 'scipy') if m in "
+        "sys.modules])"
     )
     import sys
 
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     assert done.stdout.strip() == "[]"

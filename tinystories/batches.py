@@ -43,19 +43,12 @@ class Batches:
     def _window(self, pick: int, dice: np.random.Generator) -> np.ndarray:
         tokens, starts = self.texts[pick].tokens, self.starts[pick]
         aligned = len(starts) > 0 and dice.random() < ALIGNED
-        begin = (
-            int(dice.choice(starts)) if aligned else int(dice.integers(len(tokens) - self.length))
-        )
+        begin = int(dice.choice(starts)) if aligned else int(dice.integers(len(tokens) - self.length))
         return tokens[begin : begin + self.length + 1]
 
 
 def epochs(texts: list[Text], tokens_seen: int) -> list[float]:
     """How often each text was seen on average after `tokens_seen` tokens."""
     thirds = [(2 / 3, [text.early for text in texts]), (1 / 3, [text.late for text in texts])]
-    drawn = [
-        sum(part * shares[index] / sum(shares) for part, shares in thirds)
-        for index in range(len(texts))
-    ]
-    return [
-        share * tokens_seen / len(text.tokens) for share, text in zip(drawn, texts, strict=True)
-    ]
+    drawn = [sum(part * shares[index] / sum(shares) for part, shares in thirds) for index in range(len(texts))]
+    return [share * tokens_seen / len(text.tokens) for share, text in zip(drawn, texts, strict=True)]

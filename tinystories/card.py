@@ -138,11 +138,7 @@ def card(training: dict[str, Any]) -> str:
         if config["max_minutes"] is not None
         else "The schedule was planned in steps: the same seed gives the same run."
     )
-    matrices = (
-        "Muon for the blocks' matrices and AdamW for the rest"
-        if config["optimizer"] == "muon"
-        else "AdamW"
-    )
+    matrices = "Muon for the blocks' matrices and AdamW for the rest" if config["optimizer"] == "muon" else "AdamW"
     texts = "\n".join(
         f"| {name} | {training['characters'][name]:,} | {early:.0%} | {late:.0%} | {seen:g} |"
         for name, early, late, seen in zip(
@@ -153,9 +149,7 @@ def card(training: dict[str, Any]) -> str:
             strict=False,
         )
     )
-    samples = "\n\n".join(
-        "> " + text.strip().replace("\n", "\n>\n> ") for text in training["samples"]
-    )
+    samples = "\n\n".join("> " + text.strip().replace("\n", "\n>\n> ") for text in training["samples"])
     return f"""---
 license: {config["licence"].lower()}
 language: en
@@ -164,8 +158,10 @@ library_name: transformers
 # {training["name"]}
 
 A small language model of children's stories, made to be taken apart: GPT-Neo architecture like the
-published TinyStories models, {training["layers"]} layer{"s" * (training["layers"] > 1)}, {training["heads"]} heads, {training["d_model"]} dimensions,
-{training["vocabulary"]:,} tokens, context {training["context"]}, {training["parameters"]:,} parameters. Weights are stored as float16
+published TinyStories models, {training["layers"]} layer{"s" * (training["layers"] > 1)}, {training["heads"]} heads, \
+{training["d_model"]} dimensions,
+{training["vocabulary"]:,} tokens, context {training["context"]}, {training["parameters"]:,} parameters. \
+Weights are stored as float16
 and loaded as float32.
 
 ## Figures
@@ -196,8 +192,10 @@ The curve on the right is taken on a fifth of the held-out stories, so it need n
   of one topic come together.
 
 ## Training
-{matrices}, rate {config["learning_rate"]:g} with {config["warmup"]} steps of warm-up and a cosine down to {config["final_rate"]:.0%}, weight decay {config["weight_decay"]:g}
-on the blocks' matrices, gradients clipped at {config["clip"]:g}, dropout {config["dropout"]:g}, {"bfloat16 autocast" if config["bf16"] else "float32"}, seed {config["seed"]}.
+{matrices}, rate {config["learning_rate"]:g} with {config["warmup"]} steps of warm-up and a cosine down to \
+{config["final_rate"]:.0%}, weight decay {config["weight_decay"]:g}
+on the blocks' matrices, gradients clipped at {config["clip"]:g}, dropout {config["dropout"]:g}, \
+{"bfloat16 autocast" if config["bf16"] else "float32"}, seed {config["seed"]}.
 {schedule} All settings and losses are in `training.json`.
 
 ## Stories

@@ -19,27 +19,19 @@ from steerscope.analysis.errors import DamagedRun
 
 
 def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    state: dict[str, Any],
+    folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: dict[str, Any]
 ) -> None:
     """Writes the weights, the optimizers' state and `state` (anything that JSON holds)."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_file(
-        {name: weight.detach() for name, weight in model.named_parameters()},
-        fresh / "model.safetensors",
-    )
+    save_file({name: weight.detach() for name, weight in model.named_parameters()}, fresh / "model.safetensors")
     save_file(_flat(optimizers), fresh / "optimizer.safetensors")
     (fresh / "state.json").write_text(json.dumps(state, indent=1))
     replace_folder(fresh, folder)
 
 
-def load_checkpoint(
-    folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> dict[str, Any]:
+def load_checkpoint(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """Puts a checkpoint into the model and the optimizers; returns the saved state.
 
     Raises:
@@ -63,9 +55,7 @@ def load_checkpoint(
             which, parameter, name = key.split(".")
             if int(which) == index:
                 saved.setdefault(int(parameter), {})[name] = value
-        optimizer.load_state_dict(
-            {"state": saved, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
+        optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
     return state
 
 

@@ -77,8 +77,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.n_heads < 1 or self.d_model % self.n_heads:
             raise BadArgument(
-                f"d_model={self.d_model} cannot be divided among n_heads={self.n_heads} heads; "
-                "choose a multiple."
+                f"d_model={self.d_model} cannot be divided among n_heads={self.n_heads} heads; choose a multiple."
             )
         if not 257 <= self.vocabulary <= 65_536:
             raise BadArgument(
@@ -87,10 +86,6 @@ class TrainConfig:
             )
         for name in ("steps", "batch", "context", "n_layers", "threads", "held_out_one_in"):
             if getattr(self, name) < 1:
-                raise BadArgument(
-                    f"{name}={getattr(self, name)} is too small; expected at least 1."
-                )
+                raise BadArgument(f"{name}={getattr(self, name)} is too small; expected at least 1.")
         if self.optimizer not in ("muon", "adamw"):
-            raise BadArgument(
-                f"optimizer={self.optimizer!r} is unknown; expected 'muon' or 'adamw'."
-            )
+            raise BadArgument(f"optimizer={self.optimizer!r} is unknown; expected 'muon' or 'adamw'.")

@@ -23,19 +23,23 @@ from .topics import TOPICS, Topic
 
 END = "<|endoftext|>"
 
-GIRLS = (
-    "Lily Anna Mia Sue Lucy Sara Emma Ella Zoe Amy Molly Daisy Rose Kate Nora Ruby Jane Eva".split()
-)
+GIRLS = "Lily Anna Mia Sue Lucy Sara Emma Ella Zoe Amy Molly Daisy Rose Kate Nora Ruby Jane Eva".split()
 BOYS = "Tom Ben Tim Max Sam Jack Leo Bob Billy Fred Jim Luke Dan Peter Finn Noah Joe Will".split()
 FAMILY = {"mom": "she", "dad": "he", "grandma": "she", "grandpa": "he"}
 PRONOUNS = {"he": ("he", "him", "his"), "she": ("she", "her", "her")}
 
 NEUTRAL = (
     "One [day|morning|afternoon], {n} went [out|outside|for a walk|to the park] with {g}.",
-    "[Once upon a time, there was|There was once|There once was] a [little|small|kind|happy|young|curious] {c} named {n}. {S} lived in a [small|yellow|quiet] house with {g}.",
+    (
+        "[Once upon a time, there was|There was once|There once was] a [little|small|kind|happy|young|curious] {c} "
+        "named {n}. {S} lived in a [small|yellow|quiet] house with {g}."
+    ),
     "{n} and {f} were [good|best] friends. They liked to [play|be] together [every day|after lunch].",
     "{n} was [bored|at home]. {S} [looked out of the window|walked around the house] and did not know what to do.",
-    "One day, {n} [could not sleep|got up early|was in the kitchen]. {S} [wanted to see something new|felt that something would happen].",
+    (
+        "One day, {n} [could not sleep|got up early|was in the kitchen]. {S} [wanted to see something new|felt "
+        "that something would happen]."
+    ),
     "A [little|kind|shy] {c} named {n} walked [down the road|over the hill|through the town] with {p} friend {f}.",
 )
 FEELINGS = (
@@ -69,9 +73,7 @@ def read_stories(path: str | Path) -> Iterator[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise BadCorpus(
-            f"There is no corpus file {path}; give a text file of stories, {END} between them."
-        )
+        raise BadCorpus(f"There is no corpus file {path}; give a text file of stories, {END} between them.")
     found = False
     try:
         with path.open(encoding="utf-8") as lines:
@@ -84,9 +86,7 @@ def read_stories(path: str | Path) -> Iterator[str]:
             "save it as UTF-8 text."
         ) from error
     if not found:
-        raise BadCorpus(
-            f"The corpus file {path} holds no story; expected text, with {END} between stories."
-        )
+        raise BadCorpus(f"The corpus file {path} holds no story; expected text, with {END} between stories.")
 
 
 def _split(lines: Iterator[str]) -> Iterator[str]:
@@ -140,12 +140,7 @@ def _people(dice: random.Random) -> dict[str, str]:
     while other == name:
         other = dice.choice(GIRLS if friend == "she" else BOYS)
     kin = dice.choice(list(FAMILY))
-    people = {
-        "n": name,
-        "f": other,
-        "g": f"{PRONOUNS[hero][2]} {kin}",
-        "c": "girl" if hero == "she" else "boy",
-    }
+    people = {"n": name, "f": other, "g": f"{PRONOUNS[hero][2]} {kin}", "c": "girl" if hero == "she" else "boy"}
     people["G"] = people["g"].capitalize()
     for prefix, who in (("", hero), ("f", friend), ("g", FAMILY[kin])):
         for key, word in zip("sop", PRONOUNS[who], strict=True):

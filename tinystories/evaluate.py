@@ -40,15 +40,11 @@ class HeldOut:
 
 
 @torch.no_grad()
-def evaluate(
-    logits: Callable[[Tensor], Tensor], tokenizer: Tokenizer, stories: list[str], context: int
-) -> HeldOut:
+def evaluate(logits: Callable[[Tensor], Tensor], tokenizer: Tokenizer, stories: list[str], context: int) -> HeldOut:
     """Scores `logits` (tokens [batch, pos] to logits [batch, pos, vocabulary]) on whole stories."""
     end = end_token(tokenizer)
     windows = [
-        window
-        for encoded in tokenizer.encode_batch(stories)
-        for window in _windows([end, *encoded.ids, end], context)
+        window for encoded in tokenizer.encode_batch(stories) for window in _windows([end, *encoded.ids, end], context)
     ]
     windows.sort(key=lambda window: len(window[0]))  # equal lengths batch well
     nats = sum(_nats(logits, windows[i : i + 16]) for i in range(0, len(windows), 16))

@@ -44,10 +44,7 @@ def end_token(tokenizer: Tokenizer) -> int:
 def encode(tokenizer: Tokenizer, stories: Iterable[str]) -> np.ndarray:
     """One stream of tokens [n], in which every story follows an end-of-text token."""
     end = end_token(tokenizer)
-    ids = [
-        np.array([end, *story.ids], dtype=np.uint16)
-        for story in tokenizer.encode_batch(list(stories))
-    ]
+    ids = [np.array([end, *story.ids], dtype=np.uint16) for story in tokenizer.encode_batch(list(stories))]
     return np.concatenate([*ids, np.array([end], dtype=np.uint16)])
 
 
@@ -56,10 +53,5 @@ def as_transformers(tokenizer: Tokenizer, context: int) -> "PreTrainedTokenizerF
     from transformers import PreTrainedTokenizerFast  # slow to import
 
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        bos_token=END,
-        eos_token=END,
-        unk_token=END,
-        pad_token=END,
-        model_max_length=context,
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END, pad_token=END, model_max_length=context
     )

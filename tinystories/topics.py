@@ -42,8 +42,7 @@ def _read(path: Path) -> tuple[Topic, ...]:
 
 def _topic(name: str, table: dict[str, str]) -> Topic:
     early, turn, middle, trouble, close = (
-        tuple(table[part].strip().splitlines())
-        for part in ("early", "turn", "middle", "trouble", "close")
+        tuple(table[part].strip().splitlines()) for part in ("early", "turn", "middle", "trouble", "close")
     )
     three = []
     for line in trouble:

@@ -89,8 +89,7 @@ def read_corpus(config: TrainConfig) -> Corpus:
     short = min(len(text.tokens) for text in texts)
     if short <= config.context + 1:
         raise BadCorpus(
-            f"A text of {short} tokens is shorter than one window; give more text, or a context below "
-            f"{config.context}."
+            f"A text of {short} tokens is shorter than one window; give more text, or a context below {config.context}."
         )
     characters = {name: sum(map(len, part)) for name, part in parts.items()}
     return Corpus(tokenizer, texts, held_out, characters)
@@ -106,10 +105,7 @@ def optimizers(model: GPTNeoForCausalLM, config: TrainConfig) -> list[torch.opti
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest}]
         return [torch.optim.AdamW(groups, weight_decay=0.0, **adam)]  # type: ignore[arg-type]
     muon = torch.optim.Muon(
-        matrices,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
+        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
     return [muon, torch.optim.AdamW(rest, weight_decay=0.0, **adam)]  # type: ignore[arg-type]
 
@@ -117,9 +113,7 @@ def optimizers(model: GPTNeoForCausalLM, config: TrainConfig) -> list[torch.opti
 def rate(config: TrainConfig, step: int, fraction: float) -> float:
     """The learning rate's share of its top: linear warm-up, then a cosine over the whole run."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
-    return min(1.0, (step + 1) / config.warmup) * (
-        config.final_rate + (1 - config.final_rate) * cosine
-    )
+    return min(1.0, (step + 1) / config.warmup) * (config.final_rate + (1 - config.final_rate) * cosine)
 
 
 class Run:
@@ -138,11 +132,7 @@ class Run:
         )
         self.optimizers = optimizers(self.model, config)
         self.batches = Batches(
-            corpus.texts,
-            batch=config.batch,
-            length=config.context,
-            seed=config.seed,
-            end=end_token(corpus.tokenizer),
+            corpus.texts, batch=config.batch, length=config.context, seed=config.seed, end=end_token(corpus.tokenizer)
         )
         self.step, self.seconds = 0, 0.0
         self.losses: list[tuple[int, float]] = []
@@ -237,9 +227,7 @@ def train(
     """
     out, checkpoint = Path(config.out), checkpoint_folder(config)
     if out.exists() and not overwrite:
-        raise OutputExists(
-            f"There is something at {out} already; choose another folder or overwrite it."
-        )
+        raise OutputExists(f"There is something at {out} already; choose another folder or overwrite it.")
     torch.set_num_threads(config.threads)
     run = Run(config, read_corpus(config))
     check_same_logits(run.model, torch.arange(min(config.context, 64))[None])

@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steerscope.analysis.attribution.record import check, record
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
 from steerscope.analysis.lens.lens import Lens, load_lens
 from steerscope.analysis.lens.trajectory import trajectories
-from steerscope.analysis.metrics import Metric, logit_direction
-from steerscope.analysis.models import Model
-from steerscope.analysis.prompts import Prompts, make_prompts
-from steerscope.analysis.results import Result
-from steerscope.analysis.stats import mean_interval
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import Metric, logit_direction
+from steerscope.analysis.question.prompts import Prompts, make_prompts
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.stats import mean_interval
+from steerscope.analysis.tools.record import check, record
 
 from .causes import causes
 from .completions import cache, completions
@@ -73,7 +73,7 @@ def breakdown(
     given = (injections,) if isinstance(injections, Injection) else tuple(injections)
     experiment = Experiment(
         model, given, make_prompts(model, prompts), metric or logit_direction(), controls, "norm", scored, seed, budget
-    )  # fmt: skip
+    )
     return breakdown_of(experiment, **options)
 
 
@@ -94,7 +94,8 @@ def breakdown_of(
         coefficients: of the response curves; default 81 from -10,000 to 10,000, evenly on a log scale.
         on_topic: texts on the vector's topic, whose loss is measured beside that of the prompts.
         lens: for trajectories; by default the model's own (see `load_lens`).
-        broken_at: the coefficient whose causes are sought; by default the smallest of the effect's sign that does at least half of the
+        broken_at: the coefficient whose causes are sought; by default the smallest of the effect's sign that does
+            at least half of the
             most damage.
         loss: share of the perplexity that a safe coefficient may cost.
         controls: random vectors, at most as many as the experiment has.
@@ -107,9 +108,7 @@ def breakdown_of(
         BadArgument: a share or a coefficient out of its range.
     """
     if not 0 < loss < 10:
-        raise BadArgument(
-            f"loss={loss}; expected a share of the perplexity above 0 and below 10; 0.1 is usual"
-        )
+        raise BadArgument(f"loss={loss}; expected a share of the perplexity above 0 and below 10; 0.1 is usual")
     start = time.perf_counter()
     site(experiment)
     sign = 1 if reference(experiment) > 0 else -1
@@ -132,14 +131,10 @@ def breakdown_of(
     worst = broken_at if broken_at is not None else broken(found, loss, sign)
     gap = 0.0
     if worst is None:
-        missing["causes"] = (
-            f"no coefficient of this sign costs {loss:.0%} of the perplexity, so nothing is broken"
-        )
+        missing["causes"] = f"no coefficient of this sign costs {loss:.0%} of the perplexity, so nothing is broken"
     else:
         if worst == 0 or not np.isfinite(worst):
-            raise BadArgument(
-                f"broken_at={worst}; expected a finite coefficient other than 0; leave it out"
-            )
+            raise BadArgument(f"broken_at={worst}; expected a finite coefficient other than 0; leave it out")
         frames["causes"], gap = causes(few, worst, level)
     inf = [sign * np.inf] if found.limit("effect", sign) is not None else []
     shapes = Shapes(few)
@@ -153,7 +148,11 @@ def breakdown_of(
     frames["probes"] = probes(few, lens, [0.0, *grid, *inf], level)
     runs = {"steered": few.edits(0)} | ({"at infinity": at(few, inf[0])} if inf else {})
     frames["lens"], frames["tokens"] = trajectories(few, lens, runs, level=level)
-    frames |= {name: pd.DataFrame(columns=list(columns)) for name, columns in COLUMNS["breakdown"].items() if name not in frames}  # fmt: skip
+    frames |= {
+        name: pd.DataFrame(columns=list(columns))
+        for name, columns in COLUMNS["breakdown"].items()
+        if name not in frames
+    }
     return record(
         "breakdown",
         experiment,
@@ -181,7 +180,7 @@ def _limits(experiment: Experiment, found: Response, level: float) -> pd.DataFra
             for seen, values in ((True, found.limit(outcome, sign)), (False, apart[o])):
                 assert values is not None
                 value, low, high = mean_interval(values, level, experiment.seed)
-                table.append({"sign": sign, "seen": seen, "outcome": outcome, "value": value, "low": low, "high": high})  # fmt: skip
+                table.append({"sign": sign, "seen": seen, "outcome": outcome, "value": value, "low": low, "high": high})
     frame = pd.DataFrame(table).sort_values(["sign", "seen"], ascending=False, kind="stable")
     return frame[list(COLUMNS["breakdown"]["limits"])].dropna(subset=["value"])
 
@@ -197,20 +196,15 @@ def _few(experiment: Experiment, count: int) -> Experiment:
 def _coarse(found: Response, sign: int) -> list[float]:
     """Coefficients of the dearer parts: at most 16 of the effect's sign, none that overflows."""
     finite = np.asarray(np.isfinite(found.of("kl")).all(axis=1))
-    largest = max((abs(c) for c, ok in zip(found.coefficients, finite, strict=True) if ok and np.isfinite(c)), default=0.0)  # fmt: skip
+    largest = max(
+        (abs(c) for c, ok in zip(found.coefficients, finite, strict=True) if ok and np.isfinite(c)), default=0.0
+    )
     return [sign * c for c in COARSE if c <= largest]
 
 
 def _around(given: float, worst: float | None, grid: Sequence[float]) -> list[float]:
     """A few coefficients for completions: below, at and above the given one, and where the model is broken."""
-    wanted = [
-        given / 2,
-        given,
-        3 * given,
-        10 * given,
-        *([worst] if worst is not None else []),
-        *grid[-1:],
-    ]
+    wanted = [given / 2, given, 3 * given, 10 * given, *([worst] if worst is not None else []), *grid[-1:]]
     return sorted(set(wanted), key=abs)
 
 

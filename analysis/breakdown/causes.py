@@ -19,10 +19,10 @@ import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from steerscope.analysis.attribution.patches import patches
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.stats import percentiles, resampled
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.stats import percentiles, resampled
+from steerscope.analysis.tools.patches import patches
 
 from .mechanisms import Undo
 from .outcomes import DAMAGE, EFFECT, of_runs
@@ -46,10 +46,7 @@ def causes(experiment: Experiment, coefficient: float, level: float) -> tuple[pd
     whole, total = hurt[nothing], effect[nothing]
     row = partial(_row, whole=whole, total=total, level=level, seed=experiment.seed)
     alone = {name: place[frozenset({name})] for name in players}
-    table = [
-        row(name, "mechanism", whole - hurt[i], effect[i], shapley[name])
-        for name, i in alone.items()
-    ]
+    table = [row(name, "mechanism", whole - hurt[i], effect[i], shapley[name]) for name, i in alone.items()]
     together = whole - hurt[everything]
     table.append(row("all of them", "together", together, effect[everything], together))
     table += [row(*given) for given in _carriers(experiment, coefficient, whole)]
@@ -61,7 +58,7 @@ def causes(experiment: Experiment, coefficient: float, level: float) -> tuple[pd
 
 def _shapley(
     hurt: Float[Values, "subset prompt"], place: dict[frozenset[str], int], players: tuple[str, ...], player: str
-) -> Float[Values, " prompt"]:  # fmt: skip
+) -> Float[Values, " prompt"]:
     """By how much undoing this one lowers the damage, averaged over all orders in which they could be undone."""
     others = [p for p in players if p != player]
     total = np.zeros(hurt.shape[-1])
@@ -73,9 +70,17 @@ def _shapley(
 
 
 def _row(
-    name: str, kind: str, gone: Values, kept: Values, share: Values | None = None, *, whole: Values, total: Values,
-    level: float, seed: int,
-) -> dict[str, object]:  # fmt: skip
+    name: str,
+    kind: str,
+    gone: Values,
+    kept: Values,
+    share: Values | None = None,
+    *,
+    whole: Values,
+    total: Values,
+    level: float,
+    seed: int,
+) -> dict[str, object]:
     """Shares of the mean damage and of the mean effect, prompts resampled together."""
     row: dict[str, object] = {"cause": name, "kind": kind}
     parts = {"gone": (gone, whole), "effect": (kept, total), "shapley": (share, whole)}
@@ -89,9 +94,7 @@ def _row(
     return row
 
 
-def _carriers(
-    experiment: Experiment, coefficient: float, whole: Values
-) -> list[tuple[str, str, Values, Values]]:
+def _carriers(experiment: Experiment, coefficient: float, whole: Values) -> list[tuple[str, str, Values, Values]]:
     """The nodes whose clean output takes most of the damage away: name, kind, what goes, the effect that stays."""
     nodes = experiment.reachable
     steering = at(experiment, coefficient)

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import run
-from steerscope.analysis.experiment import Edits, Experiment
-from steerscope.analysis.generation import draw, surprises
-from steerscope.analysis.models import Model
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import run
+from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
-from steerscope.analysis.stats import mean_interval
+from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.question.generation import draw, surprises
+from steerscope.analysis.results.stats import mean_interval
 
 from .mechanisms import hide
 from .strength import at, rows
@@ -40,7 +40,9 @@ QUANTITIES = ("surprise", "distinct", "repeated")
 
 @dataclass(frozen=True)
 class Row:
-    """What is completed: a prompt, its edits (which name their positions), and positions that generated tokens do not see."""
+    """What is completed: a prompt, its edits (which name their positions), and positions that generated tokens do not
+    see.
+    """
 
     prompt: tuple[int, ...]
     edits: tuple[Edit, ...]
@@ -90,27 +92,22 @@ def fluency(made: Sequence[int], surprise: Values) -> dict[str, float]:
 
 def completions(
     experiment: Experiment, coefficients: Sequence[float], prompts: int, tokens: int, level: float
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Fluency by coefficient, and the texts."""
     model = experiment.model
     chosen = range(min(prompts, len(experiment.prompts)))
     runs: list[Edits] = [at(experiment, c) if c else experiment.nothing for c in coefficients]
-    asked = [Row(experiment.prompts.ids[p], edits[p], seed=experiment.seed + p) for edits in runs for p in chosen]  # fmt: skip
+    asked = [Row(experiment.prompts.ids[p], edits[p], seed=experiment.seed + p) for edits in runs for p in chosen]
     made = complete(model, asked, tokens, "completions")
     values = [
-        fluency(own, s)
-        for own, s in zip(made, surprises(model, [row.prompt for row in asked], made), strict=True)
+        fluency(own, s) for own, s in zip(made, surprises(model, [row.prompt for row in asked], made), strict=True)
     ]
     table, texts = [], []
     for i, c in enumerate(coefficients):
         own = slice(i * len(chosen), (i + 1) * len(chosen))
         table += _rows({"coefficient": c}, values[own], level, experiment.seed)
         texts += [
-            {
-                "coefficient": c,
-                "prompt": experiment.prompts.texts[p],
-                "completion": model.text(text),
-            }
+            {"coefficient": c, "prompt": experiment.prompts.texts[p], "completion": model.text(text)}
             for p, text in zip(chosen, made[own], strict=True)
         ]
     return (
@@ -119,10 +116,8 @@ def completions(
     )
 
 
-def cache(
-    experiment: Experiment, coefficient: float, prompts: int, tokens: int, level: float
-) -> pd.DataFrame:
-    """Clean and steered completions, with the injected positions left in the cache and without, by windows of tokens."""
+def cache(experiment: Experiment, coefficient: float, prompts: int, tokens: int, level: float) -> pd.DataFrame:
+    """Clean and steered completions, with the injected positions left in the cache and without, by windows of tokens"""
     model = experiment.model
     chosen = range(min(prompts, len(experiment.prompts)))
     where = [positions for positions, _ in rows(experiment, coefficient)]
@@ -142,11 +137,10 @@ def cache(
     for i, (run_, kept) in enumerate(conditions):
         own = range(i * len(chosen), (i + 1) * len(chosen))
         for start in range(0, tokens, WINDOW):
-            values = [
-                fluency(made[j][start : start + WINDOW], losses[j][start : start + WINDOW])
-                for j in own
-            ]
-            table += _rows({"run": run_, "cache": "kept" if kept else "hidden", "token": start}, values, level, experiment.seed)  # fmt: skip
+            values = [fluency(made[j][start : start + WINDOW], losses[j][start : start + WINDOW]) for j in own]
+            table += _rows(
+                {"run": run_, "cache": "kept" if kept else "hidden", "token": start}, values, level, experiment.seed
+            )
     return pd.DataFrame(table)[list(COLUMNS["breakdown"]["cache"])]
 
 

@@ -17,21 +17,19 @@ from collections.abc import Sequence
 
 import torch
 
-from steerscope.analysis.edits import Edit, added
+from steerscope.analysis.engine.edits import Edit, added
 from steerscope.analysis.errors import BadInjection, UnsupportedModel
-from steerscope.analysis.experiment import Edits
-from steerscope.analysis.injection import Injection, compose
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Edits
+from steerscope.analysis.question.injection import Injection, compose
 
 SIZE = 1e10  # of the stream's components: what stood there before is lost in rounding, and nothing overflows
 HALF = 1e3  # in float16, whose largest number is 65504
 WRITES = ("resid_pre", "attn_out", "mlp_out")  # sites whose vectors go straight into the stream
 
 
-def limit(
-    model: Model, injections: Sequence[Injection], lengths: Sequence[int], sign: int = 1
-) -> Edits:
+def limit(model: Model, injections: Sequence[Injection], lengths: Sequence[int], sign: int = 1) -> Edits:
     """Edits, by prompt, under which a run is what steered runs tend to as the coefficient goes to infinity.
 
     Args:
@@ -56,9 +54,7 @@ def limit(
     return tuple(_limit(model, injections, length, sign) for length in lengths)
 
 
-def _limit(
-    model: Model, injections: Sequence[Injection], length: int, sign: int
-) -> tuple[Edit, ...]:
+def _limit(model: Model, injections: Sequence[Injection], length: int, sign: int) -> tuple[Edit, ...]:
     site = injections[0].site
     total = added(compose(injections, length, model.bos is not None), length, model.d_model)
     at = tuple(total.norm(dim=-1).nonzero()[:, 0].tolist())

@@ -21,13 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerscope.analysis.attribution.patches import activations
-from steerscope.analysis.edits import Edit
-from steerscope.analysis.experiment import Edits, Experiment
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import SCALES, Site
-from steerscope.analysis.norms import readers, sites, stream
-from steerscope.analysis.positions import later
+from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import SCALES, Site
+from steerscope.analysis.model.norms import readers, sites, stream
+from steerscope.analysis.model.positions import later
+from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.tools.patches import activations
 
 from .shapes import WAYS
 from .strength import put, rows, site, streams
@@ -37,9 +37,7 @@ ROGUE = 0.01  # share of the dimensions that count as rogue
 Rows = list[tuple[tuple[int, ...], Float[Tensor, "pos d_model"]]]
 
 
-def hide(
-    model: Model, layers: Iterable[int], keys: Sequence[int], queries: Sequence[int]
-) -> tuple[Edit, ...]:
+def hide(model: Model, layers: Iterable[int], keys: Sequence[int], queries: Sequence[int]) -> tuple[Edit, ...]:
     """Edits that hide positions from later ones, in all heads of some layers."""
     if not queries:
         return ()
@@ -85,9 +83,7 @@ class Undo:
             parts.append(self._values)
         if "scales" in undone:
             parts.append(self._scales)
-        return tuple(
-            tuple(edit for part in parts for edit in part[p]) for p in range(len(self.lengths))
-        )
+        return tuple(tuple(edit for part in parts for edit in part[p]) for p in range(len(self.lengths)))
 
     # The vector.
 
@@ -120,9 +116,7 @@ class Undo:
     def _directions(self) -> dict[str, Float[Tensor, " d_model"]]:
         mean = self._elsewhere.mean(dim=0)
         first = torch.stack([x[0] for x in self._streams]).mean(dim=0) - mean
-        return {
-            name: x / x.norm().clamp_min(1e-30) for name, x in (("mean", mean), ("sink", first))
-        }
+        return {name: x / x.norm().clamp_min(1e-30) for name, x in (("mean", mean), ("sink", first))}
 
     @cached_property
     def _rogue(self) -> Tensor:
@@ -134,13 +128,11 @@ class Undo:
     @cached_property
     def _patterns(self) -> list[tuple[Edit, ...]]:
         layers, heads = range(self.first, self.model.n_layers), range(self.model.n_heads)
-        kept = activations(
-            self.experiment, self.experiment.nothing, [("pattern", n) for n in layers]
-        )
+        kept = activations(self.experiment, self.experiment.nothing, [("pattern", n) for n in layers])
         return [
             tuple(Edit(Site("pattern", n, h), "set", own["pattern", n][h]) for n in layers for h in heads)
             for own in kept
-        ]  # fmt: skip
+        ]
 
     @cached_property
     def hidden(self) -> list[tuple[Edit, ...]]:
@@ -171,8 +163,7 @@ class Undo:
         """Positions whose scales are frozen."""
         scored = self.experiment.scored_positions.positions
         outside = [
-            tuple(p for p in range(n) if p not in where)
-            for (where, _), n in zip(self.added, self.lengths, strict=True)
+            tuple(p for p in range(n) if p not in where) for (where, _), n in zip(self.added, self.lengths, strict=True)
         ]
         if any(set(a) & set(b) for a, b in zip(outside, scored, strict=True)):
             return outside

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.edits import Variant
-from steerscope.analysis.engine import Readout
-from steerscope.analysis.experiment import Edits, Experiment
-from steerscope.analysis.metrics import Score, kl
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.progress import track
+from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.question.metrics import Score, kl
 
 Values = NDArray[np.float64]
 OUTCOMES = ("effect", "kl", "entropy", "loss")  # measured
@@ -27,12 +27,7 @@ def _means(experiment: Experiment, variants: Sequence[Variant]) -> Float[Values,
     """Means over the scored positions: the metric, KL to the clean run, entropy, and the loss on the prompt's own next
     tokens (NaN where no scored position has one)."""
     prepared = (experiment.scored_positions, experiment.clean, experiment.steered)
-    scores = [
-        experiment.metric.prepare(*prepared),
-        kl().prepare(*prepared),
-        _entropy,
-        _loss(experiment),
-    ]
+    scores = [experiment.metric.prepare(*prepared), kl().prepare(*prepared), _entropy, _loss(experiment)]
     return np.asarray(experiment.scores(variants, scores, "logits").T)
 
 
@@ -54,9 +49,7 @@ def of_runs(
 
 def _of_batch(experiment: Experiment, runs: Sequence[Edits]) -> Float[Values, "curve run prompt"]:
     prompts = range(len(experiment.prompts))
-    variants = [
-        Variant(p, tuple(edits[p])) for edits in (experiment.nothing, *runs) for p in prompts
-    ]
+    variants = [Variant(p, tuple(edits[p])) for edits in (experiment.nothing, *runs) for p in prompts]
     found = _means(experiment, variants).reshape(-1, 1 + len(runs), len(prompts))
     effect, kl, _, loss = found
     effect -= effect[:1].copy()
@@ -73,13 +66,11 @@ def _entropy(readout: Readout) -> Float[Tensor, " read"]:
 def _loss(experiment: Experiment) -> Score:
     """Weighted so that the mean over scored positions is the mean over those that have a next token."""
     token, weight = [], []
-    for ids, positions in zip(
-        experiment.prompts.full, experiment.scored_positions.positions, strict=True
-    ):
+    for ids, positions in zip(experiment.prompts.full, experiment.scored_positions.positions, strict=True):
         have = sum(p + 1 < len(ids) for p in positions)
         for p in positions:
             token.append(ids[p + 1] if p + 1 < len(ids) else 0)
-            weight.append(float("nan") if not have else len(positions) / have if p + 1 < len(ids) else 0.0)  # fmt: skip
+            weight.append(float("nan") if not have else len(positions) / have if p + 1 < len(ids) else 0.0)
     device = experiment.model.device
     tokens, weights = torch.tensor(token, device=device), torch.tensor(weight, device=device)
 

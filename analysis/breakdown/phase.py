@@ -13,11 +13,11 @@ import pandas as pd
 from torch import Tensor
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.engine import Readout
+from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.errors import SteerscopeError
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.metrics import Metric, Outputs, Score, Scored
 from steerscope.analysis.progress import track
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.metrics import Metric, Outputs, Score, Scored
 
 from .outcomes import EFFECT, KL, of_runs
 from .strength import at
@@ -40,9 +40,15 @@ def phase(experiment: Experiment, coefficients: Sequence[float]) -> pd.DataFrame
             except SteerscopeError:  # a place that a prompt does not have
                 continue
             table += [
-                {"layer": layer, "place": place, "coefficient": c, "effect": found[EFFECT, i].mean(), "kl": found[KL, i].mean()}
+                {
+                    "layer": layer,
+                    "place": place,
+                    "coefficient": c,
+                    "effect": found[EFFECT, i].mean(),
+                    "kl": found[KL, i].mean(),
+                }
                 for i, c in enumerate(coefficients)
-            ]  # fmt: skip
+            ]
     return pd.DataFrame(table, columns=list(COLUMNS["breakdown"]["phase"]))
 
 
@@ -74,6 +80,4 @@ def _one_direction(experiment: Experiment) -> Metric:
 
         return score
 
-    return Metric(
-        "one logit direction", "logits", prepare, options={"of": "the injection as given"}
-    )
+    return Metric("one logit direction", "logits", prepare, options={"of": "the injection as given"})

@@ -11,22 +11,20 @@ from math import isinf
 import numpy as np
 import pandas as pd
 
-from steerscope.analysis.attribution.patches import activations
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.experiment import Experiment
 from steerscope.analysis.lens.lens import Lens
 from steerscope.analysis.lens.trajectory import commitment
-from steerscope.analysis.norms import readers, sites, stream
-from steerscope.analysis.positions import later
+from steerscope.analysis.model.norms import readers, sites, stream
+from steerscope.analysis.model.positions import later
 from steerscope.analysis.progress import track
-from steerscope.analysis.stats import mean_interval
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.stats import mean_interval
+from steerscope.analysis.tools.patches import activations
 
 from .strength import at, rows
 
 
-def probes(
-    experiment: Experiment, lens: Lens, coefficients: Sequence[float], level: float
-) -> pd.DataFrame:
+def probes(experiment: Experiment, lens: Lens, coefficients: Sequence[float], level: float) -> pd.DataFrame:
     """Rows of coefficient, quantity, layer and place."""
     model, found = experiment.model, readers(experiment.model)
     where = [positions for positions, _ in rows(experiment, 1.0)]
@@ -41,28 +39,31 @@ def probes(
             after = later(where[p], len(experiment.prompts.full[p]))
             for _, layer in patterns:
                 seen = own["pattern", layer]
-                share = seen[:, after][:, :, list(where[p])].sum(-1).double().mean() if after else float("nan")  # fmt: skip
-                values.setdefault(("attention", layer, "attention", "later"), []).append(
-                    float(share)
-                )
+                share = seen[:, after][:, :, list(where[p])].sum(-1).double().mean() if after else float("nan")
+                values.setdefault(("attention", layer, "attention", "later"), []).append(float(share))
             for reader in found:
-                ratio = reader.norm.scale(stream(model, reader, own)) / reader.norm.scale(stream(model, reader, clean[p]))  # fmt: skip
-                for place, positions in (
-                    ("injected", [] if isinf(c) else list(where[p])),
-                    ("later", after),
-                ):
+                ratio = reader.norm.scale(stream(model, reader, own)) / reader.norm.scale(
+                    stream(model, reader, clean[p])
+                )
+                for place, positions in (("injected", [] if isinf(c) else list(where[p])), ("later", after)):
                     mean = float(ratio[positions].double().mean()) if positions else float("nan")
                     values.setdefault(("scale", reader.layer, reader.name, place), []).append(mean)
             settled = commitment(lens, own)[after].mean() if after else float("nan")
-            values.setdefault(("committed", model.n_layers, "lens", "later"), []).append(
-                float(settled)
-            )
+            values.setdefault(("committed", model.n_layers, "lens", "later"), []).append(float(settled))
         for (quantity, layer, name, place), means in values.items():
             finite = np.array(means)[np.isfinite(means)]
             if len(finite):
                 value, low, high = mean_interval(finite, level, experiment.seed)
-                table.append({
-                    "coefficient": c, "quantity": quantity, "layer": layer, "at": name, "where": place, "value": value, "low": low,
-                    "high": high,
-                })  # fmt: skip
+                table.append(
+                    {
+                        "coefficient": c,
+                        "quantity": quantity,
+                        "layer": layer,
+                        "at": name,
+                        "where": place,
+                        "value": value,
+                        "low": low,
+                        "high": high,
+                    }
+                )
     return pd.DataFrame(table)[list(COLUMNS["breakdown"]["probes"])]

@@ -19,13 +19,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.attribution.injected_gradient import injected_gradient
-from steerscope.analysis.attribution.patches import activations
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadMetric
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.norms import readers, sites, stream
-from steerscope.analysis.stats import mean_interval, percentiles, resampled
+from steerscope.analysis.model.norms import readers, sites, stream
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.stats import mean_interval, percentiles, resampled
+from steerscope.analysis.tools.injected_gradient import injected_gradient
+from steerscope.analysis.tools.patches import activations
 
 from .response import Response
 from .strength import reference, rows, site
@@ -41,14 +41,9 @@ def slope(experiment: Experiment) -> Float[Values, " prompt"]:
         BadMetric: the metric has no gradient.
     """
     small = replace(
-        experiment,
-        injections=tuple(
-            replace(i, coefficient=TINY * i.coefficient) for i in experiment.injections
-        ),
+        experiment, injections=tuple(replace(i, coefficient=TINY * i.coefficient) for i in experiment.injections)
     )
-    score = experiment.metric.prepare(
-        experiment.scored_positions, experiment.clean, experiment.steered
-    )
+    score = experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered)
     gradients = injected_gradient(small, 0, score, 1, "logits")
     found = np.zeros(len(experiment.prompts))
     for p, own in enumerate(experiment.edits(0)):
@@ -59,9 +54,7 @@ def slope(experiment: Experiment) -> Float[Values, " prompt"]:
     return found
 
 
-def crossing(
-    sizes: Float[Values, " size"], gap: Float[Values, "resample size"]
-) -> Float[Values, " resample"]:
+def crossing(sizes: Float[Values, " size"], gap: Float[Values, "resample size"]) -> Float[Values, " resample"]:
     """The size at which each row first becomes positive; NaN where it never does."""
     above = gap > 0
     first = above.argmax(axis=1)
@@ -70,15 +63,11 @@ def crossing(
     a, b = gap[rows_, before], gap[rows_, first]
     with np.errstate(all="ignore"):
         share = np.where(first > 0, -a / (b - a), 0.0)
-        found = np.exp(
-            np.log(sizes[before]) + share * (np.log(sizes[first]) - np.log(sizes[before]))
-        )
+        found = np.exp(np.log(sizes[before]) + share * (np.log(sizes[first]) - np.log(sizes[before])))
     return np.asarray(np.where(above.any(axis=1), found, np.nan))
 
 
-def regimes(
-    experiment: Experiment, found: Response, loss: float, level: float
-) -> tuple[pd.DataFrame, dict[str, str]]:
+def regimes(experiment: Experiment, found: Response, loss: float, level: float) -> tuple[pd.DataFrame, dict[str, str]]:
     """The table of crossings, and what is missing of it.
 
     Args:
@@ -115,10 +104,16 @@ def regimes(
             if name in gaps:
                 places = crossing(sizes, gaps[name])
                 low, high = percentiles(places, level)
-                table.append({
-                    "regime": name, "sign": sign, "coefficient": places[0], "low": float(low), "high": float(high),
-                    "reached": float(np.isfinite(places[1:]).mean()),
-                })  # fmt: skip
+                table.append(
+                    {
+                        "regime": name,
+                        "sign": sign,
+                        "coefficient": places[0],
+                        "low": float(low),
+                        "high": float(high),
+                        "reached": float(np.isfinite(places[1:]).mean()),
+                    }
+                )
     return pd.DataFrame(table, columns=list(COLUMNS["breakdown"]["regimes"])), missing
 
 
@@ -129,21 +124,25 @@ def predictions(experiment: Experiment, level: float) -> pd.DataFrame:
     clean = activations(experiment, experiment.nothing, sites(model))
     table = []
     for reader in readers(model):
-        if reader.layer < place.layer or (reader.layer == place.layer and reader.name == "attention" and place.name != "resid_pre"):  # fmt: skip
+        if reader.layer < place.layer or (
+            reader.layer == place.layer and reader.name == "attention" and place.name != "resid_pre"
+        ):
             continue
-        sizes = np.array([
-            float((stream(model, reader, kept)[list(where)].double().cpu().norm(dim=1) / value.norm(dim=1)).mean())
-            for kept, (where, value) in zip(clean, unit, strict=True)
-        ])  # fmt: skip
+        sizes = np.array(
+            [
+                float((stream(model, reader, kept)[list(where)].double().cpu().norm(dim=1) / value.norm(dim=1)).mean())
+                for kept, (where, value) in zip(clean, unit, strict=True)
+            ]
+        )
         predicted, low, high = mean_interval(sizes, level, experiment.seed)
-        table.append({"layer": reader.layer, "norm": reader.name, "predicted": predicted, "low": low, "high": high})  # fmt: skip
+        table.append({"layer": reader.layer, "norm": reader.name, "predicted": predicted, "low": low, "high": high})
     return pd.DataFrame(table, columns=list(COLUMNS["breakdown"]["predictions"]))
 
 
 def broken(found: Response, loss: float, sign: int) -> float | None:
-    """The smallest coefficient of a sign that does at least half of the most damage there; None where nothing breaks."""
+    """The smallest coefficient of a sign that does at least half of the most damage there; None where nothing breaks"""
     hurt = found.of("damage").mean(axis=1)
-    own = [(c, h) for c, h in zip(found.coefficients, hurt.tolist(), strict=True) if sign * c > 0 and np.isfinite(h)]  # fmt: skip
+    own = [(c, h) for c, h in zip(found.coefficients, hurt.tolist(), strict=True) if sign * c > 0 and np.isfinite(h)]
     finite = sorted(((c, h) for c, h in own if not isinf(c)), key=lambda row: abs(row[0]))
     most = max((h for _, h in finite), default=0.0)
     if most <= log(1 + loss):

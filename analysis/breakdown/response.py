@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, BadInjection, UnsupportedModel
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.stats import percentiles, resampled
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.stats import percentiles, resampled
 
 from .outcomes import CURVES, of_runs
 from .strength import at, rows
@@ -63,7 +63,7 @@ def response(experiment: Experiment, coefficients: Sequence[float]) -> Response:
     """
     wanted = sorted(set(map(float, coefficients)))
     if not wanted or not np.isfinite(wanted).all():
-        raise BadArgument(f"coefficients={list(coefficients)[:5]}; expected finite numbers; infinity is always added")  # fmt: skip
+        raise BadArgument(f"coefficients={list(coefficients)[:5]}; expected finite numbers; infinity is always added")
     missing: dict[str, str] = {}
     try:
         at(experiment, float("inf"))
@@ -81,7 +81,7 @@ def response(experiment: Experiment, coefficients: Sequence[float]) -> Response:
     if broken.any():
         sizes = [abs(c) for c, out in zip(wanted, broken, strict=True) if out and not isinf(c)]
         what = f"coefficients of {min(sizes):.3g} and more" if sizes else "the limit"
-        missing["overflow"] = f"{what}: {experiment.model.dtype} overflows there; load the model with dtype='float32'"  # fmt: skip
+        missing["overflow"] = f"{what}: {experiment.model.dtype} overflows there; load the model with dtype='float32'"
         values[:, :, broken] = np.nan
     return Response(tuple(wanted), values, missing)
 
@@ -92,14 +92,9 @@ def overflows(experiment: Experiment, coefficient: float) -> bool:
     The sum of squares overflows first, and silently: a norm then divides by infinity.
     """
     dtype = experiment.model.dtype
-    largest = max((float(value.abs().max()) for where, value in rows(experiment, coefficient) if where), default=0.0)  # fmt: skip
-    squares = (
-        torch.float64 if dtype == torch.float64 else torch.float32
-    )  # halves are squared in single precision
-    return not (
-        largest < torch.finfo(dtype).max
-        and largest**2 * experiment.model.d_model < torch.finfo(squares).max
-    )
+    largest = max((float(value.abs().max()) for where, value in rows(experiment, coefficient) if where), default=0.0)
+    squares = torch.float64 if dtype == torch.float64 else torch.float32  # halves are squared in single precision
+    return not (largest < torch.finfo(dtype).max and largest**2 * experiment.model.d_model < torch.finfo(squares).max)
 
 
 def response_table(found: Response, level: float, seed: int) -> pd.DataFrame:
@@ -111,11 +106,19 @@ def response_table(found: Response, level: float, seed: int) -> pd.DataFrame:
         controls = found.values[1:, c].mean(axis=-1)
         empty = np.full(len(found.coefficients), np.nan)
         band = np.percentile(controls, [2.5, 97.5], axis=0) if len(controls) else (empty, empty)
-        frames.append(pd.DataFrame({
-            "outcome": curve, "coefficient": found.coefficients, "value": means[0], "low": low, "high": high,
-            "control": controls.mean(axis=0) if len(controls) else empty, "control_low": band[0], "control_high": band[1],
-        }))  # fmt: skip
+        frames.append(
+            pd.DataFrame(
+                {
+                    "outcome": curve,
+                    "coefficient": found.coefficients,
+                    "value": means[0],
+                    "low": low,
+                    "high": high,
+                    "control": controls.mean(axis=0) if len(controls) else empty,
+                    "control_low": band[0],
+                    "control_high": band[1],
+                }
+            )
+        )
     table = pd.concat(frames, ignore_index=True)
-    return table[table["value"].notna()].reset_index(drop=True)[
-        list(COLUMNS["breakdown"]["response"])
-    ]
+    return table[table["value"].notna()].reset_index(drop=True)[list(COLUMNS["breakdown"]["response"])]

@@ -3,7 +3,8 @@
     addition        x + c v
     same norm       the same, scaled back to |x|: the turn alone
     stretch         x, scaled to |x + c v|: the length alone
-    rotation        x turned towards v in their plane by a share of the angle between them (arXiv 2601.19375, 2602.01716)
+    rotation        x turned towards v in their plane by a share of the angle between them (arXiv 2601.19375,
+    2602.01716)
     clamping        the component along v set to c |v|, whatever it was
     several layers  the vector at the layers from its own on, each with a part of the coefficient
 
@@ -22,19 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.experiment import Edits, Experiment
-from steerscope.analysis.injection import compose
-from steerscope.analysis.norms import angle
+from steerscope.analysis.model.norms import angle
 from steerscope.analysis.progress import track
-from steerscope.analysis.stats import mean_interval, percentiles, resampled
+from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.question.injection import compose
+from steerscope.analysis.results.stats import mean_interval, percentiles, resampled
 
 from .outcomes import DAMAGE, EFFECT, KL, of_runs
 from .strength import put, reference, rows, site, streams
 
 Values = NDArray[np.float64]
 Way = Callable[
-    [Float[Tensor, "pos d_model"], Float[Tensor, "pos d_model"], float],
-    Float[Tensor, "pos d_model"],
+    [Float[Tensor, "pos d_model"], Float[Tensor, "pos d_model"], float], Float[Tensor, "pos d_model"]
 ]  # stream, vector, knob -> stream
 LAYERS = 4  # that "several layers" takes at most
 SHARES = tuple(np.round(np.linspace(0.05, 1, 20), 3).tolist())  # of the angle, for rotation
@@ -72,8 +72,12 @@ def _size(x: Tensor) -> Tensor:
 
 
 WAYS: dict[str, Way] = {
-    "addition": _addition, "same norm": _same_norm, "stretch": _stretch, "rotation": _rotation, "clamping": _clamping,
-}  # fmt: skip
+    "addition": _addition,
+    "same norm": _same_norm,
+    "stretch": _stretch,
+    "rotation": _rotation,
+    "clamping": _clamping,
+}
 ANGLES = ("addition", "same norm", "stretch")
 SEVERAL = "several layers"
 REMEDIES = ("addition", "same norm", "rotation", "clamping", SEVERAL)
@@ -86,8 +90,7 @@ class Shapes:
         self.experiment = experiment
         # by prompt: positions, the stream there before, and the vector at coefficient 1
         self._at = [
-            (where, x[list(where)], v)
-            for (where, v), x in zip(rows(experiment, 1.0), streams(experiment), strict=True)
+            (where, x[list(where)], v) for (where, v), x in zip(rows(experiment, 1.0), streams(experiment), strict=True)
         ]
         self._found: dict[tuple[str, tuple[float, ...]], Values] = {}
 
@@ -100,9 +103,7 @@ class Shapes:
         """The edits that put the vector in, in one of the ways."""
         if way == SEVERAL:
             return self._several(knob)
-        return put(
-            self.experiment, [(where, WAYS[way](x, v, knob) - x) for where, x, v in self._at]
-        )
+        return put(self.experiment, [(where, WAYS[way](x, v, knob) - x) for where, x, v in self._at])
 
     def _several(self, c: float) -> Edits:
         asked, first = self.experiment, site(self.experiment).layer
@@ -112,9 +113,7 @@ class Shapes:
             for n in range(self.layers)
             for i in asked.injections
         ]
-        return tuple(
-            compose(scaled, len(ids), asked.model.bos is not None) for ids in asked.prompts.ids
-        )
+        return tuple(compose(scaled, len(ids), asked.model.bos is not None) for ids in asked.prompts.ids)
 
     def outcomes(self, way: str, knobs: Sequence[float]) -> Float[Values, "curve knob prompt"]:
         """Outcomes along the knob, run once."""
@@ -163,7 +162,7 @@ def remedies_tables(
         curves += [
             {"remedy": way, "knob": k, "effect": effect[i].mean(), "damage": damage[i].mean(), "kl": kl[i].mean()}
             for i, k in enumerate(knobs)
-        ]  # fmt: skip
+        ]
         along = resampled(effect, seed)
         row: dict[str, object] = {"remedy": way, "target": wanted[0]}
         for name, values in (("damage", damage), ("kl", kl)):
@@ -179,8 +178,10 @@ def remedies_tables(
 
 def _reach(
     effect: Float[Values, "resample knob"], other: Float[Values, "resample knob"], wanted: Float[Values, " resample"]
-) -> Float[Values, " resample"]:  # fmt: skip
-    """`other` where the effect first reaches what is wanted (from 0 at knob 0), straight between knobs; NaN where never."""
+) -> Float[Values, " resample"]:
+    """`other` where the effect first reaches what is wanted (from 0 at knob 0), straight between knobs; NaN where
+    never.
+    """
     sign = np.sign(wanted)[:, None]
     zero = np.zeros((len(effect), 1))
     effect, other = np.hstack([zero, effect * sign]), np.hstack([zero, other])

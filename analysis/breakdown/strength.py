@@ -7,26 +7,22 @@ from math import isinf
 from jaxtyping import Float
 from torch import Tensor
 
-from steerscope.analysis.attribution.patches import activations
-from steerscope.analysis.edits import Edit, added
+from steerscope.analysis.engine.edits import Edit, added
 from steerscope.analysis.errors import BadInjection
-from steerscope.analysis.experiment import Edits, Experiment
-from steerscope.analysis.nodes import Site
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.tools.patches import activations
 
 from .limit import WRITES, limit
 
 
 def at(experiment: Experiment, coefficient: float, vector: int = 0) -> Edits:
-    """The injections with the first one's coefficient set, the others in proportion; `vector` 1 is the first control."""
+    """The injections with the first one's coefficient set, the others in proportion; `vector` 1 is the first control"""
     factor = coefficient / reference(experiment)
     if isinf(coefficient):
         lengths = [len(ids) for ids in experiment.prompts.ids]
-        return limit(
-            experiment.model, experiment.steering[vector], lengths, 1 if factor > 0 else -1
-        )
-    return tuple(
-        tuple(replace(edit, value=edit.value * factor) for edit in own) for own in experiment.edits(vector)
-    )  # fmt: skip
+        return limit(experiment.model, experiment.steering[vector], lengths, 1 if factor > 0 else -1)
+    return tuple(tuple(replace(edit, value=edit.value * factor) for edit in own) for own in experiment.edits(vector))
 
 
 def reference(experiment: Experiment) -> float:
@@ -37,7 +33,9 @@ def reference(experiment: Experiment) -> float:
     """
     coefficient = experiment.injections[0].coefficient
     if coefficient == 0:
-        raise BadInjection("the injection has coefficient 0; expected another, which gives the direction of the effect; 1 is usual")  # fmt: skip
+        raise BadInjection(
+            "the injection has coefficient 0; expected another, which gives the direction of the effect; 1 is usual"
+        )
     return coefficient
 
 
@@ -51,7 +49,8 @@ def site(experiment: Experiment) -> Site:
     found = next(iter(sites))
     if len(sites) > 1 or found.name not in WRITES:
         raise BadInjection(
-            f"injections at {', '.join(sorted(map(str, sites)))}; expected one site of {', '.join(WRITES)}; look at one at a time"
+            f"injections at {', '.join(sorted(map(str, sites)))}; expected one site of {', '.join(WRITES)}; "
+            "look at one at a time"
         )
     return found
 
@@ -72,16 +71,16 @@ def streams(experiment: Experiment) -> list[Float[Tensor, "pos d_model"]]:
     """By prompt, the clean stream that the injection is added to."""
     place = site(experiment)
     before = ("resid_pre", place.layer)
-    others = [(name, place.layer) for name in WRITES[1 : WRITES.index(place.name) + 1] if name != "mlp_out" or experiment.model.has_mlp]  # fmt: skip
+    others = [
+        (name, place.layer)
+        for name in WRITES[1 : WRITES.index(place.name) + 1]
+        if name != "mlp_out" or experiment.model.has_mlp
+    ]
     found = activations(experiment, experiment.nothing, [before, *others])
     return [sum((kept[o] for o in others), kept[before]).double().cpu() for kept in found]
 
 
-def put(
-    experiment: Experiment, changes: Sequence[tuple[tuple[int, ...], Float[Tensor, "pos d_model"]]]
-) -> Edits:
+def put(experiment: Experiment, changes: Sequence[tuple[tuple[int, ...], Float[Tensor, "pos d_model"]]]) -> Edits:
     """Edits that add rows to the stream where the injection stands."""
     place, dtype = site(experiment), experiment.model.dtype
-    return tuple(
-        (Edit(place, "add", value.to(dtype), where),) if where else () for where, value in changes
-    )
+    return tuple((Edit(place, "add", value.to(dtype), where),) if where else () for where, value in changes)

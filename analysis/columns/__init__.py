@@ -4,11 +4,12 @@
 docs and a test read this.
 """
 
+from steerscope.analysis.results.schema import Frames
+
 from .attention import ATTENTION
 from .attribute import ATTRIBUTE
 from .breakdown import BREAKDOWN
 from .edges import EDGES
-from .frames import Frames
 from .lens import LENS
 from .localize import LOCALIZE
 from .paths import PATHS

@@ -1,19 +1,22 @@
 """Columns of the tables of `freeze_attention`."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
 
 _OUTCOME = {
     "outcome": (
-        "effect: the metric on the prompts; damage: loss of the true next tokens of ordinary text; both steered minus clean",
+        (
+            "effect: the metric on the prompts; damage: loss of the true next tokens of ordinary text; both "
+            "steered minus clean"
+        ),
         "",
-    ),
+    )
 }
 _FROZEN = {
     "frozen": (
         "what is set to its clean value in the steered run: patterns (where heads look; what survives goes through "
         "values and MLPs), values (what heads move; patterns steered), or both (MLPs and the direct path are left)",
         "",
-    ),
+    )
 }
 
 ATTENTION: Frames = {
@@ -22,10 +25,7 @@ ATTENTION: Frames = {
         "unit": ("unit of the outcome", ""),
         **_FROZEN,
         "scope": ("all: in all layers at once; layer: in one layer; head: of one head", ""),
-        "node": (
-            "all, a layer (L2), a head (L2H3), or the values that several heads share (L2KV1)",
-            "",
-        ),
+        "node": ("all, a layer (L2), a head (L2H3), or the values that several heads share (L2KV1)", ""),
         "layer": ("layer that is frozen; missing for all", ""),
         "head": ("head that is frozen (of values: key-value head); missing for whole layers", ""),
         "total": ("the outcome with nothing frozen; mean over prompts", "{unit}"),
@@ -57,13 +57,19 @@ ATTENTION: Frames = {
             "",
         ),
         "control_survives": (
-            "the same for random vectors, each of its own; mean of those whose total is no zero, missing where these are less than half",
+            (
+                "the same for random vectors, each of its own; mean of those whose total is no zero, missing where "
+                "these are less than half"
+            ),
             "",
         ),
         "control_survives_low": ("2.5th percentile over these random vectors", ""),
         "control_survives_high": ("97.5th percentile over these random vectors", ""),
         "p_own": (
-            "sign-flip test over prompts of the own share that is lost minus that of random vectors; 1 where one is missing",
+            (
+                "sign-flip test over prompts of the own share that is lost minus that of random vectors; 1 where "
+                "one is missing"
+            ),
             "",
         ),
         "p_own_adjusted": ("p_own after Benjamini-Hochberg over the rows of an outcome", ""),

@@ -1,13 +1,17 @@
 """Columns of the tables of gradient attribution."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
+
 from .localize import LOCALIZE
 
 _EFFECTS = LOCALIZE["effects"]
 _NODE = {name: _EFFECTS[name] for name in ("node", "layer", "head", "kind")}
 _MEASURE = {
     "measure": (
-        "necessity: what would be lost without the node, from the steered run; sufficiency: what it would bring alone, from the clean one",
+        (
+            "necessity: what would be lost without the node, from the steered run; sufficiency: what it would "
+            "bring alone, from the clean one"
+        ),
         "",
     )
 }
@@ -20,8 +24,17 @@ ATTRIBUTE: Frames = {
         **{
             name: _EFFECTS[name]
             for name in (
-                "low", "high", "control", "control_low", "control_high", "p", "p_adjusted", "p_holm", "significant",
-                "wrong_way", "share",
+                "low",
+                "high",
+                "control",
+                "control_low",
+                "control_high",
+                "p",
+                "p_adjusted",
+                "p_holm",
+                "significant",
+                "wrong_way",
+                "share",
             )
         },
     },
@@ -66,4 +79,4 @@ ATTRIBUTE: Frames = {
         "low": _EFFECTS["low"],
         "high": _EFFECTS["high"],
     },
-}  # fmt: skip
+}

@@ -1,6 +1,7 @@
 """Columns of the tables of `breakdown`."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
+
 from .trace import LENS_TABLES
 
 _COEFFICIENT = {"coefficient": ("of the first injection; inf and -inf are the exact limits", "")}
@@ -23,8 +24,10 @@ _DAMAGE = "loss on the prompts' own tokens above that of the clean run (KL where
 BREAKDOWN: Frames = {
     "response": {
         "outcome": (
-            "effect: change of the metric; kl: KL(run || clean); entropy of the prediction; loss on the prompts' own next tokens; "
-            "damage: loss above that of the clean run (kl where there are no such tokens); damage_on_topic: the same on the given "
+            "effect: change of the metric; kl: KL(run || clean); entropy of the prediction; loss on the "
+            "prompts' own next tokens; "
+            "damage: loss above that of the clean run (kl where there are no such tokens); damage_on_topic: "
+            "the same on the given "
             "on-topic texts; means over scored positions and prompts",
             "",
         ),
@@ -37,7 +40,8 @@ BREAKDOWN: Frames = {
     },
     "regimes": {
         "regime": (
-            "linear: the effect leaves the gradient's prediction by a tenth; half: it reaches half of its limit; fluency: the loss "
+            "linear: the effect leaves the gradient's prediction by a tenth; half: it reaches half of its "
+            "limit; fluency: the loss "
             "rises by 1% of perplexity; safe: it rises by the perplexity that may be lost",
             "",
         ),
@@ -50,7 +54,10 @@ BREAKDOWN: Frames = {
     "predictions": {
         "layer": ("layer of the norm; the number of layers for the final one", ""),
         "norm": ("what reads the stream there: attention, mlp, or final for the unembedding", ""),
-        "predicted": ("coefficient at which the injected stream there has turned halfway to the vector: |stream| / |vector|", ""),
+        "predicted": (
+            "coefficient at which the injected stream there has turned halfway to the vector: |stream| / |vector|",
+            "",
+        ),
         "low": ("lower end of its interval over prompts", ""),
         "high": ("upper end of its interval over prompts", ""),
     },
@@ -63,16 +70,23 @@ BREAKDOWN: Frames = {
     },
     "causes": {
         "cause": (
-            "patterns: attention patterns set to clean; seen: injected positions hidden from later ones; values: their values set "
-            "to clean; scales: norms' scales set to clean; norm: the injected stream scaled back to its clean length; mean, rogue, "
-            "sink: the vector's part along the mean stream, in the largest dimensions, along the first position's stream, taken away; "
+            "patterns: attention patterns set to clean; seen: injected positions hidden from later ones; "
+            "values: their values set "
+            "to clean; scales: norms' scales set to clean; norm: the injected stream scaled back to its clean "
+            "length; mean, rogue, "
+            "sink: the vector's part along the mean stream, in the largest dimensions, along the first "
+            "position's stream, taken away; "
             "or a node set to clean",
             "",
         ),
         "kind": ("mechanism, together (all mechanisms undone), or node", ""),
         **_between("gone", "share of the damage that goes when this alone is undone", ""),
         **_between("effect", "share of the effect that stays then", ""),
-        **_between("shapley", "Shapley value: share of the damage, over all subsets of mechanisms; for all together, what goes", ""),
+        **_between(
+            "shapley",
+            "Shapley value: share of the damage, over all subsets of mechanisms; for all together, what goes",
+            "",
+        ),
     },
     "phase": {
         "layer": ("of the injection", ""),
@@ -82,7 +96,10 @@ BREAKDOWN: Frames = {
         "kl": ("disturbance: KL(run || clean), mean over prompts", "nats"),
     },
     "angles": {
-        "way": ("addition: the whole injection; same norm: its turn alone, at the clean length; stretch: its length alone", ""),
+        "way": (
+            "addition: the whole injection; same norm: its turn alone, at the clean length; stretch: its length alone",
+            "",
+        ),
         **_COEFFICIENT,
         "angle": ("by how much injected streams turn, mean", "degrees"),
         "stretch": ("by what factor they lengthen, mean", ""),
@@ -90,7 +107,13 @@ BREAKDOWN: Frames = {
         **_between("damage", _DAMAGE, "nats"),
     },
     "remedies": {
-        "remedy": ("addition; same norm (scaled back to the clean length); rotation; clamping (the component is set); several layers", ""),
+        "remedy": (
+            (
+                "addition; same norm (scaled back to the clean length); rotation; clamping (the component is set); "
+                "several layers"
+            ),
+            "",
+        ),
         "knob": ("coefficient; for rotation the share of the angle to the vector", ""),
         "effect": ("change of the metric, mean over prompts", "{metric}"),
         "damage": (_DAMAGE, "nats"),
@@ -106,18 +129,15 @@ BREAKDOWN: Frames = {
     "completions": {
         **_COEFFICIENT,
         "quantity": (
-            "surprise: loss of the completion under the clean model; distinct: different pairs of tokens over all pairs; repeated: share "
+            "surprise: loss of the completion under the clean model; distinct: different pairs of tokens over "
+            "all pairs; repeated: share "
             "of runs of four tokens that were there before",
             "",
         ),
         "value": ("mean over prompts", "nats per token for surprise"),
         **_RANGE,
     },
-    "texts": {
-        **_COEFFICIENT,
-        "prompt": ("the prompt", ""),
-        "completion": ("what was sampled after it", ""),
-    },
+    "texts": {**_COEFFICIENT, "prompt": ("the prompt", ""), "completion": ("what was sampled after it", "")},
     "cache": {
         "run": ("clean or steered", ""),
         "cache": ("kept: generated tokens see the injected positions; hidden: they do not", ""),
@@ -129,7 +149,8 @@ BREAKDOWN: Frames = {
     "probes": {
         **_COEFFICIENT,
         "quantity": (
-            "attention: share that later positions pay to the injected ones; scale: what a norm divides by, over the clean run's; "
+            "attention: share that later positions pay to the injected ones; scale: what a norm divides by, "
+            "over the clean run's; "
             "committed: first layer from which on the most probable token stays, through a lens",
             "",
         ),
@@ -140,4 +161,4 @@ BREAKDOWN: Frames = {
         **_RANGE,
     },
     **LENS_TABLES,
-}  # fmt: skip
+}

@@ -1,14 +1,12 @@
 """Columns of the tables of edges."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
+
 from .paths import NUMBERS
 
 _ENDS = {
     "sender": ("node that writes, or injection", ""),
-    "receiver": (
-        "input that reads: L1H5.q, .k, .v (k and v count key-value heads), L1M, or logits",
-        "",
-    ),
+    "receiver": ("input that reads: L1H5.q, .k, .v (k and v count key-value heads), L1M, or logits", ""),
 }
 
 EDGES: Frames = {
@@ -20,10 +18,7 @@ EDGES: Frames = {
             NUMBERS
             | {
                 "effect": ("score by integrated gradients, mean over prompts", "{metric}"),
-                "share": (
-                    "score over the total effect; edges that leave the injection add up to 1",
-                    "",
-                ),
+                "share": ("score over the total effect; edges that leave the injection add up to 1", ""),
             }
         ),
     },

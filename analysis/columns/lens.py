@@ -1,6 +1,6 @@
 """Columns of the tables of a trained lens."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
 
 LENS: Frames = {
     "layers": {
@@ -15,4 +15,4 @@ LENS: Frames = {
         "step": ("step of the training, from 1", ""),
         "loss": ("KL summed over layers, on the windows of the step", "nats"),
     },
-}  # fmt: skip
+}

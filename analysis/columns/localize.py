@@ -1,7 +1,8 @@
 """Columns of the tables of `localize`."""
 
+from steerscope.analysis.results.schema import Frames
+
 from .attention import ATTENTION
-from .frames import Frames
 from .writers import WRITERS
 
 LOCALIZE: Frames = {
@@ -15,25 +16,13 @@ LOCALIZE: Frames = {
             "sufficiency: effect that appears when only this node is set to its steered value in the clean run",
             "",
         ),
-        "effect": (
-            "mean over prompts, signed; negative works against the total effect",
-            "{metric}",
-        ),
+        "effect": ("mean over prompts, signed; negative works against the total effect", "{metric}"),
         "low": ("lower end of the interval over prompts", "{metric}"),
         "high": ("upper end of the interval over prompts", "{metric}"),
         "share": ("effect over the total effect; shares of different layers do not add up", ""),
-        "control": (
-            "mean of the same measure for random vectors of equal norm, along the same metric",
-            "{metric}",
-        ),
-        "control_low": (
-            "lower end of the band of the controls (2.5th percentile over vectors)",
-            "{metric}",
-        ),
-        "control_high": (
-            "upper end of the band of the controls (97.5th percentile over vectors)",
-            "{metric}",
-        ),
+        "control": ("mean of the same measure for random vectors of equal norm, along the same metric", "{metric}"),
+        "control_low": ("lower end of the band of the controls (2.5th percentile over vectors)", "{metric}"),
+        "control_high": ("upper end of the band of the controls (97.5th percentile over vectors)", "{metric}"),
         "p": (
             "sign-flip tests over prompts: the effect differs from zero and goes beyond the mean control in the "
             "same direction (the larger of the two p-values, two-sided)",
@@ -42,16 +31,10 @@ LOCALIZE: Frames = {
         "p_adjusted": ("p after Benjamini-Hochberg over nodes", ""),
         "p_holm": ("p after Holm over nodes, for claims in words", ""),
         "own_share": ("share of the vector's own logit change that the node carries", ""),
-        "own_control": (
-            "the same share for random vectors, each along its own logit change; mean",
-            "",
-        ),
+        "own_control": ("the same share for random vectors, each along its own logit change; mean", ""),
         "own_control_low": ("2.5th percentile of that share over the random vectors", ""),
         "own_control_high": ("97.5th percentile of that share over the random vectors", ""),
-        "p_own": (
-            "sign-flip test over prompts of own share minus the controls' mean own share",
-            "",
-        ),
+        "p_own": ("sign-flip test over prompts of own share minus the controls' mean own share", ""),
         "p_own_adjusted": ("p_own after Benjamini-Hochberg over nodes", ""),
         "significant": ("p_adjusted below the manifest's alpha", ""),
         "reach": (
@@ -60,10 +43,7 @@ LOCALIZE: Frames = {
             "",
         ),
         "wrong_way": ("share of prompts whose effect has the opposite sign of the mean", ""),
-        "stability": (
-            "share of bootstrap resamples of the prompts in which the node is significant",
-            "",
-        ),
+        "stability": ("share of bootstrap resamples of the prompts in which the node is significant", ""),
     },
     "per_prompt": {
         "prompt": ("index of the prompt", ""),
@@ -100,10 +80,7 @@ LOCALIZE: Frames = {
         "low": ("lower end of the interval over prompts", "{metric}"),
         "high": ("upper end of the interval over prompts", "{metric}"),
         "own_effect": ("mean size of the vector's own logit change", "logits"),
-        "kl": (
-            "disturbance: KL(steered || clean), mean over scored positions and prompts",
-            "nats",
-        ),
+        "kl": ("disturbance: KL(steered || clean), mean over scored positions and prompts", "nats"),
         "kl_low": ("lower end of the interval over prompts", "nats"),
         "kl_high": ("upper end of the interval over prompts", "nats"),
     },

@@ -1,16 +1,27 @@
 """Columns of the table of path patching."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
+
 from .localize import LOCALIZE
 
 _EFFECTS = LOCALIZE["effects"]
 NUMBERS = {
     name: _EFFECTS[name]
     for name in (
-        "effect", "low", "high", "control", "control_low", "control_high", "p", "p_adjusted", "p_holm", "significant",
-        "wrong_way", "share",
+        "effect",
+        "low",
+        "high",
+        "control",
+        "control_low",
+        "control_high",
+        "p",
+        "p_adjusted",
+        "p_holm",
+        "significant",
+        "wrong_way",
+        "share",
     )
-}  # fmt: skip
+}
 
 PATHS: Frames = {
     "paths": {
@@ -20,10 +31,11 @@ PATHS: Frames = {
             "",
         ),
         "measure": (
-            "necessity: effect lost when this path alone is set back to clean in the steered run; sufficiency: effect that "
+            "necessity: effect lost when this path alone is set back to clean in the steered run; sufficiency: "
+            "effect that "
             "appears when it alone carries the steered value in the clean run",
             "",
         ),
         **NUMBERS,
-    },
+    }
 }

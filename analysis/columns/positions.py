@@ -1,20 +1,21 @@
 """Columns of the tables of `by_position`."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
+
 from .localize import LOCALIZE
 from .paths import NUMBERS
 
 _EFFECTS = LOCALIZE["effects"]
 _NODE = {name: _EFFECTS[name] for name in ("node", "layer", "head", "kind")}
 _WHERE = (
-    "place in the prompt: bos; injected i (i-th position that the vector is added to; + for those after the sixth); after +i "
-    "(i positions later); last and last -i; between (everything else that can be reached, together); all (every position)",
+    "place in the prompt: bos; injected i (i-th position that the vector is added to; + for those after the "
+    "sixth); after +i "
+    "(i positions later); last and last -i; between (everything else that can be reached, together); all "
+    "(every position)",
     "",
 )
 _PROMPTS = ("how many prompts have this place; means are over them", "")
-_CHANGE = {
-    name: (meaning, "") for name, (meaning, _) in NUMBERS.items() if name not in ("effect", "share")
-}
+_CHANGE = {name: (meaning, "") for name, (meaning, _) in NUMBERS.items() if name not in ("effect", "share")}
 
 POSITIONS: Frames = {
     "positions": {
@@ -32,7 +33,8 @@ POSITIONS: Frames = {
         **_NODE,
         "where": _WHERE,
         "quantity": (
-            "attention: share of the head's attention that goes from this place to the injected positions; value: share of its "
+            "attention: share of the head's attention that goes from this place to the injected positions; "
+            "value: share of its "
             "z that comes from there (projection of the part mixed from their values on the whole)",
             "",
         ),
@@ -57,4 +59,4 @@ POSITIONS: Frames = {
         "effect": ("steered minus clean, of the whole injection", "{metric}"),
         "injected": ("positions that the vector is added to, rows of zeros left out", ""),
     },
-}  # fmt: skip
+}

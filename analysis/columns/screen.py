@@ -1,6 +1,7 @@
 """Columns of the tables of the screen."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
+
 from .localize import LOCALIZE
 
 SCREEN: Frames = {
@@ -23,24 +24,12 @@ SCREEN: Frames = {
         "measure": ("necessity or sufficiency", ""),
         "unverified": ("nodes that were not patched one by one", ""),
         "sampled": ("nodes that were drawn at random from those ranked low, and patched", ""),
-        "together": (
-            "exact effect of all unverified nodes patched at once; mean over prompts",
-            "{metric}",
-        ),
+        "together": ("exact effect of all unverified nodes patched at once; mean over prompts", "{metric}"),
         "together_share": ("the same over the total effect", ""),
         "largest_estimate": ("largest estimate, in size, among the unverified nodes", "{metric}"),
-        "worst_error": (
-            "largest difference between estimate and exact effect on the random sample",
-            "{metric}",
-        ),
-        "bound": (
-            "largest estimate plus worst error: an upper bound on what an unverified node carries",
-            "{metric}",
-        ),
-        "covers": (
-            "share of the unverified nodes for which the bound holds with the confidence of the intervals",
-            "",
-        ),
+        "worst_error": ("largest difference between estimate and exact effect on the random sample", "{metric}"),
+        "bound": ("largest estimate plus worst error: an upper bound on what an unverified node carries", "{metric}"),
+        "covers": ("share of the unverified nodes for which the bound holds with the confidence of the intervals", ""),
     },
     "totals": LOCALIZE["totals"],
     "cost": {

@@ -1,16 +1,21 @@
 """Columns of the tables of `self_repair`."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
+
 from .localize import LOCALIZE
 from .paths import NUMBERS
 
 _EFFECTS = LOCALIZE["effects"]
 _NODE = {name: _EFFECTS[name] for name in ("node", "layer", "head", "kind")}
 _PART = (
-    "direct: loss when only the carrier's own write is taken back from the final stream, later nodes and the final norm's scale "
-    "held; nodes: what later nodes make up for (negative: they pass the loss on); norm: what the final norm makes up for by "
-    "rescaling; remainder: what these do together beyond their sum (0 where the metric is linear in the logits); net: loss "
-    "that is left, the carrier's necessity; direct_live: direct, with the final norm's scale live. direct = nodes + norm + "
+    "direct: loss when only the carrier's own write is taken back from the final stream, later nodes and the "
+    "final norm's scale "
+    "held; nodes: what later nodes make up for (negative: they pass the loss on); norm: what the final norm "
+    "makes up for by "
+    "rescaling; remainder: what these do together beyond their sum (0 where the metric is linear in the "
+    "logits); net: loss "
+    "that is left, the carrier's necessity; direct_live: direct, with the final norm's scale live. direct = "
+    "nodes + norm + "
     "remainder + net",
     "",
 )
@@ -35,7 +40,8 @@ SELF_REPAIR: Frames = {
         "carrier": ("the node that is removed", ""),
         **_NODE,
         "effect": (
-            "effect of this node's own change, caused by the removal, on the metric, with everything else held; mean over "
+            "effect of this node's own change, caused by the removal, on the metric, with everything else "
+            "held; mean over "
             "prompts; positive repairs where the direct loss is positive",
             "{metric}",
         ),
@@ -49,4 +55,4 @@ SELF_REPAIR: Frames = {
         "part": _PART,
         "effect": ("on this prompt", "{metric}"),
     },
-}  # fmt: skip
+}

@@ -1,10 +1,11 @@
 """Columns of the tables of `sparsify`."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
 
 _ORDER = {
     "order": (
-        "which dimensions are kept first: size (largest values), gradient (largest value times gradient, chosen on the other "
+        "which dimensions are kept first: size (largest values), gradient (largest value times gradient, "
+        "chosen on the other "
         "half of the prompts), first (as they stand), random (mean over several draws)",
         "",
     ),
@@ -70,4 +71,4 @@ SPARSIFY: Frames = {
         "effect": ("effect of what is kept", "{metric}"),
         "kl": ("disturbance", "nats"),
     },
-}  # fmt: skip
+}

@@ -1,6 +1,6 @@
 """Columns of the tables of a sweep."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
 
 SWEEP: Frames = {
     "trials": {
@@ -13,10 +13,7 @@ SWEEP: Frames = {
         "antithetic": ("whether it is the complement of the trial before it", ""),
         "mode": ("what each node gets: own, through, shared or given", ""),
         "vector": ("which vector, by its number; missing where each node draws its own", ""),
-        "drawn": (
-            "with mixed vectors: the number of each node's vector, in the order of nodes",
-            "",
-        ),
+        "drawn": ("with mixed vectors: the number of each node's vector, in the order of nodes", ""),
         "control": ("number of the random vectors; -1 for the real ones", ""),
         "coefficient": ("multiplies what is injected", ""),
         "effect": ("metric of this run minus the same of the clean run", "{metric}"),
@@ -39,10 +36,7 @@ SWEEP: Frames = {
         "layer": ("layer of the node", ""),
         "head": ("head within the layer; missing for an MLP or a whole layer", ""),
         "kind": ("head, mlp or attention", ""),
-        "outcome": (
-            "effect: the metric; kl: disturbance; loss: rise of the log-perplexity of the true text",
-            "",
-        ),
+        "outcome": ("effect: the metric; kl: disturbance; loss: rise of the log-perplexity of the true text", ""),
         "unit": ("unit of the outcome", ""),
         "sampled": ("trials that inject into the node", ""),
         "mean_in": ("mean outcome of the trials that inject into the node", "{unit}"),
@@ -62,10 +56,7 @@ SWEEP: Frames = {
         "p": ("that the contribution is zero", ""),
         "p_adjusted": ("p after Benjamini-Hochberg over nodes", ""),
         "p_holm": ("p after Holm over nodes, for claims in words", ""),
-        "p_specific": (
-            "that the contribution is that of random vectors, after Benjamini-Hochberg",
-            "",
-        ),
+        "p_specific": ("that the contribution is that of random vectors, after Benjamini-Hochberg", ""),
         "significant": ("p_adjusted below the manifest's alpha", ""),
     },
     "frontier": {
@@ -147,10 +138,7 @@ SWEEP: Frames = {
         "trials": ("how many", ""),
         "k": ("mean number of nodes", ""),
         "norm": ("mean injected norm", "stream norms"),
-        "mean": (
-            "mean outcome; in the row horizontal - vertical the difference at equal k and equal norm",
-            "{unit}",
-        ),
+        "mean": ("mean outcome; in the row horizontal - vertical the difference at equal k and equal norm", "{unit}"),
         "low": ("lower end of its interval over prompts", "{unit}"),
         "high": ("upper end of its interval over prompts", "{unit}"),
         "p": ("that the difference is zero; missing for means", ""),

@@ -1,6 +1,6 @@
 """Columns of the tables of the trace of norms, and of what a lens reads."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
 
 _NUMBERS = {
     "value": ("mean over prompts and positions", "said by the quantity"),
@@ -22,9 +22,12 @@ LENS_TABLES: Frames = {
         "layer": ("the stream before this layer; the number of layers for the final one", ""),
         "where": ("injected positions, or those after the first of them that are not injected (later)", ""),
         "quantity": (
-            "entropy of what the lens predicts; kl_final: KL of the run's final prediction from it; kl_clean: its KL from the clean run's at "
-            "the same layer; agreement: share of positions whose most probable token is the final one; neighbours: Jensen-Shannon "
-            "divergence between neighbouring positions; committed: mean layer from which on the most probable token stays",
+            "entropy of what the lens predicts; kl_final: KL of the run's final prediction from it; kl_clean: "
+            "its KL from the clean run's at "
+            "the same layer; agreement: share of positions whose most probable token is the final one; "
+            "neighbours: Jensen-Shannon "
+            "divergence between neighbouring positions; committed: mean layer from which on the most probable "
+            "token stays",
             "",
         ),
         "value": ("mean over prompts", "nats, a share or a layer"),
@@ -42,7 +45,7 @@ LENS_TABLES: Frames = {
         "kl_final": ("KL of the run's final prediction from it", "nats"),
         "kl_clean": ("its KL from the clean run's at the same layer", "nats"),
     },
-}  # fmt: skip
+}
 
 TRACE: Frames = {
     "stream": {
@@ -51,9 +54,11 @@ TRACE: Frames = {
         "where": _WHERE,
         "quantity": (
             "clean_norm, steered_norm: length of the stream; relative_norm: length of what was injected over the clean "
-            "stream's; rest, vector, response: share of the normalized steered stream that is the clean stream, the vector, "
+            "stream's; rest, vector, response: share of the normalized steered stream that is the clean "
+            "stream, the vector, "
             "and what nodes wrote differently because of it (they add up to 1); scale_ratio: what the norm divides by, "
-            "steered over clean; cosine: between the steered stream and the vector; angle, stretch: by how many degrees the "
+            "steered over clean; cosine: between the steered stream and the vector; angle, stretch: by how "
+            "many degrees the "
             "injection turns the stream, and by what factor it lengthens it",
             "",
         ),
@@ -82,10 +87,13 @@ TRACE: Frames = {
         "node": ("head (L5H3, its z) or MLP (L5M)", ""),
         "where": _WHERE,
         "quantity": (
-            "clean_norm, steered_norm: length of the node's output; ratio: steered over clean; angle: by how many degrees it turns",
+            (
+                "clean_norm, steered_norm: length of the node's output; ratio: steered over clean; angle: by how "
+                "many degrees it turns"
+            ),
             "",
         ),
         **_NUMBERS,
     },
     **LENS_TABLES,
-}  # fmt: skip
+}

@@ -1,6 +1,6 @@
 """Columns of the tables of `writers`."""
 
-from .frames import Frames
+from steerscope.analysis.results.schema import Frames
 
 _MEASURES = {
     "alone": "injecting its part alone (coefficient, layer and positions of the injection)",
@@ -15,10 +15,7 @@ def _columns(measure: str, meaning: str) -> dict[str, tuple[str, str]]:
         f"{measure}_low": ("lower end of its interval over prompts", "{metric}"),
         f"{measure}_high": ("upper end of its interval over prompts", "{metric}"),
         f"{measure}_share": ("the same over the total effect; these shares need not add up", ""),
-        f"{measure}_control": (
-            "the same with random parts of equal norm, position by position; mean",
-            "{metric}",
-        ),
+        f"{measure}_control": ("the same with random parts of equal norm, position by position; mean", "{metric}"),
         f"{measure}_control_low": ("2.5th percentile over the random parts", "{metric}"),
         f"{measure}_control_high": ("97.5th percentile over the random parts", "{metric}"),
         f"{measure}_p": (
@@ -68,7 +65,8 @@ WRITERS: Frames = {
     },
     "totals": {
         "quantity": (
-            "total: steered minus clean; kl: disturbance of the steered run; sum_alone: alone, summed over all writers; "
+            "total: steered minus clean; kl: disturbance of the steered run; sum_alone: alone, summed over all "
+            "writers; "
             "sum_without: without, summed over all writers",
             "",
         ),

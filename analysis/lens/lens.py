@@ -2,8 +2,10 @@
 
 The logit lens reads a layer's stream as if it were the last. A tuned lens puts an affine translator before
 that, trained so that its prediction comes close to the model's own (Belrose et al. 2023, arXiv 2303.08112).
-A lens is a folder: `config.json`, as the package tuned-lens writes it, and its translators as `translators.safetensors`;
-lenses that tuned-lens saved or publishes (`params.pt`) are read with `weights_only=True`. They belong to the raw weights:
+A lens is a folder: `config.json`, as the package tuned-lens writes it, and its translators as
+`translators.safetensors`;
+lenses that tuned-lens saved or publishes (`params.pt`) are read with `weights_only=True`. They belong to the raw
+weights:
 folded ones have other streams.
 """
 
@@ -20,7 +22,7 @@ from tuned_lens.load_artifacts import load_lens_artifacts
 from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
 
 from steerscope.analysis.errors import BadLens
-from steerscope.analysis.models import Model
+from steerscope.analysis.model.models import Model
 
 from .unembed import ModelUnembed
 
@@ -46,9 +48,7 @@ class Lens:
     def name(self) -> str:
         return "logit lens" if self.tuned is None else "tuned lens"
 
-    def logits(
-        self, stream: Float[Tensor, "*rows d_model"], layer: int
-    ) -> Float[Tensor, "*rows vocab"]:
+    def logits(self, stream: Float[Tensor, "*rows d_model"], layer: int) -> Float[Tensor, "*rows vocab"]:
         """What the stream before a layer predicts; layer `n_layers` is the model's own prediction."""
         found: Tensor
         if self.tuned is None or layer == self.model.n_layers:
@@ -60,19 +60,12 @@ class Lens:
     def save(self, folder: str | Path) -> Path:
         """Writes a tuned lens into a folder."""
         if self.tuned is None:
-            raise BadLens(
-                "a logit lens has nothing to save; expected a tuned lens; train one with train_lens"
-            )
+            raise BadLens("a logit lens has nothing to save; expected a tuned lens; train one with train_lens")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            name: x.detach().contiguous()
-            for name, x in self.tuned.layer_translators.state_dict().items()
-        }
+        state = {name: x.detach().contiguous() for name, x in self.tuned.layer_translators.state_dict().items()}
         save_file(state, folder / WEIGHTS)
-        (folder / "config.json").write_text(
-            json.dumps(self.tuned.config.to_dict(), indent=1) + "\n"
-        )
+        (folder / "config.json").write_text(json.dumps(self.tuned.config.to_dict(), indent=1) + "\n")
         return folder
 
 
@@ -94,7 +87,8 @@ def load_lens(model: Model, source: str | Path | None = None) -> Lens:
     """A lens for a model.
 
     Args:
-        source: a folder, the name of a lens that tuned-lens publishes (asks the hub), or "logit"; by default the one in the
+        source: a folder, the name of a lens that tuned-lens publishes (asks the hub), or "logit"; by default the
+            one in the
             model's own folder, as the shipped models have, and the logit lens where there is none.
 
     Raises:
@@ -112,12 +106,14 @@ def load_lens(model: Model, source: str | Path | None = None) -> Lens:
     except Exception as error:  # the hub, the file system and torch raise all kinds
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise BadLens(
-            f"{str(source)!r} holds no lens and is none that tuned-lens publishes ({reason}); expected a folder with config.json "
+            f"{str(source)!r} holds no lens and is none that tuned-lens publishes ({reason}); expected a "
+            "folder with config.json "
             f"and {WEIGHTS} or params.pt, or a published name and a network; train one with steerscope lens train"
         ) from error
     if (config.d_model, config.num_hidden_layers) != (model.d_model, model.n_layers):
         raise BadLens(
-            f"the lens {str(source)!r} is for {config.num_hidden_layers} layers of {config.d_model} dimensions, {model.name} has "
+            f"the lens {str(source)!r} is for {config.num_hidden_layers} layers of {config.d_model} "
+            f"dimensions, {model.name} has "
             f"{model.n_layers} of {model.d_model}; expected a lens of this model; train one with steerscope lens train"
         )
     unembed = ModelUnembed(model)
@@ -126,7 +122,10 @@ def load_lens(model: Model, source: str | Path | None = None) -> Lens:
     try:
         lens.layer_translators.load_state_dict(state)
     except RuntimeError as error:
-        raise BadLens(f"the weights of the lens {str(source)!r} do not fit its config.json; expected both of one lens; train it again") from error  # fmt: skip
+        raise BadLens(
+            f"the weights of the lens {str(source)!r} do not fit its config.json; expected both of one lens; "
+            "train it again"
+        ) from error
     lens.requires_grad_(False)
     return Lens(model, unembed, lens.to(model.dtype), str(source))
 
@@ -146,7 +145,10 @@ def _check_hash(expected: str | None, unembed: ModelUnembed, model: Model, sourc
         return
     if model.dtype == torch.float32:
         raise BadLens(
-            f"the lens {source!r} was trained for another unembedding than that of {model.name}; expected a lens of this very "
+            f"the lens {source!r} was trained for another unembedding than that of {model.name}; expected a "
+            "lens of this very "
             "model, with raw weights; train one with steerscope lens train"
         )
-    warnings.warn(f"whether the lens {source!r} belongs to {model.name} cannot be checked in {model.dtype}", stacklevel=3)  # fmt: skip
+    warnings.warn(
+        f"whether the lens {source!r} belongs to {model.name} cannot be checked in {model.dtype}", stacklevel=3
+    )

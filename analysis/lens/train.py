@@ -26,14 +26,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Variant
-from steerscope.analysis.engine import run
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadArgument, BadPrompt, DamagedRun
-from steerscope.analysis.models import Model
+from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
-from steerscope.analysis.prompts import Prompts
-from steerscope.analysis.results import Result
-from steerscope.analysis.stats import interval
+from steerscope.analysis.question.prompts import Prompts
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.stats import interval
 
 from .lens import Lens, logit_lens, new_lens
 
@@ -60,7 +60,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.held_out) < 1 or not self.rate > 0 or self.seed < 0:
-            raise BadArgument(f"{self}; expected at least one step, window and held-out window, a rate above 0 and a seed of at least 0; 250 steps of 64 windows are usual")  # fmt: skip
+            raise BadArgument(
+                f"{self}; expected at least one step, window and held-out window, a rate above 0 and a seed of "
+                "at least 0; 250 steps of 64 windows are usual"
+            )
 
     def hash(self, model: Model, windows: Prompts) -> str:
         text = json.dumps([self.__dict__, model.weights_hash, windows.hash], sort_keys=True)
@@ -68,9 +71,17 @@ class Recipe:
 
 
 def train_lens(
-    model: Model, windows: Prompts, out: str | Path, *, steps: int = 250, batch: int = 64, rate: float = 1.0,
-    held_out: int = 64, seed: int = 0, checkpoint_every: int = 25,
-) -> tuple[Lens, Result]:  # fmt: skip
+    model: Model,
+    windows: Prompts,
+    out: str | Path,
+    *,
+    steps: int = 250,
+    batch: int = 64,
+    rate: float = 1.0,
+    held_out: int = 64,
+    seed: int = 0,
+    checkpoint_every: int = 25,
+) -> tuple[Lens, Result]:
     """Trains a tuned lens and writes it to `out`, with what it is worth.
 
     Args:
@@ -88,9 +99,15 @@ def train_lens(
     """
     recipe = Recipe(steps, batch, rate, held_out, seed)
     if model.dtype != torch.float32:
-        raise BadArgument(f"the model is in {model.dtype}; expected float32, small steps are lost in less; load it with dtype='float32'")  # fmt: skip
+        raise BadArgument(
+            f"the model is in {model.dtype}; expected float32, small steps are lost in less; load it with "
+            "dtype='float32'"
+        )
     if len(windows) < held_out + batch:
-        raise BadPrompt(f"{len(windows)} windows; expected at least {held_out + batch}: {held_out} to hold out and {batch} for a step; give more text")  # fmt: skip
+        raise BadPrompt(
+            f"{len(windows)} windows; expected at least {held_out + batch}: {held_out} to hold out and {batch} "
+            "for a step; give more text"
+        )
     start, folder = time.perf_counter(), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     lens = new_lens(model)
@@ -104,29 +121,36 @@ def train_lens(
         "lens",
         {"layers": frame, "steps": pd.DataFrame({"step": range(1, steps + 1), "loss": losses})},
         {
-            "model": model.describe(), "recipe": recipe.__dict__, "momentum": MOMENTUM, "weight_decay": DECAY, "clip": CLIP,
-            "windows": {"count": len(windows), "tokens": len(windows.ids[0]), "hash": windows.hash, "source": windows.source},
-            "checks": [], "missing": {}, "level": 0.95, "seed": seed, "seconds": round(time.perf_counter() - start, 2),
+            "model": model.describe(),
+            "recipe": recipe.__dict__,
+            "momentum": MOMENTUM,
+            "weight_decay": DECAY,
+            "clip": CLIP,
+            "windows": {
+                "count": len(windows),
+                "tokens": len(windows.ids[0]),
+                "hash": windows.hash,
+                "source": windows.source,
+            },
+            "checks": [],
+            "missing": {},
+            "level": 0.95,
+            "seed": seed,
+            "seconds": round(time.perf_counter() - start, 2),
         },
-    )  # fmt: skip
+    )
     result.save(folder, overwrite=True)
     lens.save(folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return lens, result
 
 
-def _learn(
-    lens: Lens, windows: Prompts, recipe: Recipe, checkpoint: Path, every: int
-) -> list[float]:
+def _learn(lens: Lens, windows: Prompts, recipe: Recipe, checkpoint: Path, every: int) -> list[float]:
     """The loss of every step."""
     assert lens.tuned is not None
     weights = list(lens.tuned.layer_translators.parameters())
     optimizer = torch.optim.SGD(
-        weights,
-        lr=recipe.rate * (1 - MOMENTUM),
-        momentum=MOMENTUM,
-        nesterov=True,
-        weight_decay=DECAY,
+        weights, lr=recipe.rate * (1 - MOMENTUM), momentum=MOMENTUM, nesterov=True, weight_decay=DECAY
     )
     name = recipe.hash(lens.model, windows)
     losses = _resume(checkpoint, name, weights, optimizer)
@@ -153,9 +177,7 @@ def _batches(count: int, recipe: Recipe) -> Iterator[list[int]]:
         order = order[recipe.batch :]
 
 
-def _streams(
-    model: Model, windows: Prompts, chosen: Sequence[int]
-) -> Iterator[tuple[Tensor, list[Tensor], Tensor]]:
+def _streams(model: Model, windows: Prompts, chosen: Sequence[int]) -> Iterator[tuple[Tensor, list[Tensor], Tensor]]:
     """Log-probabilities of the model at every position, the streams before every layer there, and the place of each
     position's window among `chosen`."""
     prompts = [windows.ids[i] for i in chosen]
@@ -199,36 +221,38 @@ def _score(lens: Lens, windows: Prompts, chosen: Sequence[int]) -> pd.DataFrame:
                 logits = other.logits(stream, layer)
                 found = _kl(target, logits), (logits.argmax(-1) == target.argmax(-1)).double()
                 for quantity, row in enumerate(found):
-                    np.add.at(values[which, quantity, layer], window.cpu().numpy(), row.double().cpu().numpy())  # fmt: skip
+                    np.add.at(values[which, quantity, layer], window.cpu().numpy(), row.double().cpu().numpy())
     values /= np.array([len(windows.ids[i]) for i in chosen])
     rows = []
     for which, name in enumerate(("tuned", "logit")):
         for layer in range(model.n_layers):
             low, high = interval(values[which, 0, layer][None])
-            rows.append({
-                "layer": layer, "lens": name, "kl": values[which, 0, layer].mean(), "low": float(low[0]), "high": float(high[0]),
-                "agreement": values[which, 1, layer].mean(),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "layer": layer,
+                    "lens": name,
+                    "kl": values[which, 0, layer].mean(),
+                    "low": float(low[0]),
+                    "high": float(high[0]),
+                    "agreement": values[which, 1, layer].mean(),
+                }
+            )
     return pd.DataFrame(rows)[list(COLUMNS["lens"]["layers"])]
 
 
 def _keep(
     path: Path, name: str, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer, losses: list[float]
-) -> None:  # fmt: skip
+) -> None:
     """Writes a checkpoint beside its place and renames it."""
     tensors = {f"{i}.weight": w.detach() for i, w in enumerate(weights)}
-    tensors |= {
-        f"{i}.momentum": optimizer.state[w]["momentum_buffer"] for i, w in enumerate(weights)
-    }
+    tensors |= {f"{i}.momentum": optimizer.state[w]["momentum_buffer"] for i, w in enumerate(weights)}
     fresh = path.with_name(path.name + ".new")
     save_file(tensors, fresh, {"run": name, "losses": json.dumps(losses)})
     fresh.replace(path)
 
 
 @torch.no_grad()
-def _resume(
-    path: Path, name: str, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer
-) -> list[float]:
+def _resume(path: Path, name: str, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> list[float]:
     """Puts a checkpoint into the weights; the losses up to it."""
     if not path.exists():
         return []
@@ -237,15 +261,16 @@ def _resume(
             about = saved.metadata() or {}
             if about.get("run") != name:
                 raise DamagedRun(
-                    f"{str(path)!r} is a checkpoint of another run (model, text or recipe differ); expected one of this run; "
+                    f"{str(path)!r} is a checkpoint of another run (model, text or recipe differ); expected "
+                    "one of this run; "
                     "train into another folder, or remove it"
                 )
             for i, weight in enumerate(weights):
                 weight.copy_(saved.get_tensor(f"{i}.weight"))
-                optimizer.state[weight]["momentum_buffer"] = saved.get_tensor(f"{i}.momentum").to(
-                    weight
-                )
+                optimizer.state[weight]["momentum_buffer"] = saved.get_tensor(f"{i}.momentum").to(weight)
             losses: list[float] = json.loads(about["losses"])
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise DamagedRun(f"the checkpoint {str(path)!r} cannot be read ({error}); expected one that was written whole; remove it") from error  # fmt: skip
+        raise DamagedRun(
+            f"the checkpoint {str(path)!r} cannot be read ({error}); expected one that was written whole; remove it"
+        ) from error
     return losses

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.attribution.patches import activations
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.experiment import Edits, Experiment
-from steerscope.analysis.metrics import divergence
-from steerscope.analysis.models import Model
-from steerscope.analysis.positions import later
-from steerscope.analysis.stats import mean_interval
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.positions import later
+from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.question.metrics import divergence
+from steerscope.analysis.results.stats import mean_interval
+from steerscope.analysis.tools.patches import activations
 
 from .lens import Lens
 
@@ -36,7 +36,7 @@ TABLE, TOKENS = (list(COLUMNS["trace"][name]) for name in ("lens", "tokens"))
 @torch.no_grad()
 def trajectories(
     experiment: Experiment, lens: Lens, runs: Mapping[str, Edits], shown: int = 0, level: float = 0.95
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means over prompts by run, layer and place, and every position of one prompt.
 
     Args:
@@ -51,10 +51,7 @@ def trajectories(
     for p, ids in enumerate(experiment.prompts.full):
         clean: list[Tensor] = []
         for name in everything:
-            seen = [
-                lens.logits(kept[name][p][site], layer).float().log_softmax(-1)
-                for layer, site in enumerate(sites)
-            ]
+            seen = [lens.logits(kept[name][p][site], layer).float().log_softmax(-1) for layer, site in enumerate(sites)]
             clean = seen if name == "clean" else clean
             found = _quantities(seen, clean)
             for where, positions in _places(experiment, p):
@@ -63,24 +60,28 @@ def trajectories(
                         mean = float(each[layer, positions].mean()) if positions else float("nan")
                         values.setdefault((name, layer, where, quantity), []).append(mean)
                 committed = _committed(found["agreement"])[positions]
-                values.setdefault((name, len(sites) - 1, where, "committed"), []).append(float(committed.mean()) if positions else float("nan"))  # fmt: skip
+                values.setdefault((name, len(sites) - 1, where, "committed"), []).append(
+                    float(committed.mean()) if positions else float("nan")
+                )
             if p == shown:
                 tokens += [
                     {
-                        "prompt": p, "run": name, "layer": layer, "position": i, "token": model.token_text(ids[i]),
+                        "prompt": p,
+                        "run": name,
+                        "layer": layer,
+                        "position": i,
+                        "token": model.token_text(ids[i]),
                         "top": model.token_text(int(seen[layer][i].argmax())),
                         **{q: float(found[q][layer, i]) for q in ("entropy", "kl_final", "kl_clean")},
                     }
                     for layer in range(len(sites))
                     for i in range(len(ids))
-                ]  # fmt: skip
+                ]
     rows = []
     for (name, layer, where, quantity), own in values.items():
         finite = np.array([v for v in own if np.isfinite(v)])
         if len(finite):
-            rows.append(
-                (name, layer, where, quantity, *mean_interval(finite, level, experiment.seed))
-            )
+            rows.append((name, layer, where, quantity, *mean_interval(finite, level, experiment.seed)))
     return pd.DataFrame(rows, columns=TABLE), pd.DataFrame(tokens, columns=TOKENS)
 
 
@@ -94,21 +95,21 @@ def _quantities(seen: list[Tensor], clean: list[Tensor]) -> dict[str, Float[Tens
         found["agreement"].append((own.argmax(-1) == final.argmax(-1)).float())
         mixed = ((own[1:].exp() + own[:-1].exp()) / 2).log()
         apart = (divergence(own[1:], mixed) + divergence(own[:-1], mixed)) / 2
-        found["neighbours"].append(torch.nn.functional.pad(apart, (1, 0), value=float("nan")) if len(own) > 1 else torch.full((1,), float("nan")))  # fmt: skip
+        found["neighbours"].append(
+            torch.nn.functional.pad(apart, (1, 0), value=float("nan"))
+            if len(own) > 1
+            else torch.full((1,), float("nan"))
+        )
     return {name: torch.stack([x.cpu() for x in rows]).double() for name, rows in found.items()}
 
 
-def commitment(
-    lens: Lens, kept: Mapping[tuple[str, int], Float[Tensor, "pos d_model"]]
-) -> Float[Tensor, " pos"]:
+def commitment(lens: Lens, kept: Mapping[tuple[str, int], Float[Tensor, "pos d_model"]]) -> Float[Tensor, " pos"]:
     """Where each position of a run commits.
 
     Args:
         kept: `resid_pre` of every layer and the last `resid_post`.
     """
-    tops = [
-        lens.logits(kept[site], layer).argmax(-1) for layer, site in enumerate(streams(lens.model))
-    ]
+    tops = [lens.logits(kept[site], layer).argmax(-1) for layer, site in enumerate(streams(lens.model))]
     return _committed(torch.stack([top == tops[-1] for top in tops]).cpu().double())
 
 

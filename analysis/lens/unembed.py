@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tuned_lens.nn.unembed import Unembed
 
-from steerscope.analysis.models import Model
-from steerscope.analysis.norms import Norm, norm_of
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.norms import Norm, norm_of
 
 
 class FinalNorm(nn.Module):

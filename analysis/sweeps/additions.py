@@ -25,12 +25,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steerscope.analysis.edits import Variant
-from steerscope.analysis.engine import run
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadVector
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Node, parse_site
-from steerscope.analysis.positions import Positions
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Node, parse_site
+from steerscope.analysis.model.positions import Positions
 from steerscope.analysis.vectors.prompt_pair import paired
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -64,9 +64,7 @@ class Additions:
         """A random vector that writes as much into the stream as the real one, row by row."""
         real = self.parts[vector][unit]
         drawn = random_like(real, seed)
-        image, wanted = (
-            self.image(unit, v.values).norm(dim=-1, keepdim=True) for v in (drawn, real)
-        )
+        image, wanted = (self.image(unit, v.values).norm(dim=-1, keepdim=True) for v in (drawn, real))
         values = drawn.values.double() * wanted / image.clamp_min(1e-30)
         return replace(drawn, values=values.float())
 
@@ -85,9 +83,7 @@ class Additions:
 
     def describe(self) -> list[dict[str, Any]]:
         """What the manifest says of each vector."""
-        return [
-            {**group[0].describe(), "whole": [str(v.site) for v in group]} for group in self.whole
-        ]  # fmt: skip
+        return [{**group[0].describe(), "whole": [str(v.site) for v in group]} for group in self.whole]
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file."""
@@ -102,9 +98,7 @@ class Additions:
         for i, writer in enumerate(self.writers):
             if writer is not None:
                 tensors[f"writer.{i}"] = writer.contiguous()
-        save_file(
-            tensors, str(path), metadata={"about": json.dumps(about), "units": json.dumps(units)}
-        )
+        save_file(tensors, str(path), metadata={"about": json.dumps(about), "units": json.dumps(units)})
 
     @classmethod
     def load(cls, path: Path) -> "Additions":
@@ -117,20 +111,14 @@ class Additions:
         for key in sorted(about, key=lambda key: [int(part) for part in key.split(".")[1:]]):
             kind, vector, _ = key.split(".")
             site, source = parse_site(about[key]["site"]), about[key]["source"]
-            groups[kind].setdefault(int(vector), []).append(
-                SteeringVector(found[key], site, source)
-            )
+            groups[kind].setdefault(int(vector), []).append(SteeringVector(found[key], site, source))
         units = tuple(Unit(name, kind, parse_site(site)) for name, kind, site in names)
         parts, whole = (tuple(map(tuple, groups[kind].values())) for kind in ("part", "whole"))
         return cls(units, parts, whole, tuple(found.get(f"writer.{i}") for i in range(len(units))))
 
 
 def additions(
-    model: Model,
-    mode: str,
-    vectors: Sequence[SteeringVector | Given],
-    chosen: Sequence[Unit],
-    place: Positions,
+    model: Model, mode: str, vectors: Sequence[SteeringVector | Given], chosen: Sequence[Unit], place: Positions
 ) -> Additions:
     """What every unit gets of every vector in a mode.
 
@@ -147,22 +135,28 @@ def additions(
     wrong = [v for v in vectors if isinstance(v, SteeringVector) == (mode == "given")]
     if wrong or not vectors:
         expected = "dictionaries from nodes to vectors" if mode == "given" else "steering vectors"
-        raise BadVector(f"mode {mode} got {type(wrong[0]).__name__ if wrong else 'no vector'}; expected {expected}; or choose another mode")  # fmt: skip
+        raise BadVector(
+            f"mode {mode} got {type(wrong[0]).__name__ if wrong else 'no vector'}; expected {expected}; or "
+            "choose another mode"
+        )
     parts: list[tuple[SteeringVector, ...]] = []
     whole: list[tuple[SteeringVector, ...]] = []
     for vector in vectors:
         if isinstance(vector, SteeringVector):
             full = _rows(vector, place)
             _check_stream(model, full)
-            row = {"own": _own, "through": _through, "shared": _shared}[mode](model, full, chosen)  # fmt: skip
+            row = {"own": _own, "through": _through, "shared": _shared}[mode](model, full, chosen)
             whole.append((full,))
         else:
             row = _given(vector, chosen, place)
             whole.append(row)
         parts.append(row)
     if len({v.rows for group in (*parts, *whole) for v in group}) > 1:
-        raise BadVector("the vectors have different numbers of rows; expected the same; give prompts of equal length, or use positions all")  # fmt: skip
-    return Additions(tuple(chosen), tuple(parts), tuple(whole), tuple(_writer(model, u) for u in chosen))  # fmt: skip
+        raise BadVector(
+            "the vectors have different numbers of rows; expected the same; give prompts of equal length, or "
+            "use positions all"
+        )
+    return Additions(tuple(chosen), tuple(parts), tuple(whole), tuple(_writer(model, u) for u in chosen))
 
 
 def _rows(vector: SteeringVector, place: Positions) -> SteeringVector:
@@ -176,19 +170,19 @@ def _check_stream(model: Model, vector: SteeringVector) -> None:
     model.check(vector.site)
     if vector.site.name != "resid_pre" or vector.values.shape[1] != model.d_model:
         raise BadVector(
-            f"a vector at {vector.site} of width {vector.values.shape[1]}; expected one at resid_pre of width {model.d_model}; "
+            f"a vector at {vector.site} of width {vector.values.shape[1]}; expected one at resid_pre of width "
+            f"{model.d_model}; "
             "record it at resid_pre, or give each node its own (mode given)"
         )
 
 
-def _own(
-    model: Model, vector: SteeringVector, chosen: Sequence[Unit]
-) -> tuple[SteeringVector, ...]:
+def _own(model: Model, vector: SteeringVector, chosen: Sequence[Unit]) -> tuple[SteeringVector, ...]:
     """Every unit's own activation difference, from one pass over both prompts."""
     source = vector.source
     if "plus" not in source or "minus" not in source:
         raise BadVector(
-            f"mode own needs the plus and minus prompts of ({vector.label}), and this vector has none; expected one made "
+            f"mode own needs the plus and minus prompts of ({vector.label}), and this vector has none; "
+            "expected one made "
             "from a prompt pair; use --plus and --minus (steering_vector), or mode through or shared"
         )
     pair = paired(model, source["plus"], source["minus"], source.get("pad", " "))
@@ -210,24 +204,18 @@ def _own(
     return tuple(parts)
 
 
-def _through(
-    model: Model, vector: SteeringVector, chosen: Sequence[Unit]
-) -> tuple[SteeringVector, ...]:
+def _through(model: Model, vector: SteeringVector, chosen: Sequence[Unit]) -> tuple[SteeringVector, ...]:
     parts = []
     for unit in chosen:
         writer, values = _writer(model, unit), vector.values
         if writer is not None:
             solution = torch.linalg.lstsq(writer.double().T, values.double().T, driver="gelsd")
             values = solution.solution.T.float()
-        parts.append(
-            SteeringVector(values, unit.site, {**vector.source, "recipe": "pushed through"})
-        )
+        parts.append(SteeringVector(values, unit.site, {**vector.source, "recipe": "pushed through"}))
     return tuple(parts)
 
 
-def _shared(
-    model: Model, vector: SteeringVector, chosen: Sequence[Unit]
-) -> tuple[SteeringVector, ...]:
+def _shared(model: Model, vector: SteeringVector, chosen: Sequence[Unit]) -> tuple[SteeringVector, ...]:
     return tuple(SteeringVector(vector.values, unit.site, vector.source) for unit in chosen)
 
 
@@ -236,7 +224,7 @@ def _given(vectors: Given, chosen: Sequence[Unit], place: Positions) -> tuple[St
     parts = []
     for unit in chosen:
         value = named[unit.name]
-        vector = value if isinstance(value, SteeringVector) else SteeringVector(value, unit.site, {"recipe": "given"})  # fmt: skip
+        vector = value if isinstance(value, SteeringVector) else SteeringVector(value, unit.site, {"recipe": "given"})
         parts.append(replace(_rows(vector, place), site=unit.site))
     return tuple(parts)
 

@@ -19,13 +19,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import Readout, Reads, measure, run
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.plain import plain_logits
+from steerscope.analysis.engine.run import Readout, Reads, measure, run
 from steerscope.analysis.errors import BrokenInvariant
-from steerscope.analysis.metrics import METRICS, Metric, Scored
-from steerscope.analysis.models import Model
-from steerscope.analysis.plain import plain_logits
-from steerscope.analysis.prompts import Prompts
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.metrics import METRICS, Metric, Scored
+from steerscope.analysis.question.prompts import Prompts
 from steerscope.analysis.vectors.vector import SteeringVector
 
 from .design import Trial
@@ -35,14 +35,32 @@ from .work import Answer, Block, Work
 EDITS = 5000  # kept between blocks, at most
 TOLERANCE = 1e-3  # nats: engine against plain passes, in the run's own check
 
-SCHEMA = pa.schema([
-    ("trial", pa.int64()), ("visit", pa.int32()), ("prompt", pa.int32()), ("nodes", pa.list_(pa.string())),
-    ("k", pa.int16()), ("design", pa.string()), ("antithetic", pa.bool_()), ("mode", pa.string()),
-    ("vector", pa.int16()), ("drawn", pa.list_(pa.int16())), ("control", pa.int16()), ("coefficient", pa.float64()),
-    ("effect", pa.float32()), ("kl", pa.float32()), ("perplexity", pa.float32()), ("entropy", pa.float32()),
-    ("norm", pa.float32()), ("clean_perplexity", pa.float32()), ("clean_entropy", pa.float32()),
-    ("steered_effect", pa.float32()), ("steered_kl", pa.float32()), ("steered_perplexity", pa.float32()),
-])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("trial", pa.int64()),
+        ("visit", pa.int32()),
+        ("prompt", pa.int32()),
+        ("nodes", pa.list_(pa.string())),
+        ("k", pa.int16()),
+        ("design", pa.string()),
+        ("antithetic", pa.bool_()),
+        ("mode", pa.string()),
+        ("vector", pa.int16()),
+        ("drawn", pa.list_(pa.int16())),
+        ("control", pa.int16()),
+        ("coefficient", pa.float64()),
+        ("effect", pa.float32()),
+        ("kl", pa.float32()),
+        ("perplexity", pa.float32()),
+        ("entropy", pa.float32()),
+        ("norm", pa.float32()),
+        ("clean_perplexity", pa.float32()),
+        ("clean_entropy", pa.float32()),
+        ("steered_effect", pa.float32()),
+        ("steered_kl", pa.float32()),
+        ("steered_perplexity", pa.float32()),
+    ]
+)
 
 
 _KEPT: dict[str, "Bench"] = {}  # the one of this process
@@ -70,7 +88,8 @@ def _load(work: Work) -> Model:
     model = work.loader()
     if model.weights_hash != work.weights_hash:
         raise BrokenInvariant(
-            f"a worker loaded {model.name} with weights {model.weights_hash[:12]}, the run has {work.weights_hash[:12]}; "
+            f"a worker loaded {model.name} with weights {model.weights_hash[:12]}, the run has "
+            f"{work.weights_hash[:12]}; "
             "expected the same model on every machine; give a path or a name that is the same everywhere"
         )
     return model
@@ -107,19 +126,15 @@ class Bench:
         start = time.perf_counter()
         if len(self._edits) > EDITS:
             self._edits.clear()
-        trials = [
-            self.work.design.trial(i, self.work.additions.units)
-            for i in range(block.start, block.stop)
-        ]
+        trials = [self.work.design.trial(i, self.work.additions.units) for i in range(block.start, block.stop)]
         visits = self._visits(trials, block.prompts)
-        variants = [
-            Variant(visits.slots[t.visit], self.edits(t, visits.ids[visits.slots[t.visit]]))
-            for t in trials
-        ]
+        variants = [Variant(visits.slots[t.visit], self.edits(t, visits.ids[visits.slots[t.visit]])) for t in trials]
         values = self._measure(visits, variants)
         table = self._table(trials, visits, values)
         seconds = time.perf_counter() - start
-        return Answer(block.index, table, {"forward": seconds - visits.scores.seconds, "metrics": visits.scores.seconds})  # fmt: skip
+        return Answer(
+            block.index, table, {"forward": seconds - visits.scores.seconds, "metrics": visits.scores.seconds}
+        )
 
     # Runs.
 
@@ -144,22 +159,23 @@ class Bench:
         slots = {visit: slot for slot, visit in enumerate(numbers)}
         return _Visits(slots, ids, scored, scores, numbers_of[0], numbers_of[1], norms)
 
-    def _measure(
-        self, visits: _Visits, variants: Sequence[Variant]
-    ) -> Float[Tensor, "trial number"]:
+    def _measure(self, visits: _Visits, variants: Sequence[Variant]) -> Float[Tensor, "trial number"]:
         return measure(
-            self.model, visits.ids, variants, visits.scored.positions, visits.scores,
-            reads=self.reads, budget=self.work.budget,
-        )  # fmt: skip
+            self.model,
+            visits.ids,
+            variants,
+            visits.scored.positions,
+            visits.scores,
+            reads=self.reads,
+            budget=self.work.budget,
+        )
 
-    def _whole(
-        self, vector: int | None, coefficient: float, ids: tuple[int, ...]
-    ) -> tuple[Edit, ...]:
+    def _whole(self, vector: int | None, coefficient: float, ids: tuple[int, ...]) -> tuple[Edit, ...]:
         """The whole injection; with mixed vectors the mean of all."""
         whole = self.work.additions.whole
         if vector is not None:
             return tuple(self._edit(part, coefficient, ids) for part in whole[vector])
-        return tuple(self._edit(part, coefficient / len(whole), ids) for group in whole for part in group)  # fmt: skip
+        return tuple(self._edit(part, coefficient / len(whole), ids) for group in whole for part in group)
 
     def edits(self, trial: Trial, ids: tuple[int, ...]) -> tuple[Edit, ...]:
         """The edits of a trial on a prompt; the same ones for like trials, so that the engine shares their work."""
@@ -188,7 +204,7 @@ class Bench:
         """What each unit's addition writes into the stream, rows flattened."""
         additions = self.work.additions
         parts = (self._make_part(vector, unit, control) for unit in range(len(additions.units)))
-        return torch.stack([additions.image(u, p.values).flatten() for u, p in enumerate(parts)]).float()  # fmt: skip
+        return torch.stack([additions.image(u, p.values).flatten() for u, p in enumerate(parts)]).float()
 
     def _stream_norms(self, prompts: Sequence[tuple[int, ...]]) -> list[Float[Tensor, " layer"]]:
         """The clean stream's norm at every layer, root mean square over the injected positions."""
@@ -198,10 +214,10 @@ class Bench:
         sites = [("resid_pre", layer) for layer in range(self.model.n_layers)]
         variants = [Variant(index) for index in range(len(new))]
         if new:
-            for chunk, readout in run(self.model, new, variants, reads="none", sites=sites, budget=self.work.budget):  # fmt: skip
+            for chunk, readout in run(self.model, new, variants, reads="none", sites=sites, budget=self.work.budget):
                 for row, index in enumerate(chunk):
                     at = list(self.work.injected(len(new[index]) + 1))
-                    squares = [readout.activations[site][row, at].float().square().sum(-1).mean() for site in sites]  # fmt: skip
+                    squares = [readout.activations[site][row, at].float().square().sum(-1).mean() for site in sites]
                     self._norms[new[index]] = torch.stack(squares).sqrt().cpu()
         return [self._norms[ids] for ids in prompts]
 
@@ -254,8 +270,12 @@ class Bench:
             "steered_kl": steered[:, 1],
             "steered_perplexity": np.exp(steered[:, 2]),
         }
-        arrays = [pa.array(columns[field.name]).cast(field.type) if isinstance(columns[field.name], np.ndarray)
-                  else pa.array(columns[field.name], type=field.type) for field in SCHEMA]  # fmt: skip
+        arrays = [
+            pa.array(columns[field.name]).cast(field.type)
+            if isinstance(columns[field.name], np.ndarray)
+            else pa.array(columns[field.name], type=field.type)
+            for field in SCHEMA
+        ]
         return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
     @torch.no_grad()
@@ -268,20 +288,29 @@ class Bench:
         spread = np.unique(np.linspace(block.start, block.stop - 1, trials).round().astype(int))
         chosen = [self.work.design.trial(int(i), self.work.additions.units) for i in spread]
         visits = self._visits(chosen, block.prompts)
-        variants = [Variant(visits.slots[t.visit], self.edits(t, visits.ids[visits.slots[t.visit]])) for t in chosen]  # fmt: skip
+        variants = [Variant(visits.slots[t.visit], self.edits(t, visits.ids[visits.slots[t.visit]])) for t in chosen]
         expected = self._measure(visits, variants)
         worst = 0.0
         for row, variant in enumerate(variants):
             logits = plain_logits(self.model, visits.ids[variant.prompt], variant.edits)
             positions = visits.scored.positions[variant.prompt]
             readout = Readout(
-                [variant], torch.zeros(len(positions), dtype=torch.long, device=logits.device),
-                torch.tensor(positions, device=logits.device), logits[list(positions)], None,
-            )  # fmt: skip
-            worst = max(worst, float((visits.scores.of_logits(readout).mean(dim=-1) - expected[row, 1:]).abs().max()))  # fmt: skip
+                [variant],
+                torch.zeros(len(positions), dtype=torch.long, device=logits.device),
+                torch.tensor(positions, device=logits.device),
+                logits[list(positions)],
+                None,
+            )
+            worst = max(worst, float((visits.scores.of_logits(readout).mean(dim=-1) - expected[row, 1:]).abs().max()))
         if not worst <= TOLERANCE:
             raise BrokenInvariant(
-                f"the engine and plain passes of {self.model.name} differ by {worst:.1e} nats; expected at most {TOLERANCE:g}; "
+                f"the engine and plain passes of {self.model.name} differ by {worst:.1e} nats; expected at "
+                f"most {TOLERANCE:g}; "
                 "please report this model"
             )
-        return {"name": f"engine against plain passes, {len(chosen)} trials (nats)", "value": worst, "limit": TOLERANCE, "passed": True}  # fmt: skip
+        return {
+            "name": f"engine against plain passes, {len(chosen)} trials (nats)",
+            "value": worst,
+            "limit": TOLERANCE,
+            "passed": True,
+        }

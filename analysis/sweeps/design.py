@@ -116,12 +116,11 @@ class Design:
         if unknown or not self.kinds:
             raise BadArgument(f"unknown design {unknown}; expected some of {', '.join(KINDS)}")
         if len(self.k) != 2 or not 1 <= self.k[0] <= self.k[1]:
-            raise BadArgument(
-                f"k={self.k}; expected a number of nodes or a range such as 1-4, at least 1"
-            )
+            raise BadArgument(f"k={self.k}; expected a number of nodes or a range such as 1-4, at least 1")
         if min(self.trials, self.prompts, self.vectors) < 1 or not self.coefficients:
             raise BadArgument(
-                f"{self.trials} trials, {self.prompts} prompts, {self.vectors} vectors, {len(self.coefficients)} coefficients; "
+                f"{self.trials} trials, {self.prompts} prompts, {self.vectors} vectors, "
+                f"{len(self.coefficients)} coefficients; "
                 "expected at least one of each"
             )
         if self.controls < 0 or self.control_every < 2 or self.visit < 0:
@@ -135,13 +134,9 @@ class Design:
                 "leave one of the two out"
             )
         if self.spacing not in ("any", "consecutive") and not _is_step(self.spacing):
-            raise BadArgument(
-                f"spacing {self.spacing!r}; expected any, consecutive, or a step such as 2"
-            )
+            raise BadArgument(f"spacing {self.spacing!r}; expected any, consecutive, or a step such as 2")
         if self.mixed and self.vectors < 2:
-            raise BadArgument(
-                "mixed vectors, and only one vector is given; expected two or more; add another"
-            )
+            raise BadArgument("mixed vectors, and only one vector is given; expected two or more; add another")
 
     def _visit(self) -> int:
         """As long as a fair share of the trials allows, in whole groups, so that each has its control."""
@@ -190,12 +185,10 @@ class Design:
             chosen = sorted(set(pool) - set(chosen))
         vectors = [draws.below(self.vectors) if vector is None else vector for _ in chosen]
         return Trial(
-            index, visit, prompt, kind, tuple(chosen), tuple(vectors), coefficient, control, bool(second), self.mixed,
-        )  # fmt: skip
+            index, visit, prompt, kind, tuple(chosen), tuple(vectors), coefficient, control, bool(second), self.mixed
+        )
 
-    def _choose(
-        self, kind: str, units: "Sequence[Unit]", draws: _Draws
-    ) -> tuple[list[int], list[int]]:
+    def _choose(self, kind: str, units: "Sequence[Unit]", draws: _Draws) -> tuple[list[int], list[int]]:
         """The units of a set, and the pool that its complement is taken from."""
         k = self.k[0] + draws.below(self.k[1] - self.k[0] + 1)
         everything = list(range(len(units)))
@@ -208,7 +201,7 @@ class Design:
             fitting = [layer for layer in layers if len(layers[layer]) >= k]
             pool = layers[fitting[draws.below(len(fitting))]]
             return sorted(draws.sample(pool, k)), pool
-        return [layers[i][draws.below(len(layers[i]))] for i in self._layers(list(layers), k, draws)], everything  # fmt: skip
+        return [layers[i][draws.below(len(layers[i]))] for i in self._layers(list(layers), k, draws)], everything
 
     def _layers(self, layers: list[int], k: int, draws: _Draws) -> list[int]:
         if self._step is None:
@@ -235,13 +228,14 @@ class Design:
             limit = most[kind] - (1 if self.antithetic else 0)
             if self.k[1] > limit:
                 raise BadArgument(
-                    f"k goes up to {self.k[1]} and a {kind} design over these {len(units)} nodes in {len(layers)} layers "
+                    f"k goes up to {self.k[1]} and a {kind} design over these {len(units)} nodes in "
+                    f"{len(layers)} layers "
                     f"has room for {limit}; expected at most that; choose a smaller k"
                 )
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the design."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}  # fmt: skip
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def _is_step(text: str) -> bool:

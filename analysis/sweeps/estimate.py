@@ -26,10 +26,7 @@ GROUPS = 50  # of prompts, at most
 LEAST = 4  # groups without which there is no interval
 SEEN = 10  # trials that a pair must be in
 JOINT = 600  # columns up to which all pairs are estimated together
-STRONG, BESIDE = (
-    0.05,
-    300,
-)  # pairs below this adjusted p, and at most so many, stand beside all others
+STRONG, BESIDE = (0.05, 300)  # pairs below this adjusted p, and at most so many, stand beside all others
 TINY = 1e-9
 
 
@@ -170,7 +167,7 @@ def matched(
         sums.append((count, total))
 
     def difference(keep: Array) -> Array:
-        (n, a), (m, b) = (((c * keep[:, None]).sum(0), (t * keep[:, None, None]).sum(0)) for c, t in sums)  # fmt: skip
+        (n, a), (m, b) = (((c * keep[:, None]).sum(0), (t * keep[:, None, None]).sum(0)) for c, t in sums)
         both = (n > 0) & (m > 0)
         weight = n[both] * m[both] / (n[both] + m[both])
         if not weight.sum():
@@ -179,7 +176,7 @@ def matched(
         return np.asarray(weight @ gap / weight.sum())
 
     everyone = np.ones(len(groups))
-    return Estimate(difference(everyone), np.array([difference(everyone - row) for row in np.eye(len(groups))]))  # fmt: skip
+    return Estimate(difference(everyone), np.array([difference(everyone - row) for row in np.eye(len(groups))]))
 
 
 def _columns(trials: Trials) -> Array:
@@ -191,13 +188,13 @@ def _columns(trials: Trials) -> Array:
 
 def _moments(trials: Trials, columns: Array | None = None, flat: bool = False) -> _Moments:
     """Sums by group; `flat`: outcomes only."""
-    columns = np.zeros((len(trials), 0), np.float32) if flat else _columns(trials) if columns is None else columns  # fmt: skip
+    columns = np.zeros((len(trials), 0), np.float32) if flat else _columns(trials) if columns is None else columns
     parts: list[tuple[Array, ...]] = []
     for group in np.unique(trials.group):
         rows = trials.group == group
         x, y = columns[rows].astype(np.float64), trials.y[rows].astype(np.float64)
         centred, outcome = _within(x, trials.prompt[rows]), _within(y, trials.prompt[rows])
-        parts.append((centred.T @ centred, centred.T @ outcome, x.sum(0), y.sum(0), np.array(float(len(y)))))  # fmt: skip
+        parts.append((centred.T @ centred, centred.T @ outcome, x.sum(0), y.sum(0), np.array(float(len(y)))))
     return _Moments(*(np.array(column) for column in zip(*parts, strict=True)))
 
 
@@ -275,7 +272,7 @@ def _joint(trials: Trials, chosen: NDArray[np.int64]) -> Estimate:
         inverse = np.linalg.pinv(square[:m, :m], rcond=TINY, hermitian=True)
         carried = square[m:, :m] @ inverse
         rest = square[m:, m:] - carried @ square[:m, m:]
-        return np.asarray(np.linalg.pinv(rest, rcond=1e-7, hermitian=True) @ (cross[m:] - carried @ cross[:m]))  # fmt: skip
+        return np.asarray(np.linalg.pinv(rest, rcond=1e-7, hermitian=True) @ (cross[m:] - carried @ cross[:m]))
 
     return _jackknife(moments, solve)
 
@@ -299,9 +296,7 @@ def _in_turn(trials: Trials, chosen: NDArray[np.int64]) -> Estimate:
     return Estimate(value, replicates)
 
 
-def _single(
-    trials: Trials, chosen: NDArray[np.int64], beside: NDArray[np.int64], batch: int = 256
-) -> Estimate:
+def _single(trials: Trials, chosen: NDArray[np.int64], beside: NDArray[np.int64], batch: int = 256) -> Estimate:
     """One pair at a time beside all units and some pairs: each has its own regression."""
     base = np.hstack([_columns(trials), _both(trials, beside)]).astype(np.float64)
     base = _within(base, trials.prompt)

@@ -43,9 +43,8 @@ class Processes:
         waiting: list[Task] = []
         for _ in range(LOST):
             pool = ProcessPoolExecutor(
-                count, multiprocessing.get_context("spawn"), initializer=_start,
-                initargs=(max(1, cores() // count),),
-            )  # fmt: skip
+                count, multiprocessing.get_context("spawn"), initializer=_start, initargs=(max(1, cores() // count),)
+            )
             under_way: dict[Future[Done], Task] = {}
             try:
                 while True:
@@ -64,7 +63,9 @@ class Processes:
                 waiting = [*under_way.values(), *waiting]
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        raise BrokenInvariant(f"workers died {LOST} times; expected them to live; look for what kills them (memory?), or use fewer")  # fmt: skip
+        raise BrokenInvariant(
+            f"workers died {LOST} times; expected them to live; look for what kills them (memory?), or use fewer"
+        )
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,7 @@ class Ray:
             if ours:
                 ray.shutdown()
 
-    def _answers(
-        self, ray: Any, work: Callable[[Task], Done], rest: Iterator[Task]
-    ) -> Iterator[Done]:
+    def _answers(self, ray: Any, work: Callable[[Task], Done], rest: Iterator[Task]) -> Iterator[Done]:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         count = self.workers or gpus or int(resources.get("CPU", 1))
@@ -167,18 +166,19 @@ EXECUTORS: dict[str, Callable[..., Executor[Any, Any]]] = {
 }
 
 
-def executor(
-    name: str, workers: int | None = None, address: str | None = None
-) -> Executor[Any, Any]:
+def executor(name: str, workers: int | None = None, address: str | None = None) -> Executor[Any, Any]:
     """An executor by name.
 
     Raises:
         BadArgument: an unknown name, a number of workers below one, or an address without Ray.
     """
     if name not in EXECUTORS:
-        raise BadArgument(f"unknown executor {name!r}; expected one of {', '.join(EXECUTORS)}; choose one")  # fmt: skip
+        raise BadArgument(f"unknown executor {name!r}; expected one of {', '.join(EXECUTORS)}; choose one")
     if workers is not None and workers < 1:
         raise BadArgument(f"{workers} workers; expected at least one; leave it out for one a core")
     if (address is not None and name != "ray") or (workers is not None and name == "local"):
-        raise BadArgument(f"the executor {name} takes no {'address' if address else 'workers'}; expected {'ray' if address else 'processes or ray'} with it; add --executor")  # fmt: skip
+        raise BadArgument(
+            f"the executor {name} takes no {'address' if address else 'workers'}; expected "
+            f"{'ray' if address else 'processes or ray'} with it; add --executor"
+        )
     return EXECUTORS[name](workers=workers, address=address)

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerscope.analysis.engine import Readout
-from steerscope.analysis.metrics import Metric, Outputs, Scored
-from steerscope.analysis.models import Model
+from steerscope.analysis.engine.run import Readout
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.metrics import Metric, Outputs, Scored
 
 ROWS = 1024  # scored positions that are worked on together
 PIECE = {"cpu": 1024}  # of the vocabulary, by device; all of it elsewhere
@@ -31,9 +31,7 @@ class Numbers:
         clean, steered: outputs of the clean and of the fully steered runs at the scored positions.
     """
 
-    def __init__(
-        self, model: Model, scored: Scored, metric: Metric, clean: Outputs, steered: Outputs
-    ) -> None:
+    def __init__(self, model: Model, scored: Scored, metric: Metric, clean: Outputs, steered: Outputs) -> None:
         self.model, self.scored = model, scored
         self.effect = metric.prepare(scored, clean, steered)
         self.reference = clean.logits.float()
@@ -55,9 +53,7 @@ class Numbers:
         if readout.logits is None:
             assert readout.hidden is not None
             logits = self.model.bridge.unembed(readout.hidden[None])[0].detach()
-            readout = Readout(
-                readout.variants, readout.row, readout.position, logits, readout.hidden
-            )
+            readout = Readout(readout.variants, readout.row, readout.position, logits, readout.hidden)
         step = max(1, CACHED // self.model.d_vocab)
         found = []
         for at in range(0, len(readout.row), step):
@@ -114,9 +110,12 @@ class Numbers:
 def _part(readout: Readout, at: int, count: int) -> Readout:
     some = slice(at, at + count)
     return Readout(
-        readout.variants, readout.row[some], readout.position[some],
-        None if readout.logits is None else readout.logits[some], None if readout.hidden is None else readout.hidden[some],
-    )  # fmt: skip
+        readout.variants,
+        readout.row[some],
+        readout.position[some],
+        None if readout.logits is None else readout.logits[some],
+        None if readout.hidden is None else readout.hidden[some],
+    )
 
 
 def _unembedding(model: Model, clean: Outputs) -> tuple[Tensor, Tensor | None] | None:

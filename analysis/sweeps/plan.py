@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steerscope.analysis.corpora import file_hash
 from steerscope.analysis.errors import BadArgument, BadMetric, BadNode, BadPrompt, OutputExists
-from steerscope.analysis.loading import load
-from steerscope.analysis.metrics import METRICS, Metric, logit_direction
-from steerscope.analysis.models import Model
-from steerscope.analysis.positions import Positions, parse_positions
-from steerscope.analysis.prompts import Prompts, make_prompts
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.positions import Positions, parse_positions
+from steerscope.analysis.question.corpora import file_hash
+from steerscope.analysis.question.metrics import METRICS, Metric, logit_direction
+from steerscope.analysis.question.prompts import Prompts, make_prompts
 from steerscope.analysis.vectors.vector import SteeringVector
 
 from .additions import Additions, Given, additions
@@ -28,7 +28,20 @@ from .units import Unit, of_node, units
 from .work import Block, Work
 
 BLOCK_TOKENS = 16_384  # of all trials of a block: seconds of work, lost when a run is killed
-FIXED = ("model", "mode", "nodes", "vectors", "additions", "positions", "design", "prompts", "metric", "seed", "block", "sources")  # fmt: skip
+FIXED = (
+    "model",
+    "mode",
+    "nodes",
+    "vectors",
+    "additions",
+    "positions",
+    "design",
+    "prompts",
+    "metric",
+    "seed",
+    "block",
+    "sources",
+)
 Loader = Callable[[], Model]
 
 
@@ -78,7 +91,8 @@ class Plan:
         found = differences(store.manifest(), self.about)
         if found:
             raise OutputExists(
-                f"{str(store.folder)!r} holds another sweep: {'; '.join(found)}; expected the same one, to go on with it; "
+                f"{str(store.folder)!r} holds another sweep: {'; '.join(found)}; expected the same one, to go "
+                "on with it; "
                 "choose another folder, or give what that run was given"
             )
 
@@ -112,21 +126,40 @@ def plan(
 ) -> Plan:
     """A checked plan of a sweep; the arguments are those of `sweep`."""
     several = [vectors] if isinstance(vectors, SteeringVector | Mapping) else list(vectors)
-    place = parse_positions(positions if isinstance(positions, Positions | str | int) else tuple(positions))  # fmt: skip
+    place = parse_positions(positions if isinstance(positions, Positions | str | int) else tuple(positions))
     texts = make_prompts(model, prompts)
     grid = (coefficients,) if isinstance(coefficients, int | float) else tuple(coefficients)
     drawn = Design(
-        trials=trials, prompts=len(texts), kinds=(design,) if isinstance(design, str) else tuple(design),
-        k=(k, k) if isinstance(k, int) else k, spacing=spacing, antithetic=antithetic, mixed=mixed,
-        coefficients=grid, vectors=max(1, len(several)), controls=controls, control_every=control_every, visit=visit, seed=seed,
-    )  # fmt: skip
+        trials=trials,
+        prompts=len(texts),
+        kinds=(design,) if isinstance(design, str) else tuple(design),
+        k=(k, k) if isinstance(k, int) else k,
+        spacing=spacing,
+        antithetic=antithetic,
+        mixed=mixed,
+        coefficients=grid,
+        vectors=max(1, len(several)),
+        controls=controls,
+        control_every=control_every,
+        visit=visit,
+        seed=seed,
+    )
     chosen = _units(model, mode, nodes, several)
     made = additions(model, mode, several, chosen, place)
     wanted = metric or logit_direction()
     work = Work(
-        key="", loader=loader or _loader(model), weights_hash=model.weights_hash, design=drawn, additions=made, mode=mode,
-        place=place, metric=_portable(model, wanted), scored=scored, has_bos=model.bos is not None, budget=budget,
-    )  # fmt: skip
+        key="",
+        loader=loader or _loader(model),
+        weights_hash=model.weights_hash,
+        design=drawn,
+        additions=made,
+        mode=mode,
+        place=place,
+        metric=_portable(model, wanted),
+        scored=scored,
+        has_bos=model.bos is not None,
+        budget=budget,
+    )
     _check_prompts(model, work, texts)
     work, left_out = _reachable(model, work, texts)
     drawn.check(work.additions.units)
@@ -150,23 +183,29 @@ def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
     if about["model"]["weights_hash"] != model.weights_hash:
         found = differences({"model": about["model"]}, {"model": model.describe()})
         raise OutputExists(
-            f"the model is not the one of the run in {str(store.folder)!r}: {'; '.join(found)}; expected the same weights; "
+            f"the model is not the one of the run in {str(store.folder)!r}: {'; '.join(found)}; expected the "
+            "same weights; "
             "bring them back, or begin another run"
         )
     drawn: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in about["design"].items()
+        key: tuple(value) if isinstance(value, list) else value for key, value in about["design"].items()
     }
     design = Design(**drawn)
     scored = about["metric"]["scored_as"]
     wanted = METRICS[about["metric"]["name"]](**about["metric"]["options"])
     work = Work(
         key=hashlib.sha256(json.dumps({name: about[name] for name in FIXED}).encode()).hexdigest(),
-        loader=loader or _loader(model), weights_hash=model.weights_hash, design=design,
-        additions=Additions.load(store.folder / ADDITIONS), mode=about["mode"], place=parse_positions(about["positions"]),
-        metric=_portable(model, wanted), scored=tuple(scored) if isinstance(scored, list) else scored,
-        has_bos=model.bos is not None, budget=about["budget"],
-    )  # fmt: skip
+        loader=loader or _loader(model),
+        weights_hash=model.weights_hash,
+        design=design,
+        additions=Additions.load(store.folder / ADDITIONS),
+        mode=about["mode"],
+        place=parse_positions(about["positions"]),
+        metric=_portable(model, wanted),
+        scored=tuple(scored) if isinstance(scored, list) else scored,
+        has_bos=model.bos is not None,
+        budget=about["budget"],
+    )
     table = store.prompts()
     ids = tuple(map(tuple, table["ids"].to_pylist()))
     prompts = Prompts(ids, tuple(table["text"].to_pylist()), about["prompts"]["source"])
@@ -187,9 +226,12 @@ def _check_sources(store: Store, about: Mapping[str, Any]) -> None:
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two descriptions of a sweep, each as a phrase."""
     old, new = _flat(there), _flat(now)
-    names = [n for n in dict.fromkeys([*old, *new]) if n.split(".")[0] in FIXED and not _incidental(n)]  # fmt: skip
+    names = [n for n in dict.fromkeys([*old, *new]) if n.split(".")[0] in FIXED and not _incidental(n)]
     return [
-        f"{name} was {json.dumps(old.get(name), ensure_ascii=False)} and is {json.dumps(new.get(name), ensure_ascii=False)}"
+        (
+            f"{name} was {json.dumps(old.get(name), ensure_ascii=False)} and is "
+            f"{json.dumps(new.get(name), ensure_ascii=False)}"
+        )
         for name in names
         if old.get(name) != new.get(name)
     ]
@@ -197,13 +239,13 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _incidental(name: str) -> bool:
     """What a model is called and where it lies may change; what it is may not."""
-    return name.startswith("model.") and name not in ("model.weights_hash", "model.dtype", "model.bos")  # fmt: skip
+    return name.startswith("model.") and name not in ("model.weights_hash", "model.dtype", "model.bos")
 
 
 def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, inner in value.items():
-        found |= _flat(inner, f"{above}{key}.") if isinstance(inner, Mapping) else {f"{above}{key}": inner}  # fmt: skip
+        found |= _flat(inner, f"{above}{key}.") if isinstance(inner, Mapping) else {f"{above}{key}": inner}
     return found
 
 
@@ -214,11 +256,17 @@ def _units(
         return units(model, mode == "shared", nodes)
     names = [sorted(map(str, v)) for v in vectors if isinstance(v, Mapping)]
     if any(n != names[0] for n in names) or not names:
-        raise BadArgument("mode given got dictionaries with different nodes, or none; expected the same nodes in each; fill in zeros where nothing is added")  # fmt: skip
+        raise BadArgument(
+            "mode given got dictionaries with different nodes, or none; expected the same nodes in each; fill "
+            "in zeros where nothing is added"
+        )
     known = {str(node): of_node(node) for node in model.nodes}
     wrong = [name for name in names[0] if name not in known]
     if wrong:
-        raise BadNode(f"{wrong[0]!r} is no node of {model.name}; expected heads such as L0H1 or MLPs such as L0M; mend the dictionary")  # fmt: skip
+        raise BadNode(
+            f"{wrong[0]!r} is no node of {model.name}; expected heads such as L0H1 or MLPs such as L0M; mend "
+            "the dictionary"
+        )
     return tuple(known[name] for name in known if name in set(names[0]))
 
 
@@ -227,27 +275,37 @@ def _loader(model: Model) -> Loader | None:
     if model.source is None:
         return None
     return partial(
-        load, model.source, device=model.device.type, dtype=str(model.dtype).removeprefix("torch."), name=model.name, selfcheck=False,
-    )  # fmt: skip
+        load,
+        model.source,
+        device=model.device.type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        name=model.name,
+        selfcheck=False,
+    )
 
 
 def _portable(model: Model, metric: Metric) -> tuple[str, dict[str, Any]]:
     """The metric as plain data, its words as token ids, so that workers need no tokenizer."""
     if metric.name not in METRICS or "continuation" in metric.options:
         raise BadMetric(
-            f"a sweep cannot measure {metric.name} {metric.options or ''}; expected one of {', '.join(METRICS)}, without a "
+            f"a sweep cannot measure {metric.name} {metric.options or ''}; expected one of "
+            f"{', '.join(METRICS)}, without a "
             "continuation of your own (each prompt's own text is what follows); choose one"
         )
-    return metric.name, {name: [model.single_token(t) for t in words] for name, words in metric.options.items()}  # fmt: skip
+    return metric.name, {name: [model.single_token(t) for t in words] for name, words in metric.options.items()}
 
 
 def _check_prompts(model: Model, work: Work, prompts: Prompts) -> None:
     if prompts.continuations:
-        raise BadPrompt("the prompts have continuations; expected none: the last token of each prompt is what a sweep predicts; join them")  # fmt: skip
+        raise BadPrompt(
+            "the prompts have continuations; expected none: the last token of each prompt is what a sweep "
+            "predicts; join them"
+        )
     short = next((i for i, ids in enumerate(prompts.ids) if len(ids) < 3), None)
     if short is not None:
         raise BadPrompt(
-            f"prompt {short + 1} ({prompts.texts[short]!r}) has {len(prompts.ids[short])} tokens; expected at least 3, since the "
+            f"prompt {short + 1} ({prompts.texts[short]!r}) has {len(prompts.ids[short])} tokens; expected at "
+            "least 3, since the "
             "last one is only predicted; give longer prompts"
         )
     for length in {len(ids) for ids in prompts.ids}:
@@ -256,31 +314,35 @@ def _check_prompts(model: Model, work: Work, prompts: Prompts) -> None:
 
 def _reachable(model: Model, work: Work, prompts: Prompts) -> tuple[Work, tuple[str, ...]]:
     """Leaves out the units that cannot change any scored position: the last layer's, beside the injected ones."""
-    seen = any(
-        set(work.injected(length)) & set(work.positions(length))
-        for length in {len(ids) for ids in prompts.ids}
-    )
+    seen = any(set(work.injected(length)) & set(work.positions(length)) for length in {len(ids) for ids in prompts.ids})
     old = work.additions
     kept = [i for i, u in enumerate(old.units) if seen or u.layer < model.n_layers - 1]
     if len(kept) == len(old.units):
         return work, ()
     if not kept:
         raise BadNode(
-            f"none of the chosen nodes can change a scored position: those of the last layer act only where they are injected "
+            "none of the chosen nodes can change a scored position: those of the last layer act only where "
+            "they are injected "
             f"({work.place}); expected nodes of earlier layers, or positions all; choose others"
         )
     fewer = Additions(
-        tuple(old.units[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in old.parts),
+        tuple(old.units[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in old.parts),
         tuple(tuple(row[i] for i in kept) for row in old.whole) if work.mode == "given" else old.whole,
         tuple(old.writers[i] for i in kept),
-    )  # fmt: skip
+    )
     left_out = tuple(u.name for i, u in enumerate(old.units) if i not in kept)
     return replace(work, additions=fewer), left_out
 
 
 def _about(
-    model: Model, work: Work, prompts: Prompts, metric: Metric, sources: Mapping[str, str | Path], left_out: Sequence[str]
-) -> dict[str, Any]:  # fmt: skip
+    model: Model,
+    work: Work,
+    prompts: Prompts,
+    metric: Metric,
+    sources: Mapping[str, str | Path],
+    left_out: Sequence[str],
+) -> dict[str, Any]:
     longest = max(map(len, prompts.ids))
     design = work.design
     visits = max(1, round(min(2048, BLOCK_TOKENS // longest) / design.visit))
@@ -296,15 +358,19 @@ def _about(
         "design": design.describe(),
         "prompts": {"count": len(prompts), "hash": prompts.hash, "source": prompts.source, "tokens": longest},
         "metric": {
-            "name": metric.name, "unit": metric.unit, "options": dict(metric.options), **metric.options,
-            "scored": _scored(work), "scored_as": list(work.scored) if isinstance(work.scored, tuple) else work.scored,
+            "name": metric.name,
+            "unit": metric.unit,
+            "options": dict(metric.options),
+            **metric.options,
+            "scored": _scored(work),
+            "scored_as": list(work.scored) if isinstance(work.scored, tuple) else work.scored,
         },
         "seed": design.seed,
         "block": visits * design.visit,
         "budget": work.budget,
         "sources": {name: file_hash(path) for name, path in sources.items()},
         "paths": {name: str(Path(path).resolve()) for name, path in sources.items()},
-    }  # fmt: skip
+    }
 
 
 def _scored(work: Work) -> str:
@@ -318,9 +384,11 @@ def _scored(work: Work) -> str:
 
 
 def _write_prompts(prompts: Prompts, path: Path) -> None:
-    table = pa.table({
-        "prompt": pa.array(range(len(prompts)), pa.int32()),
-        "text": pa.array(prompts.texts, pa.string()),
-        "ids": pa.array([list(ids) for ids in prompts.ids], pa.list_(pa.int32())),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "prompt": pa.array(range(len(prompts)), pa.int32()),
+            "text": pa.array(prompts.texts, pa.string()),
+            "ids": pa.array([list(ids) for ids in prompts.ids], pa.list_(pa.int32())),
+        }
+    )
     pq.write_table(table, path, compression="zstd")

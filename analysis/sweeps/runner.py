@@ -11,8 +11,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from steerscope.analysis.errors import BadArgument, OutputExists
-from steerscope.analysis.models import Model
-from steerscope.analysis.results import Result
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.results.result import Result
 
 from .bench import answer, bench
 from .executors import Executor, Processes, Ray, local
@@ -95,7 +95,8 @@ def begin(made: Plan, store: Store) -> None:
     folder = store.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputExists(
-            f"{str(folder)!r} is there and is no sweep; expected a new or empty folder, or one of a sweep to go on with; "
+            f"{str(folder)!r} is there and is no sweep; expected a new or empty folder, or one of a sweep to "
+            "go on with; "
             "choose another --out"
         )
     made.create(store)
@@ -130,14 +131,12 @@ def run(made: Plan, store: Store, executor: str | Executor[Block, Answer] = "loc
         if len(done) == made.blocks:
             return session
         place = bench(made.work, made.model)
-        session.check = place.check(
-            made.block(next(i for i in range(made.blocks) if i not in done))
-        )
+        session.check = place.check(made.block(next(i for i in range(made.blocks) if i not in done)))
         trials, size = made.work.design.trials, made.block_trials
         there = sum(min(size, trials - block * size) for block in done)
         start = time.perf_counter()
         try:
-            with tqdm(total=trials, initial=there, desc="trials", unit="trial", delay=2, dynamic_ncols=True) as bar:  # fmt: skip
+            with tqdm(total=trials, initial=there, desc="trials", unit="trial", delay=2, dynamic_ncols=True) as bar:
                 for found in executor(partial(answer, made.work), made.tasks(done)):
                     began = time.perf_counter()
                     store.append(found.block, found.table)
@@ -153,5 +152,5 @@ def run(made: Plan, store: Store, executor: str | Executor[Block, Answer] = "loc
 
 def _name(executor: Any) -> str:
     if isinstance(executor, Processes | Ray):
-        return f"{type(executor).__name__.lower()}" + (f", {executor.workers} workers" if executor.workers else "")  # fmt: skip
+        return f"{type(executor).__name__.lower()}" + (f", {executor.workers} workers" if executor.workers else "")
     return str(getattr(executor, "__name__", executor))

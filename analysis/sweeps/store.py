@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steerscope.analysis.errors import DamagedRun, DiskFull, OutputExists
-from steerscope.analysis.results import MANIFEST
+from steerscope.analysis.results.result import MANIFEST
 
 ADDITIONS, PROMPTS, LOG = "additions.safetensors", "prompts.parquet", "log.jsonl"
 PART = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.parquet")
@@ -97,7 +97,8 @@ class Store:
             path = self.folder / name
             if not path.is_file() or _digest(path.read_bytes()) != digest:
                 raise DamagedRun(
-                    f"{str(path)!r} is missing or has changed since the run began; expected the file as it was written; "
+                    f"{str(path)!r} is missing or has changed since the run began; expected the file as it was "
+                    "written; "
                     "bring it back, or begin another run"
                 )
 

@@ -12,18 +12,31 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from steerscope.analysis.errors import BadArgument, DamagedRun
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.sweeps import tables
 
-from . import tables
 from .design import KINDS
 from .estimate import GROUPS, LEAST, Trials, open_directions
 from .store import Store
 from .tables import Table, Unit
 
 COLUMNS = [
-    "prompt", "nodes", "k", "design", "vector", "control", "coefficient", "effect", "kl", "perplexity", "norm",
-    "clean_perplexity", "steered_effect", "steered_kl", "steered_perplexity",
-]  # fmt: skip
+    "prompt",
+    "nodes",
+    "k",
+    "design",
+    "vector",
+    "control",
+    "coefficient",
+    "effect",
+    "kl",
+    "perplexity",
+    "norm",
+    "clean_perplexity",
+    "steered_effect",
+    "steered_kl",
+    "steered_perplexity",
+]
 
 
 def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05) -> Result:
@@ -33,9 +46,7 @@ def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05) -> Resu
         DamagedRun: no run, or not a single whole part.
     """
     if not (0 < level < 1 and 0 < alpha < 1):
-        raise BadArgument(
-            f"level={level}, alpha={alpha}; expected both between 0 and 1; 0.95 and 0.05 are usual"
-        )
+        raise BadArgument(f"level={level}, alpha={alpha}; expected both between 0 and 1; 0.95 and 0.05 are usual")
     about = store.manifest()
     rows = read(store, about)
     units = [Unit.parse(name) for name in about["nodes"]]
@@ -58,7 +69,10 @@ def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05) -> Resu
         "level": level,
         "alpha": alpha,
         "trials": {
-            "planned": planned, "done": done, "real": int(real.sum()), "random": int(random.sum()),
+            "planned": planned,
+            "done": done,
+            "real": int(real.sum()),
+            "random": int(random.sum()),
             "damaged": [path.name for path in store.damaged()],
         },
         "pairs": method,
@@ -66,9 +80,12 @@ def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05) -> Resu
         "missing": _missing(table, frames),
         "notes": _notes(table, about),
         **_sessions(store),
-        "versions": {p: version(p) for p in ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy", "pyarrow")},
+        "versions": {
+            p: version(p)
+            for p in ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy", "pyarrow")
+        },
         "summarized": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    }
     return Result("sweep", frames, manifest)
 
 
@@ -135,61 +152,73 @@ def _part(table: pa.Table, names: dict[str, int], coefficients: Sequence[float])
     cell = vector * len(coefficients) + np.searchsorted(np.sort(coefficients), coefficient)
     design = np.array([KINDS.index(d) for d in column["design"].to_pylist()], dtype=np.int64)
     return (
-        x, np.stack([array("effect"), array("kl"), loss], axis=1),
-        np.stack([array("steered_effect"), array("steered_kl"), steered], axis=1), array("prompt").astype(np.int64),
-        array("k").astype(np.int64), design, cell, coefficient, array("control").astype(np.int64), array("norm"),
+        x,
+        np.stack([array("effect"), array("kl"), loss], axis=1),
+        np.stack([array("steered_effect"), array("steered_kl"), steered], axis=1),
+        array("prompt").astype(np.int64),
+        array("k").astype(np.int64),
+        design,
+        cell,
+        coefficient,
+        array("control").astype(np.int64),
+        array("norm"),
         array("clean_perplexity"),
-    )  # fmt: skip
+    )
 
 
 def _prompts(store: Store, rows: Rows) -> pd.DataFrame:
     """One line a prompt that was visited."""
     prompts = store.prompts().to_pylist()
-    frame = pd.DataFrame({
-        "prompt": rows.prompt, "effect": np.where(rows.real, rows.y[:, 0], np.nan), "kl": np.where(rows.real, rows.y[:, 1], np.nan),
-        "clean_perplexity": rows.clean, "steered_effect": rows.whole[:, 0], "steered_kl": rows.whole[:, 1], "trials": 1,
-    })  # fmt: skip
-    found = frame.groupby("prompt").agg(
-        {"trials": "size"} | dict.fromkeys(frame.columns[1:-1], "mean")
+    frame = pd.DataFrame(
+        {
+            "prompt": rows.prompt,
+            "effect": np.where(rows.real, rows.y[:, 0], np.nan),
+            "kl": np.where(rows.real, rows.y[:, 1], np.nan),
+            "clean_perplexity": rows.clean,
+            "steered_effect": rows.whole[:, 0],
+            "steered_kl": rows.whole[:, 1],
+            "trials": 1,
+        }
     )
+    found = frame.groupby("prompt").agg({"trials": "size"} | dict.fromkeys(frame.columns[1:-1], "mean"))
     found = found.reset_index()
     found.insert(1, "text", [prompts[p]["text"] for p in found["prompt"]])
     found.insert(2, "tokens", [len(prompts[p]["ids"]) for p in found["prompt"]])
-    return found[["prompt", "text", "tokens", "trials", "effect", "kl", "clean_perplexity", "steered_effect", "steered_kl"]]  # fmt: skip
+    return found[
+        ["prompt", "text", "tokens", "trials", "effect", "kl", "clean_perplexity", "steered_effect", "steered_kl"]
+    ]
 
 
 def _missing(table: Table, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
     rows, reasons = table.rows, {}
     if len(np.unique(rows.prompt % GROUPS)) < LEAST:
-        reasons["intervals"] = (
-            f"fewer than {LEAST} prompts were visited: no interval over prompts; give more"
-        )
+        reasons["intervals"] = f"fewer than {LEAST} prompts were visited: no interval over prompts; give more"
     if not rows.random.any():
         reasons["controls"] = "no trial with random vectors: contributions stand without a control"
     if frames["pairs"].empty:
-        reasons["pairs"] = (
-            "no two nodes were injected into together often enough; use a larger k or more trials"
-        )
+        reasons["pairs"] = "no two nodes were injected into together often enough; use a larger k or more trials"
     if frames["response"].empty:
         reasons["response"] = "only one value of k and of the coefficient; give a range or a grid"
     if not frames["designs"]["design"].str.contains(" - ").any():
         reasons["designs"] = (
             "horizontal and vertical trials are compared where a sweep has both; add --design horizontal,vertical"
         )
-    return reasons  # fmt: skip
+    return reasons
 
 
 def _notes(table: Table, about: dict[str, Any]) -> list[str]:
     notes = []
     if about["left_out"]:
         notes.append(
-            f"Left out: {', '.join(about['left_out'])}. In the last layer they act only on the positions that are injected, "
+            f"Left out: {', '.join(about['left_out'])}. In the last layer they act only on the positions that "
+            "are injected, "
             "and none of these is scored."
         )
     open_ = open_directions(table.rows.trials(table.rows.real))
     if open_ > 0:
         notes.append(
-            f"The design cannot tell apart {open_} combinations of contributions (such as whole layers that every trial injects into "
+            f"The design cannot tell apart {open_} combinations of contributions (such as whole layers that "
+            "every trial injects into "
             "equally often); differences within them hold, their levels do not."
         )
     return notes
@@ -201,7 +230,7 @@ def _sessions(store: Store) -> dict[str, Any]:
     seconds, trials = (sum(e[name] for e in entries) for name in ("seconds", "trials"))
     work = {name: sum(e[name] for e in entries) for name in ("forward", "metrics", "writing")}
     checks = [e["check"] for e in entries if e.get("check")]
-    shares = {name: round(value / sum(work.values()), 4) for name, value in work.items()} if sum(work.values()) else {}  # fmt: skip
+    shares = {name: round(value / sum(work.values()), 4) for name, value in work.items()} if sum(work.values()) else {}
     return {
         "seconds": round(seconds, 2),
         "trials_per_second": round(trials / seconds, 2) if seconds else 0.0,

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.stats import benjamini_hochberg, holm
+from steerscope.analysis.results.stats import benjamini_hochberg, holm
+from steerscope.analysis.sweeps import estimate
 
-from . import estimate
 from .design import KINDS
 from .estimate import Estimate, Trials
 
@@ -67,7 +67,7 @@ class Table:
     @cached_property
     def controls(self) -> Estimate | None:
         """Of random vectors; on the same groups of prompts, so that the two can be compared."""
-        same = np.isin(self.real.group, np.unique(self.random.group)).all() if len(self.random) else False  # fmt: skip
+        same = np.isin(self.real.group, np.unique(self.random.group)).all() if len(self.random) else False
         return estimate.contributions(self.random) if same else None
 
     def units_of(self, outcome: str) -> str:
@@ -91,18 +91,35 @@ def nodes(table: Table) -> pd.DataFrame:
             specific = benjamini_hochberg(_filled((table.contributions - control).p[:, o]))
         low, high = table.bounds(control) if control is not None else (None, None)
         adjusted = benjamini_hochberg(p)
-        frames.append(pd.DataFrame({
-            "node": [u.name for u in table.units], "layer": [u.layer for u in table.units],
-            "head": pd.array([u.head for u in table.units], dtype="Int64"), "kind": [u.kind for u in table.units],
-            "outcome": outcome, "unit": table.units_of(outcome), "sampled": x.sum(0),
-            "mean_in": _mean(x, y[:, o]), "mean_out": _mean(~x, y[:, o]),
-            "difference": difference.value[:, o], "difference_low": of_difference[0][:, o], "difference_high": of_difference[1][:, o],
-            "contribution": table.contributions.value[:, o], "low": bounds[0][:, o], "high": bounds[1][:, o],
-            "control": np.nan if control is None else control.value[:, o],
-            "control_low": np.nan if low is None else low[:, o], "control_high": np.nan if high is None else high[:, o],
-            "p": p, "p_adjusted": adjusted, "p_holm": holm(p), "p_specific": specific,
-            "significant": adjusted < table.alpha,
-        }))  # fmt: skip
+        frames.append(
+            pd.DataFrame(
+                {
+                    "node": [u.name for u in table.units],
+                    "layer": [u.layer for u in table.units],
+                    "head": pd.array([u.head for u in table.units], dtype="Int64"),
+                    "kind": [u.kind for u in table.units],
+                    "outcome": outcome,
+                    "unit": table.units_of(outcome),
+                    "sampled": x.sum(0),
+                    "mean_in": _mean(x, y[:, o]),
+                    "mean_out": _mean(~x, y[:, o]),
+                    "difference": difference.value[:, o],
+                    "difference_low": of_difference[0][:, o],
+                    "difference_high": of_difference[1][:, o],
+                    "contribution": table.contributions.value[:, o],
+                    "low": bounds[0][:, o],
+                    "high": bounds[1][:, o],
+                    "control": np.nan if control is None else control.value[:, o],
+                    "control_low": np.nan if low is None else low[:, o],
+                    "control_high": np.nan if high is None else high[:, o],
+                    "p": p,
+                    "p_adjusted": adjusted,
+                    "p_holm": holm(p),
+                    "p_specific": specific,
+                    "significant": adjusted < table.alpha,
+                }
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -120,12 +137,26 @@ def frontier(table: Table) -> pd.DataFrame:
     responsive = rows["significant"].to_numpy() & beyond
     typical = effect.sum() / kl.sum() if kl.sum() > 0 else np.inf
     better = [not bool(((effect > e) & (kl < d)).any()) for e, d in zip(effect, kl, strict=True)]
-    return pd.DataFrame({
-        "node": [u.name for u in table.units], "layer": [u.layer for u in table.units], "kind": [u.kind for u in table.units],
-        "effect": effect, "effect_low": low[:, 0], "effect_high": high[:, 0], "kl": kl, "kl_low": low[:, 1], "kl_high": high[:, 1],
-        "loss": found.value[:, 2], "efficiency": efficiency, "efficiency_low": ends[0], "efficiency_high": ends[1],
-        "responsive": responsive, "useful": responsive & (effect > 0) & (kl <= effect / typical), "frontier": better,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "node": [u.name for u in table.units],
+            "layer": [u.layer for u in table.units],
+            "kind": [u.kind for u in table.units],
+            "effect": effect,
+            "effect_low": low[:, 0],
+            "effect_high": high[:, 0],
+            "kl": kl,
+            "kl_low": low[:, 1],
+            "kl_high": high[:, 1],
+            "loss": found.value[:, 2],
+            "efficiency": efficiency,
+            "efficiency_low": ends[0],
+            "efficiency_high": ends[1],
+            "responsive": responsive,
+            "useful": responsive & (effect > 0) & (kl <= effect / typical),
+            "frontier": better,
+        }
+    )
 
 
 def response(table: Table) -> pd.DataFrame:
@@ -136,18 +167,28 @@ def response(table: Table) -> pd.DataFrame:
         found = estimate.contributions(trials)
         low, high = table.bounds(found)
         parts += [
-            pd.DataFrame({
-                "node": [u.name for u in table.units], "by": by, "level": level, "trials": len(trials), "outcome": outcome,
-                "contribution": found.value[:, o], "low": low[:, o], "high": high[:, o],
-            })
+            pd.DataFrame(
+                {
+                    "node": [u.name for u in table.units],
+                    "by": by,
+                    "level": level,
+                    "trials": len(trials),
+                    "outcome": outcome,
+                    "contribution": found.value[:, o],
+                    "low": low[:, o],
+                    "high": high[:, o],
+                }
+            )
             for o, outcome in enumerate(OUTCOMES[:2])
-        ]  # fmt: skip
+        ]
     return pd.concat(parts, ignore_index=True) if parts else _empty("response")
 
 
 def dose(table: Table) -> pd.DataFrame:
     """Mean outcomes of whole trials at each k and each coefficient, real and random."""
-    levels = list(_levels(table)) or [("coefficient", float(table.rows.coefficient[0]), np.ones(len(table.rows.k), bool))]  # fmt: skip
+    levels = list(_levels(table)) or [
+        ("coefficient", float(table.rows.coefficient[0]), np.ones(len(table.rows.k), bool))
+    ]
     records = []
     for by, level, chosen in levels:
         for vector, which in (("real", table.rows.real), ("random", table.rows.random)):
@@ -182,11 +223,22 @@ def pairs(table: Table) -> tuple[pd.DataFrame, dict[str, Any]]:
     for o, outcome in enumerate(OUTCOMES[:2]):
         p = _filled(found.p[:, o])
         adjusted = benjamini_hochberg(p)
-        frames.append(pd.DataFrame({
-            "first": [table.units[i].name for i in chosen[:, 0]], "second": [table.units[i].name for i in chosen[:, 1]],
-            "outcome": outcome, "together": together, "interaction": found.value[:, o], "low": low[:, o], "high": high[:, o],
-            "p": p, "p_adjusted": adjusted, "significant": adjusted < table.alpha,
-        }).sort_values("interaction", key=np.abs, ascending=False))  # fmt: skip
+        frames.append(
+            pd.DataFrame(
+                {
+                    "first": [table.units[i].name for i in chosen[:, 0]],
+                    "second": [table.units[i].name for i in chosen[:, 1]],
+                    "outcome": outcome,
+                    "together": together,
+                    "interaction": found.value[:, o],
+                    "low": low[:, o],
+                    "high": high[:, o],
+                    "p": p,
+                    "p_adjusted": adjusted,
+                    "significant": adjusted < table.alpha,
+                }
+            ).sort_values("interaction", key=np.abs, ascending=False)
+        )
     return pd.concat(frames, ignore_index=True), {"method": method, "tested": len(chosen)}
 
 
@@ -208,13 +260,22 @@ def trends(table: Table) -> pd.DataFrame:
     return pd.DataFrame(records)[list(COLUMNS["sweep"]["trends"])].astype({"layer": "Int64"})
 
 
-def _trend(table: Table, kind: str, layers: list[Any], counts: list[int], found: Estimate) -> list[dict[str, Any]]:  # fmt: skip
+def _trend(table: Table, kind: str, layers: list[Any], counts: list[int], found: Estimate) -> list[dict[str, Any]]:
     low, high = table.bounds(found)
     return [
-        {"kind": kind, "layer": layer, "outcome": outcome, "nodes": counts[i], "contribution": found.value[i, o],
-         "low": low[i, o], "high": high[i, o], "p": found.p[i, o]}
-        for i, layer in enumerate(layers) for o, outcome in enumerate(OUTCOMES[:2])
-    ]  # fmt: skip
+        {
+            "kind": kind,
+            "layer": layer,
+            "outcome": outcome,
+            "nodes": counts[i],
+            "contribution": found.value[i, o],
+            "low": low[i, o],
+            "high": high[i, o],
+            "p": found.p[i, o],
+        }
+        for i, layer in enumerate(layers)
+        for o, outcome in enumerate(OUTCOMES[:2])
+    ]
 
 
 def designs(table: Table) -> pd.DataFrame:
@@ -223,10 +284,8 @@ def designs(table: Table) -> pd.DataFrame:
     for number in np.unique(rows.design):
         chosen = rows.real & (rows.design == number)
         common = {"design": KINDS[number], **_size(rows, chosen)}
-        records += [common | line | {"p": np.nan} for line in _lines(table, estimate.means(rows.trials(chosen)))]  # fmt: skip
-    first, second = (
-        rows.real & (rows.design == KINDS.index(k)) for k in ("horizontal", "vertical")
-    )
+        records += [common | line | {"p": np.nan} for line in _lines(table, estimate.means(rows.trials(chosen)))]
+    first, second = (rows.real & (rows.design == KINDS.index(k)) for k in ("horizontal", "vertical"))
     if first.any() and second.any():
         everything = rows.trials(np.ones(len(rows.k), bool))
         found = estimate.matched(everything, first, second, rows.norm)
@@ -236,21 +295,21 @@ def designs(table: Table) -> pd.DataFrame:
 
 
 def _size(rows: "Rows", chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    return {"trials": int(chosen.sum()), "k": rows.k[chosen].mean(), "norm": rows.norm[chosen].mean()}  # fmt: skip
+    return {"trials": int(chosen.sum()), "k": rows.k[chosen].mean(), "norm": rows.norm[chosen].mean()}
 
 
 def convergence(table: Table) -> pd.DataFrame:
     """The width of the intervals, and the order of the nodes, from the first trials on."""
     final, count = table.contributions.value, len(table.real)
     records = []
-    for part in sorted(
-        {max(50, count >> halvings) for halvings in range(8)} & set(range(count + 1))
-    ):
+    for part in sorted({max(50, count >> halvings) for halvings in range(8)} & set(range(count + 1))):
         found = estimate.contributions(table.real.where(np.arange(count) < part))
         low, high = table.bounds(found)
         for o, outcome in enumerate(OUTCOMES[:2]):
             same = _agreement(found.value[:, o], final[:, o])
-            records.append({"trials": part, "outcome": outcome, "width": np.median(high[:, o] - low[:, o]), "agreement": same})  # fmt: skip
+            records.append(
+                {"trials": part, "outcome": outcome, "width": np.median(high[:, o] - low[:, o]), "agreement": same}
+            )
     return pd.DataFrame(records) if records else _empty("convergence")
 
 
@@ -276,13 +335,7 @@ def _levels(table: Table) -> Iterator[tuple[str, float, NDArray[np.bool_]]]:
 def _lines(table: Table, found: Estimate) -> list[dict[str, Any]]:
     low, high = table.bounds(found)
     return [
-        {
-            "outcome": outcome,
-            "mean": found.value[o],
-            "low": low[o],
-            "high": high[o],
-            "p": found.p[o],
-        }
+        {"outcome": outcome, "mean": found.value[o], "low": low[o], "high": high[o], "p": found.p[o]}
         for o, outcome in enumerate(OUTCOMES)
     ]
 

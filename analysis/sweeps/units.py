@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerscope.analysis.errors import BadNode
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Node, Site
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Node, Site
 
 EXPECTED = "all, heads, mlps, or a list such as L0H1,L2M,L3-L5"
 
@@ -74,7 +74,5 @@ def _matching(known: Sequence[Unit], item: str, model: Model, shared: bool) -> l
         found = [unit for unit in known if unit.name == item]
     if not found:
         hint = "; in mode shared the heads of layer 3 together are L3A" if shared else ""
-        raise BadNode(
-            f"{item!r} names nothing that a sweep of {model.name} can inject into; expected {EXPECTED}{hint}"
-        )
+        raise BadNode(f"{item!r} names nothing that a sweep of {model.name} can inject into; expected {EXPECTED}{hint}")
     return found

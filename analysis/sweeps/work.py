@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from steerscope.analysis.errors import BadArgument, BadPrompt
-from steerscope.analysis.models import Model
-from steerscope.analysis.positions import Positions
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.positions import Positions
 
 from .additions import Additions
 from .design import Design
@@ -87,7 +87,8 @@ class Work:
             found = after if self.place.repeats else free or after[-1:]
         if not found:
             raise BadPrompt(
-                f"a prompt of {length} tokens has no position left to score; expected a token that follows a scored one; "
+                f"a prompt of {length} tokens has no position left to score; expected a token that follows a "
+                "scored one; "
                 "use longer prompts"
             )
         return found

@@ -10,10 +10,10 @@ arXiv 2308.10248, section 3.
 
 from collections.abc import Sequence
 
-from steerscope.analysis.activations import record
+from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadMetric, BadNode, BadVector
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import PER_HEAD, Site
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import PER_HEAD, Site
 
 from .vector import SteeringVector
 
@@ -60,10 +60,7 @@ def prompt_pair(
 
 
 def paired(
-    model: Model,
-    plus: str | Sequence[int],
-    minus: str | Sequence[int],
-    pad: str | int = " ",
+    model: Model, plus: str | Sequence[int], minus: str | Sequence[int], pad: str | int = " "
 ) -> tuple[list[int], list[int]]:
     """Token ids of both prompts, BOS included, the shorter one padded on the right.
 
@@ -73,13 +70,10 @@ def paired(
     first, second = _ids(model, plus), _ids(model, minus)
     length = max(len(first), len(second))
     if length == 0:
-        raise BadVector(
-            f"plus {plus!r} and minus {minus!r} are both empty; expected some text in one of them"
-        )
+        raise BadVector(f"plus {plus!r} and minus {minus!r} are both empty; expected some text in one of them")
     start = [] if model.bos is None else [model.bos]
     first, second = (
-        ids + [_pad(model, pad)] * (length - len(ids)) if len(ids) < length else ids
-        for ids in (first, second)
+        ids + [_pad(model, pad)] * (length - len(ids)) if len(ids) < length else ids for ids in (first, second)
     )
     return start + first, start + second
 
@@ -94,5 +88,6 @@ def _pad(model: Model, pad: str | int) -> int:
         return model.single_token(pad)
     except BadMetric as error:
         raise BadVector(
-            f"the padding {pad!r} is not a single token of {model.name}; expected one; choose another, for example pad='.'"
+            f"the padding {pad!r} is not a single token of {model.name}; expected one; choose another, for "
+            "example pad='.'"
         ) from error

@@ -15,6 +15,4 @@ def random_like(vector: SteeringVector, seed: int) -> SteeringVector:
     direction = torch.randn(vector.values.shape, generator=generator, dtype=torch.float64)
     direction /= direction.norm(dim=-1, keepdim=True)
     values = direction * vector.values.double().norm(dim=-1, keepdim=True)
-    return SteeringVector(
-        values.float(), vector.site, {"recipe": "random", "seed": seed, "like": vector.label}
-    )
+    return SteeringVector(values.float(), vector.site, {"recipe": "random", "seed": seed, "like": vector.label})

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steerscope.analysis.errors import BadVector
-from steerscope.analysis.nodes import Site, parse_site
+from steerscope.analysis.model.nodes import Site, parse_site
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +38,9 @@ class SteeringVector:
         values = torch.as_tensor(self.values).detach().to("cpu", torch.float32)
         values = values[None] if values.ndim == 1 else values
         if values.ndim != 2 or 0 in values.shape:
-            raise BadVector(
-                f"a steering vector got the shape {list(values.shape)}; expected [pos, width] or [width]"
-            )
+            raise BadVector(f"a steering vector got the shape {list(values.shape)}; expected [pos, width] or [width]")
         if not torch.isfinite(values).all():
-            raise BadVector(
-                f"a steering vector for {self.site} holds nan or infinite values; expected finite ones"
-            )
+            raise BadVector(f"a steering vector for {self.site} holds nan or infinite values; expected finite ones")
         object.__setattr__(self, "values", values)
 
     @property
@@ -65,9 +61,7 @@ class SteeringVector:
     def row(self, index: int) -> "SteeringVector":
         """One row alone, for positions `last` and `all`."""
         if not -self.rows <= index < self.rows:
-            raise BadVector(
-                f"row {index} of a vector with {self.rows} rows; expected {-self.rows} to {self.rows - 1}"
-            )
+            raise BadVector(f"row {index} of a vector with {self.rows} rows; expected {-self.rows} to {self.rows - 1}")
         return self._with(self.values[index][None], row=index)
 
     def mean(self) -> "SteeringVector":
@@ -96,9 +90,7 @@ class SteeringVector:
 
     def __mul__(self, factor: float) -> "SteeringVector":
         return SteeringVector(
-            self.values * factor,
-            self.site,
-            {"recipe": "multiple", "formula": f"{factor:g} ({self.label})"},
+            self.values * factor, self.site, {"recipe": "multiple", "formula": f"{factor:g} ({self.label})"}
         )
 
     __rmul__ = __mul__
@@ -112,7 +104,10 @@ class SteeringVector:
         if "formula" in self.source:
             return str(self.source["formula"])
         if "plus" in self.source:
-            return f"{json.dumps(self.source['plus'], ensure_ascii=False)} - {json.dumps(self.source['minus'], ensure_ascii=False)}"
+            return (
+                f"{json.dumps(self.source['plus'], ensure_ascii=False)} - "
+                f"{json.dumps(self.source['minus'], ensure_ascii=False)}"
+            )
         return str(self.source.get("recipe", "given vector"))
 
     def describe(self) -> dict[str, Any]:
@@ -131,11 +126,7 @@ class SteeringVector:
         """Writes one safetensors file."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {
-            "steerscope": "1",
-            "site": str(self.site),
-            "source": json.dumps(dict(self.source)),
-        }
+        metadata = {"steerscope": "1", "site": str(self.site), "source": json.dumps(dict(self.source))}
         save_file({"values": self.values.contiguous()}, str(path), metadata=metadata)
         return path
 
@@ -148,17 +139,11 @@ class SteeringVector:
         """
         path = Path(path)
         if not path.is_file():
-            raise BadVector(
-                f"no vector file {str(path)!r}; expected what SteeringVector.save wrote; check the path"
-            )
+            raise BadVector(f"no vector file {str(path)!r}; expected what SteeringVector.save wrote; check the path")
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
-                return cls(
-                    file.get_tensor("values"),
-                    parse_site(metadata["site"]),
-                    json.loads(metadata["source"]),
-                )
+                return cls(file.get_tensor("values"), parse_site(metadata["site"]), json.loads(metadata["source"]))
         except (SafetensorError, KeyError, ValueError) as error:
             raise BadVector(
                 f"{str(path)!r} is no steering vector ({error}); expected what SteeringVector.save wrote"

@@ -37,28 +37,56 @@ def causes(table: pd.DataFrame) -> go.Figure:
     for column, (title, colour, symbol, offset) in LOOKS.items():
         own = rows[column]
         chart.add_scatter(
-            x=own, y=[i + offset for i in range(len(names))], mode="markers", name=title,
-            marker={"color": colour, "symbol": symbol, "size": 9}, customdata=[_hover(r) for r in records(rows)],
+            x=own,
+            y=[i + offset for i in range(len(names))],
+            mode="markers",
+            name=title,
+            marker={"color": colour, "symbol": symbol, "size": 9},
+            customdata=[_hover(r) for r in records(rows)],
             hovertemplate="%{customdata}<extra></extra>",
             error_x={
-                "type": "data", "symmetric": False, "array": rows[f"{column}_high"] - own, "arrayminus": own - rows[f"{column}_low"],
-                "thickness": 1.4, "width": 3, "color": colour,
+                "type": "data",
+                "symmetric": False,
+                "array": rows[f"{column}_high"] - own,
+                "arrayminus": own - rows[f"{column}_low"],
+                "thickness": 1.4,
+                "width": 3,
+                "color": colour,
             },
-        )  # fmt: skip
+        )
     for x in (0, 1):
-        chart.add_vline(x=x, line_width=1, line_color=GRID if x == 0 else CONTROL, line_dash="solid" if x == 0 else "dot")  # fmt: skip
-    chart.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
-    chart.update_xaxes(
-        axis("share of the damage, or of the steering"), tickformat=".0%", zeroline=False
+        chart.add_vline(
+            x=x, line_width=1, line_color=GRID if x == 0 else CONTROL, line_dash="solid" if x == 0 else "dot"
+        )
+    chart.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
+    chart.update_xaxes(axis("share of the damage, or of the steering"), tickformat=".0%", zeroline=False)
+    chart.update_yaxes(
+        axis(),
+        tickvals=list(range(len(names))),
+        ticktext=names,
+        range=[len(names) - 0.5, -0.6],
+        showgrid=False,
+        zeroline=False,
     )
-    chart.update_yaxes(axis(), tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.6], showgrid=False, zeroline=False)  # fmt: skip
     return chart
 
 
 def _hover(row: Any) -> str:
-    return "<br>".join([
-        f"<b>{escape(NAME.get(row.cause, str(row.cause)))}</b>",
-        f"undone alone: {words.percent(row.gone)}{words.between(row.gone_low, row.gone_high, words.percent)} of the damage goes",
-        f"{words.percent(row.effect)}{words.between(row.effect_low, row.effect_high, words.percent)} of the steering stays",
-        f"Shapley share {words.percent(row.shapley)}{words.between(row.shapley_low, row.shapley_high, words.percent)}",
-    ])  # fmt: skip
+    return "<br>".join(
+        [
+            f"<b>{escape(NAME.get(row.cause, str(row.cause)))}</b>",
+            (
+                "undone alone: "
+                f"{words.percent(row.gone)}{words.between(row.gone_low, row.gone_high, words.percent)} of the "
+                "damage goes"
+            ),
+            (
+                f"{words.percent(row.effect)}{words.between(row.effect_low, row.effect_high, words.percent)} of "
+                "the steering stays"
+            ),
+            (
+                "Shapley share "
+                f"{words.percent(row.shapley)}{words.between(row.shapley_low, row.shapley_high, words.percent)}"
+            ),
+        ]
+    )

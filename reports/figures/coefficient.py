@@ -40,8 +40,13 @@ class Axis:
         sizes = [t for t in TICKS if t <= self.largest * 1.01]
         ticks = [s * t for s in sorted(self.signs) for t in sizes] + [0.0, *self.ends]
         chart.update_xaxes(
-            axis(title), tickvals=[self.at(t) for t in ticks], ticktext=[_tick(t) for t in ticks], tickangle=0, zeroline=False, **where
-        )  # fmt: skip
+            axis(title),
+            tickvals=[self.at(t) for t in ticks],
+            ticktext=[_tick(t) for t in ticks],
+            tickangle=0,
+            zeroline=False,
+            **where,
+        )
 
 
 def _tick(c: float) -> str:
@@ -51,9 +56,16 @@ def _tick(c: float) -> str:
 
 
 def curves(
-    series: Mapping[str, pd.DataFrame], unit: str, *, title: str, control: pd.DataFrame | None = None,
-    marks: Mapping[str, float] | None = None, percent: bool = False, height: int = 330, legend: bool = True,
-) -> go.Figure:  # fmt: skip
+    series: Mapping[str, pd.DataFrame],
+    unit: str,
+    *,
+    title: str,
+    control: pd.DataFrame | None = None,
+    marks: Mapping[str, float] | None = None,
+    percent: bool = False,
+    height: int = 330,
+    legend: bool = True,
+) -> go.Figure:
     """Lines with bands over the coefficient, limits as dots at infinity joined by a dotted line.
 
     Args:
@@ -65,55 +77,98 @@ def curves(
     everything = pd.concat(list(series.values()))
     place = Axis(everything["coefficient"].tolist())
     show = words.percent if percent else words.number
-    chart = figure(height=height, margin={"l": 62, "r": 14, "t": 34, "b": 46}, showlegend=legend, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
+    chart = figure(
+        height=height,
+        margin={"l": 62, "r": 14, "t": 34, "b": 46},
+        showlegend=legend,
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+    )
     if control is not None and control["control"].notna().any():
         _control(chart, control, place)
     for (name, rows), colour in zip(series.items(), cycle(COLOURS), strict=False):
-        rows = rows.sort_values("coefficient").assign(
-            x=[place.at(c) for c in sorted(rows["coefficient"])]
-        )
+        rows = rows.sort_values("coefficient").assign(x=[place.at(c) for c in sorted(rows["coefficient"])])
         hover = [
-            f"<b>{escape(name)}</b> at {_tick(r.coefficient)}<br>{show(r.value)}{words.between(r.low, r.high, show)} {escape(unit)}"
+            (
+                f"<b>{escape(name)}</b> at "
+                f"{_tick(r.coefficient)}<br>{show(r.value)}{words.between(r.low, r.high, show)} {escape(unit)}"
+            )
             for r in records(rows)
-        ]  # fmt: skip
+        ]
         finite = [not isinf(c) for c in rows["coefficient"]]
         labels = [h for h, f in zip(hover, finite, strict=True) if f]
         line(chart, rows[finite], "x", "value", colour, hover=labels, name=name, shown=True)
         _limits(chart, rows, hover, colour, name)
     chart.update_traces(marker_size=4, selector={"mode": "lines+markers"})
     for name, c in (marks or {}).items():
-        chart.add_vline(x=place.at(c), line_width=1, line_dash="dash", line_color=NEUTRAL, annotation_text=escape(name), annotation_font_size=11, annotation_position="top left")  # fmt: skip
+        chart.add_vline(
+            x=place.at(c),
+            line_width=1,
+            line_dash="dash",
+            line_color=NEUTRAL,
+            annotation_text=escape(name),
+            annotation_font_size=11,
+            annotation_position="top left",
+        )
     chart.add_hline(y=0, line_width=1, line_color=GRID)
     place.apply(chart)
-    chart.update_yaxes(axis(f"{title} ({unit})" if unit else title), **({"tickformat": ".0%"} if percent else {}))  # fmt: skip
+    chart.update_yaxes(axis(f"{title} ({unit})" if unit else title), **({"tickformat": ".0%"} if percent else {}))
     return chart
 
 
-def _limits(
-    chart: go.Figure, rows: pd.DataFrame, hover: Sequence[str], colour: str, name: str
-) -> None:
+def _limits(chart: go.Figure, rows: pd.DataFrame, hover: Sequence[str], colour: str, name: str) -> None:
     """The exact limits, each with a dotted line from the last finite point."""
     at = [i for i, c in enumerate(rows["coefficient"]) if isinf(c)]
     for i in at:
         near = i - 1 if rows["coefficient"].iloc[i] > 0 else i + 1
         chart.add_scatter(
-            x=rows["x"].iloc[[near, i]], y=rows["value"].iloc[[near, i]], mode="lines", line={"color": colour, "dash": "dot", "width": 1.5},
-            hoverinfo="skip", showlegend=False, legendgroup=name,
-        )  # fmt: skip
+            x=rows["x"].iloc[[near, i]],
+            y=rows["value"].iloc[[near, i]],
+            mode="lines",
+            line={"color": colour, "dash": "dot", "width": 1.5},
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=name,
+        )
         low, high = rows["low"].iloc[i], rows["high"].iloc[i]
         value = rows["value"].iloc[i]
         chart.add_scatter(
-            x=[rows["x"].iloc[i]], y=[value], mode="markers", marker={"size": 9, "symbol": "diamond", "color": colour},
-            error_y={"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low], "thickness": 1.5, "width": 3, "color": colour},
-            customdata=[hover[i]], hovertemplate="%{customdata}<extra></extra>", showlegend=False, legendgroup=name,
-        )  # fmt: skip
+            x=[rows["x"].iloc[i]],
+            y=[value],
+            mode="markers",
+            marker={"size": 9, "symbol": "diamond", "color": colour},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [high - value],
+                "arrayminus": [value - low],
+                "thickness": 1.5,
+                "width": 3,
+                "color": colour,
+            },
+            customdata=[hover[i]],
+            hovertemplate="%{customdata}<extra></extra>",
+            showlegend=False,
+            legendgroup=name,
+        )
 
 
 def _control(chart: go.Figure, rows: pd.DataFrame, place: Axis) -> None:
     rows = rows[rows["control"].notna()].sort_values("coefficient")
     x = [place.at(c) for c in rows["coefficient"]]
     chart.add_scatter(
-        x=[*x, *x[::-1]], y=[*rows["control_high"], *rows["control_low"][::-1]], fill="toself", fillcolor="rgba(150,155,165,0.22)",
-        line={"width": 0}, hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
-    chart.add_scatter(x=x, y=rows["control"], mode="lines", name="random vectors", line={"color": CONTROL, "width": 1.5}, hoverinfo="skip")  # fmt: skip
+        x=[*x, *x[::-1]],
+        y=[*rows["control_high"], *rows["control_low"][::-1]],
+        fill="toself",
+        fillcolor="rgba(150,155,165,0.22)",
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    chart.add_scatter(
+        x=x,
+        y=rows["control"],
+        mode="lines",
+        name="random vectors",
+        line={"color": CONTROL, "width": 1.5},
+        hoverinfo="skip",
+    )

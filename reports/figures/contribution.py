@@ -26,7 +26,9 @@ def contribution(row: Any, unit: str) -> str:
 def efficiency(row: Any, unit: str) -> str:
     """A node's effect for each nat of disturbance: a row of `frontier`, its efficiency named `effect`."""
     found = [name for name in ("responsive", "useful", "frontier") if getattr(row, name)]
-    return "<br>".join([
-        f"<b>{escape(str(row.node))}</b> {words.listing(found) if found else 'not responsive'}",
-        f"{words.signed(row.effect)} {escape(unit)}{words.between(row.efficiency_low, row.efficiency_high)}",
-    ])  # fmt: skip
+    return "<br>".join(
+        [
+            f"<b>{escape(str(row.node))}</b> {words.listing(found) if found else 'not responsive'}",
+            f"{words.signed(row.effect)} {escape(unit)}{words.between(row.efficiency_low, row.efficiency_high)}",
+        ]
+    )

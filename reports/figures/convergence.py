@@ -13,7 +13,9 @@ from steerscope.reports.theme import CONTROL, axis, figure
 
 
 def width(table: pd.DataFrame, unit: str) -> go.Figure:
-    """Interval width against trials, both on log axes; dotted: as one over the root of the trials, from the last point."""
+    """Interval width against trials, both on log axes; dotted: as one over the root of the trials, from the last
+    point.
+    """
     chart = _empty(table)
     for outcome in NAME:
         rows = _of(table, outcome, "width")
@@ -22,24 +24,27 @@ def width(table: pd.DataFrame, unit: str) -> go.Figure:
             continue
         last = rows.iloc[-1]
         chart.add_scatter(
-            x=rows["trials"], y=[last["width"] * (last["trials"] / n) ** 0.5 for n in rows["trials"]], mode="lines",
-            line={"color": CONTROL, "width": 1.3, "dash": "dot"}, hoverinfo="skip", name="1/√trials", legendgroup="root",
+            x=rows["trials"],
+            y=[last["width"] * (last["trials"] / n) ** 0.5 for n in rows["trials"]],
+            mode="lines",
+            line={"color": CONTROL, "width": 1.3, "dash": "dot"},
+            hoverinfo="skip",
+            name="1/√trials",
+            legendgroup="root",
             showlegend=outcome == "effect",
-        )  # fmt: skip
+        )
         _add(chart, rows, "width", outcome, units(outcome, unit))
     ticks = _ticks(table["width"])
     chart.update_yaxes(
         axis("median interval width (log scale)"), type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
-    )  # fmt: skip
+    )
     return chart
 
 
 def _ticks(values: pd.Series) -> list[float]:
     """1, 2 and 5 of each power of ten, as far as the values reach."""
     found = values[values > 0]
-    powers = range(
-        math.floor(math.log10(float(found.min()))), math.ceil(math.log10(float(found.max()))) + 1
-    )
+    powers = range(math.floor(math.log10(float(found.min()))), math.ceil(math.log10(float(found.max()))) + 1)
     return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
 
 
@@ -61,15 +66,9 @@ def _empty(table: pd.DataFrame) -> go.Figure:
     chart = figure(height=330, margin={"l": 66, "r": 14, "t": 34, "b": 50})
     counts = sorted(int(n) for n in table["trials"].unique())
     chart.update_xaxes(
-        axis("trials (log scale)"),
-        type="log",
-        tickvals=counts,
-        ticktext=[f"{n:,}" for n in counts],
-        tickangle=0,
+        axis("trials (log scale)"), type="log", tickvals=counts, ticktext=[f"{n:,}" for n in counts], tickangle=0
     )
-    chart.update_layout(
-        showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
-    )
+    chart.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
     return chart
 
 
@@ -80,7 +79,12 @@ def _add(chart: go.Figure, rows: pd.DataFrame, column: str, outcome: str, unit: 
     ]
     if len(rows):
         chart.add_scatter(
-            x=rows["trials"], y=rows[column], mode="lines+markers", line={"color": COLOUR[outcome], "width": 2}, marker={"size": 7},
-            name=f"{NAME[outcome]} ({escape(unit)})" if unit else NAME[outcome], customdata=hover,
+            x=rows["trials"],
+            y=rows[column],
+            mode="lines+markers",
+            line={"color": COLOUR[outcome], "width": 2},
+            marker={"size": 7},
+            name=f"{NAME[outcome]} ({escape(unit)})" if unit else NAME[outcome],
+            customdata=hover,
             hovertemplate="%{customdata}<extra></extra>",
-        )  # fmt: skip
+        )

@@ -15,7 +15,9 @@ DIFFERENCE = "horizontal - vertical"
 
 
 def designs(table: pd.DataFrame, unit: str) -> go.Figure:
-    """A column an outcome; each design's mean in grey, the difference at equal k and norm in colour, open where it may be zero."""
+    """A column an outcome; each design's mean in grey, the difference at equal k and norm in colour, open where it may
+    be zero.
+    """
     outcomes = [o for o in NAME if (table["outcome"] == o).any()]
     order = sorted(table["design"].unique(), key=lambda name: name == DIFFERENCE)
     chart = figure(height=96 + 34 * len(order), margin={"l": 150, "r": 16, "t": 10, "b": 50})
@@ -25,23 +27,35 @@ def designs(table: pd.DataFrame, unit: str) -> go.Figure:
         of = units(outcome, unit)
         colour = [_colour(r) for r in records(rows)]
         chart.add_scatter(
-            x=rows["mean"], y=[_name(d) for d in order], mode="markers",
-            marker={"size": 9, "color": colour, "symbol": ["circle" if _clear(r) else "circle-open" for r in records(rows)]},
-            error_x={"type": "data", "symmetric": False, "array": rows["high"] - rows["mean"], "arrayminus": rows["mean"] - rows["low"],
-                     "thickness": 1.5, "width": 3, "color": NEUTRAL},
-            customdata=[_hover(r, of) for r in records(rows)], hovertemplate="%{customdata}<extra></extra>", row=1, col=j,
-        )  # fmt: skip
-        chart.update_xaxes(
-            axis(f"{NAME[outcome]} ({of})", nticks=6, zeroline=True), rangemode="tozero", row=1, col=j
-        )  # fmt: skip
+            x=rows["mean"],
+            y=[_name(d) for d in order],
+            mode="markers",
+            marker={
+                "size": 9,
+                "color": colour,
+                "symbol": ["circle" if _clear(r) else "circle-open" for r in records(rows)],
+            },
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": rows["high"] - rows["mean"],
+                "arrayminus": rows["mean"] - rows["low"],
+                "thickness": 1.5,
+                "width": 3,
+                "color": NEUTRAL,
+            },
+            customdata=[_hover(r, of) for r in records(rows)],
+            hovertemplate="%{customdata}<extra></extra>",
+            row=1,
+            col=j,
+        )
+        chart.update_xaxes(axis(f"{NAME[outcome]} ({of})", nticks=6, zeroline=True), rangemode="tozero", row=1, col=j)
         chart.update_yaxes(axis(), autorange="reversed", type="category", row=1, col=j)
     return chart
 
 
 def _name(design: str) -> str:
-    return (
-        "<b>horizontal − vertical</b>  " if design == DIFFERENCE else escape(f"mean of {design}  ")
-    )
+    return "<b>horizontal − vertical</b>  " if design == DIFFERENCE else escape(f"mean of {design}  ")
 
 
 def _colour(row: Any) -> str:

@@ -34,14 +34,19 @@ def frontier(table: pd.DataFrame, unit: str) -> go.Figure:
     ):
         rows = table[_kinds(table) == kind]
         chart.add_scatter(
-            x=rows["kl"], y=rows["effect"], mode="markers", name=kind, marker={"size": 8, "color": colour, "symbol": symbol},
-            error_x=_bars(rows, "kl", colour, opacity), error_y=_bars(rows, "effect", colour, opacity),
-            customdata=[_hover(r, unit) for r in records(rows)], hovertemplate="%{customdata}<extra></extra>", showlegend=bool(len(rows)),
-        )  # fmt: skip
+            x=rows["kl"],
+            y=rows["effect"],
+            mode="markers",
+            name=kind,
+            marker={"size": 8, "color": colour, "symbol": symbol},
+            error_x=_bars(rows, "kl", colour, opacity),
+            error_y=_bars(rows, "effect", colour, opacity),
+            customdata=[_hover(r, unit) for r in records(rows)],
+            hovertemplate="%{customdata}<extra></extra>",
+            showlegend=bool(len(rows)),
+        )
     _add_names(chart, table, named, xs, ys)
-    chart.update_layout(
-        showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
-    )
+    chart.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
     chart.update_xaxes(axis("contribution to the disturbance (nats)"), range=xs)
     chart.update_yaxes(axis(f"contribution to the effect ({unit})"), range=ys)
     return chart
@@ -49,7 +54,7 @@ def frontier(table: pd.DataFrame, unit: str) -> go.Figure:
 
 def names(table: pd.DataFrame) -> pd.DataFrame:
     """The nodes that get a name: useful ones first, then other responsive ones; without any, those on the frontier."""
-    rank = np.select([_flag(table, "useful"), _flag(table, "responsive"), _flag(table, "frontier")], [0, 1, 2], 3)  # fmt: skip
+    rank = np.select([_flag(table, "useful"), _flag(table, "responsive"), _flag(table, "frontier")], [0, 1, 2], 3)
     order = table.assign(rank=rank, size=-table["effect"].abs()).sort_values(["rank", "size"])
     return order[order["rank"] < (2 if (rank < 2).any() else 3)].head(NAMED)
 
@@ -60,9 +65,7 @@ def _flag(table: pd.DataFrame, name: str) -> Any:
 
 def _kinds(table: pd.DataFrame) -> Any:
     return np.select(
-        [_flag(table, "useful"), _flag(table, "responsive")],
-        ["useful", "responsive, not useful"],
-        "not responsive",
+        [_flag(table, "useful"), _flag(table, "responsive")], ["useful", "responsive, not useful"], "not responsive"
     )
 
 
@@ -70,12 +73,7 @@ def _limits(table: pd.DataFrame, named: pd.DataFrame) -> tuple[list[float], list
     """Every point, and the intervals of those with a name; long bars of the others may leave the drawing."""
     found = []
     for column in ("kl", "effect"):
-        parts = [
-            [0.0],
-            table[column],
-            named[f"{column}_low"].dropna(),
-            named[f"{column}_high"].dropna(),
-        ]
+        parts = [[0.0], table[column], named[f"{column}_low"].dropna(), named[f"{column}_high"].dropna()]
         values = np.concatenate([np.asarray(part, dtype=float) for part in parts])
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         margin = 0.06 * (high - low or 1.0)
@@ -83,9 +81,7 @@ def _limits(table: pd.DataFrame, named: pd.DataFrame) -> tuple[list[float], list
     return found[0], found[1]
 
 
-def _add_line_of_all(
-    chart: go.Figure, table: pd.DataFrame, xs: list[float], ys: list[float], unit: str
-) -> None:
+def _add_line_of_all(chart: go.Figure, table: pd.DataFrame, xs: list[float], ys: list[float], unit: str) -> None:
     effect, kl = float(table["effect"].sum()), float(table["kl"].sum())
     if kl <= 0:
         return
@@ -95,22 +91,29 @@ def _add_line_of_all(
         at = sorted([ys[0] / slope, ys[1] / slope])
         ends = [max(xs[0], at[0]), min(xs[1], at[1])]
     chart.add_scatter(
-        x=ends, y=[slope * x for x in ends], mode="lines", line={"color": CONTROL, "width": 1.3, "dash": "dot"},
-        name=f"all nodes together: {words.number(slope)} {escape(unit)} per nat", hoverinfo="skip",
-    )  # fmt: skip
+        x=ends,
+        y=[slope * x for x in ends],
+        mode="lines",
+        line={"color": CONTROL, "width": 1.3, "dash": "dot"},
+        name=f"all nodes together: {words.number(slope)} {escape(unit)} per nat",
+        hoverinfo="skip",
+    )
 
 
 def _add_stairs(chart: go.Figure, table: pd.DataFrame) -> None:
     rows = table[_flag(table, "frontier")].sort_values(["kl", "effect"])
     chart.add_scatter(
-        x=rows["kl"], y=rows["effect"], mode="lines", line={"color": LINE, "width": 1.6, "shape": "hv"}, opacity=0.8,
-        name="frontier", hoverinfo="skip",
-    )  # fmt: skip
+        x=rows["kl"],
+        y=rows["effect"],
+        mode="lines",
+        line={"color": LINE, "width": 1.6, "shape": "hv"},
+        opacity=0.8,
+        name="frontier",
+        hoverinfo="skip",
+    )
 
 
-def _add_names(
-    chart: go.Figure, table: pd.DataFrame, named: pd.DataFrame, xs: list[float], ys: list[float]
-) -> None:
+def _add_names(chart: go.Figure, table: pd.DataFrame, named: pd.DataFrame, xs: list[float], ys: list[float]) -> None:
     size = (WIDTH, HEIGHT - 94.0)
 
     def pixels(rows: pd.DataFrame, x: str = "kl", y: str = "effect") -> Sequence[Point]:
@@ -129,17 +132,32 @@ def _add_names(
     moves = offsets(texts, pixels(named), pixels(table), bars, size)
     for row, text, (dx, dy) in zip(records(named), texts, moves, strict=True):
         chart.add_annotation(
-            x=row.kl, y=row.effect, text=escape(text), ax=dx, ay=dy, showarrow=True, arrowhead=0, arrowwidth=0.8,
-            arrowcolor="rgba(128,134,144,0.8)", standoff=5, borderpad=0, font={"size": 11},
-        )  # fmt: skip
+            x=row.kl,
+            y=row.effect,
+            text=escape(text),
+            ax=dx,
+            ay=dy,
+            showarrow=True,
+            arrowhead=0,
+            arrowwidth=0.8,
+            arrowcolor="rgba(128,134,144,0.8)",
+            standoff=5,
+            borderpad=0,
+            font={"size": 11},
+        )
 
 
 def _bars(rows: pd.DataFrame, column: str, colour: str, opacity: float) -> dict[str, Any]:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return {
-        "type": "data", "symmetric": False, "array": rows[f"{column}_high"] - rows[column], "arrayminus": rows[column] - rows[f"{column}_low"],
-        "thickness": 1, "width": 0, "color": f"rgba({red},{green},{blue},{0.7 * opacity:g})",
-    }  # fmt: skip
+        "type": "data",
+        "symmetric": False,
+        "array": rows[f"{column}_high"] - rows[column],
+        "arrayminus": rows[column] - rows[f"{column}_low"],
+        "thickness": 1,
+        "width": 0,
+        "color": f"rgba({red},{green},{blue},{0.7 * opacity:g})",
+    }
 
 
 def _hover(row: Any, unit: str) -> str:
@@ -151,6 +169,7 @@ def _hover(row: Any, unit: str) -> str:
     ]
     if pd.notna(row.efficiency):
         lines.append(
-            f"{words.number(row.efficiency)} {escape(unit)} per nat{words.between(row.efficiency_low, row.efficiency_high)}"
+            f"{words.number(row.efficiency)} {escape(unit)} per "
+            f"nat{words.between(row.efficiency_low, row.efficiency_high)}"
         )
     return "<br>".join(lines)

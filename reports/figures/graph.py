@@ -1,4 +1,4 @@
-"""An effect's way through the model: injection, carriers by layer, logits; an edge is as wide as what flows along it."""
+"""An effect's way through the model: injection, carriers by layer, logits; an edge is as wide as what flows along it"""
 
 from collections.abc import Sequence
 from html import escape
@@ -11,13 +11,7 @@ from steerscope.reports import words
 from steerscope.reports.theme import NEGATIVE, NEUTRAL, POSITIVE, figure
 
 WIDEST, THINNEST = 11.0, 0.8  # pixels
-SHAPES = {
-    "injection": "diamond",
-    "head": "circle",
-    "mlp": "square",
-    "shared": "hexagon",
-    "logits": "diamond",
-}
+SHAPES = {"injection": "diamond", "head": "circle", "mlp": "square", "shared": "hexagon", "logits": "diamond"}
 ROW = 1.0
 Point = tuple[float, float]
 
@@ -26,9 +20,7 @@ def graph(given: "nx.DiGraph[str]", unit: str) -> go.Figure:
     """Layers from left to right: a layer's heads in one column, its MLP in the next."""
     places = _places(given)
     tall = max((abs(y) for _, y in places.values()), default=1.0)
-    chart = figure(
-        height=int(180 + 64 * (2 * tall + 1)), margin={"l": 20, "r": 20, "t": 16, "b": 40}
-    )
+    chart = figure(height=int(180 + 64 * (2 * tall + 1)), margin={"l": 20, "r": 20, "t": 16, "b": 40})
     weights = [abs(float(data["weight"])) for *_, data in given.edges(data=True)]
     largest = max(weights, default=1.0) or 1.0
     order = sorted(given.edges(data=True), key=lambda edge: abs(edge[2]["weight"]))
@@ -39,16 +31,18 @@ def graph(given: "nx.DiGraph[str]", unit: str) -> go.Figure:
         own = [v for v, data in given.nodes(data=True) if data["kind"] == kind]
         if own:
             chart.add_scatter(
-                x=[places[v][0] for v in own], y=[places[v][1] for v in own], mode="markers+text",
+                x=[places[v][0] for v in own],
+                y=[places[v][1] for v in own],
+                mode="markers+text",
                 text=[f"<b>{escape(str(v))}</b>" for v in own],
-                textposition="top center", hoverinfo="skip", textfont={"size": 13},
+                textposition="top center",
+                hoverinfo="skip",
+                textfont={"size": 13},
                 marker={"symbol": symbol, "size": 17, "color": "#f5f5f2", "line": {"color": NEUTRAL, "width": 2}},
-            )  # fmt: skip
-    columns = sorted({(x, given.nodes[v]["layer"], given.nodes[v]["kind"]) for v, (x, _) in places.items()})  # fmt: skip
+            )
+    columns = sorted({(x, given.nodes[v]["layer"], given.nodes[v]["kind"]) for v, (x, _) in places.items()})
     ticks = {x: _column(layer, kind) for x, layer, kind in columns}
-    chart.update_xaxes(
-        showgrid=False, zeroline=False, tickvals=list(ticks), ticktext=list(ticks.values())
-    )
+    chart.update_xaxes(showgrid=False, zeroline=False, tickvals=list(ticks), ticktext=list(ticks.values()))
     chart.update_yaxes(visible=False, range=[-tall - 0.8, tall + 0.9])
     return chart
 
@@ -56,7 +50,7 @@ def graph(given: "nx.DiGraph[str]", unit: str) -> go.Figure:
 def _column(layer: int, kind: str) -> str:
     if kind in ("injection", "logits"):
         return ""
-    return f"MLP {layer}" if kind == "mlp" else f"keys, values {layer}" if kind == "shared" else f"heads {layer}"  # fmt: skip
+    return f"MLP {layer}" if kind == "mlp" else f"keys, values {layer}" if kind == "shared" else f"heads {layer}"
 
 
 def _places(given: "nx.DiGraph[str]") -> dict[str, Point]:
@@ -65,7 +59,7 @@ def _places(given: "nx.DiGraph[str]") -> dict[str, Point]:
     for vertex, data in given.nodes(data=True):
         at = data["layer"] + stage[data["kind"]]
         if data["kind"] == "injection":
-            at = -0.15 + min((d["layer"] for v, d in given.nodes(data=True) if v != vertex), default=0)  # fmt: skip
+            at = -0.15 + min((d["layer"] for v, d in given.nodes(data=True) if v != vertex), default=0)
         if data["kind"] == "logits":
             at = data["layer"] + 0.15
         columns.setdefault((at, 0), []).append(vertex)
@@ -97,20 +91,24 @@ def _edge(
     colour = NEUTRAL if weight == 0 else POSITIVE if weight > 0 else NEGATIVE
     width = max(THINNEST, WIDEST * abs(weight) / largest)
     xs, ys = line
-    parts = ", ".join(f"{name} {words.signed(w)}" for name, w in data["inputs"].items() if name in "qkv")  # fmt: skip
+    parts = ", ".join(f"{name} {words.signed(w)}" for name, w in data["inputs"].items() if name in "qkv")
     text = f"<b>{escape(sender)} → {escape(receiver)}</b><br>{words.signed(weight)} {escape(unit)}"
     text += f"<br>{escape(parts)}" if parts else ""
     routed = sum(abs(w) for name, w in data["inputs"].items() if name in ("q", "k"))
     dash = "dot" if routed > abs(weight) / 2 and parts else "solid"
     chart.add_scatter(
-        x=xs, y=ys, mode="lines", line={"color": colour, "width": width, "dash": dash}, opacity=0.35 + 0.5 * abs(weight) / largest,
-        text=[text] * len(xs), hoverinfo="text", hoveron="points",
-    )  # fmt: skip
+        x=xs,
+        y=ys,
+        mode="lines",
+        line={"color": colour, "width": width, "dash": dash},
+        opacity=0.35 + 0.5 * abs(weight) / largest,
+        text=[text] * len(xs),
+        hoverinfo="text",
+        hoveron="points",
+    )
 
 
-def _bow(
-    start: Point, end: Point, vertices: Sequence[Point], points: int = 24
-) -> tuple[list[float], list[float]]:
+def _bow(start: Point, end: Point, vertices: Sequence[Point], points: int = 24) -> tuple[list[float], list[float]]:
     """A curve that leaves and enters level; over vertices on its way it bows away."""
     (x0, y0), (x1, y1) = start, end
     inside = [v for v in vertices if x0 < v[0] < x1 and v[1] == y0]

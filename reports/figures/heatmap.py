@@ -20,10 +20,14 @@ def hover(row: Any, unit: str) -> str:
     """All that is known of a node, for its hover label."""
     lines = [
         f"<b>{escape(str(row.node))}</b> {row.measure}",
-        f"{words.signed(row.effect)} {escape(unit)}{words.between(row.low, row.high)}, {words.percent(row.share)} of the effect",
+        (
+            f"{words.signed(row.effect)} {escape(unit)}{words.between(row.low, row.high)}, "
+            f"{words.percent(row.share)} of the effect"
+        ),
         f"control {words.signed(row.control)}{words.between(row.control_low, row.control_high)}",
         f"{words.p_value(row.p_adjusted)} (adjusted), {words.p_value(row.p_holm)} (Holm)",
-        f"{row.reach if row.significant else 'not significant'}; wrong way on {words.percent(row.wrong_way)} of the prompts; "
+        f"{row.reach if row.significant else 'not significant'}; wrong way on {words.percent(row.wrong_way)} "
+        "of the prompts; "
         f"found on {words.percent(row.stability)} of resamples",
     ]
     return "<br>".join(lines)
@@ -51,12 +55,12 @@ def heatmap(
     # White behind the cells in dark mode, too: muted colours are mixed with it.
     layers, places = int(table["layer"].max()) + 1, _places(table)
     heads = len(places) - len(_extra(table))
-    column = np.array([places[kind if pd.isna(head) else int(head)] for kind, head in zip(table["kind"], table["head"], strict=True)])  # fmt: skip
+    column = np.array(
+        [places[kind if pd.isna(head) else int(head)] for kind, head in zip(table["kind"], table["head"], strict=True)]
+    )
     limit = limit or float(table["effect"].abs().max()) or 1.0
     chart = figure(
-        height=max(190, 92 + 34 * layers),
-        margin={"l": 56, "r": 10, "t": 10, "b": 46},
-        plot_bgcolor="#ffffff",
+        height=max(190, 92 + 34 * layers), margin={"l": 56, "r": 10, "t": 10, "b": 46}, plot_bgcolor="#ffffff"
     )
     for significant, opacity in ((False, 0.35), (True, 1.0)):
         chosen = (table["significant"] == significant).to_numpy()
@@ -66,36 +70,40 @@ def heatmap(
                 cells = _cells(table[rows], column[rows], limit, opacity, unit, describe)
                 chart.add_trace(cells)
     marked = table["significant"].to_numpy()
-    if (
-        layers * heads > 150
-    ):  # numbers no longer fit; a dot says what opacity says, in grey print too
+    if layers * heads > 150:  # numbers no longer fit; a dot says what opacity says, in grey print too
         dots = {"symbol": "circle", "size": 4, "color": "#1d2026"}
-        chart.add_scatter(
-            x=column[marked],
-            y=table["layer"][marked],
-            mode="markers",
-            marker=dots,
-            hoverinfo="skip",
-        )
+        chart.add_scatter(x=column[marked], y=table["layer"][marked], mode="markers", marker=dots, hoverinfo="skip")
         if bar:
             add_bar(chart, limit)
     else:
         chart.add_scatter(
-            x=column, y=table["layer"], mode="text", hoverinfo="skip",
-            text=[f"<b>{_short(e * factor)}</b>" if s else _short(e * factor) for e, s in zip(table["effect"], marked, strict=True)],
+            x=column,
+            y=table["layer"],
+            mode="text",
+            hoverinfo="skip",
+            text=[
+                f"<b>{_short(e * factor)}</b>" if s else _short(e * factor)
+                for e, s in zip(table["effect"], marked, strict=True)
+            ],
             textfont={"size": 10, "color": [_ink(e, limit, s) for e, s in zip(table["effect"], marked, strict=True)]},
-        )  # fmt: skip
+        )
     ticks = list(range(heads)) if heads <= 16 else list(range(0, heads, 2))
     extra = _extra(table)
     chart.update_xaxes(
-        axis("head" if heads else ""), showgrid=False, zeroline=False,
-        tickvals=[*ticks, *(places[kind] for kind in extra)], ticktext=[*map(str, ticks), *(EXTRA[kind] for kind in extra)],
+        axis("head" if heads else ""),
+        showgrid=False,
+        zeroline=False,
+        tickvals=[*ticks, *(places[kind] for kind in extra)],
+        ticktext=[*map(str, ticks), *(EXTRA[kind] for kind in extra)],
         range=[-0.6, round(max(places.values()) + 0.6, 6)],
-    )  # fmt: skip
+    )
     chart.update_yaxes(
-        axis("layer"), showgrid=False, zeroline=False, autorange="reversed",
+        axis("layer"),
+        showgrid=False,
+        zeroline=False,
+        autorange="reversed",
         tickvals=list(range(0, layers, 1 if layers <= 24 else 4)),
-    )  # fmt: skip
+    )
     if bar:
         chart.update_yaxes(autorange=False, range=[layers - 0.5, -0.5])
     return chart
@@ -116,22 +124,40 @@ def _places(table: pd.DataFrame) -> dict[int | str, float]:
 
 def add_bar(chart: go.Figure, limit: float) -> None:
     """A thin colour bar over the drawing, on a trace without points."""
-    scale = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "ypad": 4, "xpad": 0, "len": 0.45, "thickness": 7,
-             "outlinewidth": 0, "tickfont": {"size": 11}, "nticks": 5, "ticklabelposition": "outside top"}  # fmt: skip
+    scale = {
+        "orientation": "h",
+        "x": 0,
+        "xanchor": "left",
+        "y": 1,
+        "yanchor": "bottom",
+        "ypad": 4,
+        "xpad": 0,
+        "len": 0.45,
+        "thickness": 7,
+        "outlinewidth": 0,
+        "tickfont": {"size": 11},
+        "nticks": 5,
+        "ticklabelposition": "outside top",
+    }
     chart.add_scatter(
-        x=[None], y=[None], mode="markers", hoverinfo="skip",
-        marker={"color": [0.0], "cmin": -limit, "cmax": limit, "colorscale": DIVERGING, "showscale": True, "colorbar": scale},
-    )  # fmt: skip
+        x=[None],
+        y=[None],
+        mode="markers",
+        hoverinfo="skip",
+        marker={
+            "color": [0.0],
+            "cmin": -limit,
+            "cmax": limit,
+            "colorscale": DIVERGING,
+            "showscale": True,
+            "colorbar": scale,
+        },
+    )
     chart.update_layout(margin_t=40, height=chart.layout.height + 30)
 
 
 def _cells(
-    table: pd.DataFrame,
-    column: np.ndarray,
-    limit: float,
-    opacity: float,
-    unit: str,
-    describe: Hover,
+    table: pd.DataFrame, column: np.ndarray, limit: float, opacity: float, unit: str, describe: Hover
 ) -> go.Heatmap:
     """Cells of one kind and significance, on the full grid, so that every cell has the same size."""
     layers = np.arange(table["layer"].min(), table["layer"].max() + 1)
@@ -141,13 +167,7 @@ def _cells(
     for row, at in zip(records(table), column, strict=True):
         layer, place = int(row.layer) - int(layers[0]), round(float(at) - float(columns[0]))
         z[layer, place], text[layer, place] = row.effect, describe(row, unit)
-    shown = {
-        "colorscale": DIVERGING,
-        "zmin": -limit,
-        "zmax": limit,
-        "showscale": False,
-        "opacity": opacity,
-    }
+    shown = {"colorscale": DIVERGING, "zmin": -limit, "zmax": limit, "showscale": False, "opacity": opacity}
     size = {"dx": 1, "dy": 1, "x0": float(columns[0]), "y0": int(layers[0])}
     return go.Heatmap(
         z=z,
@@ -168,9 +188,7 @@ def _short(effect: float) -> str:
     if abs(effect) < 0.005:
         return "·"
     text = f"{effect:.2f}" if abs(effect) < 10 else f"{effect:.0f}"
-    return (
-        text.replace("-", "−").replace("0.", ".", 1) if abs(effect) < 1 else text.replace("-", "−")
-    )
+    return text.replace("-", "−").replace("0.", ".", 1) if abs(effect) < 1 else text.replace("-", "−")
 
 
 def _ink(effect: float, limit: float, significant: bool) -> str:

@@ -12,7 +12,7 @@ REACH, STEPS = (17.0, 26.0, 38.0, 54.0, 74.0), 16
 
 def offsets(
     names: Sequence[str], at: Sequence[Point], others: Sequence[Point], bars: Sequence[Line], size: Point
-) -> list[Point]:  # fmt: skip
+) -> list[Point]:
     """From each named point to the middle of its name, in pixels, y downwards.
 
     Greedy, in the order given: of places around the point, near ones first, the one that covers least.
@@ -26,9 +26,7 @@ def offsets(
     found = []
     for name, point in zip(names, at, strict=True):
         half = (WIDE * len(name) / 2 + 2, HIGH / 2)
-        best = min(
-            _around(half[0]), key=lambda o: _cost(point, o, half, taken, lines, others, bars, size)
-        )
+        best = min(_around(half[0]), key=lambda o: _cost(point, o, half, taken, lines, others, bars, size))
         middle = (point[0] + best[0], point[1] + best[1])
         taken.append(_box(middle, half))
         lines.append((point, middle))
@@ -39,11 +37,7 @@ def offsets(
 def _around(half: float) -> list[Point]:
     """Offsets to try, near ones first; ellipses, since names are wider than high."""
     turns = [2 * math.pi * i / STEPS - math.pi / 4 for i in range(STEPS)]
-    return [
-        ((reach + half - 8) * math.cos(turn), reach * math.sin(turn))
-        for reach in REACH
-        for turn in turns
-    ]
+    return [((reach + half - 8) * math.cos(turn), reach * math.sin(turn)) for reach in REACH for turn in turns]
 
 
 def _box(middle: Point, half: Point) -> Box:
@@ -51,19 +45,21 @@ def _box(middle: Point, half: Point) -> Box:
 
 
 def _cost(
-    point: Point, offset: Point, half: Point, taken: Sequence[Box], lines: Sequence[Line],
-    others: Sequence[Point], bars: Sequence[Line], size: Point,
-) -> float:  # fmt: skip
+    point: Point,
+    offset: Point,
+    half: Point,
+    taken: Sequence[Box],
+    lines: Sequence[Line],
+    others: Sequence[Point],
+    bars: Sequence[Line],
+    size: Point,
+) -> float:
     middle = (point[0] + offset[0], point[1] + offset[1])
     left, top, right, bottom = box = _box(middle, half)
     if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
         return 1e6 + math.hypot(*offset)
     cost = 0.02 * math.hypot(*offset)
-    cost += sum(
-        50.0
-        for a, b, c, d in taken
-        if left < c + 2 and a < right + 2 and top < d + 1 and b < bottom + 1
-    )
+    cost += sum(50.0 for a, b, c, d in taken if left < c + 2 and a < right + 2 and top < d + 1 and b < bottom + 1)
     cost += sum(3.0 for x, y in others if left - 3 < x < right + 3 and top - 3 < y < bottom + 3)
     cost += sum(8.0 for a, b in lines if _cross(point, middle, a, b) or _through(box, a, b))
     cost += sum(4.0 for a, b in bars if _through(box, a, b))

@@ -42,17 +42,42 @@ def line(
     bounded = rows.dropna(subset=["low", "high"])
     if len(bounded) > 1:
         chart.add_scatter(
-            x=[*bounded[x], *bounded[x][::-1]], y=[*bounded["high"], *bounded["low"][::-1]], fill="toself", fillcolor=_clear(colour),
-            line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False, legendgroup=name, **at,
-        )  # fmt: skip
+            x=[*bounded[x], *bounded[x][::-1]],
+            y=[*bounded["high"], *bounded["low"][::-1]],
+            fill="toself",
+            fillcolor=_clear(colour),
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=name,
+            **at,
+        )
     bars = None
     if len(rows) == 1:
-        bars = {"type": "data", "symmetric": False, "array": rows["high"] - rows[y], "arrayminus": rows[y] - rows["low"],
-                "thickness": 1.5, "width": 3, "color": colour}  # fmt: skip
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": rows["high"] - rows[y],
+            "arrayminus": rows[y] - rows["low"],
+            "thickness": 1.5,
+            "width": 3,
+            "color": colour,
+        }
     chart.add_scatter(
-        x=rows[x], y=rows[y], mode="lines+markers", line={"color": colour, "width": 2}, marker={"size": 6, "color": colour},
-        error_y=bars, customdata=hover, hovertemplate="%{customdata}<extra></extra>", name=name, showlegend=shown, legendgroup=name, **at,
-    )  # fmt: skip
+        x=rows[x],
+        y=rows[y],
+        mode="lines+markers",
+        line={"color": colour, "width": 2},
+        marker={"size": 6, "color": colour},
+        error_y=bars,
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        name=name,
+        showlegend=shown,
+        legendgroup=name,
+        **at,
+    )
 
 
 def levels(rows: pd.DataFrame, y: str, unit: str, head: str = "") -> list[str]:

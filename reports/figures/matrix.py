@@ -35,9 +35,7 @@ def strongest(pairs: pd.DataFrame, most: int = SHOWN) -> list[str]:
     return sorted(chosen, key=_place)
 
 
-def matrix(
-    pairs: pd.DataFrame, nodes: Sequence[str], unit: str, describe: Hover | None = None
-) -> go.Figure:
+def matrix(pairs: pd.DataFrame, nodes: Sequence[str], unit: str, describe: Hover | None = None) -> go.Figure:
     """One outcome's interactions between some nodes; what is not significant is muted, what was not seen grey."""
     describe = describe or _hover
     at = {node: i for i, node in enumerate(nodes)}
@@ -52,18 +50,36 @@ def matrix(
             for i, j in ((at[row.first], at[row.second]), (at[row.second], at[row.first])):
                 z[i, j], text[i, j], seen[i, j] = row.interaction, describe(row, unit), True
         chart.add_heatmap(
-            z=z, customdata=text, hovertemplate="%{customdata}<extra></extra>", hoverongaps=False, opacity=opacity, xgap=1, ygap=1,
-            colorscale=DIVERGING, zmin=-(limit or 1.0), zmax=limit or 1.0, showscale=False,
-        )  # fmt: skip
+            z=z,
+            customdata=text,
+            hovertemplate="%{customdata}<extra></extra>",
+            hoverongaps=False,
+            opacity=opacity,
+            xgap=1,
+            ygap=1,
+            colorscale=DIVERGING,
+            zmin=-(limit or 1.0),
+            zmax=limit or 1.0,
+            showscale=False,
+        )
     chart.add_heatmap(
-        z=np.where(seen, np.nan, 1.0), colorscale=[[0, UNSEEN], [1, UNSEEN]], showscale=False, xgap=1, ygap=1, hoverinfo="skip"
-    )  # fmt: skip
+        z=np.where(seen, np.nan, 1.0),
+        colorscale=[[0, UNSEEN], [1, UNSEEN]],
+        showscale=False,
+        xgap=1,
+        ygap=1,
+        hoverinfo="skip",
+    )
     add_bar(chart, limit or 1.0)
     _add_layers(chart, nodes)
     ticks: dict[str, Any] = {
-        "tickvals": list(range(len(nodes))), "ticktext": [escape(n) for n in nodes], "showgrid": False, "zeroline": False,
-        "tickfont": {"size": 11 if len(nodes) <= 24 else 9}, "range": [-0.5, len(nodes) - 0.5],
-    }  # fmt: skip
+        "tickvals": list(range(len(nodes))),
+        "ticktext": [escape(n) for n in nodes],
+        "showgrid": False,
+        "zeroline": False,
+        "tickfont": {"size": 11 if len(nodes) <= 24 else 9},
+        "range": [-0.5, len(nodes) - 0.5],
+    }
     chart.update_xaxes(axis(), tickangle=-90, **ticks)
     chart.update_yaxes(axis(), **(ticks | {"range": [len(nodes) - 0.5, -0.5]}))
     return chart
@@ -94,8 +110,10 @@ def _add_layers(chart: go.Figure, nodes: Sequence[str]) -> None:
 
 
 def _hover(row: Any, unit: str) -> str:
-    return "<br>".join([
-        f"<b>{escape(str(row.first))} and {escape(str(row.second))}</b>",
-        f"{words.signed(row.interaction)} {escape(unit)} beyond the sum{words.between(row.low, row.high)}",
-        f"{words.p_value(row.p_adjusted)} (adjusted), together in {row.together:,} trials",
-    ])  # fmt: skip
+    return "<br>".join(
+        [
+            f"<b>{escape(str(row.first))} and {escape(str(row.second))}</b>",
+            f"{words.signed(row.interaction)} {escape(unit)} beyond the sum{words.between(row.low, row.high)}",
+            f"{words.p_value(row.p_adjusted)} (adjusted), together in {row.together:,} trials",
+        ]
+    )

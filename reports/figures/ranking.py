@@ -31,22 +31,41 @@ def ranking(
     rows = rows.assign(name=[escape(str(node)) for node in rows["node"]])
     for row in records(rows.dropna(subset=["control_low", "control_high"])):
         chart.add_shape(
-            type="rect", x0=row.control_low, x1=row.control_high, xref="x", yref="y", y0=row.name, y1=row.name,
-            y0shift=-0.32, y1shift=0.32, fillcolor=CONTROL, opacity=0.4, line_width=0, layer="below",
-        )  # fmt: skip
+            type="rect",
+            x0=row.control_low,
+            x1=row.control_high,
+            xref="x",
+            yref="y",
+            y0=row.name,
+            y1=row.name,
+            y0shift=-0.32,
+            y1shift=0.32,
+            fillcolor=CONTROL,
+            opacity=0.4,
+            line_width=0,
+            layer="below",
+        )
     colour = [
         NEUTRAL if not s else POSITIVE if e > 0 else NEGATIVE
         for e, s in zip(rows["effect"], rows["significant"], strict=True)
     ]
     chart.add_scatter(
-        x=rows["effect"], y=rows["name"], mode="markers", customdata=[describe(r, unit) for r in records(rows)],
+        x=rows["effect"],
+        y=rows["name"],
+        mode="markers",
+        customdata=[describe(r, unit) for r in records(rows)],
         hovertemplate="%{customdata}<extra></extra>",
         marker={"size": 9, "color": colour, "symbol": ["circle" if s else "circle-open" for s in rows["significant"]]},
         error_x={
-            "type": "data", "symmetric": False, "array": rows["high"] - rows["effect"], "arrayminus": rows["effect"] - rows["low"],
-            "thickness": 1.5, "width": 3, "color": NEUTRAL,
+            "type": "data",
+            "symmetric": False,
+            "array": rows["high"] - rows["effect"],
+            "arrayminus": rows["effect"] - rows["low"],
+            "thickness": 1.5,
+            "width": 3,
+            "color": NEUTRAL,
         },
-    )  # fmt: skip
+    )
     chart.update_xaxes(axis(f"{title} ({unit})"), zeroline=True, range=limits)
     chart.update_yaxes(axis(), autorange="reversed", type="category")
     return chart

@@ -33,21 +33,44 @@ def staircase(parts: pd.DataFrame, later: pd.DataFrame, unit: str) -> go.Figure:
         names.append(name)
         base.append(start)
         widths.append(width)
-        colours.append(LOSS if step is None else POSITIVE if width * by["direct"].effect > 0 else NEGATIVE)  # fmt: skip
+        colours.append(LOSS if step is None else POSITIVE if width * by["direct"].effect > 0 else NEGATIVE)
         low.append(max(0.0, row.effect - row.low) if row.low == row.low else 0.0)
         high.append(max(0.0, row.high - row.effect) if row.high == row.high else 0.0)
         hover.append(_hover(name, row, unit, step is not None))
     chart.add_bar(
-        x=widths, base=base, y=list(range(len(steps))), orientation="h", marker_color=colours, customdata=hover,
-        hovertemplate="%{customdata}<extra></extra>", text=[_label(row, step) for _, row, step in steps], textposition="auto", insidetextanchor="middle",
-        error_x={"type": "data", "symmetric": False, "array": [h if s is None else lo for (_, _, s), h, lo in zip(steps, high, low, strict=True)],
-                 "arrayminus": [lo if s is None else h for (_, _, s), h, lo in zip(steps, high, low, strict=True)],
-                 "thickness": 1.3, "width": 3, "color": NEUTRAL},
-    )  # fmt: skip
+        x=widths,
+        base=base,
+        y=list(range(len(steps))),
+        orientation="h",
+        marker_color=colours,
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        text=[_label(row, step) for _, row, step in steps],
+        textposition="auto",
+        insidetextanchor="middle",
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [h if s is None else lo for (_, _, s), h, lo in zip(steps, high, low, strict=True)],
+            "arrayminus": [lo if s is None else h for (_, _, s), h, lo in zip(steps, high, low, strict=True)],
+            "thickness": 1.3,
+            "width": 3,
+            "color": NEUTRAL,
+        },
+    )
     ends = [0.0, *base, *(b + w for b, w in zip(base, widths, strict=True))]
     margin = 0.16 * (max(ends) - min(ends) or 1.0)  # for numbers beside their bars
-    chart.update_xaxes(axis(f"loss ({unit})"), zeroline=True, range=[min(ends) - margin * (min(ends) < 0), max(ends) + margin])  # fmt: skip
-    chart.update_yaxes(axis(), tickvals=list(range(len(steps))), ticktext=names, range=[len(steps) - 0.5, -0.5], showgrid=False, zeroline=False)  # fmt: skip
+    chart.update_xaxes(
+        axis(f"loss ({unit})"), zeroline=True, range=[min(ends) - margin * (min(ends) < 0), max(ends) + margin]
+    )
+    chart.update_yaxes(
+        axis(),
+        tickvals=list(range(len(steps))),
+        ticktext=names,
+        range=[len(steps) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
     return chart
 
 
@@ -59,9 +82,19 @@ def _steps(by: dict[str, Any], later: pd.DataFrame) -> Sequence[tuple[str, Any, 
     steps += [(escape(str(r.node)), r, "node") for r in records(order.head(SHOWN))]
     rest = order.iloc[SHOWN:]
     if len(rest):
-        row = type(by["direct"])(effect=float(rest["effect"].sum()), low=float("nan"), high=float("nan"), control=float("nan"), p_adjusted=float("nan"))  # fmt: skip
+        row = type(by["direct"])(
+            effect=float(rest["effect"].sum()),
+            low=float("nan"),
+            high=float("nan"),
+            control=float("nan"),
+            p_adjusted=float("nan"),
+        )
         steps.append((f"{len(rest)} other nodes", row, "node"))
-    steps += [(name, by[part], "part") for name, part in (("final norm", "norm"), ("together", "remainder")) if by[part].effect != 0]  # fmt: skip
+    steps += [
+        (name, by[part], "part")
+        for name, part in (("final norm", "norm"), ("together", "remainder"))
+        if by[part].effect != 0
+    ]
     return [*steps, ("net loss", by["net"], None)]
 
 
@@ -73,7 +106,12 @@ def _hover(name: str, row: Any, unit: str, step: bool) -> str:
     verb = ("repairs" if row.effect > 0 else "adds") if step else "loss"
     lines = [
         f"<b>{name}</b>",
-        f"{verb} {words.number(abs(row.effect) if step else row.effect)} {escape(unit)}{words.between(row.low, row.high)}",
+        (
+            f"{verb} {words.number(abs(row.effect) if step else row.effect)} "
+            f"{escape(unit)}{words.between(row.low, row.high)}"
+        ),
         f"random vectors {words.signed(row.control)}",
     ]
-    return "<br>".join([*lines, f"{words.p_value(row.p_adjusted)} (adjusted)"] if row.p_adjusted == row.p_adjusted else lines)  # fmt: skip
+    return "<br>".join(
+        [*lines, f"{words.p_value(row.p_adjusted)} (adjusted)"] if row.p_adjusted == row.p_adjusted else lines
+    )

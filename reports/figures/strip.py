@@ -13,9 +13,7 @@ from steerscope.reports.records import records
 from steerscope.reports.theme import visible
 
 
-def strip(
-    table: pd.DataFrame, unit: str, limit: float, injected: Set[int] = frozenset()
-) -> go.Figure:
+def strip(table: pd.DataFrame, unit: str, limit: float, injected: Set[int] = frozenset()) -> go.Figure:
     """A row a node, a column a token.
 
     Args:
@@ -24,10 +22,7 @@ def strip(
     """
     tokens = table.drop_duplicates("position").sort_values("position")
     at = {position: i for i, position in enumerate(tokens["position"])}
-    names = [
-        f"<b>{visible(r.token)}</b> ●" if r.position in injected else visible(r.token)
-        for r in records(tokens)
-    ]
+    names = [f"<b>{visible(r.token)}</b> ●" if r.position in injected else visible(r.token) for r in records(tokens)]
     nodes = list(dict.fromkeys(table["node"]))
     values = np.full((len(nodes), len(at)), np.nan)
     labels = np.full(values.shape, "", dtype=object)

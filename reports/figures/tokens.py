@@ -20,16 +20,15 @@ def tokens(table: pd.DataFrame, side: str) -> go.Figure:
         for label, r in zip(labels, records(rows), strict=True)
     ]
     chart.add_bar(
-        x=change, y=list(range(len(rows))), orientation="h", marker_color=POSITIVE if side == "gain" else NEGATIVE,
-        text=[f"{words.percent(r.clean)} → {words.percent(r.steered)}" for r in records(rows)], textposition="auto",
-        customdata=hover, hovertemplate="%{customdata}<extra></extra>",
-    )  # fmt: skip
-    chart.update_xaxes(axis("change of probability, mean over prompts"))
-    chart.update_yaxes(
-        axis(),
-        autorange="reversed",
-        tickvals=list(range(len(rows))),
-        ticktext=labels,
-        showgrid=False,
+        x=change,
+        y=list(range(len(rows))),
+        orientation="h",
+        marker_color=POSITIVE if side == "gain" else NEGATIVE,
+        text=[f"{words.percent(r.clean)} → {words.percent(r.steered)}" for r in records(rows)],
+        textposition="auto",
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
     )
+    chart.update_xaxes(axis("change of probability, mean over prompts"))
+    chart.update_yaxes(axis(), autorange="reversed", tickvals=list(range(len(rows))), ticktext=labels, showgrid=False)
     return chart

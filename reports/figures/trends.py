@@ -22,11 +22,9 @@ def trends(table: pd.DataFrame, unit: str) -> go.Figure:
     for kind in rows["kind"].unique():
         own = rows[rows["kind"] == kind]
         hover = [_hover(r, unit) for r in records(own.sort_values("layer"))]
-        line(chart, own, "layer", "contribution", COLOUR[kind], hover=hover, name=NAME[kind], shown=True)  # fmt: skip
+        line(chart, own, "layer", "contribution", COLOUR[kind], hover=hover, name=NAME[kind], shown=True)
     layers = sorted(rows["layer"].unique())
-    chart.update_layout(
-        showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
-    )
+    chart.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
     chart.update_xaxes(
         axis("layer"),
         zeroline=False,

@@ -34,38 +34,70 @@ def written(table: pd.DataFrame, total: float, unit: str) -> go.Figure:
         low, high = rows[f"{measure}_control_low"] / total, rows[f"{measure}_control_high"] / total
         for y, x0, x1 in zip(places, low, high, strict=True):
             chart.add_shape(
-                type="rect", x0=x0, x1=x1, y0=y + offset - HALF, y1=y + offset + HALF, fillcolor=CONTROL, opacity=0.35,
-                line_width=0, layer="below", visible=pd.notna(x0),
-            )  # fmt: skip
+                type="rect",
+                x0=x0,
+                x1=x1,
+                y0=y + offset - HALF,
+                y1=y + offset + HALF,
+                fillcolor=CONTROL,
+                opacity=0.35,
+                line_width=0,
+                layer="below",
+                visible=pd.notna(x0),
+            )
         middle = rows[f"{measure}_share"]
         ends = sorted_ends(rows[f"{measure}_low"] / total, rows[f"{measure}_high"] / total)
         chart.add_scatter(
-            x=middle, y=[y + offset for y in places], mode="markers", name=name, showlegend=False,
-            customdata=[hover(r, measure, unit) for r in records(rows)], hovertemplate="%{customdata}<extra></extra>",
-            marker={"size": 9, "color": colour, "line": {"color": colour, "width": 1.5},
-                    "symbol": [symbol if s else f"{symbol}-open" for s in rows[f"{measure}_significant"]]},
-            error_x={"type": "data", "symmetric": False, "array": ends["high"] - middle, "arrayminus": middle - ends["low"],
-                     "thickness": 1.5, "width": 3, "color": colour},
-        )  # fmt: skip
-        legend = {
-            "size": 9,
-            "color": colour,
-            "symbol": symbol,
-        }  # filled, whatever the first writer is
+            x=middle,
+            y=[y + offset for y in places],
+            mode="markers",
+            name=name,
+            showlegend=False,
+            customdata=[hover(r, measure, unit) for r in records(rows)],
+            hovertemplate="%{customdata}<extra></extra>",
+            marker={
+                "size": 9,
+                "color": colour,
+                "line": {"color": colour, "width": 1.5},
+                "symbol": [symbol if s else f"{symbol}-open" for s in rows[f"{measure}_significant"]],
+            },
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": ends["high"] - middle,
+                "arrayminus": middle - ends["low"],
+                "thickness": 1.5,
+                "width": 3,
+                "color": colour,
+            },
+        )
+        legend = {"size": 9, "color": colour, "symbol": symbol}  # filled, whatever the first writer is
         chart.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=legend)
     chart.add_scatter(
-        x=rows["share"], y=places, mode="markers", name="share along the vector", hovertemplate="%{customdata}<extra></extra>",
-        customdata=[f"<b>{escape(str(r.writer))}</b><br>{words.percent(r.share)} along the vector<br>norm {words.number(r.norm)}, cosine {words.number(r.cosine)}" for r in records(rows)],
+        x=rows["share"],
+        y=places,
+        mode="markers",
+        name="share along the vector",
+        hovertemplate="%{customdata}<extra></extra>",
+        customdata=[
+            (
+                f"<b>{escape(str(r.writer))}</b><br>{words.percent(r.share)} along the vector<br>norm "
+                f"{words.number(r.norm)}, cosine {words.number(r.cosine)}"
+            )
+            for r in records(rows)
+        ],
         marker={"size": 12, "color": NEUTRAL, "symbol": "line-ns-open", "line": {"width": 2.5}},
-    )  # fmt: skip
-    chart.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
-    chart.update_xaxes(
-        axis("share of the vector, of the effect"), tickformat=".0%", rangemode="tozero"
     )
+    chart.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
+    chart.update_xaxes(axis("share of the vector, of the effect"), tickformat=".0%", rangemode="tozero")
     chart.update_yaxes(
-        axis(), range=[len(rows) - 0.4, -0.6], showgrid=False, zeroline=False, tickvals=places,
+        axis(),
+        range=[len(rows) - 0.4, -0.6],
+        showgrid=False,
+        zeroline=False,
+        tickvals=places,
         ticktext=[escape(str(writer)) for writer in rows["writer"]],
-    )  # fmt: skip
+    )
     return chart
 
 
@@ -80,12 +112,20 @@ def hover(row: Any, measure: str, unit: str) -> str:
     get = row.__getattribute__
     low, high = get(f"{measure}_control_low"), get(f"{measure}_control_high")
     share = f"{words.percent(get(f'{measure}_share'))} of the effect"
-    return "<br>".join([
-        f"<b>{escape(str(row.writer))}</b> {LOOKS[measure][3]}",
-        f"{words.signed(get(measure))} {escape(unit)}{words.between(get(f'{measure}_low'), get(f'{measure}_high'))}, {share}",
-        f"random parts of equal norm {words.signed(get(f'{measure}_control'))}{words.between(low, high)}",
-        f"{words.p_value(get(f'{measure}_p_adjusted'))} (adjusted), {words.p_value(get(f'{measure}_p_holm'))} (Holm)",
-    ])  # fmt: skip
+    return "<br>".join(
+        [
+            f"<b>{escape(str(row.writer))}</b> {LOOKS[measure][3]}",
+            (
+                f"{words.signed(get(measure))} "
+                f"{escape(unit)}{words.between(get(f'{measure}_low'), get(f'{measure}_high'))}, {share}"
+            ),
+            f"random parts of equal norm {words.signed(get(f'{measure}_control'))}{words.between(low, high)}",
+            (
+                f"{words.p_value(get(f'{measure}_p_adjusted'))} (adjusted), "
+                f"{words.p_value(get(f'{measure}_p_holm'))} (Holm)"
+            ),
+        ]
+    )
 
 
 def rows(table: pd.DataFrame) -> go.Figure:
@@ -101,20 +141,40 @@ def rows(table: pd.DataFrame) -> go.Figure:
     tokens = table.drop_duplicates("row").sort_values("row")
     limit = float(grid.abs().max().max()) or 1.0
     labels = [[_cell(v) for v in line] for line in grid.to_numpy()]
-    chart = figure(height=100 + 26 * max(3, len(names)), margin={"l": 92, "r": 14, "t": 10, "b": 64})  # fmt: skip
-    chart.add_trace(go.Heatmap(
-        z=grid.to_numpy(), x=list(range(len(tokens))), y=list(range(len(names))), colorscale=DIVERGING, zmin=-limit, zmax=limit,
-        showscale=False, xgap=2, ygap=2, text=labels, texttemplate="%{text}" if len(tokens) <= 12 else None, hoverongaps=False,
-        customdata=[[escape(name)] * len(tokens) for name in names], hovertemplate="<b>%{customdata}</b><br>%{z:.1%} of this row<extra></extra>",
-    ))  # fmt: skip
+    chart = figure(height=100 + 26 * max(3, len(names)), margin={"l": 92, "r": 14, "t": 10, "b": 64})
+    chart.add_trace(
+        go.Heatmap(
+            z=grid.to_numpy(),
+            x=list(range(len(tokens))),
+            y=list(range(len(names))),
+            colorscale=DIVERGING,
+            zmin=-limit,
+            zmax=limit,
+            showscale=False,
+            xgap=2,
+            ygap=2,
+            text=labels,
+            texttemplate="%{text}" if len(tokens) <= 12 else None,
+            hoverongaps=False,
+            customdata=[[escape(name)] * len(tokens) for name in names],
+            hovertemplate="<b>%{customdata}</b><br>%{z:.1%} of this row<extra></extra>",
+        )
+    )
     chart.update_xaxes(
-        axis("row of the vector: plus over minus"), showgrid=False, zeroline=False, tickvals=list(range(len(tokens))),
+        axis("row of the vector: plus over minus"),
+        showgrid=False,
+        zeroline=False,
+        tickvals=list(range(len(tokens))),
         ticktext=[f"{visible(r.plus)}<br>{visible(r.minus)}" for r in records(tokens)],
-    )  # fmt: skip
+    )
     chart.update_yaxes(
-        axis(), showgrid=False, zeroline=False, autorange="reversed", tickvals=list(range(len(names))),
+        axis(),
+        showgrid=False,
+        zeroline=False,
+        autorange="reversed",
+        tickvals=list(range(len(names))),
         ticktext=[escape(name) for name in names],
-    )  # fmt: skip
+    )
     return chart
 
 

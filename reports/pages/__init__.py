@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports.page import Page
 from steerscope.reports.pages.attention import attention_page
 from steerscope.reports.pages.attribute import attribute_page

@@ -1,19 +1,17 @@
-"""The report of `freeze_attention`: what heads move, or where they look; its section stands in that of `localize`, too."""
+"""The report of `freeze_attention`: what heads move, or where they look; its section stands in that of `localize`,
+too.
+"""
 
 from typing import Any
 
 import pandas as pd
 
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.survival import by_layer, hover, survival
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import (
-    everything,
-    missing,
-    page,
-)
+from steerscope.reports.pages.common import everything, missing, page
 from steerscope.reports.records import records
 
 TITLE = "Attention: what heads move, or where they look"
@@ -22,17 +20,15 @@ OUTCOMES = ("effect", "damage")
 
 def attention_page(result: Result) -> Page:
     """All sections, from a saved result alone."""
-    sections = [
-        attention_section(result),
-        _layers(result),
-        _heads(result),
-        _texts(result),
-        _table(result),
-    ]
+    sections = [attention_section(result), _layers(result), _heads(result), _texts(result), _table(result)]
     return page(
-        result, "What heads move, or where they look: {vector} in {model}", "steered runs with attention set back to the clean run's",
-        attention_sentences(result), sections, _glance(result),
-    )  # fmt: skip
+        result,
+        "What heads move, or where they look: {vector} in {model}",
+        "steered runs with attention set back to the clean run's",
+        attention_sentences(result),
+        sections,
+        _glance(result),
+    )
 
 
 def attention_section(result: Result) -> Section:
@@ -41,9 +37,12 @@ def attention_section(result: Result) -> Section:
     if table is None or table.empty:
         return Section(TITLE, [f"Missing: {missing(result, 'attention')}."])
     text = [
-        "The steered run again, with the attention of all layers set back to the clean run's: patterns (where heads look; what survives "
-        "goes through values and MLPs), values (what heads move), or both (then nothing leaves an injected position, so something "
-        "survives only where injected positions are scored themselves). Effect is the metric on the prompts; damage is the loss of the "
+        "The steered run again, with the attention of all layers set back to the clean run's: patterns (where "
+        "heads look; what survives "
+        "goes through values and MLPs), values (what heads move), or both (then nothing leaves an injected "
+        "position, so something "
+        "survives only where injected positions are scored themselves). Effect is the metric on the prompts; "
+        "damage is the loss of the "
         "true next tokens of ordinary text. Grey bands: random vectors of equal norm, each of its own change.",
         *_reasons(result),
     ]
@@ -70,7 +69,7 @@ def attention_sentences(result: Result) -> list[str]:
     sentences = ["; ".join(parts) + "."] if parts else []
     if damage is not None:
         ends = words.between(damage.total_low, damage.total_high)
-        sentences.append(f"The damage is {words.signed(damage.total)} {damage.unit}{ends} on ordinary text.")  # fmt: skip
+        sentences.append(f"The damage is {words.signed(damage.total)} {damage.unit}{ends} on ordinary text.")
     return [" ".join(sentences)] if sentences else []
 
 
@@ -99,7 +98,13 @@ def _glance(result: Result) -> list[tuple[str, str, str]]:
         if rows.empty:
             continue
         first = next(records(rows))
-        found.append((outcome, f"{words.signed(first.total)} {first.unit}", f"steered minus clean; interval{words.between(first.total_low, first.total_high)}"))  # fmt: skip
+        found.append(
+            (
+                outcome,
+                f"{words.signed(first.total)} {first.unit}",
+                f"steered minus clean; interval{words.between(first.total_low, first.total_high)}",
+            )
+        )
         for row in records(rows[(rows["scope"] == "all") & (rows["frozen"] != "both")]):
             ends = words.between(row.survives_low, row.survives_high, words.percent)
             note = f"of the {outcome} survives{ends}; random vectors {words.percent(row.control_survives)}"
@@ -113,7 +118,10 @@ def _layers(result: Result) -> Section:
     title = "Layer by layer"
     if rows["survives"].isna().all():
         return Section(title, [f"Missing: {_why_not(result, rows, 'layer')}."])
-    text = "What survives when one layer alone is frozen, with intervals over prompts. The costs of layers do not add up: later layers move what earlier ones have moved."
+    text = (
+        "What survives when one layer alone is frozen, with intervals over prompts. The costs of layers do not add "
+        "up: later layers move what earlier ones have moved."
+    )
     return Section(title, [text], [Panel("One layer frozen", by_layer(rows))])
 
 
@@ -130,7 +138,8 @@ def _heads(result: Result) -> Section:
     if rows.empty:
         return Section(title, [f"Missing: {_why_not(result, rows, 'head')}."])
     text = [
-        "What is lost when one head alone is frozen; bold and full colour (or a dot) is significant after Benjamini-Hochberg. Columns of "
+        "What is lost when one head alone is frozen; bold and full colour (or a dot) is significant after "
+        "Benjamini-Hochberg. Columns of "
         "values are key-value heads, where heads share them."
     ]
     why = missing(result, "attention patterns of single heads", "")
@@ -146,22 +155,33 @@ def _heads(result: Result) -> Section:
                 unit = str(part["unit"].iloc[0])
                 shown = part.assign(effect=part["lost"], kind="head")
                 name = f"{outcome.capitalize()} lost, {frozen} frozen ({'thousandths of ' if factor > 1 else ''}{unit})"
-                panels.append(Panel(name, heatmap(shown, unit, describe=lambda row, unit: hover(row), factor=factor)))  # fmt: skip
+                panels.append(Panel(name, heatmap(shown, unit, describe=lambda row, unit: hover(row), factor=factor)))
     return Section(title, text, panels)
 
 
 def _texts(result: Result) -> Section:
     table = result.frames["texts"]
-    cells = [
-        [r.outcome, r.text, str(r.tokens), words.number(r.clean), words.number(r.steered)]
-        for r in records(table)
-    ]
+    cells = [[r.outcome, r.text, str(r.tokens), words.number(r.clean), words.number(r.steered)] for r in records(table)]
     columns = ["outcome", "text", "tokens", "clean", "steered"]
     numeric = frozenset(columns[2:])
     return Section(f"Texts ({len(table)})", table=Table(columns, cells, numeric), folded=True)
 
 
 def _table(result: Result) -> Section:
-    columns = ["outcome", "frozen", "node", "lost", "low", "high", "survives", "survives_low", "survives_high", "control",
-               "control_survives", "p_adjusted", "p_holm", "p_own_adjusted"]  # fmt: skip
+    columns = [
+        "outcome",
+        "frozen",
+        "node",
+        "lost",
+        "low",
+        "high",
+        "survives",
+        "survives_low",
+        "survives_high",
+        "control",
+        "control_survives",
+        "p_adjusted",
+        "p_holm",
+        "p_own_adjusted",
+    ]
     return everything(result.frames["attention"], columns, "All freezings", result)

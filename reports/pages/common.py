@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.page import Page, Section, Table
 
@@ -42,11 +42,15 @@ def page(
         warnings=[*failed_checks(manifest), *warnings],
         glance=list(glance),
         sections=[
-            *sections, legend(result.kind, text), checks(manifest), whole_manifest(manifest), reproduce(manifest),
+            *sections,
+            legend(result.kind, text),
+            checks(manifest),
+            whole_manifest(manifest),
+            reproduce(manifest),
         ],
         footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
         f"{words.number(manifest.get('seconds', math.nan))} seconds on {model.get('device', '?')}",
-    )  # fmt: skip
+    )
 
 
 def everything(frame: pd.DataFrame, columns: Sequence[str], title: str, result: Result) -> Section:
@@ -55,7 +59,7 @@ def everything(frame: pd.DataFrame, columns: Sequence[str], title: str, result: 
     numeric = frozenset(c for c in columns if pd.api.types.is_numeric_dtype(frame[c]))
     downloads = {f"{name}.csv": table for name, table in result.frames.items()}
     text = ["A click on a heading sorts. The buttons save the tables as CSV."]
-    return Section(title, text, table=Table(columns, rows, numeric), folded=True, download=downloads)  # fmt: skip
+    return Section(title, text, table=Table(columns, rows, numeric), folded=True, download=downloads)
 
 
 def metric_name(manifest: Any) -> str:
@@ -86,7 +90,10 @@ def failed_checks(manifest: Any) -> list[str]:
     """A warning for each check that did not hold."""
     failed = [c for c in manifest.get("checks", []) if not c["passed"]]
     return [
-        f"A check failed: {c['name']} is off by {c['value']:.2g}, at most {c['limit']:g} was expected. Do not trust the numbers below."
+        (
+            f"A check failed: {c['name']} is off by {c['value']:.2g}, at most {c['limit']:g} was expected. Do not "
+            "trust the numbers below."
+        )
         for c in failed
     ]
 
@@ -94,8 +101,11 @@ def failed_checks(manifest: Any) -> list[str]:
 def legend(kind: str, text: Sequence[str]) -> Section:
     """How to read the page: some paragraphs, then every column of every frame."""
     frames: Mapping[str, Mapping[str, tuple[str, str]]] = COLUMNS[kind]
-    rows = [[name, column, meaning, unit.format(metric="of the metric", unit="as said in the row")]
-            for name, columns in frames.items() for column, (meaning, unit) in columns.items()]  # fmt: skip
+    rows = [
+        [name, column, meaning, unit.format(metric="of the metric", unit="as said in the row")]
+        for name, columns in frames.items()
+        for column, (meaning, unit) in columns.items()
+    ]
     table = Table(["table", "column", "meaning", "unit"], rows)
     return Section("How to read this", text, table=table, folded=True)
 
@@ -107,33 +117,23 @@ def checks(manifest: Any) -> Section:
         for c in manifest.get("checks", [])
     ]
     failed = frozenset(i for i, c in enumerate(manifest.get("checks", [])) if not c["passed"])
-    text = [
-        "What must hold exactly was checked on this very run; largest difference in log-probability, in nats."
-    ]
+    text = ["What must hold exactly was checked on this very run; largest difference in log-probability, in nats."]
     return Section(
         "Checks",
         text,
-        table=Table(
-            ["check", "value", "limit", "result"], rows, frozenset(["value", "limit"]), failed
-        ),
+        table=Table(["check", "value", "limit", "result"], rows, frozenset(["value", "limit"]), failed),
         folded=True,
     )
 
 
 def whole_manifest(manifest: Any) -> Section:
     """All that is known of the run."""
-    return Section(
-        "Manifest", code=json.dumps(dict(manifest), indent=2, ensure_ascii=False), folded=True
-    )
+    return Section("Manifest", code=json.dumps(dict(manifest), indent=2, ensure_ascii=False), folded=True)
 
 
 def reproduce(manifest: Any) -> Section:
     """The command that made it, where one did."""
     command = manifest.get("command")
     if command:
-        return Section(
-            "How to reproduce it", ["The same seed gives the same numbers."], code=str(command)
-        )
-    return Section(
-        "How to reproduce it", ["Made from Python: see the manifest for every argument."]
-    )
+        return Section("How to reproduce it", ["The same seed gives the same numbers."], code=str(command))
+    return Section("How to reproduce it", ["Made from Python: see the manifest for every argument."])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.matrix import matrix, strongest
@@ -17,13 +17,23 @@ def shapley_page(result: Result) -> Page:
     manifest = result.manifest
     sections = [_maps(result), _interactions(result), _table(result)]
     text = [
-        "The game: nodes of a coalition run live in the steered run, all others are held at their clean outputs. A Shapley value is a "
-        "node's mean contribution over all orders in which nodes could be let go; with the injection's direct way they add up to the effect.",
-        "Two nodes that do the same share what either could do alone, and their interaction is negative; two that need each other share "
+        "The game: nodes of a coalition run live in the steered run, all others are held at their clean "
+        "outputs. A Shapley value is a "
+        "node's mean contribution over all orders in which nodes could be let go; with the injection's direct "
+        "way they add up to the effect.",
+        "Two nodes that do the same share what either could do alone, and their interaction is negative; two "
+        "that need each other share "
         "what they do together, and it is positive.",
     ]
     how = f"{manifest.get('estimator', '')} over {manifest.get('passes', '?')} coalitions a prompt"
-    return page(result, "How is the effect of {vector} in {model} shared out?", how, shapley_sentences(result), sections, text=text)  # fmt: skip
+    return page(
+        result,
+        "How is the effect of {vector} in {model} shared out?",
+        how,
+        shapley_sentences(result),
+        sections,
+        text=text,
+    )
 
 
 def shapley_sentences(result: Result) -> list[str]:
@@ -42,34 +52,41 @@ def shapley_sentences(result: Result) -> list[str]:
     found = [
         f"Of {words.signed(totals['effect'])} {unit}, the largest shares belong to {named}; {past}.",
         f"Running some coalitions only leaves an error of about {words.number(error)} {unit} a value.",
-    ]  # fmt: skip
+    ]
     pairs = result.frames["interactions"]
     clear = pairs[pairs["significant"]] if len(pairs) else pairs
     for sign, verb in ((1, "need each other"), (-1, "stand in for each other")):
-        own = largest(clear[clear["effect"] * sign > 0], 3)  # fmt: skip
+        own = largest(clear[clear["effect"] * sign > 0], 3)
         if len(own):
-            names = words.listing([f"{r.node_a} and {r.node_b} ({words.signed(r.effect)})" for r in records(own)])  # fmt: skip
+            names = words.listing([f"{r.node_a} and {r.node_b} ({words.signed(r.effect)})" for r in records(own)])
             found.append(f"Pairs that {verb}: {names}.")
     return found
 
 
 def hover(row: Any, unit: str) -> str:
     """All that is known of a value."""
-    return "<br>".join([
-        f"<b>{row.node}</b>",
-        f"{words.signed(row.effect)} {unit}{words.between(row.low, row.high)}, {words.percent(row.share)} of the effect",
-        f"error from sampling coalitions {words.number(row.sampling_error)}",
-        f"control {words.signed(row.control)}{words.between(row.control_low, row.control_high)}",
-        f"{words.p_value(row.p_adjusted)} (adjusted)",
-    ])  # fmt: skip
+    return "<br>".join(
+        [
+            f"<b>{row.node}</b>",
+            (
+                f"{words.signed(row.effect)} {unit}{words.between(row.low, row.high)}, {words.percent(row.share)} "
+                "of the effect"
+            ),
+            f"error from sampling coalitions {words.number(row.sampling_error)}",
+            f"control {words.signed(row.control)}{words.between(row.control_low, row.control_high)}",
+            f"{words.p_value(row.p_adjusted)} (adjusted)",
+        ]
+    )
 
 
 def _pair(row: Any, unit: str) -> str:
-    return "<br>".join([
-        f"<b>{row.first} and {row.second}</b>",
-        f"{words.signed(row.interaction)} {unit} beyond the sum{words.between(row.low, row.high)}",
-        f"{words.p_value(row.p_adjusted)} (adjusted); sampling error {words.number(row.sampling_error)}",
-    ])  # fmt: skip
+    return "<br>".join(
+        [
+            f"<b>{row.first} and {row.second}</b>",
+            f"{words.signed(row.interaction)} {unit} beyond the sum{words.between(row.low, row.high)}",
+            f"{words.p_value(row.p_adjusted)} (adjusted); sampling error {words.number(row.sampling_error)}",
+        ]
+    )
 
 
 def _maps(result: Result) -> Section:
@@ -78,7 +95,7 @@ def _maps(result: Result) -> Section:
         Panel("Heads by layers", heatmap(table, unit, describe=hover)),
         Panel("Ranked", ranking(table, unit, describe=hover, title="Shapley value")),
     ]
-    return Section("Shapley values", [f"In {unit}; grey bands are random vectors of equal norm."], panels)  # fmt: skip
+    return Section("Shapley values", [f"In {unit}; grey bands are random vectors of equal norm."], panels)
 
 
 def _interactions(result: Result) -> Section:
@@ -87,15 +104,18 @@ def _interactions(result: Result) -> Section:
     if pairs.empty:
         why = "the permutation estimator gives none, or they were not asked for"
         return Section(title, [], [Panel("Interactions", None, why)])
-    named = pairs.rename(columns={"node_a": "first", "node_b": "second", "effect": "interaction"}).assign(outcome="effect")  # fmt: skip
+    named = pairs.rename(columns={"node_a": "first", "node_b": "second", "effect": "interaction"}).assign(
+        outcome="effect"
+    )
     chart = matrix(named, strongest(named, 24), unit, _pair)
     text = (
-        "Orange: the two need each other (one feeds the other); blue: they stand in for each other. Muted pairs are not significant, or "
+        "Orange: the two need each other (one feeds the other); blue: they stand in for each other. Muted "
+        "pairs are not significant, or "
         "within two sampling errors of zero."
     )
     return Section(title, [text], [Panel("Interactions of the strongest pairs", chart)])
 
 
 def _table(result: Result) -> Section:
-    columns = ["node", "effect", "low", "high", "share", "sampling_error", "control", "p_adjusted", "p_holm"]  # fmt: skip
+    columns = ["node", "effect", "low", "high", "share", "sampling_error", "control", "p_adjusted", "p_holm"]
     return everything(result.frames["values"], columns, "All nodes", result)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports import sentences_sweep as say
 from steerscope.reports import words
 from steerscope.reports.page import Page, Section, Table
@@ -32,7 +32,8 @@ def sweep_page(result: Result) -> Page:
     model = manifest.get("model", {})
     return Page(
         title=f"Which nodes respond to {say.vectors(manifest)} in {model.get('name', 'the model')}?",
-        subtitle=f"randomized injection sweep · mode {manifest.get('mode', '?')} · {manifest.get('prompts', {}).get('count', '?')} prompts · "
+        subtitle=f"randomized injection sweep · mode {manifest.get('mode', '?')} · "
+        f"{manifest.get('prompts', {}).get('count', '?')} prompts · "
         f"{manifest.get('trials', {}).get('done', 0):,} trials · {metric_name(manifest)}",
         headline=say.headline(result),
         warnings=[*failed_checks(manifest), *say.unfinished(manifest)],
@@ -40,12 +41,16 @@ def sweep_page(result: Result) -> Page:
         sections=[
             Section("What a trial injects", say.design(manifest)),
             *figures.sections(result),
-            _prompts(result), legend("sweep", say.READING), _table(result),
-            checks(manifest), whole_manifest(manifest), reproduce(manifest),
+            _prompts(result),
+            legend("sweep", say.READING),
+            _table(result),
+            checks(manifest),
+            whole_manifest(manifest),
+            reproduce(manifest),
         ],
         footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
         f"{words.number(manifest.get('seconds', math.nan))} seconds on {model.get('device', '?')}",
-    )  # fmt: skip
+    )
 
 
 def _glance(result: Result) -> list[tuple[str, str, str]]:
@@ -59,17 +64,29 @@ def _glance(result: Result) -> list[tuple[str, str, str]]:
     level, alpha = manifest.get("level", 0.95), manifest.get("alpha", 0.05)
     return [
         ("trials", f"{trials.get('done', 0):,}", f"{trials.get('real', 0):,} with the vector, {_controls(manifest)}"),
-        ("prompts", f"{manifest.get('prompts', {}).get('count', len(rows)):,}", str(manifest.get("prompts", {}).get("source", ""))),
+        (
+            "prompts",
+            f"{manifest.get('prompts', {}).get('count', len(rows)):,}",
+            str(manifest.get("prompts", {}).get("source", "")),
+        ),
         ("whole injection", f"{words.signed(effect)} {unit}", f"mean effect on {metric_name(manifest)}{of_effect}"),
         ("its disturbance", f"{words.number(kl)} nats", f"KL to the clean run{of_kl}"),
-        ("responsive nodes", f"{len(responsive)} of {len(nodes)}", f"Benjamini-Hochberg at {alpha:g}, unlike random vectors; {len(say.claimed(result))} pass Holm and do more"),
-        ("interval width", f"{words.number(width)} {unit}" if pd.notna(width) else "–", f"median over nodes, of contributions to the effect at level {words.percent(level)}"),
-    ]  # fmt: skip
+        (
+            "responsive nodes",
+            f"{len(responsive)} of {len(nodes)}",
+            f"Benjamini-Hochberg at {alpha:g}, unlike random vectors; {len(say.claimed(result))} pass Holm and do more",
+        ),
+        (
+            "interval width",
+            f"{words.number(width)} {unit}" if pd.notna(width) else "–",
+            f"median over nodes, of contributions to the effect at level {words.percent(level)}",
+        ),
+    ]
 
 
 def _controls(manifest: Any) -> str:
-    random, count = manifest.get("trials", {}).get("random", 0), manifest.get("design", {}).get("controls", "?")  # fmt: skip
-    return f"{random:,} controls with {count} random vectors of equal norm" if random else "no controls"  # fmt: skip
+    random, count = manifest.get("trials", {}).get("random", 0), manifest.get("design", {}).get("controls", "?")
+    return f"{random:,} controls with {count} random vectors of equal norm" if random else "no controls"
 
 
 def _whole(result: Result, outcome: str) -> tuple[float, str]:
@@ -84,39 +101,70 @@ def _whole(result: Result, outcome: str) -> tuple[float, str]:
 
 def _prompts(result: Result) -> Section:
     table, unit = say.frame(result, "prompts"), metric_unit(result)
-    columns = ["prompt", "tokens", "trials", f"effect ({unit})", "KL (nats)", "clean perplexity",
-               f"whole injection ({unit})", "its KL (nats)"]  # fmt: skip
+    columns = [
+        "prompt",
+        "tokens",
+        "trials",
+        f"effect ({unit})",
+        "KL (nats)",
+        "clean perplexity",
+        f"whole injection ({unit})",
+        "its KL (nats)",
+    ]
     rows = [
-        [r.text, str(r.tokens), f"{r.trials:,}", words.signed(r.effect), words.number(r.kl), words.number(r.clean_perplexity),
-         words.signed(r.steered_effect), words.number(r.steered_kl)]
+        [
+            r.text,
+            str(r.tokens),
+            f"{r.trials:,}",
+            words.signed(r.effect),
+            words.number(r.kl),
+            words.number(r.clean_perplexity),
+            words.signed(r.steered_effect),
+            words.number(r.steered_kl),
+        ]
         for r in records(table)
-    ]  # fmt: skip
+    ]
     scored = result.manifest.get("metric", {}).get("scored", "")
     text = ["Effect and KL are means over the trials of a prompt with the vector, not random ones."]
     text += [f"Scored: {scored}."] if scored else []
     text += [f"Missing: {missing(result, 'prompts')}."] if table.empty else []
     numeric = frozenset(columns[1:])
-    return Section(
-        f"Prompts ({len(table)})", text, table=Table(columns, rows, numeric), folded=True
-    )
+    return Section(f"Prompts ({len(table)})", text, table=Table(columns, rows, numeric), folded=True)
 
 
 def _table(result: Result) -> Section:
     columns = [
-        "node", "outcome", "contribution", "low", "high", "control", "control_low", "control_high", "difference",
-        "sampled", "p_adjusted", "p_holm", "p_specific",
-    ]  # fmt: skip
-    rows = [[_plain(row[c]) for c in columns] for row in say.frame(result, "nodes")[columns].to_dict("records")]  # fmt: skip
-    text = ["A click on a heading sorts. The buttons save the tables as CSV; the trials themselves are in the parquet files of the run's folder."]  # fmt: skip
+        "node",
+        "outcome",
+        "contribution",
+        "low",
+        "high",
+        "control",
+        "control_low",
+        "control_high",
+        "difference",
+        "sampled",
+        "p_adjusted",
+        "p_holm",
+        "p_specific",
+    ]
+    rows = [[_plain(row[c]) for c in columns] for row in say.frame(result, "nodes")[columns].to_dict("records")]
+    text = [
+        (
+            "A click on a heading sorts. The buttons save the tables as CSV; the trials themselves are in the "
+            "parquet files of the run's folder."
+        )
+    ]
     downloads = {}
     for name, table in result.frames.items():
         downloads[f"{name}.csv"] = table.head(ROWS)
         if len(table) > ROWS:
-            text.append(f"{name}.csv holds the first {ROWS:,} of {len(table):,} rows; all of them are in {name}.parquet of the run's folder.")  # fmt: skip
+            text.append(
+                f"{name}.csv holds the first {ROWS:,} of {len(table):,} rows; all of them are in "
+                f"{name}.parquet of the run's folder."
+            )
     numeric = frozenset(columns) - {"node", "outcome"}
-    return Section(
-        "All nodes", text, table=Table(columns, rows, numeric), folded=True, download=downloads
-    )
+    return Section("All nodes", text, table=Table(columns, rows, numeric), folded=True, download=downloads)
 
 
 def _plain(value: Any) -> str:

@@ -4,16 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.written import rows, written
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import (
-    everything,
-    metric_unit,
-    missing,
-    page,
-)
+from steerscope.reports.pages.common import everything, metric_unit, missing, page
 from steerscope.reports.records import records
 
 TITLE = "Writers"
@@ -24,7 +19,9 @@ NAMED, ENOUGH = 3, 0.9  # writers in a sentence: so many, or as many as have wri
 def writers_page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     sections = [writers_section(result), _rows(result), _table(result)]
-    return page(result, "Who wrote {vector} in {model}?", "exact parts", writers_sentences(result), sections, _glance(result))  # fmt: skip
+    return page(
+        result, "Who wrote {vector} in {model}?", "exact parts", writers_sentences(result), sections, _glance(result)
+    )
 
 
 def writers_section(result: Result) -> Section:
@@ -34,15 +31,18 @@ def writers_section(result: Result) -> Section:
         return Section(TITLE, [f"Missing: {missing(result, 'writers')}."])
     total = float(result.frames["totals"].set_index("quantity")["value"]["total"])
     text = (
-        "Who wrote the vector, in the runs that it was recorded from. The upright stroke is a writer's share along the vector; these add up to 1. "
-        "The circle is the effect of injecting its part alone, the square what is lost when its part is left out, both over the total "
-        "effect, with intervals over prompts; grey bands are random parts of equal norm, open marks are not significant. In a linear "
+        "Who wrote the vector, in the runs that it was recorded from. The upright stroke is a writer's share "
+        "along the vector; these add up to 1. "
+        "The circle is the effect of injecting its part alone, the square what is lost when its part is left "
+        "out, both over the total "
+        "effect, with intervals over prompts; grey bands are random parts of equal norm, open marks are not "
+        "significant. In a linear "
         "model all three would be the same."
     )
     panels = [
         Panel(_label(result, number), written(table[table["injection"] == number], total, metric_unit(result)))
         for number in sorted(table["injection"].unique())
-    ]  # fmt: skip
+    ]
     return Section(TITLE, [text], panels)
 
 
@@ -63,7 +63,7 @@ def writers_sentences(result: Result) -> list[str]:
 
 def _by(table: pd.DataFrame, alpha: float) -> str:
     first = next(records(table))
-    if first.share > ALONE and table["norm"].iloc[1:].max() < (1 - ALONE) * first.norm or len(table) == 1:  # fmt: skip
+    if first.share > ALONE and table["norm"].iloc[1:].max() < (1 - ALONE) * first.norm or len(table) == 1:
         return f"by {_name(first.writer)} alone"
     counts = 1 + int((table["share"].cumsum() < ENOUGH).sum())
     shown = list(records(table.head(min(NAMED, counts))))
@@ -71,7 +71,10 @@ def _by(table: pd.DataFrame, alpha: float) -> str:
     claimed = [r for r in shown if r.alone_p_holm < alpha]
     if not claimed:
         return text
-    names, shares = (words.listing(list(items)) for items in zip(*((_name(r.writer), words.percent(r.alone_share)) for r in claimed), strict=True))  # fmt: skip
+    names, shares = (
+        words.listing(list(items))
+        for items in zip(*((_name(r.writer), words.percent(r.alone_share)) for r in claimed), strict=True)
+    )
     part = "the parts of {} have" if len(claimed) > 1 else "the part of {} has"
     return f"{text}; injected alone, {part.format(names)} {shares} of the effect"
 
@@ -95,12 +98,24 @@ def _glance(result: Result) -> list[tuple[str, str, str]]:
         return words.between(row["share_low"], row["share_high"], words.percent)
 
     return [
-        ("total effect", f"{words.signed(total['value'])} {total['unit']}", f"interval{words.between(total['low'], total['high'])}"),
+        (
+            "total effect",
+            f"{words.signed(total['value'])} {total['unit']}",
+            f"interval{words.between(total['low'], total['high'])}",
+        ),
         ("writers", str(len(result.frames["writers"])), "embedding, heads and MLPs below the vector's site"),
         ("conservation error", words.number(error), "norm of the parts' sum minus the vector, over the vector's norm"),
-        ("alone, summed", words.percent(alone["share"]), f"of the effect{ends(alone)}: 100% would be parts that do not interact"),
-        ("without, summed", words.percent(without["share"]), f"of the effect{ends(without)}: less where parts stand in for each other"),
-    ]  # fmt: skip
+        (
+            "alone, summed",
+            words.percent(alone["share"]),
+            f"of the effect{ends(alone)}: 100% would be parts that do not interact",
+        ),
+        (
+            "without, summed",
+            words.percent(without["share"]),
+            f"of the effect{ends(without)}: less where parts stand in for each other",
+        ),
+    ]
 
 
 def _rows(result: Result) -> Section:
@@ -109,13 +124,25 @@ def _rows(result: Result) -> Section:
         Panel(_label(result, number), rows(table[table["injection"] == number]))
         for number in sorted(table["injection"].unique())
     ]
-    text = (
-        "The share of each row of the vector that each writer wrote; a row of zeros (BOS) has none."
-    )
+    text = "The share of each row of the vector that each writer wrote; a row of zeros (BOS) has none."
     return Section("Row by row", [text], panels)
 
 
 def _table(result: Result) -> Section:
-    columns = ["writer", "norm", "share", "cosine", "alone", "alone_low", "alone_high", "alone_control", "alone_p_holm",
-               "without", "without_low", "without_high", "without_control", "without_p_holm"]  # fmt: skip
+    columns = [
+        "writer",
+        "norm",
+        "share",
+        "cosine",
+        "alone",
+        "alone_low",
+        "alone_high",
+        "alone_control",
+        "alone_p_holm",
+        "without",
+        "without_low",
+        "without_high",
+        "without_control",
+        "without_p_holm",
+    ]
     return everything(result.frames["writers"], columns, "All writers", result)

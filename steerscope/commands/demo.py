@@ -11,15 +11,11 @@ COEFFICIENT = 3.0
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option(help="Folder to write to; an older demo in it is replaced.")
-    ] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="Folder to write to; an older demo in it is replaced.")] = Path("out/demo"),
     model: Annotated[str, typer.Option(help="A shipped story model.")] = "tinystories-2l",
     controls: Annotated[int, typer.Option(help="Random vectors that ride along.")] = 20,
     seed: Annotated[int, typer.Option(help="Of controls, resamples and completions.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace any result in the folder, not only an older demo.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace any result in the folder, not only an older demo.")] = False,
 ) -> None:
     """Localizes " wedding" on an embedded model and writes a report: the whole way, without a network."""
     from steerscope.commands.finish import check_out, finish, hush
@@ -27,9 +23,9 @@ def demo(
     overwrite = overwrite or _is_demo(out)
     check_out(out, overwrite)
     hush()
-    from steerscope.analysis.attribution.localize import localize
-    from steerscope.analysis.injection import Injection
-    from steerscope.analysis.prompts import make_prompts
+    from steerscope.analysis.carriers.localize import localize
+    from steerscope.analysis.question.injection import Injection
+    from steerscope.analysis.question.prompts import make_prompts
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
     from steerscope.loader import load
     from steerscope.tinystories.zoo import prompts
@@ -37,11 +33,7 @@ def demo(
     loaded = load(model)
     texts = make_prompts(loaded, prompts("off_topic"), source="the demo's neutral story beginnings")
     injection = Injection(prompt_pair(loaded, " wedding", " ", LAYER), COEFFICIENT)
-    finish(
-        localize(loaded, injection, texts, controls=controls, seed=seed),
-        out,
-        overwrite,
-    )
+    finish(localize(loaded, injection, texts, controls=controls, seed=seed), out, overwrite)
 
 
 def _is_demo(out: Path) -> bool:

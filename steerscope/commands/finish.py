@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.results import Result, check_folder
+from steerscope.analysis.results.result import Result, check_folder
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -47,7 +47,9 @@ def command_line() -> str:
 
 
 def finish(result: Result, out: Path, overwrite: bool, page: bool = True) -> None:
-    """Saves the result with the command that made it, writes its report unless `page` is false, and prints the findings."""
+    """Saves the result with the command that made it, writes its report unless `page` is false, and prints the
+    findings.
+    """
     result = replace(result, manifest={**result.manifest, "command": command_line()})
     result.save(out, overwrite=overwrite)
     show(result, out, out if page else None)

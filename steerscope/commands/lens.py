@@ -16,9 +16,7 @@ def _group() -> None:
 @app.command("train")
 def train(
     model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the lens; the same command goes on with it.")
-    ],
+    out: Annotated[Path, typer.Option(help="Folder for the lens; the same command goes on with it.")],
     text: Annotated[
         str,
         typer.Option(
@@ -32,9 +30,7 @@ def train(
     rate: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1.0,
     held_out: Annotated[int, typer.Option(help="Windows that nothing is learned from.")] = 64,
     seed: Annotated[int, typer.Option(help="Of windows and batches.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a result in the folder.")] = False,
 ) -> None:
     """Trains a tuned lens (all layers at once); a run that was interrupted goes on from its checkpoint.
@@ -45,18 +41,14 @@ def train(
     from steerscope.commands.finish import check_out, finish, hush
 
     check_out(out, overwrite)
-    Recipe(
-        steps, batch, rate, held_out, seed
-    )  # refuses what makes no sense, before a model is loaded
+    Recipe(steps, batch, rate, held_out, seed)  # refuses what makes no sense, before a model is loaded
     hush()
-    from steerscope.analysis.corpora import windows as cut
     from steerscope.analysis.lens.train import train_lens
+    from steerscope.analysis.question.corpora import windows as cut
     from steerscope.loader import load
 
     loaded = load(model, device=device)
     chosen = cut(loaded, text, count=windows, tokens=min(tokens, loaded.n_ctx), seed=seed)
-    _, result = train_lens(
-        loaded, chosen, out, steps=steps, batch=batch, rate=rate, held_out=held_out, seed=seed
-    )
+    _, result = train_lens(loaded, chosen, out, steps=steps, batch=batch, rate=rate, held_out=held_out, seed=seed)
     finish(result, out, True)
     typer.echo(f"Lens: {out}")

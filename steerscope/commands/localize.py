@@ -8,8 +8,8 @@ import typer
 from steerscope.commands.question import asks
 
 if TYPE_CHECKING:
-    from steerscope.analysis.experiment import Experiment
-    from steerscope.analysis.results import Result
+    from steerscope.analysis.question.experiment import Experiment
+    from steerscope.analysis.results.result import Result
 
 
 class Method(StrEnum):
@@ -44,12 +44,10 @@ def analyse(
             "estimate from gradients; shapley shares the effect out."
         ),
     ] = Method.exact,
-    completions: Annotated[
-        int, typer.Option(help="Prompts to complete with and without the injection.")
-    ] = 4,
+    completions: Annotated[int, typer.Option(help="Prompts to complete with and without the injection.")] = 4,
 ) -> "Result":
     """Which heads and MLPs carry a steering vector: necessity and sufficiency of each, with controls."""
-    from steerscope.analysis.attribution.localize import METHODS
+    from steerscope.analysis.carriers.localize import METHODS
 
     own = {"completions": completions} if method is Method.exact else {}
     return METHODS[method.value](experiment, level=level, alpha=alpha, **own)

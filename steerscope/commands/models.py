@@ -16,7 +16,5 @@ def models() -> None:
     for card in cards().values():
         size = sum(file.stat().st_size for file in folders[card.name].glob("*.safetensors"))
         numbers = (card.layers, card.heads, card.d_model, f"{card.parameters:,}")
-        table.add_row(
-            card.name, *map(str, numbers), f"{size / 1e6:.1f} MB", f"{card.bits_per_character:.3f}"
-        )
+        table.add_row(card.name, *map(str, numbers), f"{size / 1e6:.1f} MB", f"{card.bits_per_character:.3f}")
     Console().print(table)

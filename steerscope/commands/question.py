@@ -15,8 +15,8 @@ import typer
 from steerscope.analysis.errors import BadArgument, BadMetric, BadVector
 
 if TYPE_CHECKING:
-    from steerscope.analysis.experiment import Experiment
-    from steerscope.analysis.results import Result
+    from steerscope.analysis.question.experiment import Experiment
+    from steerscope.analysis.results.result import Result
 
 
 class Matched(StrEnum):
@@ -24,14 +24,13 @@ class Matched(StrEnum):
     kl = "kl"
 
 
-Nodes = Annotated[
-    str | None, typer.Option(help="Nodes such as L0M,L1H5; the strongest by default.")
-]
+Nodes = Annotated[str | None, typer.Option(help="Nodes such as L0M,L1H5; the strongest by default.")]
 POSITIONS = "front, middle, back, last, all, or indices such as 3,4,-1."
 
 
 def asks(analyse: "Callable[..., Result]") -> Callable[..., None]:
-    """A command from `analyse(experiment, *, level, alpha, <its own options>)`: it saves the result, writes its page and
+    """A command from `analyse(experiment, *, level, alpha, <its own options>)`: it saves the result, writes its page
+    and
     says what was found."""
     own = list(inspect.signature(analyse).parameters.values())[1:]
     own = [option for option in own if option.name not in ("level", "alpha")]
@@ -42,7 +41,7 @@ def asks(analyse: "Callable[..., Result]") -> Callable[..., None]:
 
     @wraps(analyse)
     def command(**given: Any) -> None:
-        from steerscope.analysis.attribution.estimates import Statistics
+        from steerscope.analysis.results.estimates import Statistics
         from steerscope.commands.finish import check_out, finish
 
         out, overwrite = given["out"], given["overwrite"]
@@ -71,60 +70,40 @@ def _around(
 def _experiment(
     model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
     prompts: Annotated[
-        Path,
-        typer.Option(
-            help="One text a line, or .jsonl, .csv, .parquet with a column prompt or text."
-        ),
+        Path, typer.Option(help="One text a line, or .jsonl, .csv, .parquet with a column prompt or text.")
     ],
     plus: Annotated[
-        str | None,
-        typer.Option(help="Text of the vector's positive side; a leading space matters."),
+        str | None, typer.Option(help="Text of the vector's positive side; a leading space matters.")
     ] = None,
     minus: Annotated[str, typer.Option(help="Text of its negative side.")] = " ",
-    vector: Annotated[
-        Path | None, typer.Option(help="A saved vector instead of --plus and --minus.")
-    ] = None,
+    vector: Annotated[Path | None, typer.Option(help="A saved vector instead of --plus and --minus.")] = None,
     layer: Annotated[int | None, typer.Option(help="Layer to record and inject at.")] = None,
     site: Annotated[str, typer.Option(help="resid_pre, attn_out, mlp_out or z.")] = "resid_pre",
     head: Annotated[int | None, typer.Option(help="Head, for --site z.")] = None,
     pad: Annotated[str, typer.Option(help="Single token that fills up the shorter side.")] = " ",
     coef: Annotated[float, typer.Option(help="Coefficient of the vector.")] = 1.0,
     positions: Annotated[str, typer.Option(help=POSITIONS)] = "front",
-    metric: Annotated[
-        str, typer.Option(help="logit_direction, log_prob, kl or perplexity.")
-    ] = "logit_direction",
+    metric: Annotated[str, typer.Option(help="logit_direction, log_prob, kl or perplexity.")] = "logit_direction",
     targets: Annotated[
-        str | None,
-        typer.Option(
-            help='Tokens for log_prob, separated by commas; spaces count: " wedding, bride".'
-        ),
+        str | None, typer.Option(help='Tokens for log_prob, separated by commas; spaces count: " wedding, bride".')
     ] = None,
     against: Annotated[
-        str | None,
-        typer.Option(help="Tokens that log_prob compares the targets with, of like rarity."),
+        str | None, typer.Option(help="Tokens that log_prob compares the targets with, of like rarity.")
     ] = None,
     continuation: Annotated[
         str | None, typer.Option(help="Text that perplexity is measured on, after each prompt.")
     ] = None,
     controls: Annotated[int, typer.Option(help="Random vectors that ride along.")] = 20,
-    matched: Annotated[
-        Matched, typer.Option(help="Controls of equal norm, or of equal kl.")
-    ] = Matched.norm,
+    matched: Annotated[Matched, typer.Option(help="Controls of equal norm, or of equal kl.")] = Matched.norm,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")
-    ] = None,
-    selfcheck: Annotated[
-        bool, typer.Option(help="Prove on load what the analysis relies on.")
-    ] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")] = None,
+    selfcheck: Annotated[bool, typer.Option(help="Prove on load what the analysis relies on.")] = True,
 ) -> "Experiment":
     """The question that the options ask."""
     # What needs no model is refused before one is loaded.
-    from steerscope.analysis.injection import Injection
-    from steerscope.analysis.prompts import read_prompts
+    from steerscope.analysis.question.injection import Injection
+    from steerscope.analysis.question.prompts import read_prompts
     from steerscope.analysis.vectors.vector import SteeringVector
     from steerscope.commands.finish import hush
 
@@ -141,16 +120,14 @@ def _experiment(
     saved = None if vector is None else SteeringVector.load(vector)
     hush()
 
-    from steerscope.analysis.experiment import Experiment
-    from steerscope.analysis.prompts import make_prompts
+    from steerscope.analysis.question.experiment import Experiment
+    from steerscope.analysis.question.prompts import make_prompts
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
     from steerscope.loader import load
 
     loaded = load(model, device=device, dtype=dtype, selfcheck=selfcheck)
     given = make_prompts(loaded, texts, source=str(prompts))
-    made = saved or prompt_pair(
-        loaded, plus or "", minus, layer or 0, site=site, head=head, pad=pad
-    )
+    made = saved or prompt_pair(loaded, plus or "", minus, layer or 0, site=site, head=head, pad=pad)
     if positions in ("last", "all") and made.body.rows > 1:
         made = made.row(-1)  # these positions take one row: that of the last token, as is usual
     injection = Injection(made, coef, layer, positions)
@@ -168,21 +145,17 @@ def metric_of(name: str, targets: str | None, against: str | None, continuation:
     Raises:
         BadMetric: an unknown one, or options that do not fit it.
     """
-    from steerscope.analysis.metrics import METRICS
+    from steerscope.analysis.question.metrics import METRICS
 
     if name not in METRICS:
-        raise BadMetric(
-            f"unknown metric {name!r}; expected one of {', '.join(METRICS)}; choose one"
-        )
+        raise BadMetric(f"unknown metric {name!r}; expected one of {', '.join(METRICS)}; choose one")
     if (name == "log_prob") != (targets is not None):
         need = "needs --targets" if targets is None else "takes no --targets"
         raise BadMetric(
             f'metric {name} {need}; expected --metric log_prob --targets " wedding, bride"; give both or neither'
         )
     if continuation is not None and name != "perplexity":
-        raise BadMetric(
-            f"metric {name} takes no --continuation; expected it with perplexity; leave it out"
-        )
+        raise BadMetric(f"metric {name} takes no --continuation; expected it with perplexity; leave it out")
     if against is not None and targets is None:
         raise BadMetric("got --against without --targets; expected both; name the targets")
     if targets is not None:

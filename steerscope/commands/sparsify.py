@@ -7,8 +7,8 @@ import typer
 from steerscope.commands.question import asks
 
 if TYPE_CHECKING:
-    from steerscope.analysis.experiment import Experiment
-    from steerscope.analysis.results import Result
+    from steerscope.analysis.question.experiment import Experiment
+    from steerscope.analysis.results.result import Result
 
 
 def analyse(
@@ -20,9 +20,10 @@ def analyse(
 ) -> "Result":
     """How few dimensions of the vector keep its effect: by size, by gradient, the first, at random.
 
-    Example: steerscope sparsify --model tinystories-2l --plus " wedding" --layer 0 --coef 3 --prompts prompts.txt --out out/sparsify
+    Example: steerscope sparsify --model tinystories-2l --plus " wedding" --layer 0 --coef 3 --prompts prompts.txt
+        --out out/sparsify
     """
-    from steerscope.analysis.attribution.sparsify import sparsify
+    from steerscope.analysis.origin.sparsify import sparsify
 
     return sparsify(experiment, keep=keep, level=level, alpha=alpha)
 

@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 from steerscope.analysis.errors import BadArgument, BadVector
 
 if TYPE_CHECKING:
-    from steerscope.analysis.models import Model
+    from steerscope.analysis.model.models import Model
     from steerscope.analysis.sweeps.plan import Plan
     from steerscope.analysis.sweeps.store import Store
 
@@ -36,15 +36,9 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a sweep.")]
 Level = Annotated[float, typer.Option(help="Level of the intervals.")]
 Alpha = Annotated[float, typer.Option(help="Threshold on adjusted p-values.")]
 Runs = Annotated[Where, typer.Option(help="Where trials run: here, in processes, or on Ray.")]
-Workers = Annotated[
-    int | None, typer.Option(help="Workers of processes or ray; one a core (or a GPU) by default.")
-]
-Address = Annotated[
-    str | None, typer.Option(help="Of a Ray cluster, such as auto; by default Ray starts here.")
-]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")
-]
+Workers = Annotated[int | None, typer.Option(help="Workers of processes or ray; one a core (or a GPU) by default.")]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto; by default Ray starts here.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")]
 
 
 @app.command("run")
@@ -52,25 +46,16 @@ def run(
     model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on with it.")],
     plus: Annotated[
-        list[str] | None,
-        typer.Option(help="Text of a vector's positive side; several for several vectors."),
+        list[str] | None, typer.Option(help="Text of a vector's positive side; several for several vectors.")
     ] = None,
     minus: Annotated[
         list[str] | None, typer.Option(help="Text of its negative side; one for all, or one each.")
     ] = None,
-    vector: Annotated[
-        list[Path] | None, typer.Option(help="Saved vectors instead of --plus and --minus.")
-    ] = None,
-    layer: Annotated[
-        int | None, typer.Option(help="Layer of the whole injection, which trials are parts of.")
-    ] = None,
-    coef: Annotated[
-        str, typer.Option(help="Coefficients, separated by commas: a grid, such as 1,2,4.")
-    ] = "1",
+    vector: Annotated[list[Path] | None, typer.Option(help="Saved vectors instead of --plus and --minus.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer of the whole injection, which trials are parts of.")] = None,
+    coef: Annotated[str, typer.Option(help="Coefficients, separated by commas: a grid, such as 1,2,4.")] = "1",
     trials: Annotated[int, typer.Option(help="How many, controls included.")] = 2000,
-    k: Annotated[
-        str, typer.Option(help="Nodes a trial: a number, or a range such as 1-4.")
-    ] = "1-4",
+    k: Annotated[str, typer.Option(help="Nodes a trial: a number, or a range such as 1-4.")] = "1-4",
     design: Annotated[
         str, typer.Option(help="uniform, stratified, horizontal, vertical, or several with commas.")
     ] = "uniform",
@@ -80,44 +65,24 @@ def run(
             help="What a node gets: its own activation difference, the vector pushed through it, or the vector itself."
         ),
     ] = Mode.own,
-    nodes: Annotated[
-        str, typer.Option(help="all, heads, mlps, or a list such as L0H1,L2M,L3-L5.")
-    ] = "all",
-    positions: Annotated[
-        str, typer.Option(help="all, front, middle, back, last, or indices such as 3,4,-2.")
-    ] = "all",
+    nodes: Annotated[str, typer.Option(help="all, heads, mlps, or a list such as L0H1,L2M,L3-L5.")] = "all",
+    positions: Annotated[str, typer.Option(help="all, front, middle, back, last, or indices such as 3,4,-2.")] = "all",
     prompts: Annotated[
-        str,
-        typer.Option(
-            help="Text, .jsonl, .csv or .parquet file, a Hugging Face data set (streamed), or shipped."
-        ),
+        str, typer.Option(help="Text, .jsonl, .csv or .parquet file, a Hugging Face data set (streamed), or shipped.")
     ] = "shipped",
     count: Annotated[int, typer.Option(help="Prompts drawn from the text.")] = 200,
     tokens: Annotated[
-        int,
-        typer.Option(help="Tokens a prompt, BOS included; 0: every line is a prompt of its own."),
+        int, typer.Option(help="Tokens a prompt, BOS included; 0: every line is a prompt of its own.")
     ] = 33,
-    read: Annotated[
-        int | None, typer.Option(help="Texts to read at most (10,000 of a data set).")
-    ] = None,
-    metric: Annotated[
-        str, typer.Option(help="logit_direction, log_prob, kl or perplexity.")
-    ] = "logit_direction",
+    read: Annotated[int | None, typer.Option(help="Texts to read at most (10,000 of a data set).")] = None,
+    metric: Annotated[str, typer.Option(help="logit_direction, log_prob, kl or perplexity.")] = "logit_direction",
     targets: Annotated[str | None, typer.Option(help="Tokens for log_prob, with commas.")] = None,
-    against: Annotated[
-        str | None, typer.Option(help="Tokens that log_prob compares the targets with.")
-    ] = None,
-    scored: Annotated[
-        str | None, typer.Option(help="Positions to score: all, last, or indices.")
-    ] = None,
+    against: Annotated[str | None, typer.Option(help="Tokens that log_prob compares the targets with.")] = None,
+    scored: Annotated[str | None, typer.Option(help="Positions to score: all, last, or indices.")] = None,
     controls: Annotated[int, typer.Option(help="Random vectors of equal norm; 0 for none.")] = 20,
     control_every: Annotated[int, typer.Option(help="One in so many draws is a control.")] = 4,
-    spacing: Annotated[
-        str, typer.Option(help="Of vertical layers: any, consecutive, or a step.")
-    ] = "any",
-    antithetic: Annotated[
-        bool, typer.Option(help="Follow every set of nodes by its complement.")
-    ] = False,
+    spacing: Annotated[str, typer.Option(help="Of vertical layers: any, consecutive, or a step.")] = "any",
+    antithetic: Annotated[bool, typer.Option(help="Follow every set of nodes by its complement.")] = False,
     mixed: Annotated[bool, typer.Option(help="Every node draws its own vector.")] = False,
     seed: Annotated[int, typer.Option(help="Of prompts, sets and controls.")] = 0,
     executor: Runs = Where.local,
@@ -126,17 +91,15 @@ def run(
     level: Level = 0.95,
     alpha: Alpha = 0.05,
     device: Device = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")
-    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")] = None,
 ) -> None:
     """Injects parts of a steering vector into random nodes, and estimates what each node does.
 
     Example: steerscope sweep run --model tinystories-2l --plus " wedding" --minus " " --layer 0
     --trials 20000 --out out/sweep
     """
-    from steerscope.analysis.corpora import windows
-    from steerscope.analysis.prompts import make_prompts, read_prompts
+    from steerscope.analysis.question.corpora import windows
+    from steerscope.analysis.question.prompts import make_prompts, read_prompts
     from steerscope.analysis.sweeps.executors import executor as executor_of
     from steerscope.analysis.vectors.vector import SteeringVector
     from steerscope.commands.finish import command_line, hush
@@ -163,12 +126,28 @@ def run(
         base = make_prompts(loaded, texts, source=prompts)
     files = {f"vector {i}": path for i, path in enumerate(vector or [])}
     made = plan(
-        loaded, vectors, base, trials=trials, k=numbers, design=[d.strip() for d in design.split(",")], mode=mode.value,
-        nodes=nodes, positions=positions, coefficients=coefficients, metric=wanted, scored=_scored(scored), controls=controls,
-        control_every=control_every, spacing=spacing, antithetic=antithetic, mixed=mixed, seed=seed,
-        loader=_loader(model, loaded), sources=files | ({"prompts": Path(prompts)} if Path(prompts).is_file() else {}),
+        loaded,
+        vectors,
+        base,
+        trials=trials,
+        k=numbers,
+        design=[d.strip() for d in design.split(",")],
+        mode=mode.value,
+        nodes=nodes,
+        positions=positions,
+        coefficients=coefficients,
+        metric=wanted,
+        scored=_scored(scored),
+        controls=controls,
+        control_every=control_every,
+        spacing=spacing,
+        antithetic=antithetic,
+        mixed=mixed,
+        seed=seed,
+        loader=_loader(model, loaded),
+        sources=files | ({"prompts": Path(prompts)} if Path(prompts).is_file() else {}),
         command=command_line(),
-    )  # fmt: skip
+    )
     store = Store(out)
     begin(made, store)
     _go_on(made, store, where, level, alpha)
@@ -200,7 +179,8 @@ def resume(
     name = about["name"] if about["name"] in shipped() else about["source"]
     if name is None:
         raise BadArgument(
-            f"the run in {str(folder)!r} has a model that was only in memory; expected one that can be loaded; resume it from Python"
+            f"the run in {str(folder)!r} has a model that was only in memory; expected one that can be loaded; "
+            "resume it from Python"
         )
     loaded = load(name, device=device or about["device"].split(":")[0], dtype=about["dtype"])
     _go_on(reopen(store, loaded, _loader(name, loaded)), store, where, level, alpha)
@@ -232,7 +212,7 @@ def status(folder: Folder) -> None:
             (f"session {i}", f"{s['trials']:,} trials in {s['seconds']:.0f} s on {s['executor']}, until {s['ended']}")
             for i, s in enumerate(past, 1)
         ),
-    ]  # fmt: skip
+    ]
     if done < trials:
         rows.append(("go on", f"steerscope sweep resume {folder}"))
     grid = Grid.grid(padding=(0, 2))
@@ -253,10 +233,7 @@ def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float)
     from steerscope.analysis.sweeps.runner import run as run_blocks
 
     for path in store.damaged():
-        typer.echo(
-            f"{path.name} is damaged: it is moved to {store.folder / 'damaged'} and computed again",
-            err=True,
-        )
+        typer.echo(f"{path.name} is damaged: it is moved to {store.folder / 'damaged'} and computed again", err=True)
     try:
         run_blocks(made, store, where)
     except KeyboardInterrupt:
@@ -299,7 +276,8 @@ def _vectors(
     several = minus or [" "]
     if plus and len(several) not in (1, len(plus)):
         raise BadVector(
-            f"{len(plus)} times --plus and {len(several)} times --minus; expected one --minus for all, or one for each --plus"
+            f"{len(plus)} times --plus and {len(several)} times --minus; expected one --minus for all, or one "
+            "for each --plus"
         )
     return [(a, several[i % len(several)]) for i, a in enumerate(plus or [])]
 
@@ -308,9 +286,7 @@ def _numbers(option: str, text: str, kind: Any) -> tuple[Any, ...]:
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
-        raise BadArgument(
-            f"{option} {text!r}; expected numbers separated by commas, such as 1,2,4"
-        ) from error
+        raise BadArgument(f"{option} {text!r}; expected numbers separated by commas, such as 1,2,4") from error
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -7,21 +7,19 @@ import typer
 from steerscope.commands.question import asks
 
 if TYPE_CHECKING:
-    from steerscope.analysis.experiment import Experiment
-    from steerscope.analysis.results import Result
+    from steerscope.analysis.question.experiment import Experiment
+    from steerscope.analysis.results.result import Result
 
 Lens = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder of a tuned lens, a published name, or logit; by default the model's own."
-    ),
+    str | None, typer.Option(help="Folder of a tuned lens, a published name, or logit; by default the model's own.")
 ]
 
 
 def analyse(experiment: "Experiment", *, level: float, alpha: float, lens: Lens = None) -> "Result":
     """The injected part on its way through every norm, and what each layer would predict.
 
-    Example: steerscope trace --model tinystories-2l --plus " wedding" --layer 0 --coef 3 --prompts prompts.txt --out out/trace
+    Example: steerscope trace --model tinystories-2l --plus " wedding" --layer 0 --coef 3 --prompts prompts.txt
+        --out out/trace
     """
     from steerscope.analysis.lens.lens import load_lens
     from steerscope.analysis.trace import trace

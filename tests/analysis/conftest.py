@@ -7,8 +7,8 @@ import pytest
 import torch
 from checkpoints import save_gpt2
 
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +46,5 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def stories() -> list[str]:
     names = "Tom Lily Ben Mia Sam Anna Max Sue Tim Amy Jack Zoe Rob Kim".split()
     return [
-        f"One day {name} went to the {'park' if i % 2 else 'ship'} and saw a big red"
-        for i, name in enumerate(names)
+        f"One day {name} went to the {'park' if i % 2 else 'ship'} and saw a big red" for i, name in enumerate(names)
     ]

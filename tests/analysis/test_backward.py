@@ -12,11 +12,11 @@ from reference import plain_pass
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerscope.analysis.backward import backward
-from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import Readout
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
+from steerscope.analysis.engine.backward import backward
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import Readout
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
 
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35], [2, 71, 82, 81, 8]]
 READ = [(3, 6), (4,)]
@@ -40,12 +40,10 @@ def sites(model: Model) -> list[tuple[str, int]]:
     return [(name, layer) for layer in range(model.n_layers) for name in names]
 
 
-def found(model: Model, wanted: list[tuple[str, int]], **options: Any) -> tuple[Tensor, dict[Any, Any]]:  # fmt: skip
+def found(model: Model, wanted: list[tuple[str, int]], **options: Any) -> tuple[Tensor, dict[Any, Any]]:
     kept: dict[Any, Any] = {}
 
-    def collect(
-        indices: list[int], site: str, layer: int, activation: Tensor, gradient: Tensor
-    ) -> None:
+    def collect(indices: list[int], site: str, layer: int, activation: Tensor, gradient: Tensor) -> None:
         for row, index in enumerate(indices):
             assert (index, site, layer) not in kept
             kept[index, site, layer] = (activation[row], gradient[row])
@@ -163,9 +161,7 @@ def _peaks(layers: int) -> list[int]:
     return [int(line) for line in done.stdout.strip().splitlines()[-2:]]
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc"
-)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
 def test_memory_grows_with_depth_by_the_stream_alone() -> None:
     (shallow, _), (deep, everything) = _peaks(6), _peaks(24)
     stream = 4 * 480 * 64 * 4 / 1024  # rows, positions, width, bytes: a block's input

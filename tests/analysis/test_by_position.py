@@ -8,21 +8,21 @@ from hypothesis import strategies as st
 from questions import one
 from reference import plain_pass
 
-from steerscope.analysis.attribution import chosen as chosen_module
-from steerscope.analysis.attribution.chosen import chosen
-from steerscope.analysis.attribution.exact import MEASURES, effects
-from steerscope.analysis.attribution.places import ORDER, added, places
-from steerscope.analysis.attribution.positions import by_position
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Edit
+from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadArgument, BadNode
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import kl, log_prob
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Node, Site, parse_node
-from steerscope.analysis.prompts import make_prompts
-from steerscope.analysis.results import Result
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Node, Site, parse_node
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import kl, log_prob
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.routes.by_position import by_position
+from steerscope.analysis.tools import strongest as chosen_module
+from steerscope.analysis.tools.patching import MEASURES, effects
+from steerscope.analysis.tools.places import ORDER, added, places
+from steerscope.analysis.tools.strongest import chosen
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -33,7 +33,7 @@ TEXTS = [
 ]
 
 
-def experiment(model: Model, coefficient: float = 3.0, layer: int = 0, **options: object) -> Experiment:  # fmt: skip
+def experiment(model: Model, coefficient: float = 3.0, layer: int = 0, **options: object) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", layer), coefficient)
     return Experiment(model, (injection,), make_prompts(model, TEXTS), controls=2, **options)  # type: ignore[arg-type]
 
@@ -124,7 +124,7 @@ def test_heads_read_as_plain_passes_say_on_every_architecture(every_architecture
     model = every_architecture
     generator = torch.Generator().manual_seed(3)
     ids = [torch.randint(0, model.d_vocab, (n,), generator=generator).tolist() for n in (7, 10)]
-    vector = SteeringVector(torch.randn(2, model.d_model, generator=generator), Site("resid_pre", 0))  # fmt: skip
+    vector = SteeringVector(torch.randn(2, model.d_model, generator=generator), Site("resid_pre", 0))
     asked = Experiment(model, (Injection(vector, 2.0),), make_prompts(model, ids), controls=0)
     node = Node(1, 3)
     found = by_position(asked, nodes=[node], controls=0)
@@ -134,7 +134,7 @@ def test_heads_read_as_plain_passes_say_on_every_architecture(every_architecture
     for run in (0, 1):
         for p, prompt in enumerate(asked.prompts.ids):
             seen = plain_pass(model, prompt, asked.edits(0)[p] if run else [])
-            pattern, v = seen["pattern", 1][3], seen["v", 1][:, 3 * model.n_kv_heads // model.n_heads]  # fmt: skip
+            pattern, v = seen["pattern", 1][3], seen["v", 1][:, 3 * model.n_kv_heads // model.n_heads]
             injected = added(asked, p)
             part = sum(pattern[-1, k] * v[k] for k in injected)
             z = seen["z", 1][-1, 3]
@@ -148,7 +148,7 @@ def test_heads_read_as_plain_passes_say_on_every_architecture(every_architecture
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_places_share_out_everything_from_the_first_injected_position_on(data: st.DataObject) -> None:  # fmt: skip
+def test_places_share_out_everything_from_the_first_injected_position_on(data: st.DataObject) -> None:
     length, bos = data.draw(st.integers(1, 25)), data.draw(st.booleans())
     injected = tuple(sorted(data.draw(st.sets(st.integers(0, length - 1), min_size=1))))
     found = places(injected, length, bos)
@@ -159,10 +159,18 @@ def test_places_share_out_everything_from_the_first_injected_position_on(data: s
 
 def test_places_are_named_from_the_injection_and_from_the_end() -> None:
     assert places((1, 2), 12, True) == {
-        "injected 1": (1,), "injected 2": (2,), "after +1": (3,), "after +2": (4,), "after +3": (5,), "after +4": (6,),
-        "between": (7, 8), "last -2": (9,), "last -1": (10,), "last": (11,),
-    }  # fmt: skip
-    assert places((0, 1), 4, True) == {"bos": (0,), "injected 1": (1,), "after +1": (2,), "last": (3,)}  # fmt: skip
+        "injected 1": (1,),
+        "injected 2": (2,),
+        "after +1": (3,),
+        "after +2": (4,),
+        "after +3": (5,),
+        "after +4": (6,),
+        "between": (7, 8),
+        "last -2": (9,),
+        "last -1": (10,),
+        "last": (11,),
+    }
+    assert places((0, 1), 4, True) == {"bos": (0,), "injected 1": (1,), "after +1": (2,), "last": (3,)}
     assert places((3,), 4, True) == {"injected 1": (3,)}
     everywhere = places(tuple(range(10)), 10, False)
     assert everywhere["injected +"] == (6, 7, 8) and everywhere["last"] == (9,)
@@ -173,16 +181,14 @@ def test_rows_of_zeros_are_no_injected_positions(tiny: Model) -> None:
     assert asked.injected[0][0] == 0 and added(asked, 0)[0] == 1
 
 
-def test_only_the_planted_carrier_does_anything_and_only_where_it_reads(
-    planted: Model, stories: list[str]
-) -> None:
+def test_only_the_planted_carrier_does_anything_and_only_where_it_reads(planted: Model, stories: list[str]) -> None:
     injection = Injection(prompt_pair(planted, " wedding", " ship", 1), 3.0)
     asked = Experiment(planted, (injection,), make_prompts(planted, stories), controls=3)
     table = by_position(asked).frames["positions"]
     assert set(table[table["effect"].abs() > 1e-6]["node"]) == {"L1H2"}
     assert set(table[table["significant"]]["node"]) == {"L1H2"}
-    single = table[(table["node"] == "L1H2") & (table["where"] != "all") & (table["measure"] == "necessity")]  # fmt: skip
-    whole = table[(table["node"] == "L1H2") & (table["where"] == "all") & (table["measure"] == "necessity")]  # fmt: skip
+    single = table[(table["node"] == "L1H2") & (table["where"] != "all") & (table["measure"] == "necessity")]
+    whole = table[(table["node"] == "L1H2") & (table["where"] == "all") & (table["measure"] == "necessity")]
     # One layer writes, so nothing reads what it wrote: its positions add up, but for the normalized metric of each.
     assert single["effect"].sum() == pytest.approx(whole["effect"].item(), rel=1e-3)
 
@@ -200,9 +206,7 @@ def test_the_same_seed_gives_the_same_numbers(tiny: Model, result: Result) -> No
         assert frame.equals(again.frames[name])
 
 
-def test_in_a_large_model_gradients_say_which_nodes_are_patched(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_a_large_model_gradients_say_which_nodes_are_patched(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     everywhere, how = chosen(experiment(tiny), None, 2)
     assert how == "the largest exact necessity or sufficiency of all 10 nodes"
     raw = effects(experiment(tiny))
@@ -210,7 +214,7 @@ def test_in_a_large_model_gradients_say_which_nodes_are_patched(
     assert everywhere == tuple(raw.nodes[i] for i in np.argsort(-size)[:2])
     monkeypatch.setattr(chosen_module, "LARGE", 5)
     some, how = chosen(experiment(tiny), None, 2)
-    assert "of the 8 nodes that gradients rank highest of 10" in how and set(some) == set(everywhere)  # fmt: skip
+    assert "of the 8 nodes that gradients rank highest of 10" in how and set(some) == set(everywhere)
     assert "all 10 nodes" in chosen(experiment(tiny, metric=kl()), None, 2)[1]
 
 

@@ -17,16 +17,12 @@ import pyarrow.parquet
 import pytest
 from scipy.stats import chi2
 
-from steerscope.analysis import corpora, prompts
-from steerscope.analysis.corpora import SHIPPED, documents, file_hash, reservoir, windows
 from steerscope.analysis.errors import BadCorpus, BadPrompt, SteerscopeError
-from steerscope.analysis.models import Model
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question import corpora, prompts
+from steerscope.analysis.question.corpora import SHIPPED, documents, file_hash, reservoir, windows
 
-TEXTS = [
-    "Once upon a time there was a wedding.",
-    'Tom, "the dragon", saw\na ship.',
-    "Größe \u2028 café 船",
-]
+TEXTS = ["Once upon a time there was a wedding.", 'Tom, "the dragon", saw\na ship.', "Größe \u2028 café 船"]
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -106,9 +102,7 @@ def test_the_column_can_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
-def test_no_more_of_a_file_is_read_than_is_asked_for(
-    tiny: Model, tmp_path: Path, kind: str
-) -> None:
+def test_no_more_of_a_file_is_read_than_is_asked_for(tiny: Model, tmp_path: Path, kind: str) -> None:
     texts = [f"{n} {story(50, n)}" for n in range(12_000)]
     path = tmp_path / f"d.{kind}"
     if kind == "parquet":
@@ -149,16 +143,12 @@ def test_a_file_is_never_in_memory_whole(tmp_path: Path) -> None:
 
 def test_a_reservoir_holds_every_item_with_the_same_chance_in_any_order() -> None:
     size, count, seeds = 12, 4, 2000
-    drawn = np.array(
-        [reservoir(range(size), count, np.random.default_rng(s)) for s in range(seeds)]
-    )
+    drawn = np.array([reservoir(range(size), count, np.random.default_rng(s)) for s in range(seeds)])
     assert all(len(set(row)) == count for row in drawn)
 
     def misfit(values: Any) -> float:
         expected = values.size / size
-        return float(
-            ((np.bincount(values.ravel(), minlength=size) - expected) ** 2).sum() / expected
-        )
+        return float(((np.bincount(values.ravel(), minlength=size) - expected) ** 2).sum() / expected)
 
     limit = chi2.ppf(0.999, size - 1)
     assert misfit(drawn) * (size - 1) / (size - count) < limit  # drawn without replacement
@@ -201,7 +191,7 @@ def test_bos_stands_first_and_nowhere_else(tiny: Model, tmp_path: Path) -> None:
     path = write(tmp_path / "d.txt", end + story(30, 1) + end + end + story(40, 2) + end)
     found = windows(tiny, path, tokens=8, shuffle=False)
     assert all(row[0] == tiny.bos and tiny.bos not in row[1:] for row in found.ids)
-    parts = [windows(tiny, write(path, story(30 + 10 * i, i + 1)), tokens=8, shuffle=False) for i in (0, 1)]  # fmt: skip
+    parts = [windows(tiny, write(path, story(30 + 10 * i, i + 1)), tokens=8, shuffle=False) for i in (0, 1)]
     assert found.ids == parts[0].ids + parts[1].ids
 
 
@@ -224,9 +214,7 @@ def test_trained_tokenizers_read_pieces_as_the_whole(
     assert windows(real_model, path, count=1000, shuffle=False) == whole
 
 
-def test_text_without_spaces_is_cut_all_the_same(
-    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_without_spaces_is_cut_all_the_same(tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpora, "ENCODED", 50)
     found = windows(tiny, write(tmp_path / "d.txt", "x" * 1001), count=1000, shuffle=False)
     assert len(found) == len(tiny.encode("x" * 1001)) // 31
@@ -249,9 +237,7 @@ def test_fewer_windows_than_asked_for_are_simply_fewer(tiny: Model, tmp_path: Pa
     assert 0 < len(windows(tiny, path, count=500)) == expected < 500
 
 
-def test_a_hub_data_set_is_streamed_by_name_and_only_so_far(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_data_set_is_streamed_by_name_and_only_so_far(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ({"meta": 1, "text": story(30, n)} for n in range(50))
     calls = hub(monkeypatch, rows)
     monkeypatch.setattr(corpora, "HUB_READ", 5)
@@ -276,9 +262,7 @@ def test_a_file_or_folder_wins_over_a_data_set_of_that_name(
     assert list(documents("stories")) == ["third"]
 
 
-@pytest.mark.parametrize(
-    "reason", [ConnectionError("no route\nto host"), ValueError("no route"), OSError("no route")]
-)
+@pytest.mark.parametrize("reason", [ConnectionError("no route\nto host"), ValueError("no route"), OSError("no route")])
 def test_a_data_set_that_cannot_be_streamed_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, reason: Exception
 ) -> None:
@@ -346,9 +330,7 @@ def test_where_no_window_is_full_the_longest_is_told(tiny: Model, tmp_path: Path
     path = write(tmp_path / "d.txt", "Once\nOnce upon a time\nTom")
     longest = 1 + len(tiny.encode("Once upon a time"))
     for shuffle in (True, False):
-        with pytest.raises(
-            BadPrompt, match=rf"no window of 60 tokens in .*, the longest has {longest}; expected"
-        ):
+        with pytest.raises(BadPrompt, match=rf"no window of 60 tokens in .*, the longest has {longest}; expected"):
             windows(tiny, path, tokens=60, shuffle=shuffle)
 
 
@@ -362,9 +344,7 @@ def test_where_no_window_is_full_the_longest_is_told(tiny: Model, tmp_path: Path
         ({"seed": -1}, "got seed -1; expected 0 or more; choose"),
     ],
 )
-def test_numbers_out_of_their_range_are_refused(
-    tiny: Model, wish: dict[str, int], words: str
-) -> None:
+def test_numbers_out_of_their_range_are_refused(tiny: Model, wish: dict[str, int], words: str) -> None:
     with pytest.raises(BadPrompt, match=words):
         windows(tiny, "shipped", **wish)  # type: ignore[arg-type]
 

@@ -8,29 +8,21 @@ import torch
 from questions import PROMPTS, experiment
 from torch import Tensor
 
-from steerscope.analysis.attribution.edge_scores import (
-    Input,
-    Layer,
-    edge_scores,
-    inputs_of,
-    senders_of,
-)
-from steerscope.analysis.attribution.edges import edges
-from steerscope.analysis.attribution.exact import effect
-from steerscope.analysis.attribution.gradient import estimate
-from steerscope.analysis.attribution.path_effect import Receiver, exact_paths
-from steerscope.analysis.backward import backward
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Variant
-from steerscope.analysis.engine import Readout
+from steerscope.analysis.engine.backward import backward
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Node
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Node
+from steerscope.analysis.routes.edge_scores import Input, Layer, edge_scores, inputs_of, senders_of
+from steerscope.analysis.routes.edges import edges
+from steerscope.analysis.routes.path_effect import Receiver, exact_paths
+from steerscope.analysis.tools.gradients import estimate
+from steerscope.analysis.tools.patching import effect
 
 
-def test_what_the_inputs_of_a_layer_hand_back_adds_up_to_its_gradient(
-    every_architecture: Model,
-) -> None:
+def test_what_the_inputs_of_a_layer_hand_back_adds_up_to_its_gradient(every_architecture: Model) -> None:
     """The stream's gradient before a layer is that after it plus what each input alone hands back."""
     model = every_architecture
     seen: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
@@ -90,24 +82,20 @@ def test_verified_edges_are_exact_and_calibrate_the_estimates(small_models: Any)
     """Keys of a shared head count for all its query heads, in the estimate and in the exact value."""
     asked = experiment(small_models["llama"], controls=2)
     result = edges(asked, verify=8, sample=12, steps=12)
-    assert {n: list(f.columns) for n, f in result.frames.items()} == {
-        n: list(c) for n, c in COLUMNS["edges"].items()
-    }
+    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS["edges"].items()}
     table = result.frames["edges"]
     assert list(table["effect"].abs()) == sorted(table["effect"].abs(), reverse=True)
     assert set(result.frames["verified"]["verified"]) == {"top", "sample"}
     direct: Any = [(Node(0, 1), Receiver(None)), (None, Receiver(Node(1, 2), ("k",), shared=True))]
     exact = exact_paths(asked, direct).mean(-1)
     verified = result.frames["verified"]
-    for (sender, receiver), values in zip((("L0H1", "logits"), ("injection", "L1H1.k")), exact.T, strict=True):  # fmt: skip
+    for (sender, receiver), values in zip((("L0H1", "logits"), ("injection", "L1H1.k")), exact.T, strict=True):
         found = verified[(verified["sender"] == sender) & (verified["receiver"] == receiver)]
         if len(found):
             own = found[["necessity", "sufficiency"]].to_numpy()[0]
             assert own == pytest.approx(values, abs=1e-5)
     calibration = result.frames["calibration"]
-    both = calibration[
-        (calibration["verified"] == "both") & (calibration["measure"] == "necessity")
-    ]
+    both = calibration[(calibration["verified"] == "both") & (calibration["measure"] == "necessity")]
     assert both["pearson"].item() > 0.7
     [check] = result.manifest["checks"]
     assert check["name"].startswith("edges that leave the injection") and check["value"] < 0.1

@@ -15,9 +15,9 @@ from torch.testing import assert_close
 from transformer_lens import patching
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-from steerscope.analysis import engine, models
-from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import Readout, measure, run
+from steerscope.analysis.engine import run as engine
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import Readout, measure, run
 from steerscope.analysis.errors import (
     BadArgument,
     BadNode,
@@ -26,9 +26,10 @@ from steerscope.analysis.errors import (
     SteerscopeError,
     UnsupportedModel,
 )
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import SCALES, Site
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model import models
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import SCALES, Site
 
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35, 8, 9, 79, 32], [2, 71, 82, 81, 8], [1, 61, 80, 33, 9, 88, 7]]
 EXACT = 2e-5  # in log-probability
@@ -68,43 +69,31 @@ def sites(model: Model) -> list[Site]:
 
 def random_edit(model: Model, length: int, chance: random.Random) -> Edit:
     site = chance.choice(sites(model))
-    operation: Any = chance.choice(
-        ["add", "set", "scale", *(["hide"] * 3 if site.name == "pattern" else [])]
-    )
+    operation: Any = chance.choice(["add", "set", "scale", *(["hide"] * 3 if site.name == "pattern" else [])])
     positions = tuple(chance.sample(range(length), chance.randint(1, length)))
     everywhere = chance.random() < 0.3
     rows = length if everywhere else len(positions)
     width = chance.choice([length, model.n_ctx]) if site.name == "pattern" else model.width(site)
     generator = torch.Generator().manual_seed(chance.randrange(10**6))
     shape = (width,) if chance.random() < 0.5 else (rows, width)
-    value = (
-        chance.uniform(-1, 2)
-        if operation == "scale"
-        else torch.randn(shape, generator=generator) / 3
-    )
+    value = chance.uniform(-1, 2) if operation == "scale" else torch.randn(shape, generator=generator) / 3
     if isinstance(value, torch.Tensor):
         if operation == "hide":
             value = (value > 0).float()
         elif site.name in SCALES:
-            value = (
-                value.abs() + 2.0
-            )  # what makes the stream small, not large: log-probabilities stay near 0
+            value = value.abs() + 2.0  # what makes the stream small, not large: log-probabilities stay near 0
     elif site.name in SCALES:
         value = abs(value) + 1.0
     return Edit(site, operation, value, None if everywhere else positions)
 
 
-def random_variants(
-    model: Model, prompts: Sequence[Sequence[int]], count: int, seed: int = 0
-) -> list[Variant]:
+def random_variants(model: Model, prompts: Sequence[Sequence[int]], count: int, seed: int = 0) -> list[Variant]:
     """Of every prompt, up to four edits each; some edits are held by several variants, and some variants have none."""
     chance = random.Random(seed)
     variants: list[Variant] = []
     for _ in range(count):
         prompt = chance.randrange(len(prompts))
-        edits = [
-            random_edit(model, len(prompts[prompt]), chance) for _ in range(chance.randint(0, 4))
-        ]
+        edits = [random_edit(model, len(prompts[prompt]), chance) for _ in range(chance.randint(0, 4))]
         old = [v for v in variants if v.prompt == prompt]
         if old and chance.random() < 0.4:
             edits = [*chance.choice(old).edits[:2], *edits]
@@ -112,12 +101,7 @@ def random_variants(
     return variants
 
 
-def assert_plain(
-    model: Model,
-    prompts: Sequence[Sequence[int]],
-    variants: Sequence[Variant],
-    **options: Any,
-) -> None:
+def assert_plain(model: Model, prompts: Sequence[Sequence[int]], variants: Sequence[Variant], **options: Any) -> None:
     """Every variant, at every position of its prompt, equals a plain pass of that prompt alone."""
     everywhere = [range(len(prompt)) for prompt in prompts]
     done = []
@@ -145,9 +129,7 @@ def test_every_variant_equals_a_plain_pass_of_its_prompt_alone(every_architectur
 
 @pytest.mark.parametrize("operation", ["add", "set", "scale"])
 @torch.no_grad()
-def test_each_operation_at_each_site_equals_a_plain_pass(
-    every_architecture: Model, operation: Any
-) -> None:
+def test_each_operation_at_each_site_equals_a_plain_pass(every_architecture: Model, operation: Any) -> None:
     variants = []
     normed = every_architecture.architecture == "Qwen3ForCausalLM"  # its norm undoes a scale
     for site in sites(every_architecture):
@@ -155,27 +137,15 @@ def test_each_operation_at_each_site_equals_a_plain_pass(
             continue
         width = len(PROMPTS[1]) if site.name == "pattern" else every_architecture.width(site)
         small = 3.0 if site.name in SCALES else 0.3
-        value = (
-            small
-            if operation == "scale"
-            else torch.linspace(-1, 1, width)
-            if width > 1
-            else torch.full((1,), 10.0)
-        )
+        value = small if operation == "scale" else torch.linspace(-1, 1, width) if width > 1 else torch.full((1,), 10.0)
         variants.append(Variant(1, (Edit(site, operation, value, (1, 4)),)))
     clean = plain_logits(every_architecture, PROMPTS[1])
     assert_plain(every_architecture, PROMPTS[1:2] * 2, variants)
-    changed = measure(
-        every_architecture, PROMPTS, variants, None, lambda r: logits_of(r) - clean[-1]
-    )
+    changed = measure(every_architecture, PROMPTS, variants, None, lambda r: logits_of(r) - clean[-1])
     assert (changed.abs().amax(-1) > 1e-5).all()
 
 
-TEXTS = [
-    "Once upon a time, there was a wedding.",
-    "The dragon",
-    "Lily and Tom went to the park to play",
-]
+TEXTS = ["Once upon a time, there was a wedding.", "The dragon", "Lily and Tom went to the park to play"]
 
 
 @torch.no_grad()
@@ -226,13 +196,7 @@ def test_edits_equal_those_made_in_the_untouched_checkpoint(small_models: Any, n
 
         with _hooked(module, change, before):
             expected = original(torch.tensor([prompt])).logits[0]
-        found = measure(
-            model,
-            [prompt],
-            [Variant(0, (edit,))],
-            [range(len(prompt))],
-            lambda r: logits_of(r)[None],
-        )
+        found = measure(model, [prompt], [Variant(0, (edit,))], [range(len(prompt))], lambda r: logits_of(r)[None])
         assert_close(log_probabilities(found[0]), log_probabilities(expected), rtol=0, atol=EXACT)
 
 
@@ -241,12 +205,7 @@ def _place(hf: Any, name: str, layer: int, site: str) -> tuple[Any, bool]:
     block = getattr(hf, "transformer", None) or getattr(hf, "gpt_neox", None) or hf.model
     block = (block.h if hasattr(block, "h") else block.layers)[layer]
     attention = getattr(block, "attn", None) or getattr(block, "attention", None) or block.self_attn
-    projections = {
-        "gpt2": "c_proj",
-        "gpt_neo": "attention.out_proj",
-        "gpt_neox": "dense",
-        "gptj": "out_proj",
-    }
+    projections = {"gpt2": "c_proj", "gpt_neo": "attention.out_proj", "gpt_neox": "dense", "gptj": "out_proj"}
     normed = name == "gemma2"
     return {
         "resid_pre": (block, True),
@@ -282,9 +241,7 @@ class _hooked:
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "gpt_neo", "llama", "gemma2", "native_with_mlp"])
 @torch.no_grad()
-def test_an_edited_pattern_equals_the_edit_at_the_pattern_itself(
-    small_models: Any, name: str
-) -> None:
+def test_an_edited_pattern_equals_the_edit_at_the_pattern_itself(small_models: Any, name: str) -> None:
     """We make it at `z`; where TransformerLens takes an edit of the pattern, both are the same."""
     model, prompt = small_models[name], PROMPTS[1]
     edit = Edit(Site("pattern", 0, 3), "set", torch.tensor([0.5, 0.5]), (1, 2))
@@ -315,27 +272,17 @@ def test_patched_heads_equal_the_loop_of_transformer_lens(
     )
     heads = [node for node in model.nodes if node.head is not None]
     z = plain_pass(model, clean)
-    variants = [
-        Variant(0, (Edit(node.site, "set", z["z", node.layer][:, node.head]),)) for node in heads
-    ]
+    variants = [Variant(0, (Edit(node.site, "set", z["z", node.layer][:, node.head]),)) for node in heads]
     found = measure(model, [corrupted], variants, None, lambda r: logits_of(r)[:, 5])
     assert_close(found.view_as(expected), expected, rtol=0, atol=EXACT)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    seed=st.integers(0, 10**6), count=st.integers(1, 6), budget=st.sampled_from([1, 10**5, None])
-)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 6), budget=st.sampled_from([1, 10**5, None]))
 @torch.no_grad()
-def test_any_variants_equal_plain_passes(
-    small_model: Model, seed: int, count: int, budget: int | None
-) -> None:
+def test_any_variants_equal_plain_passes(small_model: Model, seed: int, count: int, budget: int | None) -> None:
     prompts = [p[: 1 + (seed + i) % len(p)] for i, p in enumerate(PROMPTS)]
-    assert_plain(
-        small_model, prompts, random_variants(small_model, prompts, count, seed), budget=budget
-    )
+    assert_plain(small_model, prompts, random_variants(small_model, prompts, count, seed), budget=budget)
 
 
 # Invariance.
@@ -346,9 +293,7 @@ def test_results_depend_on_neither_budget_nor_order(every_architecture: Model) -
     variants = random_variants(every_architecture, PROMPTS, 30, seed=1)
     whole = measure(every_architecture, PROMPTS, variants, None, _log_probabilities)
     singly = measure(every_architecture, PROMPTS, variants, None, _log_probabilities, budget=1)
-    backwards = measure(every_architecture, PROMPTS, variants[::-1], None, _log_probabilities).flip(
-        0
-    )
+    backwards = measure(every_architecture, PROMPTS, variants[::-1], None, _log_probabilities).flip(0)
     assert_close(singly, whole, rtol=0, atol=EXACT)
     assert_close(backwards, whole, rtol=0, atol=EXACT)
 
@@ -371,10 +316,7 @@ def test_adding_zero_changes_no_bit(every_architecture: Model, site: str) -> Non
     zero = [Variant(p, (Edit(at, "add", torch.zeros(width)),)) for p in range(3)]
     one = [Variant(p, (Edit(at, "scale", 1.0),)) for p in range(3)]
     plain = [Variant(p) for p in range(3)]
-    logits = [
-        measure(every_architecture, PROMPTS, variants, None, logits_of)
-        for variants in (plain, zero, one)
-    ]
+    logits = [measure(every_architecture, PROMPTS, variants, None, logits_of) for variants in (plain, zero, one)]
     if site == "pattern":  # z is multiplied out again, and may round otherwise
         assert_close(logits[1], logits[0], rtol=0, atol=EXACT)
         assert_close(logits[2], logits[0], rtol=0, atol=EXACT)
@@ -401,38 +343,25 @@ def rows_seen(small_model: Model) -> Iterator[list[int]]:
     rows: list[int] = []
     handles = [
         block.attn.register_forward_pre_hook(
-            lambda module, args, kwargs: rows.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
+            lambda module, args, kwargs: rows.append(len(args[0] if args else kwargs["hidden_states"])),
+            with_kwargs=True,
         )
         for block in small_model.bridge.blocks
-    ]  # fmt: skip
+    ]
     yield rows
     for handle in handles:
         handle.remove()
 
 
-def test_rows_join_at_the_layer_of_their_first_edit(
-    small_model: Model, rows_seen: list[int]
-) -> None:
+def test_rows_join_at_the_layer_of_their_first_edit(small_model: Model, rows_seen: list[int]) -> None:
     zero = torch.zeros(small_model.d_head)
-    variants = [
-        Variant(0, (Edit(Site("z", layer, head), "set", zero),))
-        for layer in range(3)
-        for head in range(4)
-    ]
+    variants = [Variant(0, (Edit(Site("z", layer, head), "set", zero),)) for layer in range(3) for head in range(4)]
     measure(small_model, PROMPTS, variants, None, logits_of)
     assert rows_seen == [5, 9, 12]  # four edited rows a layer, and the row that is not edited yet
 
 
-def test_a_row_without_edits_is_shared_by_all_that_ask_for_it(
-    small_model: Model, rows_seen: list[int]
-) -> None:
-    logits = measure(
-        small_model,
-        PROMPTS,
-        [Variant(0), Variant(1), Variant(0), Variant(0)],
-        None,
-        logits_of,
-    )
+def test_a_row_without_edits_is_shared_by_all_that_ask_for_it(small_model: Model, rows_seen: list[int]) -> None:
+    logits = measure(small_model, PROMPTS, [Variant(0), Variant(1), Variant(0), Variant(0)], None, logits_of)
     assert rows_seen == [2, 2, 2]
     assert torch.equal(logits[0], logits[2])
 
@@ -440,27 +369,13 @@ def test_a_row_without_edits_is_shared_by_all_that_ask_for_it(
 def test_shared_edits_are_computed_once(small_model: Model, rows_seen: list[int]) -> None:
     injection = Edit(Site("resid_pre", 0), "add", torch.ones(small_model.d_model))
     heads = [Edit(Site("z", 2, head), "scale", 0.0) for head in range(4)]
-    measure(
-        small_model,
-        PROMPTS,
-        [Variant(0, (injection, head)) for head in heads],
-        None,
-        logits_of,
-    )
+    measure(small_model, PROMPTS, [Variant(0, (injection, head)) for head in heads], None, logits_of)
     assert rows_seen == [1, 1, 4]
 
 
 def test_equal_edits_that_are_not_the_same_are_not_mixed_up(small_model: Model) -> None:
-    first, second = (
-        Edit(Site("resid_pre", 0), "add", torch.ones(small_model.d_model)) for _ in range(2)
-    )
-    logits = measure(
-        small_model,
-        PROMPTS,
-        [Variant(0, (first,)), Variant(0, (second,))],
-        None,
-        logits_of,
-    )
+    first, second = (Edit(Site("resid_pre", 0), "add", torch.ones(small_model.d_model)) for _ in range(2))
+    logits = measure(small_model, PROMPTS, [Variant(0, (first,)), Variant(0, (second,))], None, logits_of)
     assert_close(logits[0], logits[1], rtol=0, atol=EXACT)
 
 
@@ -482,8 +397,13 @@ def test_prompts_of_like_length_share_a_chunk(small_model: Model) -> None:
     prompts = [[5] * 40, [5] * 2] * 3
     lengths = [
         {len(prompts[v.prompt]) for v in readout.variants}
-        for _, readout in run(small_model, prompts, [Variant(p) for p in range(6)], budget=engine._bytes(small_model, 3, 40, 3, "logits", ()))
-    ]  # fmt: skip
+        for _, readout in run(
+            small_model,
+            prompts,
+            [Variant(p) for p in range(6)],
+            budget=engine._bytes(small_model, 3, 40, 3, "logits", ()),
+        )
+    ]
     assert lengths == [{2}, {40}] or lengths == [{2, 40}, {40}], lengths
 
 
@@ -492,9 +412,7 @@ def test_an_estimate_of_memory_covers_what_a_pass_takes(small_model: Model) -> N
     rows, length = 16, len(PROMPTS[0])
     block = rows * length * (small_model.d_model * 8 + 4 * small_model.d_model)
     logits = rows * length * small_model.d_vocab
-    assert engine._bytes(small_model, rows, length, rows * length, "logits", ()) >= 4 * (
-        block + logits
-    )
+    assert engine._bytes(small_model, rows, length, rows * length, "logits", ()) >= 4 * (block + logits)
 
 
 # Reading.
@@ -512,28 +430,19 @@ def test_activations_are_those_of_the_edited_pass(every_architecture: Model) -> 
             expected = plain_pass(every_architecture, prompt, variants[index].edits)
             for key in wanted:
                 found = readout.activations[key][row]
-                cut = (
-                    found[:, : len(prompt), : len(prompt)]
-                    if key[0] == "pattern"
-                    else found[: len(prompt)]
-                )
+                cut = found[:, : len(prompt), : len(prompt)] if key[0] == "pattern" else found[: len(prompt)]
                 assert_close(cut, expected[key], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_activations_of_plain_variants_equal_the_cache_of_transformer_lens(
-    every_architecture: Model,
-) -> None:
+def test_activations_of_plain_variants_equal_the_cache_of_transformer_lens(every_architecture: Model) -> None:
     _, cache = every_architecture.bridge.run_with_cache(torch.tensor([PROMPTS[0]]))
     names = [n for n in models.HOOKS if not n.startswith("mlp") or every_architecture.has_mlp]
     wanted = [(name, 1) for name in names]
     _, readout = next(run(every_architecture, PROMPTS, [Variant(0)], sites=wanted))
     for name, layer in wanted:
         assert_close(
-            readout.activations[name, layer],
-            cache[every_architecture.hook(name, layer)],
-            rtol=1e-5,
-            atol=1e-6,
+            readout.activations[name, layer], cache[every_architecture.hook(name, layer)], rtol=1e-5, atol=1e-6
         )
 
 
@@ -553,10 +462,7 @@ def test_means_are_over_the_read_positions_of_each_row(small_model: Model) -> No
     positions = [[0, 1, 2], [4], [2, 6]]
     variants = [Variant(2), Variant(0), Variant(1)]
     means = measure(small_model, PROMPTS, variants, positions, lambda r: r.mean(logits_of(r)[:, 7]))
-    expected = [
-        plain_logits(small_model, PROMPTS[v.prompt])[positions[v.prompt], 7].mean()
-        for v in variants
-    ]
+    expected = [plain_logits(small_model, PROMPTS[v.prompt])[positions[v.prompt], 7].mean() for v in variants]
     assert_close(means, torch.stack(expected), rtol=0, atol=EXACT)
 
 
@@ -575,16 +481,10 @@ def test_gradients_of_edits_equal_those_of_plain_passes(small_models: Any, name:
     values: list[Any] = [edit.value for edit in edits]
     variants = [Variant(1, tuple(edits[:2])), Variant(1, tuple(edits)), Variant(0, (edits[0],))]
     with torch.no_grad():  # the engine's mode does not depend on the caller's
-        scores = measure(
-            model, PROMPTS, variants, None, lambda r: _log_probabilities(r)[:, 5], grad=True
-        )
+        scores = measure(model, PROMPTS, variants, None, lambda r: _log_probabilities(r)[:, 5], grad=True)
     found = torch.autograd.grad(scores.sum(), values)
-    plain = [
-        log_probabilities(plain_logits(model, PROMPTS[v.prompt], v.edits))[-1, 5] for v in variants
-    ]
-    for ours, theirs in zip(
-        found, torch.autograd.grad(torch.stack(plain).sum(), values), strict=True
-    ):
+    plain = [log_probabilities(plain_logits(model, PROMPTS[v.prompt], v.edits))[-1, 5] for v in variants]
+    for ours, theirs in zip(found, torch.autograd.grad(torch.stack(plain).sum(), values), strict=True):
         assert theirs.abs().max() > 1e-4
         assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -597,9 +497,7 @@ def test_gradients_of_edits_equal_finite_differences(small_models: Any) -> None:
 
     def score(value: Tensor, grad: bool) -> Tensor:
         variant = Variant(0, (Edit(edit.site, "set", value, edit.positions),))
-        return measure(
-            model, PROMPTS, [variant], None, lambda r: _log_probabilities(r)[:, 5], grad=grad
-        )[0]
+        return measure(model, PROMPTS, [variant], None, lambda r: _log_probabilities(r)[:, 5], grad=grad)[0]
 
     (gradient,) = torch.autograd.grad(score(value, True), value)
     moved = (score(value.detach() + step, False) - score(value.detach() - step, False)) / 2
@@ -621,9 +519,7 @@ def test_the_callers_gradient_mode_is_left_alone_between_chunks(
     small_model: Model, outside: bool, inside: bool
 ) -> None:
     with torch.set_grad_enabled(outside):
-        for _, readout in run(
-            small_model, PROMPTS, [Variant(0), Variant(1)], budget=1, grad=inside
-        ):
+        for _, readout in run(small_model, PROMPTS, [Variant(0), Variant(1)], budget=1, grad=inside):
             assert torch.is_grad_enabled() is outside
             assert readout.logits is not None and readout.logits.requires_grad is inside
 
@@ -631,9 +527,7 @@ def test_the_callers_gradient_mode_is_left_alone_between_chunks(
 # Refusals.
 
 
-def test_a_hook_that_never_fires_is_an_error(
-    small_models: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hook_that_never_fires_is_an_error(small_models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """TransformerLens gives GPT-J such a hook, takes edits there, and never calls it."""
     model = small_models["gptj"]
     monkeypatch.setitem(models.HOOKS, "attn_out", "attn.hook_rot_q")
@@ -647,9 +541,7 @@ def test_a_hook_that_never_fires_is_an_error(
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama"])
 @torch.no_grad()
-def test_every_hook_that_is_attached_fires_once(
-    small_models: Any, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_hook_that_is_attached_fires_once(small_models: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_models[name]
     calls: list[str] = []
     plain = model.bridge.run_with_hooks
@@ -680,16 +572,12 @@ def test_a_pattern_that_comes_too_late_is_an_error() -> None:
     bridge = build_bridge_from_module(gptj, "GPTJForCausalLM", hf_config=gptj.config)
     model = load(bridge, name="toy")
     variant = Variant(0, (Edit(Site("pattern", 1, 0), "scale", 0.0),))
-    with pytest.raises(
-        UnsupportedModel, match="toy .* shows its attention patterns only after their use.*edit z"
-    ):
+    with pytest.raises(UnsupportedModel, match="toy .* shows its attention patterns only after their use.*edit z"):
         next(run(model, PROMPTS, [variant]))
     next(run(model, PROMPTS, [Variant(0)], sites=[("pattern", 1)]))  # reading is fine
 
 
-def at(
-    name: str, layer: int, head: int | None = None, width: int = 32, positions: Any = None
-) -> Edit:
+def at(name: str, layer: int, head: int | None = None, width: int = 32, positions: Any = None) -> Edit:
     return Edit(Site(name, layer, head), "add", torch.zeros(width), positions)
 
 
@@ -705,19 +593,26 @@ def at(
         ([[1, 2]], at("z", 0, 4, 8), None, BadNode, "L0H4.z is outside of gpt2, which has heads 0 to 3"),
         ([[1, 2]], at("z", 0, 1), None, BadArgument, r"value of shape \[32\]; expected \[8\] or \[2, 8\]"),
         ([[1, 2]], at("resid_pre", 0, None, 31), None, BadArgument, r"value of shape \[31\]"),
-        ([[1, 2]], at("resid_pre", 0, None, 32, (2,)), None, BadArgument, "position 2 is edited at L0.resid_pre in a prompt of 2 tokens; expected 0 to 1"),
+        (
+            [[1, 2]],
+            at("resid_pre", 0, None, 32, (2,)),
+            None,
+            BadArgument,
+            "position 2 is edited at L0.resid_pre in a prompt of 2 tokens; expected 0 to 1",
+        ),
         ([[1, 2]], at("resid_pre", 0, None, 32, (-1,)), None, BadArgument, "position -1"),
         ([[1, 2]], None, [[2]], BadArgument, "position 2 is read in a prompt of 2 tokens"),
-        ([[1, 2]], Edit(Site("z", 0, 1), "set", torch.zeros(3, 8)), None, BadArgument, r"shape \[3, 8\]; expected \[8\] or \[2, 8\]"),
+        (
+            [[1, 2]],
+            Edit(Site("z", 0, 1), "set", torch.zeros(3, 8)),
+            None,
+            BadArgument,
+            r"shape \[3, 8\]; expected \[8\] or \[2, 8\]",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(
-    small_model: Model,
-    prompts: Any,
-    edit: Edit | None,
-    positions: Any,
-    error: type[SteerscopeError],
-    message: str,
+    small_model: Model, prompts: Any, edit: Edit | None, positions: Any, error: type[SteerscopeError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         next(run(small_model, prompts, [Variant(0, (edit,) if edit else ())], positions))
@@ -725,17 +620,13 @@ def test_what_does_not_fit_is_refused(
 
 def test_an_mlp_is_refused_where_there_is_none(small_models: Any) -> None:
     model = small_models["native_attention_only"]
-    with pytest.raises(
-        BadNode, match=r"L0.mlp_out does not exist: native_attention_only has attention only"
-    ):
+    with pytest.raises(BadNode, match=r"L0.mlp_out does not exist: native_attention_only has attention only"):
         next(run(model, PROMPTS, [Variant(0, (at("mlp_out", 0),))]))
     with pytest.raises(BadNode, match="has attention only"):
         next(run(model, PROMPTS, [Variant(0)], sites=[("mlp_out", 0)]))
 
 
 @pytest.mark.parametrize("site", [("resid_mid", 0), ("z", 3), ("z", -1)])
-def test_an_activation_that_is_not_there_is_refused(
-    small_model: Model, site: tuple[str, int]
-) -> None:
+def test_an_activation_that_is_not_there_is_refused(small_model: Model, site: tuple[str, int]) -> None:
     with pytest.raises(BadNode, match="no activation"):
         next(run(small_model, PROMPTS, [Variant(0)], sites=[site]))

@@ -2,20 +2,16 @@ import numpy as np
 import pytest
 
 from steerscope.analysis.errors import BadArgument, BadInjection, BadPrompt
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import perplexity
-from steerscope.analysis.models import Model
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import perplexity
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 
 def ask(
-    model: Model,
-    texts: list[str],
-    positions: str = "front",
-    coefficient: float = 3.0,
-    **options: object,
+    model: Model, texts: list[str], positions: str = "front", coefficient: float = 3.0, **options: object
 ) -> Experiment:
     vector = prompt_pair(model, " wedding", " ship", 1)
     vector = vector if positions == "front" else vector.row(-1)
@@ -37,9 +33,7 @@ def test_positions_before_the_injection_are_not_scored(tiny: Model) -> None:
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
-def test_where_everything_that_is_left_is_injected_the_last_position_is_scored(
-    positions: str, tiny: Model
-) -> None:
+def test_where_everything_that_is_left_is_injected_the_last_position_is_scored(positions: str, tiny: Model) -> None:
     asked = ask(tiny, ["Tom had a red ball"], positions=positions)
     assert asked.scored_positions.positions == ((len(asked.prompts.ids[0]) - 1,),)
     assert "last position" in asked.scoring_rule
@@ -49,9 +43,7 @@ def test_scored_positions_can_be_chosen(tiny: Model) -> None:
     length = len(tiny.tokens("Tom had a red ball"))
     chosen = {"all": tuple(range(length)), "last": (length - 1,), (2, -1): (2, length - 1)}
     for scored, expected in chosen.items():
-        assert ask(tiny, ["Tom had a red ball"], scored=scored).scored_positions.positions == (
-            expected,
-        )
+        assert ask(tiny, ["Tom had a red ball"], scored=scored).scored_positions.positions == (expected,)
     with pytest.raises(BadArgument, match="expected None, all, last or indices"):
         _ = ask(tiny, ["Tom had"], scored="first").scored_positions
 
@@ -65,17 +57,14 @@ def test_a_prompt_with_nothing_left_to_score_is_refused(tiny: Model) -> None:
 
 def test_a_vector_longer_than_a_prompt_is_refused(tiny: Model) -> None:
     vector = prompt_pair(tiny, "One day Tom and Lily saw a wedding", " ship", 1)
-    with pytest.raises(
-        BadInjection, match="the vector has .* positions and the prompt only 3 tokens"
-    ):
+    with pytest.raises(BadInjection, match="the vector has .* positions and the prompt only 3 tokens"):
         Experiment(tiny, (Injection(vector),), make_prompts(tiny, ["Tom"]))
 
 
 def test_controls_are_the_same_for_the_same_seed_and_others_for_another(tiny: Model) -> None:
     first, again, other = (ask(tiny, ["Tom had a red ball"], seed=s) for s in (1, 1, 2))
     hashes = [
-        [i.describe()["vector"]["hash"] for group in asked.steering for i in group]
-        for asked in (first, again, other)
+        [i.describe()["vector"]["hash"] for group in asked.steering for i in group] for asked in (first, again, other)
     ]
     assert hashes[0] == hashes[1]
     assert hashes[0][0] == hashes[2][0] and not set(hashes[0][1:]) & set(hashes[2][1:])
@@ -84,12 +73,7 @@ def test_controls_are_the_same_for_the_same_seed_and_others_for_another(tiny: Mo
 def test_kl_is_positive_and_zero_without_an_injection(tiny: Model, stories: list[str]) -> None:
     asked = ask(tiny, stories)
     assert (asked.kl(asked.injections) > 0).all()
-    assert (
-        np.abs(
-            ask(tiny, stories, coefficient=0.0).kl(ask(tiny, stories, coefficient=0.0).injections)
-        ).max()
-        == 0
-    )
+    assert np.abs(ask(tiny, stories, coefficient=0.0).kl(ask(tiny, stories, coefficient=0.0).injections)).max() == 0
 
 
 def test_vectors_can_be_compared_at_equal_disturbance(tiny: Model, stories: list[str]) -> None:

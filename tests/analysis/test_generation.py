@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from steerscope.analysis.errors import BadArgument, BadPrompt
-from steerscope.analysis.generation import generate
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.models import Model
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.generation import generate
+from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 PROMPT = "One day Lily saw a"
@@ -17,12 +17,9 @@ def injection(request: pytest.FixtureRequest, tiny: Model) -> Injection:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_cache_changes_nothing_in_the_text(
-    temperature: float, tiny: Model, injection: Injection
-) -> None:
+def test_a_cache_changes_nothing_in_the_text(temperature: float, tiny: Model, injection: Injection) -> None:
     texts = [
-        generate(tiny, PROMPT, injection, tokens=20, temperature=temperature, cache=cache)
-        for cache in (True, False)
+        generate(tiny, PROMPT, injection, tokens=20, temperature=temperature, cache=cache) for cache in (True, False)
     ]
     assert texts[0] == texts[1] and len(texts[0]) > 0
 
@@ -39,9 +36,7 @@ def test_only_positions_of_the_prompt_are_edited(tiny: Model, injection: Injecti
 
     text = list(ids)
     for _ in range(10):
-        logits = tiny.bridge.run_with_hooks(
-            torch.tensor([text]), fwd_hooks=[("blocks.1.hook_resid_pre", hook)]
-        )
+        logits = tiny.bridge.run_with_hooks(torch.tensor([text]), fwd_hooks=[("blocks.1.hook_resid_pre", hook)])
         text.append(int(logits[0, -1].argmax()))
     made = generate(tiny, PROMPT, injection, tokens=10, temperature=0)
     expected = text[len(ids) :]
@@ -51,33 +46,15 @@ def test_only_positions_of_the_prompt_are_edited(tiny: Model, injection: Injecti
 def test_an_injection_changes_the_text_and_none_does_not(tiny: Model, injection: Injection) -> None:
     clean = generate(tiny, PROMPT, tokens=20, seed=1)
     assert (
-        generate(
-            tiny,
-            PROMPT,
-            Injection(injection.vector, 0.0, positions=injection.place),
-            tokens=20,
-            seed=1,
-        )
-        == clean
+        generate(tiny, PROMPT, Injection(injection.vector, 0.0, positions=injection.place), tokens=20, seed=1) == clean
     )
     assert (
-        generate(
-            tiny,
-            PROMPT,
-            Injection(injection.vector, 30.0, positions=injection.place),
-            tokens=20,
-            seed=1,
-        )
-        != clean
+        generate(tiny, PROMPT, Injection(injection.vector, 30.0, positions=injection.place), tokens=20, seed=1) != clean
     )
 
 
 def test_the_same_seed_gives_the_same_text(tiny: Model) -> None:
-    assert (
-        generate(tiny, PROMPT, seed=3)
-        == generate(tiny, PROMPT, seed=3)
-        != generate(tiny, PROMPT, seed=4)
-    )
+    assert generate(tiny, PROMPT, seed=3) == generate(tiny, PROMPT, seed=3) != generate(tiny, PROMPT, seed=4)
 
 
 def test_generation_ends_at_the_context(tiny: Model) -> None:

@@ -8,11 +8,11 @@ from architectures import CONTEXT, NEO_WINDOW, checkpoint
 from torch.testing import assert_close
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
-from steerscope.analysis.edits import Variant
-from steerscope.analysis.engine import run
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadPrompt
-from steerscope.analysis.gptneo import context, to_gpt2
-from steerscope.analysis.loading import load
+from steerscope.analysis.loading.gptneo import context, to_gpt2
+from steerscope.analysis.loading.loading import load
 
 
 @torch.no_grad()
@@ -54,9 +54,7 @@ def test_prompts_beyond_the_window_are_refused(small_models: Any) -> None:
     model = small_models["gpt_neo"]
     assert model.n_ctx == NEO_WINDOW
     next(run(model, [[1] * NEO_WINDOW], [Variant(0)]))
-    with pytest.raises(
-        BadPrompt, match=f"has {NEO_WINDOW + 1} tokens, gpt_neo reads at most {NEO_WINDOW}"
-    ):
+    with pytest.raises(BadPrompt, match=f"has {NEO_WINDOW + 1} tokens, gpt_neo reads at most {NEO_WINDOW}"):
         next(run(model, [[1] * (NEO_WINDOW + 1)], [Variant(0)]))
 
 

@@ -8,22 +8,22 @@ import torch
 from reference import plain_logits, plain_pass
 from torch import Tensor
 
-from steerscope.analysis.attribution.attribute import attribute
-from steerscope.analysis.attribution.exact import effects
-from steerscope.analysis.attribution.gradient import METHODS, estimate, rank
-from steerscope.analysis.attribution.inputs import INPUTS, input_estimates
-from steerscope.analysis.attribution.rules import relevance
-from steerscope.analysis.backward import backward
+from steerscope.analysis.carriers.attribute import attribute
+from steerscope.analysis.carriers.inputs import INPUTS, input_estimates
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import Readout
+from steerscope.analysis.engine.backward import backward
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.errors import BadArgument, BadMetric
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import Metric, kl, log_prob
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import Metric, kl, log_prob
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.tools.gradients import METHODS, estimate, rank
+from steerscope.analysis.tools.patching import effects
+from steerscope.analysis.tools.relevance import relevance
 from steerscope.analysis.vectors.vector import SteeringVector
 
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35], [2, 71, 82, 81, 8]]
@@ -70,10 +70,7 @@ def test_estimates_are_slopes_of_patching(every_architecture: Model) -> None:
         for p in range(len(PROMPTS)):
             steering = list(asked.edits(0)[p])
             for measure, (base, at) in enumerate(((steering, 1.0), ([], 0.0))):
-                ends = [
-                    metric(asked, p, [*base, between(asked, p, at + s)(node)])
-                    for s in (step, -step)
-                ]
+                ends = [metric(asked, p, [*base, between(asked, p, at + s)(node)]) for s in (step, -step)]
                 slope = (ends[0] - ends[1]) / (2 * step)
                 assert found[measure, n, p] == pytest.approx(slope, rel=0.02, abs=2e-4)
 
@@ -103,9 +100,7 @@ def test_relevance_is_conserved_where_nothing_is_added(small_models: Any) -> Non
         return readout.logits[:, TARGET]
 
     sites = [("resid_pre", layer) for layer in range(model.n_layers)]
-    values = backward(
-        model, PROMPTS, [[Variant(0)], [Variant(1)]], [(6,), (4,)], score, sites, collect, rules=rules
-    )  # fmt: skip
+    values = backward(model, PROMPTS, [[Variant(0)], [Variant(1)]], [(6,), (4,)], score, sites, collect, rules=rules)
     fired()
     plain = [plain_logits(model, ids)[-1, TARGET] for ids in PROMPTS]
     torch.testing.assert_close(values, torch.stack(plain).detach(), rtol=1e-4, atol=1e-5)
@@ -124,9 +119,15 @@ def test_the_rules_act_and_leave_the_forward_pass_alone(every_architecture: Mode
     scored = asked.scored_positions
     score = asked.metric.prepare(scored, asked.clean, asked.steered)
     values = backward(
-        asked.model, asked.prompts.full, [[Variant(0)], [Variant(1)]], scored.positions, score, [("z", 0)],
-        lambda *found: None, rules=rules,
-    )  # fmt: skip
+        asked.model,
+        asked.prompts.full,
+        [[Variant(0)], [Variant(1)]],
+        scored.positions,
+        score,
+        [("z", 0)],
+        lambda *found: None,
+        rules=rules,
+    )
     np.testing.assert_allclose(values, clean, rtol=1e-4, atol=1e-4)
 
 
@@ -146,15 +147,10 @@ def test_a_dropped_layer_leaves_the_paths_around_it(small_models: Any) -> None:
         frozen = Edit(Site("attn_out", 1), "set", seen["attn_out", 1])
         for n in first:
             node = asked.reachable[n]
-            ends = [
-                metric(asked, p, [*steering, between(asked, p, 1 + s)(node), frozen])
-                for s in (step, -step)
-            ]
+            ends = [metric(asked, p, [*steering, between(asked, p, 1 + s)(node), frozen]) for s in (step, -step)]
             direct[n, p] = (ends[0] - ends[1]) / (2 * step)
     assert np.abs(dropped[0, first]).sum() > 0
-    for n in (
-        first
-    ):  # position by position its size counts, so it is at least what is left after cancelling
+    for n in first:  # position by position its size counts, so it is at least what is left after cancelling
         assert (np.abs(direct[n]) <= np.abs(_sizes(asked, n)) + 1e-3).all()
     assert plain.shape == dropped.shape
 
@@ -186,13 +182,10 @@ def test_inputs_are_exact_where_the_metric_is_linear(small_models: Any) -> None:
                     for measure, (base, other) in enumerate(((steering, clean), ([], steered))):
                         edit = Edit(site, "set", other[name, last][:, node.head])
                         own, edited = (
-                            plain_logits(model, PROMPTS[p], e)[read, TARGET].mean()
-                            for e in (base, [*base, edit])
+                            plain_logits(model, PROMPTS[p], e)[read, TARGET].mean() for e in (base, [*base, edit])
                         )
                         lost = (own - edited) if measure == 0 else (edited - own)
-                        assert found[measure, i, n, p] == pytest.approx(
-                            lost.item(), rel=1e-3, abs=1e-5
-                        )
+                        assert found[measure, i, n, p] == pytest.approx(lost.item(), rel=1e-3, abs=1e-5)
 
 
 def test_values_of_shared_heads_go_to_each_query_head(small_models: Any) -> None:
@@ -206,7 +199,7 @@ def test_values_of_shared_heads_go_to_each_query_head(small_models: Any) -> None
 
 
 @pytest.mark.parametrize("method", ["gradient", "relp", "atp*", "ig"])
-def test_every_method_gives_a_calibrated_result(tiny: Model, stories: list[str], method: str) -> None:  # fmt: skip
+def test_every_method_gives_a_calibrated_result(tiny: Model, stories: list[str], method: str) -> None:
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 2.0)
@@ -224,9 +217,7 @@ def test_every_method_gives_a_calibrated_result(tiny: Model, stories: list[str],
         assert row["effect"] == pytest.approx(exact[measure, n], abs=1e-5)
     calibration = result.frames["calibration"].set_index("measure")
     own = sample[sample["measure"] == "necessity"]
-    assert calibration["worst_error"]["necessity"] == pytest.approx(
-        abs(own["estimate"] - own["effect"]).max()
-    )
+    assert calibration["worst_error"]["necessity"] == pytest.approx(abs(own["estimate"] - own["effect"]).max())
     ranked, passes = rank(asked, method)
     table = result.frames["nodes"].query("measure == 'necessity'")["effect"]
     if method != "ig":

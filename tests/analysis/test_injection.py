@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from steerscope.analysis.edits import Variant
-from steerscope.analysis.engine import run
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadInjection, BadNode
-from steerscope.analysis.injection import Injection, compose
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.injection import Injection, compose
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -30,12 +30,8 @@ def test_an_injection_at_the_front_is_the_published_activation_addition(tiny: Mo
         x[:, : vector.rows] += 3.0 * vector.values
         return x
 
-    expected = tiny.bridge.run_with_hooks(
-        torch.tensor([ids]), fwd_hooks=[("blocks.1.hook_resid_pre", published)]
-    )[0]
-    torch.testing.assert_close(
-        logits(tiny, ids, [Injection(vector, 3.0)]), expected, atol=2e-5, rtol=0
-    )
+    expected = tiny.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=[("blocks.1.hook_resid_pre", published)])[0]
+    torch.testing.assert_close(logits(tiny, ids, [Injection(vector, 3.0)]), expected, atol=2e-5, rtol=0)
 
 
 def test_coefficient_zero_gives_bit_identical_logits(tiny: Model) -> None:
@@ -48,17 +44,11 @@ def test_injections_compose_by_addition(tiny: Model) -> None:
     ids = tiny.tokens("One day Lily saw a dragon")
     vector = prompt_pair(tiny, " wedding", " ship", 1)
     twice = logits(tiny, ids, [Injection(vector, 1.0), Injection(vector, 2.0)])
-    torch.testing.assert_close(
-        twice, logits(tiny, ids, [Injection(vector, 3.0)]), atol=2e-5, rtol=0
-    )
+    torch.testing.assert_close(twice, logits(tiny, ids, [Injection(vector, 3.0)]), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("positions", "changed"), [("front", 1), ("last", -1), ("4", 4), ("back", -2)]
-)
-def test_nothing_before_the_first_injected_position_changes(
-    positions: str, changed: int, tiny: Model
-) -> None:
+@pytest.mark.parametrize(("positions", "changed"), [("front", 1), ("last", -1), ("4", 4), ("back", -2)])
+def test_nothing_before_the_first_injected_position_changes(positions: str, changed: int, tiny: Model) -> None:
     ids = tiny.tokens("One day Lily saw a dragon near the ship")
     vector = prompt_pair(tiny, " wedding", " ship", 0)
     place = positions if positions == "front" else positions
@@ -79,11 +69,7 @@ def test_last_and_indices_leave_the_row_for_bos_out(tiny: Model) -> None:
 def test_a_control_keeps_everything_but_the_direction(tiny: Model) -> None:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 4.0, layer=1, positions="back")
     control = injection.control(5)
-    assert (control.coefficient, control.site, control.place) == (
-        4.0,
-        Site("resid_pre", 1),
-        injection.place,
-    )
+    assert (control.coefficient, control.site, control.place) == (4.0, Site("resid_pre", 1), injection.place)
     torch.testing.assert_close(control.vector.norms, injection.vector.norms)
 
 

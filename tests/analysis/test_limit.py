@@ -9,13 +9,13 @@ from architectures import native
 from torch import Tensor
 
 from steerscope.analysis.breakdown.limit import limit
-from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import Readout, measure
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import Readout, measure
 from steerscope.analysis.errors import BadInjection, UnsupportedModel
-from steerscope.analysis.injection import Injection, compose
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.injection import Injection, compose
 from steerscope.analysis.vectors.vector import SteeringVector
 
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35, 8], [2, 71, 82, 81, 8]]
@@ -61,22 +61,30 @@ def exact_models(small_models: Any) -> Any:
     return get
 
 
-NAMES = ["gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "qwen2", "qwen3", "gemma2", "native_attention_only", "native_with_mlp"]  # fmt: skip
+NAMES = [
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "native_attention_only",
+    "native_with_mlp",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("sign", [1, -1])
-def test_it_is_what_a_coefficient_of_a_million_comes_to(
-    exact_models: Any, name: str, sign: int
-) -> None:
+def test_it_is_what_a_coefficient_of_a_million_comes_to(exact_models: Any, name: str, sign: int) -> None:
     model = exact_models(name)
     for site in ("resid_pre", "attn_out", *(["mlp_out"] if model.has_mlp else [])):
         given = injection(model, site, 1)
         edits = limit(model, [given], [len(p) for p in PROMPTS], sign)
         asymptote = log_probabilities(model, edits)
-        error = [
-            (finite(model, given, sign * c) - asymptote).abs().max().item() for c in (1e3, 1e6)
-        ]
+        error = [(finite(model, given, sign * c) - asymptote).abs().max().item() for c in (1e3, 1e6)]
         assert error[1] < 1e-4
         assert error[1] < error[0] / 100 or error[0] < 1e-9  # as one over the coefficient
         assert (finite(model, given, sign * 1.0) - asymptote).abs().max() > 1e-2
@@ -100,9 +108,7 @@ def test_single_precision_gives_the_same(small_models: Any, exact_models: Any) -
         torch.testing.assert_close(single, double, rtol=0, atol=1e-5)
 
 
-def test_a_row_of_zeros_is_left_alone_and_injections_at_one_position_add_up(
-    small_model: Model,
-) -> None:
+def test_a_row_of_zeros_is_left_alone_and_injections_at_one_position_add_up(small_model: Model) -> None:
     values = torch.zeros(2, small_model.d_model)
     values[0, :3] = torch.tensor([1.0, -2.0, 3.0])
     one = Injection(SteeringVector(values, Site("resid_pre", 0)), 1.0, positions=(0, 2))

@@ -14,15 +14,10 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
 from steerscope.analysis.errors import BadArgument, BadPrompt, ModelNotFound, UnsupportedModel
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
+SMALL: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 ROUTED = SMALL | {"intermediate_size": 48, "num_key_value_heads": 2}
 TOKENS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79, 32]])
 
@@ -33,9 +28,7 @@ TOKENS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79, 32]])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @torch.no_grad()
 def test_logits_are_those_of_the_checkpoint(small_models: Any, name: str) -> None:
-    assert_close(
-        small_models[name].bridge(TOKENS), checkpoint(name)(TOKENS).logits, rtol=0, atol=1e-5
-    )
+    assert_close(small_models[name].bridge(TOKENS), checkpoint(name)(TOKENS).logits, rtol=0, atol=1e-5)
 
 
 def test_it_knows_what_the_model_is_made_of(every_architecture: Model) -> None:
@@ -84,9 +77,7 @@ def test_a_bridge_is_taken_as_it_is() -> None:
     model = load(bridge.train(), name="toy")
     assert model.bridge is bridge and not bridge.training
     assert model.source is None and model.name == "toy"
-    with pytest.raises(
-        BadPrompt, match="toy has no tokenizer, got the text 'a wedding'; give token ids"
-    ):
+    with pytest.raises(BadPrompt, match="toy has no tokenizer, got the text 'a wedding'; give token ids"):
         model.tokens("a wedding")
 
 
@@ -114,17 +105,22 @@ def test_a_checkpoint_of_an_old_hooked_transformer_is_taken() -> None:
     for layer in range(layers):
         block = f"blocks.{layer}.attn"
         for letter in "QKV":
-            old |= {
-                f"{block}.W_{letter}": random(heads, width, head),
-                f"{block}.b_{letter}": random(heads, head),
-            }
+            old |= {f"{block}.W_{letter}": random(heads, width, head), f"{block}.b_{letter}": random(heads, head)}
         old |= {f"{block}.W_O": random(heads, head, width), f"{block}.b_O": random(width)}
     bridge = boot_native(
         TransformerBridgeConfig(
-            d_model=width, d_head=head, n_heads=heads, n_layers=layers, n_ctx=context, d_vocab=words,
-            attn_only=True, act_fn="gelu_new", normalization_type=None, seed=0,
+            d_model=width,
+            d_head=head,
+            n_heads=heads,
+            n_layers=layers,
+            n_ctx=context,
+            d_vocab=words,
+            attn_only=True,
+            act_fn="gelu_new",
+            normalization_type=None,
+            seed=0,
         )
-    )  # fmt: skip
+    )
     weights = convert_tl_checkpoint(old, bridge.cfg)
     weights.setdefault("unembed.bias", torch.zeros(words))
     bridge.load_state_dict(weights, strict=True)
@@ -133,16 +129,10 @@ def test_a_checkpoint_of_an_old_hooked_transformer_is_taken() -> None:
         x = old["embed.W_E"][TOKENS[0]] + old["pos_embed.W_pos"][: TOKENS.shape[1]]
         for layer in range(layers):
             part = {
-                n: old[f"blocks.{layer}.attn.{n}"]
-                for n in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
+                n: old[f"blocks.{layer}.attn.{n}"] for n in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
             }
-            q, k, v = (
-                torch.einsum("pm,hmd->hpd", x, part[f"W_{n}"]) + part[f"b_{n}"][:, None]
-                for n in "QKV"
-            )
-            scores = (q @ k.mT / head**0.5).masked_fill(
-                torch.ones(x.shape[0], x.shape[0]).triu(1).bool(), -torch.inf
-            )
+            q, k, v = (torch.einsum("pm,hmd->hpd", x, part[f"W_{n}"]) + part[f"b_{n}"][:, None] for n in "QKV")
+            scores = (q @ k.mT / head**0.5).masked_fill(torch.ones(x.shape[0], x.shape[0]).triu(1).bool(), -torch.inf)
             x = x + torch.einsum("hpd,hdm->pm", scores.softmax(-1) @ v, part["W_O"]) + part["b_O"]
         assert_close(model.bridge(TOKENS)[0], x @ old["unembed.W_U"], rtol=1e-5, atol=1e-5)
 
@@ -166,35 +156,50 @@ def test_a_bos_that_is_not_there_is_refused(small_models: Any) -> None:
     ("build", "sentence"),
     [
         (
-            lambda: hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)),
+            lambda: hf.T5ForConditionalGeneration(
+                hf.T5Config(vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+            ),
             r"is an encoder-decoder \(t5\); the analysis assumes one causal stream",
         ),
         (
             lambda: hf.MixtralForCausalLM(hf.MixtralConfig(num_local_experts=4, **ROUTED)),
-            r"routes each token to some of 4 experts \(mixtral\); the analysis assumes that an MLP is one function of its input",
+            r"routes each token to some of 4 experts \(mixtral\); the analysis "
+            r"assumes that an MLP is one function of its input",
         ),
         (
             lambda: hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(num_experts=4, moe_intermediate_size=16, **ROUTED)),
             r"routes each token to some of 4 experts \(qwen3_moe\)",
         ),
         (
-            lambda: hf.MambaForCausalLM(hf.MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4)),
-            r"has blocks without attention; the analysis assumes that every block is attention and MLP \(no state-space",
+            lambda: hf.MambaForCausalLM(
+                hf.MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4)
+            ),
+            r"has blocks without attention; the analysis "
+            r"assumes that every block is attention and MLP \(no state-space",
         ),
         (
-            lambda: hf.JambaForCausalLM(hf.JambaConfig(num_experts=1, mamba_d_state=4, use_mamba_kernels=False, **ROUTED | {"num_hidden_layers": 4})),
+            lambda: hf.JambaForCausalLM(
+                hf.JambaConfig(
+                    num_experts=1, mamba_d_state=4, use_mamba_kernels=False, **ROUTED | {"num_hidden_layers": 4}
+                )
+            ),
             "has blocks without attention",
         ),
         (
             lambda: hf.BertLMHeadModel(hf.BertConfig(is_decoder=True, intermediate_size=48, **SMALL)),
-            r"normalizes the stream after every addition \(post-norm, bert\); the analysis assumes a stream that blocks only add to",
+            r"normalizes the stream after every addition \(post-norm, bert\); the analysis "
+            r"assumes a stream that blocks only add to",
         ),
         (
-            lambda: hf.OpenAIGPTLMHeadModel(hf.OpenAIGPTConfig(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
+            lambda: hf.OpenAIGPTLMHeadModel(
+                hf.OpenAIGPTConfig(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+            ),
             r"\(post-norm, openai-gpt\)",
         ),
         (
-            lambda: hf.OPTForCausalLM(hf.OPTConfig(ffn_dim=48, do_layer_norm_before=False, word_embed_proj_dim=32, **SMALL)),
+            lambda: hf.OPTForCausalLM(
+                hf.OPTConfig(ffn_dim=48, do_layer_norm_before=False, word_embed_proj_dim=32, **SMALL)
+            ),
             r"\(post-norm, opt\)",
         ),
         (
@@ -203,7 +208,7 @@ def test_a_bos_that_is_not_there_is_refused(small_models: Any) -> None:
         ),
     ],
     ids=["t5", "mixtral", "qwen3_moe", "mamba", "jamba", "bert", "openai_gpt", "opt_post_norm", "bloom"],
-)  # fmt: skip
+)
 def test_an_architecture_that_does_not_fit_is_refused_with_the_reason(
     tmp_path: Path, build: Any, sentence: str
 ) -> None:
@@ -215,16 +220,14 @@ def test_an_architecture_that_does_not_fit_is_refused_with_the_reason(
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     for source in (tmp_path / "nowhere", "./nowhere", "nowhere/deep/down"):
         with pytest.raises(
-            ModelNotFound,
-            match=r"^no folder '.*nowhere.*'; expected a Hugging Face folder with config.json",
+            ModelNotFound, match=r"^no folder '.*nowhere.*'; expected a Hugging Face folder with config.json"
         ):
             load(source)
 
 
 def test_a_file_in_place_of_a_folder_is_refused(small_models: Any) -> None:
     with pytest.raises(
-        ModelNotFound,
-        match="model.safetensors' is a file; expected a Hugging Face folder.*; give the folder",
+        ModelNotFound, match="model.safetensors' is a file; expected a Hugging Face folder.*; give the folder"
     ):
         load(small_models.folder("llama") / "model.safetensors")
 
@@ -242,7 +245,10 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(
         ModelNotFound,
-        match="has only pytorch_model.bin, a pickle, which can run code when it is read; expected model.safetensors; convert it",
+        match=(
+            "has only pytorch_model.bin, a pickle, which can run code when it is read; expected model.safetensors; "
+            "convert it"
+        ),
     ):
         load(tmp_path)
 
@@ -263,8 +269,7 @@ def test_a_hub_name_without_network_fails_at_once() -> None:
     start = time.perf_counter()
     for name in ("gpt2-nowhere", "nobody/nothing"):
         with pytest.raises(
-            ModelNotFound,
-            match=rf"^no folder '{name}', and the hub does not give it \(.*check the name",
+            ModelNotFound, match=rf"^no folder '{name}', and the hub does not give it \(.*check the name"
         ):
             load(name)
     assert time.perf_counter() - start < 5

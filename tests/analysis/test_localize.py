@@ -7,18 +7,18 @@ import pandas as pd
 import pytest
 import torch
 
-from steerscope.analysis.attribution.exact import MEASURES, effects
-from steerscope.analysis.attribution.localize import localize
+from steerscope.analysis.carriers.localize import localize
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Edit
+from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.engine.plain import plain_hooks, plain_logits
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import kl, log_prob
-from steerscope.analysis.models import Model
-from steerscope.analysis.plain import plain_hooks, plain_logits
-from steerscope.analysis.prompts import make_prompts
-from steerscope.analysis.results import Result
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import kl, log_prob
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.tools.patching import MEASURES, effects
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 
@@ -33,26 +33,16 @@ def result(tiny: Model, stories: list[str]) -> Result:
 
 def test_every_node_equals_one_plain_pass_a_question(tiny: Model) -> None:
     """log-probability of a target, three prompts of different lengths, all nodes, both measures."""
-    texts = [
-        "One day Lily saw a dragon near the ship",
-        "Tom had a red ball",
-        "There was a wedding near the",
-    ]
+    texts = ["One day Lily saw a dragon near the ship", "Tom had a red ball", "There was a wedding near the"]
     target = tiny.single_token(" wedding")
-    asked = Experiment(
-        tiny, (injection(tiny, 1),), make_prompts(tiny, texts), log_prob([target]), controls=0
-    )
+    asked = Experiment(tiny, (injection(tiny, 1),), make_prompts(tiny, texts), log_prob([target]), controls=0)
     found = effects(asked)
     for p, ids in enumerate(asked.prompts.ids):
         steering = list(asked.edits(0)[p])
         positions = list(asked.scored_positions.positions[p])
 
-        def metric(
-            edits: list[Edit], ids: tuple[int, ...] = ids, positions: list[int] = positions
-        ) -> float:
-            return (
-                plain_logits(tiny, ids, edits)[positions].log_softmax(-1)[:, target].mean().item()
-            )
+        def metric(edits: list[Edit], ids: tuple[int, ...] = ids, positions: list[int] = positions) -> float:
+            return plain_logits(tiny, ids, edits)[positions].log_softmax(-1)[:, target].mean().item()
 
         caches = {}
         for name, edits in (("clean", []), ("steered", steering)):
@@ -63,9 +53,7 @@ def test_every_node_equals_one_plain_pass_a_question(tiny: Model) -> None:
             for name, cache in caches.items():
                 x = cache[tiny.hook(node.site.name, node.layer)][0]
                 outputs[name] = x if node.head is None else x[:, node.head]
-            necessity = metric(steering) - metric(
-                [*steering, Edit(node.site, "set", outputs["clean"])]
-            )
+            necessity = metric(steering) - metric([*steering, Edit(node.site, "set", outputs["clean"])])
             sufficiency = metric([Edit(node.site, "set", outputs["steered"])]) - metric([])
             assert found.along[0, :, n, p] == pytest.approx([necessity, sufficiency], abs=2e-5)
 
@@ -79,14 +67,20 @@ def test_the_frames_have_the_columns_that_are_described(result: Result) -> None:
 def test_there_is_one_row_for_every_node_and_measure(result: Result, tiny: Model) -> None:
     table = result.frames["effects"]
     assert len(table) == 2 * len(tiny.nodes)
-    assert table.groupby("measure")["node"].apply(list).to_dict() == {
-        m: [str(n) for n in tiny.nodes] for m in MEASURES
-    }
+    assert table.groupby("measure")["node"].apply(list).to_dict() == {m: [str(n) for n in tiny.nodes] for m in MEASURES}
 
 
 def test_intervals_contain_their_estimates_and_adjusting_never_lowers_p(tiny: Model) -> None:
-    texts = ["Tom had a red ball", "Lily saw the ship", "One day they went to the park", "Once upon a time", "The bride had a ring",
-             "Ben and Tom played with the", "a dragon near the", "They saw a big cake and"]  # fmt: skip
+    texts = [
+        "Tom had a red ball",
+        "Lily saw the ship",
+        "One day they went to the park",
+        "Once upon a time",
+        "The bride had a ring",
+        "Ben and Tom played with the",
+        "a dragon near the",
+        "They saw a big cake and",
+    ]
     found = localize(tiny, injection(tiny), texts, log_prob([" ring"]), controls=3, completions=0)
     table = found.frames["effects"]
     slack = 1e-9 + 1e-6 * table["effect"].abs()
@@ -107,9 +101,7 @@ def test_patching_every_node_gives_the_other_run(result: Result) -> None:
 
 def test_the_run_checks_itself_and_says_so(result: Result) -> None:
     checks = result.manifest["checks"]
-    assert (
-        len(checks) == 3 + 4 + 8
-    )  # its own, the writers', and those of frozen attention on two outcomes
+    assert len(checks) == 3 + 4 + 8  # its own, the writers', and those of frozen attention on two outcomes
     assert all(check["passed"] and check["value"] <= check["limit"] for check in checks)
 
 
@@ -129,9 +121,7 @@ def test_the_planted_carrier_is_found_and_nothing_else(planted: Model, stories: 
 
 
 def test_nodes_before_the_injection_have_no_effect(tiny: Model, stories: list[str]) -> None:
-    table = localize(tiny, injection(tiny, 1), stories[:3], controls=2, completions=0).frames[
-        "effects"
-    ]
+    table = localize(tiny, injection(tiny, 1), stories[:3], controls=2, completions=0).frames["effects"]
     before = table[table["layer"] == 0]
     assert (before["effect"] == 0).all() and not before["significant"].any()
 
@@ -144,12 +134,8 @@ def test_coefficient_zero_has_no_effect_and_no_carrier(tiny: Model, stories: lis
 
 
 def test_the_order_of_prompts_changes_nothing(tiny: Model, stories: list[str]) -> None:
-    forth = effects(
-        Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5]), controls=1)
-    )
-    back = effects(
-        Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5][::-1]), controls=1)
-    )
+    forth = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5]), controls=1))
+    back = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5][::-1]), controls=1))
     np.testing.assert_allclose(forth.along, back.along[..., ::-1], atol=1e-4)
 
 
@@ -161,17 +147,12 @@ def test_a_small_budget_changes_nothing(tiny: Model, stories: list[str]) -> None
 
 
 def test_the_same_seed_gives_the_same_numbers(tiny: Model, stories: list[str]) -> None:
-    runs = [
-        localize(tiny, injection(tiny), stories[:6], controls=3, completions=1, seed=7)
-        for _ in range(2)
-    ]
+    runs = [localize(tiny, injection(tiny), stories[:6], controls=3, completions=1, seed=7) for _ in range(2)]
     for name in runs[0].frames:
         pd.testing.assert_frame_equal(runs[0].frames[name], runs[1].frames[name])
 
 
-def test_one_prompt_and_no_controls_say_what_is_missing(
-    tiny: Model, stories: list[str], tmp_path: Path
-) -> None:
+def test_one_prompt_and_no_controls_say_what_is_missing(tiny: Model, stories: list[str], tmp_path: Path) -> None:
     found = localize(tiny, injection(tiny), stories[:1], controls=0, completions=0)
     assert {"intervals", "controls"} <= set(found.manifest["missing"])
     assert not found.frames["effects"]["significant"].any()
@@ -190,18 +171,12 @@ def test_levels_outside_of_zero_to_one_are_refused(tiny: Model, stories: list[st
 
 
 def test_positions_average_to_their_prompts(result: Result) -> None:
-    by_prompt = (
-        result.frames["positions"].groupby("prompt")[["clean", "steered", "effect", "kl"]].mean()
-    )
+    by_prompt = result.frames["positions"].groupby("prompt")[["clean", "steered", "effect", "kl"]].mean()
     prompts = result.frames["prompts"].set_index("prompt")[["clean", "steered", "effect", "kl"]]
     np.testing.assert_allclose(by_prompt, prompts, atol=1e-4)
 
 
 def test_what_the_injection_does_to_the_next_token_adds_up(result: Result) -> None:
     tokens = result.frames["tokens"]
-    assert (
-        tokens[tokens["side"] == "gain"]["steered"] > tokens[tokens["side"] == "gain"]["clean"]
-    ).all()
-    assert (
-        tokens[tokens["side"] == "loss"]["steered"] < tokens[tokens["side"] == "loss"]["clean"]
-    ).all()
+    assert (tokens[tokens["side"] == "gain"]["steered"] > tokens[tokens["side"] == "gain"]["clean"]).all()
+    assert (tokens[tokens["side"] == "loss"]["steered"] < tokens[tokens["side"] == "loss"]["clean"]).all()

@@ -4,29 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerscope.analysis.edits import Variant
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.errors import BadMetric, BadPrompt
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import (
-    METRICS,
-    Metric,
-    Outputs,
-    kl,
-    log_prob,
-    logit_direction,
-    perplexity,
-)
-from steerscope.analysis.models import Model
-from steerscope.analysis.plain import plain_logits
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import METRICS, Metric, Outputs, kl, log_prob, logit_direction, perplexity
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
-TEXTS = [
-    "One day Lily saw a dragon near the ship",
-    "Tom had a red ball",
-    "Once upon a time there was a wedding",
-]
+TEXTS = ["One day Lily saw a dragon near the ship", "Tom had a red ball", "Once upon a time there was a wedding"]
 
 
 def experiment(model: Model, metric: Metric) -> Experiment:
@@ -54,11 +42,7 @@ def test_kl_is_that_of_steered_from_clean(tiny: Model) -> None:
     found = values(asked)
     for prompt in range(3):
         clean, steered = (x.log_softmax(-1) for x in by_hand(asked, prompt))
-        expected = (
-            torch.nn.functional.kl_div(clean, steered, log_target=True, reduction="none")
-            .sum(-1)
-            .mean()
-        )
+        expected = torch.nn.functional.kl_div(clean, steered, log_target=True, reduction="none").sum(-1).mean()
         assert found[1, prompt] == pytest.approx(expected.item(), rel=1e-4)
     assert found[0].abs().max() < 1e-6
 
@@ -76,15 +60,12 @@ def test_log_prob_is_that_of_any_of_the_targets(tiny: Model) -> None:
 def test_log_prob_against_other_words_is_the_difference_of_the_two(tiny: Model) -> None:
     wanted, rest = [" wedding", " ship"], [" ring", " park"]
     both, one, other = (
-        values(experiment(tiny, metric))
-        for metric in (log_prob(wanted, rest), log_prob(wanted), log_prob(rest))
+        values(experiment(tiny, metric)) for metric in (log_prob(wanted, rest), log_prob(wanted), log_prob(rest))
     )
     torch.testing.assert_close(both, one - other, atol=1e-4, rtol=0)
 
 
-def test_logit_direction_of_the_full_injection_is_the_size_of_its_centred_change(
-    tiny: Model,
-) -> None:
+def test_logit_direction_of_the_full_injection_is_the_size_of_its_centred_change(tiny: Model) -> None:
     asked = experiment(tiny, logit_direction())
     found = values(asked)
     for prompt in range(3):
@@ -98,13 +79,8 @@ def test_logit_direction_of_the_full_injection_is_the_size_of_its_centred_change
 def test_logit_direction_reads_the_same_before_and_after_the_unembedding(tiny: Model) -> None:
     asked = experiment(tiny, logit_direction())
     variants = [Variant(p, asked.edits(1)[p]) for p in range(3)]
-    capped = Outputs(
-        None, asked.clean.logits
-    )  # as of a model whose logits are no linear function of the stream
-    scores = [
-        logit_direction().prepare(asked.scored_positions, c, asked.steered)
-        for c in (asked.clean, capped)
-    ]
+    capped = Outputs(None, asked.clean.logits)  # as of a model whose logits are no linear function of the stream
+    scores = [logit_direction().prepare(asked.scored_positions, c, asked.steered) for c in (asked.clean, capped)]
     found = asked.scores(variants, scores, "logits").T
     assert found[0] == pytest.approx(found[1], abs=1e-4)
 
@@ -121,9 +97,7 @@ def test_perplexity_is_the_loss_on_the_prompts_own_tokens(tiny: Model) -> None:
             )
 
 
-def test_perplexity_of_a_continuation_reads_what_predicts_it_and_injects_into_the_prompt_alone(
-    tiny: Model,
-) -> None:
+def test_perplexity_of_a_continuation_reads_what_predicts_it_and_injects_into_the_prompt_alone(tiny: Model) -> None:
     asked = experiment(tiny, perplexity(" and saw a red ring"))
     length = len(tiny.encode(" and saw a red ring"))
     for ids, full, positions in zip(
@@ -133,15 +107,11 @@ def test_perplexity_of_a_continuation_reads_what_predicts_it_and_injects_into_th
     assert all(max(p) < len(ids) for p, ids in zip(asked.injected, asked.prompts.ids, strict=True))
     clean, _ = by_hand(asked, 1)
     following = torch.tensor(asked.prompts.continuations[1])
-    assert values(asked)[0, 1] == pytest.approx(
-        torch.nn.functional.cross_entropy(clean, following).item(), abs=1e-4
-    )
+    assert values(asked)[0, 1] == pytest.approx(torch.nn.functional.cross_entropy(clean, following).item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_has_a_name_a_unit_and_no_effect_without_an_injection(
-    name: str, tiny: Model
-) -> None:
+def test_every_metric_has_a_name_a_unit_and_no_effect_without_an_injection(name: str, tiny: Model) -> None:
     metric = METRICS[name]([" ship"]) if name == "log_prob" else METRICS[name]()
     assert metric.name == name and metric.unit
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 1), 0.0)
@@ -152,8 +122,7 @@ def test_every_metric_has_a_name_a_unit_and_no_effect_without_an_injection(
 
 def test_targets_that_are_no_single_tokens_are_refused_with_their_pieces(tiny: Model) -> None:
     with pytest.raises(
-        BadMetric,
-        match=r"' wedding cake' is not a single token of tiny: it becomes ' wedding', ' cake'",
+        BadMetric, match=r"' wedding cake' is not a single token of tiny: it becomes ' wedding', ' cake'"
     ):
         values(experiment(tiny, log_prob([" wedding cake"])))
     with pytest.raises(BadMetric, match="no targets"):

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerscope.analysis.errors import BadNode
-from steerscope.analysis.nodes import PER_HEAD, SITES, Node, Site, parse_node, parse_site
+from steerscope.analysis.model.nodes import PER_HEAD, SITES, Node, Site, parse_node, parse_site
 
 layers = st.integers(0, 200)
 heads = st.integers(0, 200)

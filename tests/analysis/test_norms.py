@@ -4,8 +4,8 @@ import torch
 from reference import plain_pass
 from torch.testing import assert_close
 
-from steerscope.analysis.models import Model
-from steerscope.analysis.norms import readers, stream
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.norms import readers, stream
 
 PROMPT = [3, 14, 15, 9, 26, 5]
 
@@ -15,7 +15,7 @@ def test_a_norm_is_its_equation_on_the_stream_that_it_reads(every_architecture: 
     model = every_architecture
     seen = plain_pass(model, PROMPT)
     hooked: dict[str, torch.Tensor] = {}
-    names = [n for n in model.bridge.hook_dict if n.endswith(("ln1.hook_in", "ln2.hook_in", "ln_final.hook_in"))]  # fmt: skip
+    names = [n for n in model.bridge.hook_dict if n.endswith(("ln1.hook_in", "ln2.hook_in", "ln_final.hook_in"))]
     hooks = [(n, lambda x, hook, n=n: hooked.__setitem__(n, x[0])) for n in names]
     model.bridge.run_with_hooks(torch.tensor([PROMPT]), fwd_hooks=hooks)
     found = readers(model)

@@ -12,25 +12,25 @@ from reference import plain_logits, plain_pass
 from torch import Tensor
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-from steerscope.analysis.attribution import ov_qk
-from steerscope.analysis.attribution.estimates import Statistics
-from steerscope.analysis.attribution.freezing import Freezing, Lost, clean_edits, lost, reached
-from steerscope.analysis.attribution.freezing_tables import tables
-from steerscope.analysis.attribution.localize import localize
-from steerscope.analysis.attribution.ordinary import ordinary
-from steerscope.analysis.attribution.ov_qk import freeze_attention
+from steerscope.analysis.carriers.localize import localize
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Edit
-from steerscope.analysis.engine import run
+from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadArgument, BadInjection, UnsupportedModel
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.loading import load
-from steerscope.analysis.metrics import Metric, log_prob, logit_direction
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
-from steerscope.analysis.prompts import make_prompts
-from steerscope.analysis.results import Result
+from steerscope.analysis.frozen import freeze_attention as ov_qk
+from steerscope.analysis.frozen.freeze_attention import freeze_attention
+from steerscope.analysis.frozen.freezing import Freezing, Lost, clean_edits, lost, reached
+from steerscope.analysis.frozen.freezing_tables import tables
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import Metric, log_prob, logit_direction
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.estimates import Statistics
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.tools.ordinary import ordinary
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 IDS = [[3, 4, 5, 6, 7, 8], [9, 8, 7, 6]]  # of different lengths, so that one is padded
@@ -73,16 +73,14 @@ def test_every_freezing_equals_plain_passes(every_architecture: Model) -> None:
     model = every_architecture
     question = asked(model)
     kept = clean_edits(question, patterns=model.n_kv_heads < model.n_heads)
-    freezings = [Freezing(name, layer) for name in ("patterns", "values", "both") for layer in (None, 1)]  # fmt: skip
+    freezings = [Freezing(name, layer) for name in ("patterns", "values", "both") for layer in (None, 1)]
     freezings += [Freezing("patterns", 0, 3), Freezing("values", 1, 1)]
     found = lost(question, freezings, kept, [question.injections], own=True)
     for p, ids in enumerate(IDS):
         clean, steering = plain_pass(model, ids), list(question.edits(0)[p])
         positions = list(question.scored_positions.positions[p])
 
-        def metric(
-            edits: list[Edit], ids: list[int] = ids, positions: list[int] = positions
-        ) -> float:
+        def metric(edits: list[Edit], ids: list[int] = ids, positions: list[int] = positions) -> float:
             logits = plain_logits(model, ids, edits)[positions]
             return float(logits.log_softmax(-1)[:, 7].mean().item())
 
@@ -102,13 +100,16 @@ def test_what_is_injected_into_the_frozen_layer_stays(site: str, tiny: Model) ->
     question = Experiment(tiny, (injection,), make_prompts(tiny, STORIES), controls=0)
     rows = freeze_attention(question, by=("all",)).frames["attention"]
     effect = rows[rows["outcome"] == "effect"].set_index("frozen")["survives"]
-    assert effect["both"] == pytest.approx(
-        1, abs=1e-4
-    )  # of a last layer, attention does nothing more
+    assert effect["both"] == pytest.approx(1, abs=1e-4)  # of a last layer, attention does nothing more
 
 
-STORIES = ["One day Lily saw a dragon near the ship", "Tom had a red ball and a cake", "There was a wedding near the park",
-           "Once upon a time the bride had a ring", "Lily played with the ball near the ship"]  # fmt: skip
+STORIES = [
+    "One day Lily saw a dragon near the ship",
+    "Tom had a red ball and a cake",
+    "There was a wedding near the park",
+    "Once upon a time the bride had a ring",
+    "Lily played with the ball near the ship",
+]
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +152,15 @@ def test_the_logit_direction_is_the_real_vectors_own_change(result: Result) -> N
 def test_controls_lose_of_their_own(tiny: Model) -> None:
     """A control's own share, from its own experiment, in which it is the real vector."""
     question = asked(tiny, texts=STORIES, metric=logit_direction(), controls=1)
-    row = freeze_attention(question, by=("all",)).frames["attention"].query("outcome == 'effect' and frozen == 'patterns'")  # fmt: skip
+    row = (
+        freeze_attention(question, by=("all",))
+        .frames["attention"]
+        .query("outcome == 'effect' and frozen == 'patterns'")
+    )
     control = Experiment(tiny, question.steering[1], question.prompts, controls=0)
-    alone = freeze_attention(control, by=("all",)).frames["attention"].query("outcome == 'effect' and frozen == 'patterns'")  # fmt: skip
+    alone = (
+        freeze_attention(control, by=("all",)).frames["attention"].query("outcome == 'effect' and frozen == 'patterns'")
+    )
     assert row["control_survives"].item() == pytest.approx(alone["survives"].item(), abs=1e-4)
 
 
@@ -181,10 +188,10 @@ def without_values(model: Any) -> None:
 
 
 @pytest.mark.parametrize(("change", "moves"), [(without_queries, True), (without_values, False)])
-def test_planted_causes_are_found(
-    change: Callable[[Any], None], moves: bool, tmp_path: Path
-) -> None:
-    """Heads that look everywhere alike lose nothing by frozen patterns; where all positions have one value, no head moves anything."""
+def test_planted_causes_are_found(change: Callable[[Any], None], moves: bool, tmp_path: Path) -> None:
+    """Heads that look everywhere alike lose nothing by frozen patterns; where all positions have one value, no head
+    moves anything.
+    """
     made = checkpoint("gpt2")
     change(made)
     made.save_pretrained(tmp_path)
@@ -210,9 +217,7 @@ def test_damage_is_the_rise_of_the_loss_on_ordinary_text(tiny: Model) -> None:
         losses = []
         for edits in ((), steering):
             logp = plain_logits(tiny, ids, edits).log_softmax(-1)
-            at = range(
-                2, len(ids) - 1
-            )  # BOS and " wedding" are injected, the last has no token after it
+            at = range(2, len(ids) - 1)  # BOS and " wedding" are injected, the last has no token after it
             losses.append(-np.mean([logp[i, ids[i + 1]].item() for i in at]))
         assert row[["clean", "steered"]].tolist() == pytest.approx(losses, abs=1e-5)
     rows = found.frames["attention"].query("outcome == 'damage'")
@@ -222,21 +227,28 @@ def test_damage_is_the_rise_of_the_loss_on_ordinary_text(tiny: Model) -> None:
 
 @pytest.mark.parametrize(
     ("positions", "scored"),
-    [("front", range(2, 7)), ("middle", range(6, 7)), ((2,), range(3, 7)), ("all", range(3, 7)), ("last", range(3, 7)), ("back", range(3, 7))],
-)  # fmt: skip
-def test_the_loss_is_read_after_the_injected_positions(
-    positions: Any, scored: range, tiny: Model
-) -> None:
+    [
+        ("front", range(2, 7)),
+        ("middle", range(6, 7)),
+        ((2,), range(3, 7)),
+        ("all", range(3, 7)),
+        ("last", range(3, 7)),
+        ("back", range(3, 7)),
+    ],
+)
+def test_the_loss_is_read_after_the_injected_positions(positions: Any, scored: range, tiny: Model) -> None:
     """Where an injection leaves no room, the second half of a text is what follows the first."""
     vector = prompt_pair(tiny, " wedding", " ship", 0)
     vector = vector.row(-1) if positions in ("all", "last") else vector
-    question = Experiment(tiny, (Injection(vector, positions=positions),), make_prompts(tiny, STORIES), controls=0)  # fmt: skip
+    question = Experiment(tiny, (Injection(vector, positions=positions),), make_prompts(tiny, STORIES), controls=0)
     text = [[0, *range(10, 17)]]
     asked = ordinary(question, text)
     assert asked.prompts.full == (tuple(text[0]),)
     if positions != "middle":
         assert asked.scored_positions.positions == (tuple(scored),)
-    assert all(p not in asked.injected[0] or positions in ("all", "last", "back") for p in asked.scored_positions.positions[0])  # fmt: skip
+    assert all(
+        p not in asked.injected[0] or positions in ("all", "last", "back") for p in asked.scored_positions.positions[0]
+    )
     assert max(asked.injected[0]) < max(asked.scored_positions.positions[0])
 
 
@@ -251,9 +263,7 @@ def test_no_damage_has_no_shares(tiny: Model) -> None:
     question = Experiment(tiny, (injection,), make_prompts(tiny, STORIES), controls=0)
     found = freeze_attention(question, by=("all",))
     for outcome in ("effect", "damage"):
-        assert found.manifest["missing"][f"shares of the {outcome}"].startswith(
-            f"the {outcome} is 0 [0, 0]"
-        )
+        assert found.manifest["missing"][f"shares of the {outcome}"].startswith(f"the {outcome} is 0 [0, 0]")
     rows = found.frames["attention"]
     assert rows[["survives", "survives_low", "own_survives"]].isna().all(axis=None)
     assert (rows["lost"] == 0).all() and not rows["significant"].any()
@@ -278,7 +288,7 @@ def test_a_few_random_vectors_with_a_total_do_not_speak_for_all(clear: int, tiny
     question = asked(tiny, texts=STORIES)
     total = np.tile([1.0, 1.1, 0.9, 1.0, 1.0], (4, 1))
     total[1 + clear :] = [3.0, -3.0, 1.0, -1.0, 0.1]
-    raw = Lost((Freezing("values"),), total[:, None] / 4, total[:, None] / 2, total, total, total[0], total[0])  # fmt: skip
+    raw = Lost((Freezing("values"),), total[:, None] / 4, total[:, None] / 2, total, total, total[0], total[0])
     frames, missing = tables({"effect": question}, {"effect": raw}, Statistics())
     row = frames["attention"].iloc[0]
     assert row["survives"] == pytest.approx(0.75) and row["own_survives"] == pytest.approx(0.5)
@@ -318,7 +328,7 @@ def test_an_injection_that_leaves_no_token_to_predict_is_refused(tiny: Model) ->
 def test_a_bridge_that_refuses_edited_patterns_is_frozen_by_its_queries_and_keys() -> None:
     """A GPT-J that the user holds: TransformerLens shows its patterns only after their use."""
     made = checkpoint("gptj")
-    model = load(build_bridge_from_module(made, "GPTJForCausalLM", hf_config=made.config), name="toy")  # fmt: skip
+    model = load(build_bridge_from_module(made, "GPTJForCausalLM", hf_config=made.config), name="toy")
     found = freeze_attention(asked(model), by=("all", "head"))
     assert set(found.frames["attention"]["scope"]) == {"all", "head"}
     assert all(check["passed"] for check in found.manifest["checks"])
@@ -335,7 +345,7 @@ def test_patterns_of_single_heads_are_missing_where_keys_are_shared_and_edits_re
     monkeypatch.setattr(ov_qk, "run", refusing)
     found = freeze_attention(asked(small_models["llama"]), by=("all", "head"))
     reason = found.manifest["missing"]["attention patterns of single heads"]
-    assert reason.startswith("llama shows its attention patterns only after") and "share keys" in reason  # fmt: skip
+    assert reason.startswith("llama shows its attention patterns only after") and "share keys" in reason
     heads = found.frames["attention"].query("scope == 'head'")
     assert set(heads["frozen"]) == {"values"}
 
@@ -348,9 +358,7 @@ def test_unknown_scopes_are_refused(by: tuple[str, ...], small_model: Model) -> 
 
 def test_localize_has_the_same_numbers(tiny: Model) -> None:
     question = asked(tiny, texts=STORIES, controls=2)
-    found = localize(
-        tiny, question.injections, STORIES, question.metric, controls=2, completions=0, writers=False
-    )  # fmt: skip
+    found = localize(tiny, question.injections, STORIES, question.metric, controls=2, completions=0, writers=False)
     alone = freeze_attention(question, by=("all",)).frames["attention"]
     assert found.frames["attention"].equals(alone)
     assert found.manifest["ends"]["text"]["source"] == "shipped"

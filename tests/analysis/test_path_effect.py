@@ -7,19 +7,14 @@ import torch
 from questions import PROMPTS, TARGET, experiment
 from reference import plain_logits, plain_pass
 
-from steerscope.analysis.attribution.exact import effects
-from steerscope.analysis.attribution.path_effect import (
-    Receiver,
-    exact_paths,
-    parse_receiver,
-    path_effect,
-)
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Edit
+from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadNode
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Node, Site
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Node, Site
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.routes.path_effect import Receiver, exact_paths, parse_receiver, path_effect
+from steerscope.analysis.tools.patching import effects
 
 
 def metric(asked: Experiment, p: int, edits: list[Edit]) -> float:
@@ -32,7 +27,7 @@ def held(model: Model, seen: Any, node: Node) -> Edit:
     return Edit(node.site, "set", x if node.head is None else x[:, node.head])
 
 
-def slow(asked: Experiment, sender: Node | None, receiver: Receiver, p: int, necessity: bool) -> float:  # fmt: skip
+def slow(asked: Experiment, sender: Node | None, receiver: Receiver, p: int, necessity: bool) -> float:
     """One path, one prompt, in plain passes: every node but the sender is held at the base run."""
     model, ids = asked.model, PROMPTS[p]
     steering = list(asked.edits(0)[p])
@@ -103,7 +98,7 @@ def test_paths_equal_plain_passes_with_everything_between_held(every_architectur
             for measure in (0, 1):
                 expected = slow(asked, sender, receiver, p, measure == 0)
                 sizes.append(abs(expected))
-                assert found[measure, n, p] == pytest.approx(expected, abs=2e-5), f"{sender} -> {receiver}"  # fmt: skip
+                assert found[measure, n, p] == pytest.approx(expected, abs=2e-5), f"{sender} -> {receiver}"
     assert max(sizes) > 1e-2
 
 
@@ -111,11 +106,7 @@ def test_paths_equal_plain_passes_with_everything_between_held(every_architectur
 @pytest.mark.parametrize("site", ["attn_out", "mlp_out"])
 def test_an_injection_behind_attention_or_mlp_too(small_model: Model, site: str) -> None:
     asked = experiment(small_model, 1, site)
-    paths = [
-        (None, Receiver(Node(2, 1), ("q",))),
-        (None, Receiver(None)),
-        (Node(1), Receiver(Node(2, 0), ("v",))),
-    ]
+    paths = [(None, Receiver(Node(2, 1), ("q",))), (None, Receiver(None)), (Node(1), Receiver(Node(2, 0), ("v",)))]
     paths += [(None, Receiver(Node(1)))] if site == "attn_out" else []
     found = exact_paths(asked, paths)
     for n, (sender, receiver) in enumerate(paths):
@@ -129,12 +120,12 @@ def test_all_inputs_of_the_only_reader_are_its_whole_effect(small_models: Any) -
     model = small_models["native_attention_only"]
     asked = experiment(model, model.n_layers - 1)
     nodes = effects(asked)
-    paths: list[tuple[Node | None, Receiver]] = [(None, Receiver(n, ("q", "k", "v"))) for n in nodes.nodes]  # fmt: skip
+    paths: list[tuple[Node | None, Receiver]] = [(None, Receiver(n, ("q", "k", "v"))) for n in nodes.nodes]
     assert exact_paths(asked, paths) == pytest.approx(nodes.along[0], abs=1e-5)
 
 
 def test_the_result_has_intervals_and_controls(small_model: Model) -> None:
-    result = path_effect(experiment(small_model, controls=3), ["injection", "L0H1"], ["L1H2.q", "L2M", "logits"])  # fmt: skip
+    result = path_effect(experiment(small_model, controls=3), ["injection", "L0H1"], ["L1H2.q", "L2M", "logits"])
     table = result.frames["paths"]
     assert list(table.columns) == list(COLUMNS["paths"]["paths"])
     assert len(table) == 2 * 6 and set(table["receiver"]) == {"L1H2.q", "L2M", "logits"}
@@ -160,9 +151,7 @@ def test_receivers_print_as_they_parse(text: str) -> None:
         ("L0M", "L1H1.z", "'L1H1.z' is no node"),
     ],
 )
-def test_paths_that_are_not_there_are_refused(
-    small_model: Model, sender: str, receiver: str, sentence: str
-) -> None:
+def test_paths_that_are_not_there_are_refused(small_model: Model, sender: str, receiver: str, sentence: str) -> None:
     with pytest.raises(BadNode, match=sentence):
         path_effect(experiment(small_model), sender, receiver)
 

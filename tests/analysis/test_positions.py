@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerscope.analysis.errors import BadInjection
-from steerscope.analysis.positions import PLACES, Positions, parse_positions
+from steerscope.analysis.model.positions import PLACES, Positions, parse_positions
 
 
 @given(st.sampled_from(PLACES) | st.lists(st.integers(-50, 50), min_size=1, unique=True))
@@ -12,15 +12,8 @@ def test_positions_parse_as_they_print(value: str | list[int]) -> None:
     assert parse_positions(str(positions)) == positions
 
 
-@given(
-    st.sampled_from(("front", "middle", "back")),
-    st.integers(1, 20),
-    st.integers(1, 20),
-    st.booleans(),
-)
-def test_pieces_stay_whole_and_inside_the_prompt(
-    place: str, rows: int, more: int, bos: bool
-) -> None:
+@given(st.sampled_from(("front", "middle", "back")), st.integers(1, 20), st.integers(1, 20), st.booleans())
+def test_pieces_stay_whole_and_inside_the_prompt(place: str, rows: int, more: int, bos: bool) -> None:
     length = rows + more - 1
     found = Positions(place).resolve(length, rows, bos)
     assert list(found) == list(range(found[0], found[0] + rows))
@@ -29,13 +22,7 @@ def test_pieces_stay_whole_and_inside_the_prompt(
 
 @pytest.mark.parametrize(
     ("place", "expected"),
-    [
-        ("front", (0, 1, 2)),
-        ("middle", (3, 4, 5)),
-        ("back", (7, 8, 9)),
-        ("last", (9,)),
-        ("all", tuple(range(1, 10))),
-    ],
+    [("front", (0, 1, 2)), ("middle", (3, 4, 5)), ("back", (7, 8, 9)), ("last", (9,)), ("all", tuple(range(1, 10)))],
 )
 def test_places_mean_what_they_say(place: str, expected: tuple[int, ...]) -> None:
     assert Positions(place).resolve(10, 3, has_bos=True) == expected
@@ -50,13 +37,7 @@ def test_negative_indices_count_from_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        ("nowhere", "front, middle"),
-        ("1,1", "twice"),
-        ("", "unknown position"),
-        ((), "no positions"),
-    ],
+    ("value", "words"), [("nowhere", "front, middle"), ("1,1", "twice"), ("", "unknown position"), ((), "no positions")]
 )
 def test_bad_positions_are_refused(value: str | tuple[int, ...], words: str) -> None:
     with pytest.raises(BadInjection, match=words):

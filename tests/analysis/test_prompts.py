@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from steerscope.analysis.errors import BadPrompt
-from steerscope.analysis.models import Model
-from steerscope.analysis.prompts import make_prompts, read_prompts
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.prompts import make_prompts, read_prompts
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -52,9 +52,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_all_faults_are_reported_together(tiny: Model) -> None:
-    with pytest.raises(
-        BadPrompt, match="prompt 1 is empty or blank; prompt 3 has .* tokens, tiny reads at most 64"
-    ):
+    with pytest.raises(BadPrompt, match="prompt 1 is empty or blank; prompt 3 has .* tokens, tiny reads at most 64"):
         make_prompts(tiny, ["  ", "fine", "word " * 200])
 
 
@@ -75,8 +73,4 @@ def test_bos_is_put_before_a_text_once(tiny: Model) -> None:
 
 
 def test_the_hash_tells_prompts_apart(tiny: Model) -> None:
-    assert (
-        make_prompts(tiny, ["a"]).hash
-        == make_prompts(tiny, ["a"]).hash
-        != make_prompts(tiny, ["b"]).hash
-    )
+    assert make_prompts(tiny, ["a"]).hash == make_prompts(tiny, ["a"]).hash != make_prompts(tiny, ["b"]).hash

@@ -5,17 +5,13 @@ import pandas as pd
 import pytest
 
 from steerscope.analysis.errors import DamagedRun, OutputExists
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 
 
 @pytest.fixture
 def result() -> Result:
     frame = pd.DataFrame(
-        {
-            "node": ["L0H0", "L0M"],
-            "head": pd.array([0, None], dtype="Int64"),
-            "effect": [1.0, float("nan")],
-        }
+        {"node": ["L0H0", "L0M"], "head": pd.array([0, None], dtype="Int64"), "effect": [1.0, float("nan")]}
     )
     return Result("localize", {"effects": frame}, {"seed": 3, "text": "<ü>"})
 
@@ -52,9 +48,7 @@ def test_a_changed_file_is_named(result: Result, tmp_path: Path) -> None:
         Result.load(tmp_path)
 
 
-def test_a_missing_file_a_missing_manifest_and_a_broken_one_are_told_apart(
-    result: Result, tmp_path: Path
-) -> None:
+def test_a_missing_file_a_missing_manifest_and_a_broken_one_are_told_apart(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path / "a")
     (tmp_path / "a" / "effects.parquet").unlink()
     with pytest.raises(DamagedRun, match="is missing"):

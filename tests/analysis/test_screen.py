@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steerscope.analysis.attribution import screen as module
-from steerscope.analysis.attribution.carriers import carriers
-from steerscope.analysis.attribution.exact import effects
-from steerscope.analysis.attribution.screen import screen
+from steerscope.analysis.carriers import screen as module
+from steerscope.analysis.carriers.exact import carriers
+from steerscope.analysis.carriers.screen import screen
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.models import Model
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.tools.patching import effects
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 Estimator = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -28,7 +28,7 @@ def experiment(tiny: Model, stories: list[str]) -> Experiment:
 
 
 @pytest.fixture
-def estimated(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Callable[[Estimator], None]:  # fmt: skip
+def estimated(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Callable[[Estimator], None]:
     """Makes the gradients say something of the exact effects."""
     exact = effects(experiment).along[0].mean(-1)
 
@@ -48,9 +48,7 @@ def test_what_is_verified_equals_the_exact_analysis(
     found = result.frames["effects"].set_index(["node", "measure"])
     assert len(found) == 2 * 6
     for column in ("effect", "low", "high", "share", "control", "p", "own_share"):
-        np.testing.assert_allclose(
-            found[column].astype(float), whole.loc[found.index, column].astype(float), atol=1e-5
-        )
+        np.testing.assert_allclose(found[column].astype(float), whole.loc[found.index, column].astype(float), atol=1e-5)
     # Corrected as if all had been patched: never bolder than the whole analysis.
     assert (found["p_adjusted"] >= whole.loc[found.index, "p_adjusted"] - 1e-12).all()
     assert (found["p_holm"] >= whole.loc[found.index, "p_holm"] - 1e-12).all()
@@ -90,12 +88,10 @@ def test_what_was_missed_is_measured_together_and_bounded_alone(
         assert missed.loc[measure, "unverified"] == exact.shape[1] - 4
         assert missed.loc[measure, "covers"] == pytest.approx(0.05 ** (1 / 3))
     totals = result.frames["totals"].set_index("quantity")
-    assert missed.loc["necessity", "together"] == pytest.approx(
-        totals.loc["unverified_necessity", "value"]
-    )
+    assert missed.loc["necessity", "together"] == pytest.approx(totals.loc["unverified_necessity", "value"])
     rest = result.frames["estimates"].query("verified == 'unverified' and measure == 'necessity'")
     rest_nodes = [n for n in experiment.reachable if str(n) in set(rest["node"])]
-    from steerscope.analysis.attribution.exact import together
+    from steerscope.analysis.tools.patching import together
 
     joint = together(experiment, [("necessity", rest_nodes)])[0, 0].mean()
     assert missed.loc["necessity", "together"] == pytest.approx(joint, abs=1e-5)
@@ -115,9 +111,7 @@ def test_the_bound_holds_as_often_as_it_says(experiment: Experiment) -> None:
     assert np.mean(held) > 0.93
 
 
-def test_a_small_model_is_verified_whole(
-    experiment: Experiment, estimated: Callable[[Estimator], None]
-) -> None:
+def test_a_small_model_is_verified_whole(experiment: Experiment, estimated: Callable[[Estimator], None]) -> None:
     estimated(lambda exact: exact)
     result = screen(experiment, top=100)
     missed = result.frames["missed"]
@@ -125,24 +119,18 @@ def test_a_small_model_is_verified_whole(
     assert (missed[["together", "bound"]] == 0).all(axis=None)
 
 
-def test_the_cost_counts_layers(
-    experiment: Experiment, estimated: Callable[[Estimator], None]
-) -> None:
+def test_the_cost_counts_layers(experiment: Experiment, estimated: Callable[[Estimator], None]) -> None:
     estimated(lambda exact: exact)
     result = screen(experiment, top=3, sample=1)
     cost = result.frames["cost"].set_index("what")["passes"]
     layers, prompts, vectors = experiment.model.n_layers, len(experiment.prompts), 4
     rows = sum((layers - node.layer) / layers for node in experiment.reachable)
     assert cost["exact"] == pytest.approx(2 * rows * prompts * vectors)
-    assert cost["screen"] == pytest.approx(
-        10 + cost["verified nodes"] + cost["unverified together"]
-    )
+    assert cost["screen"] == pytest.approx(10 + cost["verified nodes"] + cost["unverified together"])
     assert cost["verified nodes"] < cost["exact"]
 
 
 @pytest.mark.parametrize("options", [{"top": 0}, {"sample": 0}])
-def test_a_screen_that_verifies_nothing_is_refused(
-    experiment: Experiment, options: dict[str, int]
-) -> None:
+def test_a_screen_that_verifies_nothing_is_refused(experiment: Experiment, options: dict[str, int]) -> None:
     with pytest.raises(BadArgument, match="expected at least 1 each"):
         screen(experiment, **options)  # type: ignore[arg-type]

@@ -10,12 +10,12 @@ import torch
 from architectures import native
 from torch import Tensor
 
-from steerscope.analysis import engine
-from steerscope.analysis import selfcheck as module
+from steerscope.analysis.engine import run as engine
 from steerscope.analysis.errors import UnsupportedModel
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
-from steerscope.analysis.selfcheck import TOLERANCE, selfcheck
+from steerscope.analysis.loading import selfcheck as module
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.loading.selfcheck import TOLERANCE, selfcheck
+from steerscope.analysis.model.models import Model
 
 
 def test_every_architecture_passes(every_architecture: Model) -> None:
@@ -69,10 +69,7 @@ def add_to_the_stream(bridge: Any) -> None:
 
 
 def normalize_after_the_block(bridge: Any) -> None:
-    after(
-        bridge.blocks[1].original_component,
-        lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:]),
-    )
+    after(bridge.blocks[1].original_component, lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:]))
 
 
 def add_between_blocks(bridge: Any) -> None:
@@ -118,14 +115,12 @@ def change_the_final_stream(bridge: Any) -> None:
         (cap_the_logits, "logits are the unembedding of the normalized stream"),
         (change_the_final_stream, "the unembedding reads the normalized stream"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_assumption_is_named(break_it: Callable[[Any], None], assumption: str) -> None:
     bridge = native("native_with_mlp")
     load(bridge, name="toy")
     break_it(bridge)
-    with pytest.raises(
-        UnsupportedModel, match=rf"^toy .* breaks the assumption that {assumption}.*relative error"
-    ):
+    with pytest.raises(UnsupportedModel, match=rf"^toy .* breaks the assumption that {assumption}.*relative error"):
         load(bridge, name="toy")
     assert load(bridge, name="toy", selfcheck=False).name == "toy"
 
@@ -146,9 +141,7 @@ def model_logits(model: Model, ids: Tensor) -> Tensor:
     return model.bridge(ids)  # type: ignore[no-any-return]
 
 
-def test_a_wavefront_that_is_wrong_is_named(
-    small_model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wavefront_that_is_wrong_is_named(small_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     right = engine.run
 
     def wrong(*args: Any, **options: Any) -> Any:

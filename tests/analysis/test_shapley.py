@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steerscope.analysis.attribution.exact import effects
-from steerscope.analysis.attribution.patches import patches
-from steerscope.analysis.attribution.shapley import ESTIMATORS, Game, coalitions, shapley
-from steerscope.analysis.attribution.surrogate import fit
+from steerscope.analysis.carriers.shapley import ESTIMATORS, Game, coalitions, shapley
+from steerscope.analysis.carriers.surrogate import fit
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, BadNode
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import parse_node
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import parse_node
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.tools.patches import patches
+from steerscope.analysis.tools.patching import effects
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 Values = NDArray[np.float64]
@@ -49,15 +49,17 @@ def enumerated(values: dict[tuple[bool, ...], Values], players: int) -> tuple[Va
         for row in values:
             if not row[i]:
                 size = sum(row)
-                weight = math.factorial(size) * math.factorial(players - size - 1) / math.factorial(players)  # fmt: skip
+                weight = math.factorial(size) * math.factorial(players - size - 1) / math.factorial(players)
                 single[i] += weight * (values[_with(row, i)] - values[row])
     for i, j in itertools.combinations(range(players), 2):
         total = np.zeros(single.shape[1])
         for row in values:
             if not row[i] and not row[j]:
                 size = sum(row)
-                weight = math.factorial(size) * math.factorial(players - size - 2) / math.factorial(players - 1)  # fmt: skip
-                total += weight * (values[_with(_with(row, i), j)] - values[_with(row, i)] - values[_with(row, j)] + values[row])  # fmt: skip
+                weight = math.factorial(size) * math.factorial(players - size - 2) / math.factorial(players - 1)
+                total += weight * (
+                    values[_with(_with(row, i), j)] - values[_with(row, i)] - values[_with(row, j)] + values[row]
+                )
         pairs.append(total)
     return single, np.array(pairs)
 
@@ -76,7 +78,7 @@ def test_with_all_coalitions_both_estimators_equal_the_definition(experiment: Ex
     order = [str(n) for n in experiment.reachable if str(n) in NODES]
     at = [NODES.index(name) for name in order]
     np.testing.assert_allclose(table[order], single[at].mean(-1), atol=1e-5)
-    found = {frozenset((r.node_a, r.node_b)): r.effect for r in result.frames["interactions"].itertuples()}  # fmt: skip
+    found = {frozenset((r.node_a, r.node_b)): r.effect for r in result.frames["interactions"].itertuples()}
     for (i, j), value in zip(itertools.combinations(range(len(NODES)), 2), pairs, strict=True):
         assert found[frozenset((NODES[i], NODES[j]))] == pytest.approx(value.mean(), abs=1e-5)
     assert abs(pairs).max() > 1e-3
@@ -102,18 +104,14 @@ def test_the_shap_package_says_the_same(experiment: Experiment) -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_values_and_the_direct_way_add_up_to_the_effect(
-    experiment: Experiment, estimator: str
-) -> None:
+def test_values_and_the_direct_way_add_up_to_the_effect(experiment: Experiment, estimator: str) -> None:
     result = shapley(experiment, estimator=estimator, passes=40)
     totals = result.frames["totals"].set_index("quantity")["value"]
     assert totals["nodes"] + totals["direct"] == pytest.approx(totals["effect"], abs=1e-6)
     assert result.frames["values"]["effect"].sum() == pytest.approx(totals["nodes"], abs=1e-6)
     assert totals["effect"] == pytest.approx(effects(experiment).total[0].mean(), abs=1e-5)
     assert all(check["passed"] for check in result.manifest["checks"])
-    assert {n: list(f.columns) for n, f in result.frames.items()} == {
-        n: list(c) for n, c in COLUMNS["shapley"].items()
-    }
+    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS["shapley"].items()}
 
 
 def test_estimators_agree_within_their_stated_errors(experiment: Experiment) -> None:
@@ -152,7 +150,7 @@ def test_the_regression_is_much_nearer_than_its_coalitions_allow_and_says_so() -
         error = found.values[:, 0] - truth
         ratios.append(error / np.maximum(found.error, 1e-12))
         errors.append(error)
-        linear, *_ = np.linalg.lstsq(np.where(rows, 1.0, -1.0), (value(rows) - value(~rows)) / 2, rcond=None)  # fmt: skip
+        linear, *_ = np.linalg.lstsq(np.where(rows, 1.0, -1.0), (value(rows) - value(~rows)) / 2, rcond=None)
         naive.append(2 * linear[:, 0] - truth)
     assert np.sqrt(np.mean(np.square(errors))) < np.sqrt(np.mean(np.square(naive)))
     assert (np.abs(ratios) < 2).mean() > 0.9
@@ -192,7 +190,7 @@ def test_coalitions_are_different_and_as_many_of_each_size_as_they_should_be() -
         ({"nodes": ["L0H9", "L0M"]}, BadNode, "L0H9.z is outside of"),
         ({"nodes": ["L0M"]}, BadArgument, "expected at least 2"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused(
     experiment: Experiment, options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from steerscope.analysis.edits import Edit, Variant
-from steerscope.analysis.engine import run
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
-from steerscope.analysis.plain import plain_logits
-from steerscope.analysis.sharing import Layer, share
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.plain import plain_logits
+from steerscope.analysis.engine.run import run
+from steerscope.analysis.engine.sharing import Layer, share
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
 
 LENGTHS = [5, 7, 7]
 
@@ -23,11 +23,11 @@ def layers(seed: int) -> list[Layer]:
     prompts = [0, 1, 2]
     found = []
     for number in range(4):
-        parents = sorted(rng.choices(range(len(prompts)), k=len(prompts) + 3)) + list(range(len(prompts)))  # fmt: skip
+        parents = sorted(rng.choices(range(len(prompts)), k=len(prompts) + 3)) + list(range(len(prompts)))
         prompts = [prompts[row] for row in parents]
         edits = []
         for _ in range(4):
-            row, name = rng.randrange(len(prompts)), rng.choice(["resid_pre", "z", "attn_out", "mlp_out"])  # fmt: skip
+            row, name = rng.randrange(len(prompts)), rng.choice(["resid_pre", "z", "attn_out", "mlp_out"])
             at = tuple(rng.sample(range(LENGTHS[prompts[row]]), 2))
             site = Site(name, number, 0 if name == "z" else None)
             edits.append((row, Edit(site, "scale", 2.0, rng.choice([at, None]))))
@@ -87,7 +87,7 @@ def test_packing_and_spreading_give_every_position_back() -> None:
 
 
 def test_unread_positions_of_the_last_layer_are_not_computed() -> None:
-    layer = Layer(None, [0] * 4, [(r, Edit(Site("z", 0, 0), "scale", 2.0)) for r in range(4)], False)  # fmt: skip
+    layer = Layer(None, [0] * 4, [(r, Edit(Site("z", 0, 0), "scale", 2.0)) for r in range(4)], False)
     (heads, mlp), *_ = share([10], [layer], [{9}] * 4)
     assert heads is not None and mlp is not None and len(heads.take) == len(mlp.take) == 4
     kept = Layer(None, [0] * 4, layer.edits, whole=True)
@@ -100,16 +100,18 @@ def flops(model: Model, variants: list[Variant], prompts: list[list[int]]) -> in
     return int(counter.get_total_flops())
 
 
-def test_an_edit_of_the_last_position_costs_little_and_changes_nothing_else(
-    every_architecture: Model,
-) -> None:
+def test_an_edit_of_the_last_position_costs_little_and_changes_nothing_else(every_architecture: Model) -> None:
     model = every_architecture
     prompt = [[3, 9, 4, 7, 1, 8, 2, 6, 5, 3, 9, 4, 7, 1, 8, 2], [5, 6, 7, 8, 9, 1, 2, 3]]
     values = [torch.full((model.d_head,), float(i + 1)) for i in range(20)]
 
     def variants(positions: tuple[int, ...]) -> list[Variant]:
         site = Site("z", 0, 1)
-        return [Variant(p, (Edit(site, "add", v, tuple(q % len(prompt[p]) for q in positions)),)) for v in values for p in (0, 1)]  # fmt: skip
+        return [
+            Variant(p, (Edit(site, "add", v, tuple(q % len(prompt[p]) for q in positions)),))
+            for v in values
+            for p in (0, 1)
+        ]
 
     few, all_ = flops(model, variants((-1,)), prompt), flops(model, variants((0,)), prompt)
     assert few < (0.75 if model.has_mlp else 0.95) * all_
@@ -133,7 +135,7 @@ def test_what_is_kept_of_attention_has_a_row_for_each_variant(every_architecture
     sites = [("v", 1), ("pattern", 1), ("z", 1)]
     together: dict[int, list[torch.Tensor]] = {}
     for chunk, readout in run(model, [prompt], variants, reads="none", sites=sites):
-        together |= {index: [readout.activations[s][row] for s in sites] for row, index in enumerate(chunk)}  # fmt: skip
+        together |= {index: [readout.activations[s][row] for s in sites] for row, index in enumerate(chunk)}
     for index, variant in enumerate(variants):
         [(_, alone)] = run(model, [prompt], [variant], reads="none", sites=sites)
         for found, site in zip(together[index], sites, strict=True):

@@ -10,20 +10,20 @@ from questions import one
 from reference import plain_pass
 from torch import Tensor
 
-from steerscope.analysis.attribution.estimates import Statistics
-from steerscope.analysis.attribution.injected_gradient import injected_gradient
-from steerscope.analysis.attribution.sparsify import sparsify
-from steerscope.analysis.attribution.sparsify_tables import smallest_table
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Variant
-from steerscope.analysis.engine import measure
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import measure
 from steerscope.analysis.errors import BadArgument, BadInjection, BadMetric
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import Metric, Outputs, Score, Scored, kl, log_prob
-from steerscope.analysis.models import Model
-from steerscope.analysis.prompts import make_prompts
-from steerscope.analysis.results import Result
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.origin.sparsify import sparsify
+from steerscope.analysis.origin.sparsify_tables import smallest_table
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import Metric, Outputs, Score, Scored, kl, log_prob
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.estimates import Statistics
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.tools.injected_gradient import injected_gradient
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -31,7 +31,7 @@ FEW = (0.02, 0.25, 0.5)
 Values = NDArray[np.float64]
 
 
-def experiment(model: Model, texts: list[str], coefficient: float = 3.0, **options: object) -> Experiment:  # fmt: skip
+def experiment(model: Model, texts: list[str], coefficient: float = 3.0, **options: object) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", 0), coefficient)
     return Experiment(model, (injection,), make_prompts(model, texts), controls=2, **options)  # type: ignore[arg-type]
 
@@ -48,7 +48,7 @@ def slow_effect(asked: Experiment, p: int, values: Tensor, target: int) -> float
     found = [
         float(plain_pass(asked.model, ids, e)["logits"].detach()[positions].log_softmax(-1)[:, target].mean())
         for e in ([], edits)
-    ]  # fmt: skip
+    ]
     return found[1] - found[0]
 
 
@@ -58,7 +58,7 @@ def test_what_is_kept_equals_plain_passes_with_a_vector_that_was_cut_by_hand(
     order: str, rescaled: bool, tiny: Model, stories: list[str]
 ) -> None:
     target = tiny.single_token(" wedding")
-    asked = experiment(tiny, [stories[0], "Tom had a red ball", stories[3]], metric=log_prob([target]))  # fmt: skip
+    asked = experiment(tiny, [stories[0], "Tom had a red ball", stories[3]], metric=log_prob([target]))
     table = sparsify(asked, orders=[order], fractions=FEW, controls=0, steps=4).frames["per_prompt"]
     kept = table[table["rescaled"] == rescaled].set_index(["fraction", "prompt"])["effect"]
     value = asked.edits(0)[0][0].value
@@ -68,9 +68,10 @@ def test_what_is_kept_equals_plain_passes_with_a_vector_that_was_cut_by_hand(
     for p in range(3):
         others = [q for q in range(3) if q % 2 != p % 2]  # chosen on the other half
         weight = {
-            "size": value.abs(), "first": -torch.arange(32.0).expand_as(value),
+            "size": value.abs(),
+            "first": -torch.arange(32.0).expand_as(value),
             "gradient": (value * gradient[others].mean(0)).abs(),
-        }[order]  # fmt: skip
+        }[order]
         for dimensions in (1, 8, 16):
             cut = torch.zeros_like(value)
             for row in range(len(value)):
@@ -82,7 +83,7 @@ def test_what_is_kept_equals_plain_passes_with_a_vector_that_was_cut_by_hand(
             assert kept[dimensions / 32, p] == pytest.approx(expected, abs=3e-5)
 
 
-def test_all_dimensions_keep_everything_exactly(result: Result, tiny: Model, stories: list[str]) -> None:  # fmt: skip
+def test_all_dimensions_keep_everything_exactly(result: Result, tiny: Model, stories: list[str]) -> None:
     table = result.frames["curves"]
     full = table[table["fraction"] == 1]
     assert len(full) == 4 * 2
@@ -93,7 +94,7 @@ def test_all_dimensions_keep_everything_exactly(result: Result, tiny: Model, sto
 
 
 def test_the_largest_values_have_more_of_the_norm_than_any_others(result: Result) -> None:
-    norm = result.frames["curves"].query("not rescaled").pivot(index="fraction", columns="order", values="norm")  # fmt: skip
+    norm = result.frames["curves"].query("not rescaled").pivot(index="fraction", columns="order", values="norm")
     assert (norm["size"] >= norm.max(axis=1) - 1e-9).all()
     assert (norm.diff().dropna() > 0).all(axis=None)
 
@@ -109,7 +110,9 @@ def test_the_gradient_is_that_of_the_injected_values_averaged_along_the_coeffici
     site: str, tiny: Model, stories: list[str]
 ) -> None:
     vector = prompt_pair(tiny, " wedding", " ship", 0, site=site, head=1 if site == "z" else None)
-    asked = Experiment(tiny, (Injection(vector, 3.0),), make_prompts(tiny, stories[:2]), log_prob([" wedding"]), controls=0)  # fmt: skip
+    asked = Experiment(
+        tiny, (Injection(vector, 3.0),), make_prompts(tiny, stories[:2]), log_prob([" wedding"]), controls=0
+    )
     score = asked.metric.prepare(asked.scored_positions, asked.clean, asked.steered)
     found = injected_gradient(asked, 0, score, 3, "logits")[0]
     points, weights = np.polynomial.legendre.leggauss(3)
@@ -120,18 +123,26 @@ def test_the_gradient_is_that_of_the_injected_values_averaged_along_the_coeffici
         for x, w in zip((points + 1) / 2, weights / 2, strict=True):
             leaf = (edit.value * float(x)).requires_grad_()
             value = measure(
-                tiny, asked.prompts.full, [Variant(p, (replace(edit, value=leaf),))], asked.scored_positions.positions,
-                lambda readout: readout.mean(score(readout)), grad=True,
-            )  # fmt: skip
+                tiny,
+                asked.prompts.full,
+                [Variant(p, (replace(edit, value=leaf),))],
+                asked.scored_positions.positions,
+                lambda readout: readout.mean(score(readout)),
+                grad=True,
+            )
             expected += float(w) * torch.autograd.grad(value.sum(), leaf)[0]
         np.testing.assert_allclose(found[p].numpy(), expected.numpy(), atol=2e-5)
 
 
-def test_contributions_of_all_dimensions_add_up_to_the_effect(tiny: Model, stories: list[str]) -> None:  # fmt: skip
-    """Of a row that stands at several positions, too; and where the metric is KL, whose gradient is zero at the clean run."""
+def test_contributions_of_all_dimensions_add_up_to_the_effect(tiny: Model, stories: list[str]) -> None:
+    """Of a row that stands at several positions, too; and where the metric is KL, whose gradient is zero at the clean
+    run.
+    """
     row = prompt_pair(tiny, " wedding", " ship", 0).row(-1)
     for metric in (log_prob([" wedding"]), kl()):
-        asked = Experiment(tiny, (Injection(row, 0.5, positions=[1, 2, 4]),), make_prompts(tiny, stories[:3]), metric, controls=0)  # fmt: skip
+        asked = Experiment(
+            tiny, (Injection(row, 0.5, positions=[1, 2, 4]),), make_prompts(tiny, stories[:3]), metric, controls=0
+        )
         found = sparsify(asked, orders=["gradient"], fractions=[1.0], steps=24)
         total = found.frames["dimensions"]["contribution"].sum()
         assert total == pytest.approx(found.manifest["total"], rel=0.02)
@@ -139,9 +150,11 @@ def test_contributions_of_all_dimensions_add_up_to_the_effect(tiny: Model, stori
         assert len(found.frames["dimensions"]) == tiny.d_model
 
 
-def test_fractions_that_come_to_the_same_dimensions_are_run_once(tiny: Model, stories: list[str]) -> None:  # fmt: skip
+def test_fractions_that_come_to_the_same_dimensions_are_run_once(tiny: Model, stories: list[str]) -> None:
     asked = experiment(tiny, stories[:2])
-    table = sparsify(asked, orders=["size"], fractions=[0.001, 0.01, 0.03, 0.04, 1.0], controls=0, rescale=False).frames["curves"]  # fmt: skip
+    table = sparsify(
+        asked, orders=["size"], fractions=[0.001, 0.01, 0.03, 0.04, 1.0], controls=0, rescale=False
+    ).frames["curves"]
     assert table["dimensions"].tolist() == [1, 2, 32]
     assert table["fraction"].tolist() == [1 / 32, 2 / 32, 1.0]
 
@@ -175,14 +188,14 @@ def test_the_smallest_fraction_is_the_first_from_which_on_enough_is_kept() -> No
     whole = np.ones(4)
     real = MadeUp(values, values, values, np.ones((1, 5)), whole, whole, whole)
     control = replace(real, own=values * np.array([1, 1, 1, 0.5, 1])[None, None, :, None])
-    table = smallest_table([real, control], ["size"], [False], [0.1, 0.2, 0.3, 0.5, 1.0], [10], 0.9, Statistics(), 0)  # fmt: skip
+    table = smallest_table([real, control], ["size"], [False], [0.1, 0.2, 0.3, 0.5, 1.0], [10], 0.9, Statistics(), 0)
     row = table.iloc[0]
     assert (row["fraction"], row["low"], row["high"], row["dimensions"]) == (0.5, 0.5, 0.5, 5)
     assert (row["own"], row["control"]) == (0.5, 1.0)
     assert row["kl_kept"] == 0.92
 
 
-def test_the_same_seed_gives_the_same_numbers(result: Result, tiny: Model, stories: list[str]) -> None:  # fmt: skip
+def test_the_same_seed_gives_the_same_numbers(result: Result, tiny: Model, stories: list[str]) -> None:
     again = sparsify(experiment(tiny, stories[:6]), fractions=FEW, controls=2)
     for name, frame in result.frames.items():
         assert frame.equals(again.frames[name])
@@ -209,7 +222,9 @@ def test_one_prompt_and_no_controls_say_what_is_missing(tiny: Model, stories: li
         ({"steps": 0}, "steps=0"),
     ],
 )
-def test_arguments_out_of_range_are_refused(knobs: dict[str, object], match: str, tiny: Model, stories: list[str]) -> None:  # fmt: skip
+def test_arguments_out_of_range_are_refused(
+    knobs: dict[str, object], match: str, tiny: Model, stories: list[str]
+) -> None:
     with pytest.raises(BadArgument, match=match):
         sparsify(experiment(tiny, stories[:2]), **knobs)  # type: ignore[arg-type]
 
@@ -219,7 +234,7 @@ def test_an_injection_without_effect_is_refused(tiny: Model, stories: list[str])
         sparsify(experiment(tiny, stories[:2], 0.0), controls=0)
 
 
-def test_a_metric_without_a_gradient_is_refused_by_the_gradients_order_alone(tiny: Model, stories: list[str]) -> None:  # fmt: skip
+def test_a_metric_without_a_gradient_is_refused_by_the_gradients_order_alone(tiny: Model, stories: list[str]) -> None:
     def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
         return lambda readout: readout.logits.detach()[:, 3]  # type: ignore[union-attr]
 
@@ -230,13 +245,15 @@ def test_a_metric_without_a_gradient_is_refused_by_the_gradients_order_alone(tin
     assert found.frames["dimensions"]["gradient"].isna().all()
 
 
-def test_a_vector_that_lives_in_few_dimensions_is_found_out(tiny: Model, stories: list[str]) -> None:  # fmt: skip
+def test_a_vector_that_lives_in_few_dimensions_is_found_out(tiny: Model, stories: list[str]) -> None:
     """Four dimensions hold all of it: by size they keep everything, which random vectors do not."""
     vector = prompt_pair(tiny, " wedding", " ship", 0)
     values = torch.zeros_like(vector.values)
     values[:, [3, 9, 17, 30]] = vector.values[:, [3, 9, 17, 30]]
-    asked = Experiment(tiny, (Injection(SteeringVector(values, vector.site), 4.0),), make_prompts(tiny, stories), controls=3)  # fmt: skip
-    found = sparsify(asked, orders=["size", "first"], fractions=[4 / 32, 0.5], rescale=False, controls=3)  # fmt: skip
+    asked = Experiment(
+        tiny, (Injection(SteeringVector(values, vector.site), 4.0),), make_prompts(tiny, stories), controls=3
+    )
+    found = sparsify(asked, orders=["size", "first"], fractions=[4 / 32, 0.5], rescale=False, controls=3)
     row = one(found.frames["curves"], "order", "fraction")("size", 0.125)
     assert row["kept"] == pytest.approx(1.0, abs=1e-5)
     assert row["significant"] and row["control"] < 0.9

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from steerscope.analysis.stats import (
+from steerscope.analysis.results.stats import (
     benjamini_hochberg,
     carrier_p,
     holm,
@@ -30,9 +30,7 @@ def test_sign_flips_equal_scipys_exact_permutation_test() -> None:
 
 def test_random_sign_flips_come_close_to_the_t_test_on_many_prompts() -> None:
     values = np.random.default_rng(1).normal(0.3, 1, size=(4, 40))
-    np.testing.assert_allclose(
-        sign_flip_p(values), scipy_stats.ttest_1samp(values, 0, axis=1).pvalue, atol=0.015
-    )
+    np.testing.assert_allclose(sign_flip_p(values), scipy_stats.ttest_1samp(values, 0, axis=1).pvalue, atol=0.015)
 
 
 def test_no_effect_at_all_has_p_one() -> None:
@@ -74,9 +72,7 @@ def test_the_interval_of_a_ratio_resamples_prompts_together() -> None:
     assert low == pytest.approx(0.4) and high == pytest.approx(0.4)
 
 
-def test_a_planted_carrier_becomes_significant_at_the_default_sizes_and_false_ones_rarely_do() -> (
-    None
-):
+def test_a_planted_carrier_becomes_significant_at_the_default_sizes_and_false_ones_rarely_do() -> None:
     """156 nodes, 32 prompts, 20 controls: six carriers of one standard deviation above their controls."""
     generator = np.random.default_rng(4)
     false, missed, repeats = 0, 0.0, 40

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadInjection, UnsupportedModel
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -28,9 +28,7 @@ def experiment(model: Model, site: str = "resid_pre", coefficient: float = 4.0) 
     values[0] = 0  # as BOS is in a prompt pair
     values[1] *= 2
     vector = SteeringVector(values, Site(site, 1), {"recipe": "given"})
-    return Experiment(
-        model, (Injection(vector, coefficient),), make_prompts(model, PROMPTS), controls=2
-    )
+    return Experiment(model, (Injection(vector, coefficient),), make_prompts(model, PROMPTS), controls=2)
 
 
 def test_shares_are_those_of_streams_split_by_hand(every_architecture: Model) -> None:
@@ -47,19 +45,15 @@ def test_shares_are_those_of_streams_split_by_hand(every_architecture: Model) ->
         added = 4.0 * asked.injections[0].vector.values[1]
         hidden, shift = steered["hidden"][1], _final_bias(model)
         normed = hidden - shift  # what the unembedding reads, without the norm's bias
-        for name, part in (("rest", before), ("vector", added), ("response", after - before - added)):  # fmt: skip
-            own = (
-                normed * centred(model, part) / centred(model, after)
-            )  # each dimension's part of what is there
+        for name, part in (("rest", before), ("vector", added), ("response", after - before - added)):
+            own = normed * centred(model, part) / centred(model, after)  # each dimension's part of what is there
             found.setdefault(name, []).append((own @ normed / (normed @ normed)).item())
         found.setdefault("clean_norm", []).append(before.norm().item())
         found.setdefault("stretch", []).append((after.norm() / before.norm()).item())
         cosine = torch.cosine_similarity(before, after, dim=0).item()
         found.setdefault("angle", []).append(np.degrees(np.arccos(cosine)))
     for quantity, values in found.items():
-        assert table[last, "final", "injected", quantity] == pytest.approx(
-            np.mean(values), rel=2e-3, abs=2e-4
-        )
+        assert table[last, "final", "injected", quantity] == pytest.approx(np.mean(values), rel=2e-3, abs=2e-4)
 
 
 def centred(model: Model, x: Tensor) -> Tensor:
@@ -79,9 +73,7 @@ def test_shares_add_up_and_the_run_says_so(small_model: Model) -> None:
     np.testing.assert_allclose(sums, 1, atol=1e-6)
     [check] = result.manifest["checks"]
     assert check["passed"] and check["value"] < 1e-5
-    assert {n: list(f.columns) for n, f in result.frames.items()} == {
-        n: list(c) for n, c in COLUMNS["trace"].items()
-    }
+    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS["trace"].items()}
 
 
 def test_before_the_injection_nothing_moves(small_model: Model) -> None:
@@ -104,9 +96,7 @@ def test_what_cannot_be_traced_is_refused(small_model: Model, small_models: Any)
     with pytest.raises(UnsupportedModel, match="has no norms"):
         trace(experiment(small_models["native_without_norm"]))
     vector = SteeringVector(torch.ones(1, small_model.d_head), Site("z", 1, 2))
-    asked = Experiment(
-        small_model, (Injection(vector),), make_prompts(small_model, PROMPTS), controls=0
-    )
+    asked = Experiment(small_model, (Injection(vector),), make_prompts(small_model, PROMPTS), controls=0)
     with pytest.raises(BadInjection, match="reaches the stream through a head's output matrix"):
         trace(asked)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from steerscope.analysis.errors import BadNode, BadVector
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -25,11 +25,7 @@ def test_a_vector_is_made_saved_and_read_back(recipe: str, tiny: Model, tmp_path
     vector = RECIPES[recipe](tiny)
     again = SteeringVector.load(vector.save(tmp_path / "v.safetensors"))
     assert torch.equal(vector.values, again.values)
-    assert (vector.site, vector.label, dict(vector.source)) == (
-        again.site,
-        again.label,
-        dict(again.source),
-    )
+    assert (vector.site, vector.label, dict(vector.source)) == (again.site, again.label, dict(again.source))
     assert vector.describe() == again.describe()
 
 
@@ -42,10 +38,7 @@ def test_arithmetic_is_that_of_the_values(recipe: str, tiny: Model) -> None:
 
 
 def test_swapping_plus_and_minus_flips_the_sign(tiny: Model) -> None:
-    forth, back = (
-        prompt_pair(tiny, " wedding", " ship", 1),
-        prompt_pair(tiny, " ship", " wedding", 1),
-    )
+    forth, back = (prompt_pair(tiny, " wedding", " ship", 1), prompt_pair(tiny, " ship", " wedding", 1))
     assert torch.equal(forth.values, -back.values)
 
 
@@ -62,17 +55,11 @@ def test_the_row_at_bos_is_zero_and_the_shorter_prompt_is_padded_with_a_space(ti
 
 @pytest.mark.parametrize(
     ("site", "head", "hook"),
-    [
-        ("attn_out", None, "hook_attn_out"),
-        ("mlp_out", None, "hook_mlp_out"),
-        ("z", 2, "attn.hook_z"),
-    ],
+    [("attn_out", None, "hook_attn_out"), ("mlp_out", None, "hook_mlp_out"), ("z", 2, "attn.hook_z")],
 )
 def test_other_sites_are_recorded_too(site: str, head: int | None, hook: str, tiny: Model) -> None:
     vector = prompt_pair(tiny, " wedding", " ship", 1, site=site, head=head)
-    _, cache = tiny.bridge.run_with_cache(
-        torch.tensor([tiny.tokens(" wedding"), tiny.tokens(" ship")])
-    )
+    _, cache = tiny.bridge.run_with_cache(torch.tensor([tiny.tokens(" wedding"), tiny.tokens(" ship")]))
     found = cache[f"blocks.1.{hook}"]
     found = found if head is None else found[:, :, head]
     torch.testing.assert_close(vector.values, found[0] - found[1], atol=1e-5, rtol=0)
@@ -83,9 +70,7 @@ def test_token_ids_do_as_well_as_text(tiny: Model) -> None:
     assert torch.equal(ids.values, prompt_pair(tiny, " wedding", " ship", 1).values)
 
 
-def test_controls_have_equal_norms_position_by_position_and_their_own_direction(
-    tiny: Model,
-) -> None:
+def test_controls_have_equal_norms_position_by_position_and_their_own_direction(tiny: Model) -> None:
     vector = prompt_pair(tiny, "One day Tom", " ship", 1)
     first, again, other = random_like(vector, 1), random_like(vector, 1), random_like(vector, 2)
     torch.testing.assert_close(first.norms, vector.norms)

@@ -11,20 +11,20 @@ import transformers as hf
 from architectures import ARCHITECTURES
 from reference import plain_logits, plain_pass
 
-from steerscope.analysis.attribution.localize import localize
-from steerscope.analysis.attribution.parts import parts
-from steerscope.analysis.attribution.writers import writers
+from steerscope.analysis.carriers.localize import localize
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.edits import Edit
+from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadVector
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.loading import load
-from steerscope.analysis.metrics import log_prob
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
-from steerscope.analysis.prompts import make_prompts
-from steerscope.analysis.results import Result
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.origin.parts import parts
+from steerscope.analysis.origin.writers import writers
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import log_prob
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.result import Result
 from steerscope.analysis.vectors.prompt_pair import paired, prompt_pair
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -35,9 +35,7 @@ Texts = list[str] | list[list[int]]
 
 def asked(model: Model, *injections: Injection, texts: Texts, controls: int = 0) -> Experiment:
     target = model.single_token(" ring") if model.tokenizer else 7
-    return Experiment(
-        model, injections, make_prompts(model, texts), log_prob([target]), controls=controls
-    )
+    return Experiment(model, injections, make_prompts(model, texts), log_prob([target]), controls=controls)
 
 
 def places(model: Model) -> list[dict[str, Any]]:
@@ -103,9 +101,7 @@ def gemma(folder: Path, bias: bool) -> Any:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_behind_a_norm_a_head_writes_with_the_scale_of_its_own_run(
-    bias: bool, tmp_path: Path
-) -> None:
+def test_behind_a_norm_a_head_writes_with_the_scale_of_its_own_run(bias: bool, tmp_path: Path) -> None:
     """Gemma-2's RMSNorm after attention by hand; its scale keeps a bias from cancelling."""
     weights = gemma(tmp_path, bias).model.layers[0]
     model = load(tmp_path)
@@ -129,7 +125,7 @@ def test_behind_a_norm_a_head_writes_with_the_scale_of_its_own_run(
         torch.testing.assert_close(found["L0 bias"], runs[0][1] - runs[1][1], rtol=1e-4, atol=1e-5)
 
 
-TEXTS = ["One day Lily saw a dragon near the ship", "Tom had a red ball", "There was a wedding near the"]  # fmt: skip
+TEXTS = ["One day Lily saw a dragon near the ship", "Tom had a red ball", "There was a wedding near the"]
 
 
 def test_alone_and_without_equal_one_plain_pass_each(tiny: Model) -> None:
@@ -194,9 +190,7 @@ def test_shares_are_projections_and_of_rows_too(tiny: Model) -> None:
     ],
     ids=["row", "row from the end", "body", "row of the body", "mean", "mean of the body"],
 )
-def test_what_became_of_the_vector_became_of_its_parts(
-    change: Any, same: Any, plus: list[str], tiny: Model
-) -> None:
+def test_what_became_of_the_vector_became_of_its_parts(change: Any, same: Any, plus: list[str], tiny: Model) -> None:
     vector = prompt_pair(tiny, " wedding near", " ship", 1)
     whole, changed = parts(tiny, vector), parts(tiny, change(vector))
     assert changed.error < 1e-6
@@ -207,12 +201,15 @@ def test_what_became_of_the_vector_became_of_its_parts(
 
 @pytest.mark.parametrize(
     ("change", "layer", "positions"),
-    [(lambda v: v.row(-1), 0, "last"), (lambda v: v, 1, (2, 4)), (lambda v: v, None, "back"), (lambda v: v.mean(), 0, "all")],
+    [
+        (lambda v: v.row(-1), 0, "last"),
+        (lambda v: v, 1, (2, 4)),
+        (lambda v: v, None, "back"),
+        (lambda v: v.mean(), 0, "all"),
+    ],
     ids=["a row at another layer", "positions without BOS", "back", "a mean everywhere"],
-)  # fmt: skip
-def test_parts_are_injected_where_the_vector_is(
-    change: Any, layer: int | None, positions: Any, tiny: Model
-) -> None:
+)
+def test_parts_are_injected_where_the_vector_is(change: Any, layer: int | None, positions: Any, tiny: Model) -> None:
     """All parts together give the steered run, so each stands at its place."""
     vector = change(prompt_pair(tiny, " wedding near", " ship", 1))
     injection = Injection(vector, 2.0, layer=layer, positions=positions)
@@ -231,9 +228,7 @@ def test_the_embedding_alone_writes_at_layer_0(tiny: Model) -> None:
     assert [row["alone"], row["without"]] == pytest.approx([total, total])
 
 
-def test_a_planted_writer_is_found_and_the_others_wrote_nothing(
-    planted: Model, stories: list[str]
-) -> None:
+def test_a_planted_writer_is_found_and_the_others_wrote_nothing(planted: Model, stories: list[str]) -> None:
     """Of the heads of layer 1 only L1H2 writes, and nothing of layer 0 does."""
     for site, writer in (("attn_out", "L1H2"), ("resid_pre", "embedding")):
         vector = prompt_pair(planted, " wedding", " ship", 1, site=site)
@@ -265,7 +260,7 @@ def test_controls_are_random_parts_of_equal_norm(tiny: Model, monkeypatch: Any) 
         drawn.append((vector, random_like(vector, seed)))
         return drawn[-1][1]
 
-    monkeypatch.setattr("steerscope.analysis.attribution.writers.random_like", spy)
+    monkeypatch.setattr("steerscope.analysis.origin.writers.random_like", spy)
     injection = Injection(prompt_pair(tiny, " wedding near", " ship", 1), 3.0)
     result = writers(asked(tiny, injection, texts=TEXTS, controls=2))
     assert len(drawn) == 2 * len(result.frames["writers"])
@@ -281,9 +276,7 @@ def test_the_result_is_whole_and_repeats(tiny: Model, tmp_path: Path) -> None:
     for name, frame in runs[0].frames.items():
         assert frame.equals(runs[1].frames[name])
     saved = Result.load(runs[0].save(tmp_path))
-    assert {n: list(f.columns) for n, f in saved.frames.items()} == {
-        n: list(c) for n, c in COLUMNS["writers"].items()
-    }
+    assert {n: list(f.columns) for n, f in saved.frames.items()} == {n: list(c) for n, c in COLUMNS["writers"].items()}
 
 
 def recorded(model: Model) -> SteeringVector:
@@ -298,13 +291,22 @@ def recorded(model: Model) -> SteeringVector:
         (lambda m: 2 * recorded(m), r"has the recipe 'multiple'"),
         (lambda m: SteeringVector(torch.ones(32), Site("resid_pre", 0)), r"\(given vector\) has the recipe 'unknown'"),
         (lambda m: recorded(m).row(0), r"zero everywhere"),
-        (lambda m: replace(recorded(m), values=1.5 * recorded(m).values), r"differs from the vector by 0.33 of its norm"),
+        (
+            lambda m: replace(recorded(m), values=1.5 * recorded(m).values),
+            r"differs from the vector by 0.33 of its norm",
+        ),
         (lambda m: replace(recorded(m), values=recorded(m).values.repeat(5, 1)), r"differs from the vector in shape"),
-        (lambda m: replace(recorded(m), site=Site("resid_pre", 9)), r"cannot be made again on tiny \(L9.resid_pre is outside"),
-        (lambda m: replace(recorded(m), source={**recorded(m).source, "plus": [99999]}), r"cannot be made again on tiny \(a prompt has the token id 99999"),
+        (
+            lambda m: replace(recorded(m), site=Site("resid_pre", 9)),
+            r"cannot be made again on tiny \(L9.resid_pre is outside",
+        ),
+        (
+            lambda m: replace(recorded(m), source={**recorded(m).source, "plus": [99999]}),
+            r"cannot be made again on tiny \(a prompt has the token id 99999",
+        ),
     ],
     ids=["random", "sum", "multiple", "given", "zero", "changed", "repeated", "layer", "token"],
-)  # fmt: skip
+)
 def test_a_vector_without_known_writers_is_refused(make: Any, message: str, tiny: Model) -> None:
     with pytest.raises(BadVector, match=f"^no writers possible: .*{message}"):
         parts(tiny, make(tiny))
@@ -323,7 +325,5 @@ def test_localize_says_why_there_are_no_writers(tiny: Model, tmp_path: Path) -> 
 def test_localize_has_the_writers_of_the_method(tiny: Model) -> None:
     injection = Injection(recorded(tiny), 3.0)
     question = asked(tiny, injection, texts=TEXTS, controls=2)
-    found = localize(
-        tiny, injection, TEXTS, question.metric, controls=2, completions=0, attention=False
-    )
+    found = localize(tiny, injection, TEXTS, question.metric, controls=2, completions=0, attention=False)
     assert found.frames["writers"].equals(writers(question).frames["writers"])

@@ -7,21 +7,22 @@ import pytest
 import torch
 from reference import plain_logits
 
-from steerscope.analysis.attribution.exact import effects
-from steerscope.analysis.attribution.ov_qk import freeze_attention
-from steerscope.analysis.attribution.shapley import shapley
+from benchmarks.planted import CASES, NORMS, OTHER, TARGET, plant
+from steerscope.analysis.carriers.shapley import shapley
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.nodes import Node
-from steerscope.circuits.planted import CASES, NORMS, OTHER, TARGET, plant
+from steerscope.analysis.frozen.freeze_attention import freeze_attention
+from steerscope.analysis.model.nodes import Node
+from steerscope.analysis.tools.patching import effects
 
-SETTINGS: list[dict[str, Any]] = [{"norm": norm, "layers": layers, "seed": seed} for norm, layers, seed in zip(NORMS, (2, 3, 5), (0, 1, 2), strict=True)]  # fmt: skip
+SETTINGS: list[dict[str, Any]] = [
+    {"norm": norm, "layers": layers, "seed": seed}
+    for norm, layers, seed in zip(NORMS, (2, 3, 5), (0, 1, 2), strict=True)
+]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_exact_patching_ranks_the_carriers_first_with_the_right_sign(
-    case: str, setting: dict[str, Any]
-) -> None:
+def test_exact_patching_ranks_the_carriers_first_with_the_right_sign(case: str, setting: dict[str, Any]) -> None:
     planted = plant(case, controls=0, prompts=6, **setting)
     found = effects(planted.experiment)
     for row, truth in enumerate(planted.truth.values()):
@@ -35,7 +36,9 @@ def test_exact_patching_ranks_the_carriers_first_with_the_right_sign(
 
 @torch.no_grad()
 def test_the_effect_is_what_the_weights_say() -> None:
-    """Without norms a direct carrier adds exactly the injection's size to the target's logit, plus what idle heads do."""
+    """Without norms a direct carrier adds exactly the injection's size to the target's logit, plus what idle heads
+    do.
+    """
     planted = plant("direct", idle=0, controls=0, prompts=3)
     asked = planted.experiment
     for p, ids in enumerate(asked.prompts.ids):
@@ -44,7 +47,9 @@ def test_the_effect_is_what_the_weights_say() -> None:
         assert change[:, TARGET].numpy() == pytest.approx(4.0, abs=4e-2)
         assert change[:, OTHER].numpy() == pytest.approx(0.0, abs=4e-2)
     found = effects(asked)
-    assert found.along[0, :, found.nodes.index(Node(1, 0))] == pytest.approx(found.total[0][None] * np.ones((2, 1)), abs=4e-2)  # fmt: skip
+    assert found.along[0, :, found.nodes.index(Node(1, 0))] == pytest.approx(
+        found.total[0][None] * np.ones((2, 1)), abs=4e-2
+    )
 
 
 def test_either_of_a_redundant_pair_is_enough() -> None:
@@ -95,7 +100,7 @@ def test_the_same_seed_plants_the_same_model() -> None:
     one, two, other = (plant("relay", seed=s, controls=0, prompts=2) for s in (3, 3, 4))
     assert one.model.weights_hash == two.model.weights_hash != other.model.weights_hash
     assert one.experiment.prompts.ids == two.experiment.prompts.ids
-    assert torch.equal(one.experiment.injections[0].vector.values, two.experiment.injections[0].vector.values)  # fmt: skip
+    assert torch.equal(one.experiment.injections[0].vector.values, two.experiment.injections[0].vector.values)
 
 
 @pytest.mark.parametrize(

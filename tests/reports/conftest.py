@@ -9,7 +9,7 @@ import pytest
 from made_up import Unit, made_attention, made_writers
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports.records import records
 
 Maker = Callable[..., Result]
@@ -35,36 +35,112 @@ def make_result(
             effect = float(generator.normal()) * scale
             significant = index % 3 == 0 and scale > 0
             p = 1e-5 if significant else 0.5
-            rows.append({
-                "node": node, "layer": layer, "head": head, "kind": kind, "measure": measure, "effect": effect,
-                "low": effect - 0.1 * scale, "high": effect + 0.1 * scale, "share": effect / 2, "control": 0.0,
-                "control_low": -0.2 * scale, "control_high": 0.2 * scale, "p": p, "p_adjusted": p, "p_holm": p,
-                "own_share": effect / 2, "own_control": 0.1 * scale, "own_control_low": 0.0, "own_control_high": 0.2 * scale,
-                "p_own": p, "p_own_adjusted": p, "significant": significant,
-                "reach": ("specific" if index % 2 else "general") if significant else "none", "wrong_way": 0.1, "stability": 0.9,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "node": node,
+                    "layer": layer,
+                    "head": head,
+                    "kind": kind,
+                    "measure": measure,
+                    "effect": effect,
+                    "low": effect - 0.1 * scale,
+                    "high": effect + 0.1 * scale,
+                    "share": effect / 2,
+                    "control": 0.0,
+                    "control_low": -0.2 * scale,
+                    "control_high": 0.2 * scale,
+                    "p": p,
+                    "p_adjusted": p,
+                    "p_holm": p,
+                    "own_share": effect / 2,
+                    "own_control": 0.1 * scale,
+                    "own_control_low": 0.0,
+                    "own_control_high": 0.2 * scale,
+                    "p_own": p,
+                    "p_own_adjusted": p,
+                    "significant": significant,
+                    "reach": ("specific" if index % 2 else "general") if significant else "none",
+                    "wrong_way": 0.1,
+                    "stability": 0.9,
+                }
+            )
     effects = pd.DataFrame(rows)
     effects["head"] = effects["head"].astype("Int64")
-    totals = pd.DataFrame([
-        {"quantity": name, "value": 2.0 * scale, "low": 1.5 * scale, "high": 2.5 * scale, "unit": "nats", "share": share,
-         "share_low": share - 0.1, "share_high": share + 0.1, "control": 0.1, "control_low": -0.2, "control_high": 0.4,
-         "p": 0.001, "wrong_way": 0.05}
-        for name, share in [("total", np.nan), ("kl", np.nan), ("carriers_necessity", 0.7), ("carriers_sufficiency", 0.6),
-                            ("all_necessity", 1.0), ("all_sufficiency", 1.0)]
-    ])  # fmt: skip
-    vectors = pd.DataFrame([
-        {"vector": "steering" if i == 0 else f"control {i - 1}", "norm": 3.0, "coefficient": 3.0, "effect": 2.0 / (i + 1),
-         "low": 1.0 / (i + 1), "high": 3.0 / (i + 1), "own_effect": 5.0, "kl": 0.5 + i / 10, "kl_low": 0.4, "kl_high": 1.2}
-        for i in range(1 + controls)
-    ])  # fmt: skip
-    prompts = pd.DataFrame([
-        {"prompt": i, "text": f"{text} {i}", "tokens": 9, "injected": "0,1", "scored": "2,3", "clean": -3.0, "steered": -1.0,
-         "effect": -0.5 if i == 2 else 2.0, "kl": 0.5} for i in range(3)
-    ])  # fmt: skip
-    tokens = pd.DataFrame([
-        {"token": f" {text}", "id": i, "clean": 0.1, "steered": 0.3 if side == "gain" else 0.01, "change": 1.0, "kl": 0.2, "side": side}
-        for i in range(3) for side in ("gain", "loss")
-    ])  # fmt: skip
+    totals = pd.DataFrame(
+        [
+            {
+                "quantity": name,
+                "value": 2.0 * scale,
+                "low": 1.5 * scale,
+                "high": 2.5 * scale,
+                "unit": "nats",
+                "share": share,
+                "share_low": share - 0.1,
+                "share_high": share + 0.1,
+                "control": 0.1,
+                "control_low": -0.2,
+                "control_high": 0.4,
+                "p": 0.001,
+                "wrong_way": 0.05,
+            }
+            for name, share in [
+                ("total", np.nan),
+                ("kl", np.nan),
+                ("carriers_necessity", 0.7),
+                ("carriers_sufficiency", 0.6),
+                ("all_necessity", 1.0),
+                ("all_sufficiency", 1.0),
+            ]
+        ]
+    )
+    vectors = pd.DataFrame(
+        [
+            {
+                "vector": "steering" if i == 0 else f"control {i - 1}",
+                "norm": 3.0,
+                "coefficient": 3.0,
+                "effect": 2.0 / (i + 1),
+                "low": 1.0 / (i + 1),
+                "high": 3.0 / (i + 1),
+                "own_effect": 5.0,
+                "kl": 0.5 + i / 10,
+                "kl_low": 0.4,
+                "kl_high": 1.2,
+            }
+            for i in range(1 + controls)
+        ]
+    )
+    prompts = pd.DataFrame(
+        [
+            {
+                "prompt": i,
+                "text": f"{text} {i}",
+                "tokens": 9,
+                "injected": "0,1",
+                "scored": "2,3",
+                "clean": -3.0,
+                "steered": -1.0,
+                "effect": -0.5 if i == 2 else 2.0,
+                "kl": 0.5,
+            }
+            for i in range(3)
+        ]
+    )
+    tokens = pd.DataFrame(
+        [
+            {
+                "token": f" {text}",
+                "id": i,
+                "clean": 0.1,
+                "steered": 0.3 if side == "gain" else 0.01,
+                "change": 1.0,
+                "kl": 0.2,
+                "side": side,
+            }
+            for i in range(3)
+            for side in ("gain", "loss")
+        ]
+    )
     completions = pd.DataFrame(
         [
             {
@@ -77,19 +153,41 @@ def make_result(
             }
         ]
     )
-    frames = {"writers": made_writers(layers, heads, mlp, scale, controls), "attention": made_attention(layers, heads, scale, controls, ("all",)),
-              "effects": effects, "per_prompt": pd.DataFrame(columns=list(COLUMNS["localize"]["per_prompt"])), "totals": totals,
-              "vectors": vectors, "prompts": prompts, "positions": pd.DataFrame(columns=list(COLUMNS["localize"]["positions"])), "tokens": tokens, "completions": completions}  # fmt: skip
+    frames = {
+        "writers": made_writers(layers, heads, mlp, scale, controls),
+        "attention": made_attention(layers, heads, scale, controls, ("all",)),
+        "effects": effects,
+        "per_prompt": pd.DataFrame(columns=list(COLUMNS["localize"]["per_prompt"])),
+        "totals": totals,
+        "vectors": vectors,
+        "prompts": prompts,
+        "positions": pd.DataFrame(columns=list(COLUMNS["localize"]["positions"])),
+        "tokens": tokens,
+        "completions": completions,
+    }
     base = {
         "model": {"name": f"model {text}", "device": "cpu"},
-        "injections": [{"vector": {"label": f'"{text}" - " "'}, "coefficient": 3.0, "site": "L0.resid_pre", "positions": "front"}],
-        "metric": {"name": "log_prob", "unit": "nats", "targets": [f" {text}"], "scored": "positions after the injection"},
-        "prompts": {"count": 3}, "controls": {"count": controls, "matched": "norm"}, "alpha": 0.05, "level": 0.95,
+        "injections": [
+            {"vector": {"label": f'"{text}" - " "'}, "coefficient": 3.0, "site": "L0.resid_pre", "positions": "front"}
+        ],
+        "metric": {
+            "name": "log_prob",
+            "unit": "nats",
+            "targets": [f" {text}"],
+            "scored": "positions after the injection",
+        },
+        "prompts": {"count": 3},
+        "controls": {"count": controls, "matched": "norm"},
+        "alpha": 0.05,
+        "level": 0.95,
         "stability": {"jaccard": 0.9, "low": 0.8, "high": 1.0, "resamples": 100, "note": ""},
         "checks": [{"name": "sampled nodes equal one plain pass each", "value": 1e-6, "limit": 1e-4, "passed": True}],
-        "command": f"steerscope localize --plus '{text}'", "missing": {}, "seconds": 12.0, "created": "2026-11-20",
+        "command": f"steerscope localize --plus '{text}'",
+        "missing": {},
+        "seconds": 12.0,
+        "created": "2026-11-20",
         "versions": {"steerscope": "0.1.0"},
-    }  # fmt: skip
+    }
     return Result("localize", frames, base | manifest)
 
 
@@ -120,29 +218,84 @@ def make_sweep(
         "pairs": sweep_pairs(units, scale, generator),
         "trends": sweep_trends(nodes),
         "designs": sweep_designs(scale),
-        "convergence": pd.DataFrame([
-            {"trials": n, "outcome": outcome, "width": size * scale * (n**-0.5 + 0.004), "agreement": 1 - 3 * n**-0.5 if n < 12000 else 1.0}
-            for n in (93, 187, 375, 750, 1500, 3000, 6000, 12000) for outcome, size in (("effect", 3.0), ("kl", 0.8))
-        ]),
-        "prompts": pd.DataFrame([
-            {"prompt": i, "text": f"{text} {i}", "tokens": 9 + i, "trials": 400, "effect": 0.1 * i * scale, "kl": 0.05, "clean_perplexity": 12.5,
-             "steered_effect": (2.0 + i) * scale, "steered_kl": 0.6} for i in range(30)
-        ]),
-    }  # fmt: skip
+        "convergence": pd.DataFrame(
+            [
+                {
+                    "trials": n,
+                    "outcome": outcome,
+                    "width": size * scale * (n**-0.5 + 0.004),
+                    "agreement": 1 - 3 * n**-0.5 if n < 12000 else 1.0,
+                }
+                for n in (93, 187, 375, 750, 1500, 3000, 6000, 12000)
+                for outcome, size in (("effect", 3.0), ("kl", 0.8))
+            ]
+        ),
+        "prompts": pd.DataFrame(
+            [
+                {
+                    "prompt": i,
+                    "text": f"{text} {i}",
+                    "tokens": 9 + i,
+                    "trials": 400,
+                    "effect": 0.1 * i * scale,
+                    "kl": 0.05,
+                    "clean_perplexity": 12.5,
+                    "steered_effect": (2.0 + i) * scale,
+                    "steered_kl": 0.6,
+                }
+                for i in range(30)
+            ]
+        ),
+    }
     base = {
-        "model": {"name": f"model {text}", "device": "cpu", "n_layers": layers, "n_heads": heads}, "mode": mode,
-        "vectors": [{"label": f'"{text}" - " "', "norm": 3.0}], "coefficients": [0.5, 1.0, 2.0], "positions": "all",
-        "design": {"kinds": ["uniform", "horizontal", "vertical"], "k": [1, 6], "antithetic": False, "visit": 8, "control_every": 4,
-                   "controls": controls, "trials": 12000, "seed": 0},
-        "trials": {"planned": 12000, "done": 12000, "real": 9000 if controls else 12000, "random": 3000 if controls else 0, "damaged": []},
+        "model": {"name": f"model {text}", "device": "cpu", "n_layers": layers, "n_heads": heads},
+        "mode": mode,
+        "vectors": [{"label": f'"{text}" - " "', "norm": 3.0}],
+        "coefficients": [0.5, 1.0, 2.0],
+        "positions": "all",
+        "design": {
+            "kinds": ["uniform", "horizontal", "vertical"],
+            "k": [1, 6],
+            "antithetic": False,
+            "visit": 8,
+            "control_every": 4,
+            "controls": controls,
+            "trials": 12000,
+            "seed": 0,
+        },
+        "trials": {
+            "planned": 12000,
+            "done": 12000,
+            "real": 9000 if controls else 12000,
+            "random": 3000 if controls else 0,
+            "damaged": [],
+        },
         "prompts": {"count": 30, "source": f"{text}.txt", "hash": "abc", "tokens": 39},
-        "metric": {"name": "log_prob", "unit": "nats", "targets": [f" {text}"], "scored": "positions after the injection"},
-        "whole": {"effect": {"mean": 2.5 * scale, "low": 2.2 * scale, "high": 2.8 * scale}, "kl": {"mean": 0.6, "low": 0.5, "high": 0.7}},
-        "pairs": {"method": "joint", "tested": len(frames["pairs"]) // 2}, "alpha": 0.05, "level": 0.95, "seed": 0, "missing": {}, "notes": [],
+        "metric": {
+            "name": "log_prob",
+            "unit": "nats",
+            "targets": [f" {text}"],
+            "scored": "positions after the injection",
+        },
+        "whole": {
+            "effect": {"mean": 2.5 * scale, "low": 2.2 * scale, "high": 2.8 * scale},
+            "kl": {"mean": 0.6, "low": 0.5, "high": 0.7},
+        },
+        "pairs": {"method": "joint", "tested": len(frames["pairs"]) // 2},
+        "alpha": 0.05,
+        "level": 0.95,
+        "seed": 0,
+        "missing": {},
+        "notes": [],
         "checks": [{"name": "trials equal plain passes", "value": 1e-6, "limit": 1e-4, "passed": True}],
-        "executor": "local", "seconds": 340.0, "trials_per_second": 35.3, "shares": {"forward": 0.8, "metrics": 0.15, "writing": 0.05},
-        "command": f"steerscope sweep --plus '{text}'", "created": "2026-11-20", "versions": {"steerscope": "0.1.0"},
-    }  # fmt: skip
+        "executor": "local",
+        "seconds": 340.0,
+        "trials_per_second": 35.3,
+        "shares": {"forward": 0.8, "metrics": 0.15, "writing": 0.05},
+        "command": f"steerscope sweep --plus '{text}'",
+        "created": "2026-11-20",
+        "versions": {"steerscope": "0.1.0"},
+    }
     return Result("sweep", frames, base | manifest)
 
 
@@ -160,40 +313,75 @@ def sweep_units(layers: int, heads: int, mode: str) -> list[Unit]:
 def sweep_nodes(units: list[Unit], scale: float, controls: int, generator: Any) -> pd.DataFrame:
     """A few nodes with large contributions among many with small ones."""
     strong = generator.random(len(units)) < max(0.08, 3 / len(units))
-    effect = np.where(strong, generator.normal(0.14, 0.1, len(units)), generator.normal(0, 0.012, len(units))) * scale  # fmt: skip
+    effect = np.where(strong, generator.normal(0.14, 0.1, len(units)), generator.normal(0, 0.012, len(units))) * scale
     cost = 0.1 * np.abs(effect) + generator.exponential(0.01, len(units)) * scale
     rows = []
-    for outcome, values, half in (("effect", effect, 0.03), ("kl", cost, 0.008), ("loss", cost * 0.4, 0.01)):  # fmt: skip
-        for (node, layer, head, kind), value, jitter in zip(units, values, generator.uniform(0.5, 1.5, len(units)), strict=True):  # fmt: skip
+    for outcome, values, half in (("effect", effect, 0.03), ("kl", cost, 0.008), ("loss", cost * 0.4, 0.01)):
+        for (node, layer, head, kind), value, jitter in zip(
+            units, values, generator.uniform(0.5, 1.5, len(units)), strict=True
+        ):
             width = half * jitter * scale
             p = 1e-6 if abs(value) > 1.6 * width and scale else 0.4
             random = np.nan if not controls else 0.0 if outcome == "effect" else 0.8 * value
-            rows.append({
-                "node": node, "layer": layer, "head": head, "kind": kind, "outcome": outcome, "unit": "nats", "sampled": 1234,
-                "mean_in": value + 0.2, "mean_out": 0.2, "difference": value, "difference_low": value - 2 * width, "difference_high": value + 2 * width,
-                "contribution": value, "low": value - width, "high": value + width,
-                "control": random, "control_low": random - width / 2, "control_high": random + width / 2,
-                "p": p / 2, "p_adjusted": p, "p_holm": min(1.0, 2 * p), "p_specific": p if controls else np.nan, "significant": p < 0.05,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "node": node,
+                    "layer": layer,
+                    "head": head,
+                    "kind": kind,
+                    "outcome": outcome,
+                    "unit": "nats",
+                    "sampled": 1234,
+                    "mean_in": value + 0.2,
+                    "mean_out": 0.2,
+                    "difference": value,
+                    "difference_low": value - 2 * width,
+                    "difference_high": value + 2 * width,
+                    "contribution": value,
+                    "low": value - width,
+                    "high": value + width,
+                    "control": random,
+                    "control_low": random - width / 2,
+                    "control_high": random + width / 2,
+                    "p": p / 2,
+                    "p_adjusted": p,
+                    "p_holm": min(1.0, 2 * p),
+                    "p_specific": p if controls else np.nan,
+                    "significant": p < 0.05,
+                }
+            )
     frame = pd.DataFrame(rows)
     frame["head"] = frame["head"].astype("Int64")
     return frame
 
 
 def sweep_frontier(nodes: pd.DataFrame) -> pd.DataFrame:
-    effect, kl, loss = (nodes[nodes["outcome"] == o].set_index("node") for o in ("effect", "kl", "loss"))  # fmt: skip
+    effect, kl, loss = (nodes[nodes["outcome"] == o].set_index("node") for o in ("effect", "kl", "loss"))
     e, d = effect["contribution"].to_numpy(), kl["contribution"].to_numpy()
     clear = kl["low"].to_numpy() > 0
     ratio = np.where(clear, e / np.where(d == 0, 1, d), np.nan)
     typical = e.sum() / d.sum() if d.sum() else 0.0
     responsive = effect["significant"].to_numpy()
-    return pd.DataFrame({
-        "node": effect.index, "layer": effect["layer"].to_numpy(), "kind": effect["kind"].to_numpy(), "effect": e,
-        "effect_low": effect["low"].to_numpy(), "effect_high": effect["high"].to_numpy(), "kl": d,
-        "kl_low": kl["low"].to_numpy(), "kl_high": kl["high"].to_numpy(), "loss": loss["contribution"].to_numpy(),
-        "efficiency": ratio, "efficiency_low": ratio - 0.5, "efficiency_high": ratio + 0.5, "responsive": responsive,
-        "useful": responsive & (e > 0) & (e > typical * d), "frontier": [not ((e > a) & (d < b)).any() for a, b in zip(e, d, strict=True)],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "node": effect.index,
+            "layer": effect["layer"].to_numpy(),
+            "kind": effect["kind"].to_numpy(),
+            "effect": e,
+            "effect_low": effect["low"].to_numpy(),
+            "effect_high": effect["high"].to_numpy(),
+            "kl": d,
+            "kl_low": kl["low"].to_numpy(),
+            "kl_high": kl["high"].to_numpy(),
+            "loss": loss["contribution"].to_numpy(),
+            "efficiency": ratio,
+            "efficiency_low": ratio - 0.5,
+            "efficiency_high": ratio + 0.5,
+            "responsive": responsive,
+            "useful": responsive & (e > 0) & (e > typical * d),
+            "frontier": [not ((e > a) & (d < b)).any() for a, b in zip(e, d, strict=True)],
+        }
+    )
 
 
 def sweep_response(nodes: pd.DataFrame) -> pd.DataFrame:
@@ -202,8 +390,18 @@ def sweep_response(nodes: pd.DataFrame) -> pd.DataFrame:
         for by, levels in (("k", (1.0, 2.0, 3.5, 5.0, 6.0)), ("coefficient", (0.5, 1.0, 2.0))):
             for level in levels:
                 value = r.contribution * (1 - 0.08 * level if by == "k" else np.tanh(level))
-                rows.append({"node": r.node, "by": by, "level": level, "trials": 2000, "outcome": r.outcome, "contribution": value,
-                             "low": value - 1.5 * (r.high - r.contribution), "high": value + 1.5 * (r.high - r.contribution)})  # fmt: skip
+                rows.append(
+                    {
+                        "node": r.node,
+                        "by": by,
+                        "level": level,
+                        "trials": 2000,
+                        "outcome": r.outcome,
+                        "contribution": value,
+                        "low": value - 1.5 * (r.high - r.contribution),
+                        "high": value + 1.5 * (r.high - r.contribution),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -211,9 +409,24 @@ def sweep_dose(scale: float, controls: int) -> pd.DataFrame:
     rows = []
     for by, levels in (("k", (1.0, 2.0, 3.5, 5.0, 6.0)), ("coefficient", (0.5, 1.0, 2.0))):
         for vector in ("real", "random") if controls else ("real",):
-            for outcome, slope in (("effect", 0.1 if vector == "real" else 0.0), ("kl", 0.03 if vector == "real" else 0.024), ("loss", 0.01)):  # fmt: skip
-                rows += [{"by": by, "level": level, "vector": vector, "outcome": outcome, "trials": 1800, "mean": slope * level * scale,
-                          "low": (slope * level - 0.02) * scale, "high": (slope * level + 0.02) * scale} for level in levels]  # fmt: skip
+            for outcome, slope in (
+                ("effect", 0.1 if vector == "real" else 0.0),
+                ("kl", 0.03 if vector == "real" else 0.024),
+                ("loss", 0.01),
+            ):
+                rows += [
+                    {
+                        "by": by,
+                        "level": level,
+                        "vector": vector,
+                        "outcome": outcome,
+                        "trials": 1800,
+                        "mean": slope * level * scale,
+                        "low": (slope * level - 0.02) * scale,
+                        "high": (slope * level + 0.02) * scale,
+                    }
+                    for level in levels
+                ]
     return pd.DataFrame(rows)
 
 
@@ -227,8 +440,20 @@ def sweep_pairs(units: list[Unit], scale: float, generator: Any) -> pd.DataFrame
                     continue
                 value = float(generator.standard_t(2.5)) * size * scale
                 p = 1e-4 if abs(value) > 6 * size * scale and scale else 0.7
-                found.append({"first": first[0], "second": second[0], "outcome": outcome, "together": 120, "interaction": value,
-                              "low": value - 2 * size * scale, "high": value + 2 * size * scale, "p": p / 2, "p_adjusted": p, "significant": p < 0.05})  # fmt: skip
+                found.append(
+                    {
+                        "first": first[0],
+                        "second": second[0],
+                        "outcome": outcome,
+                        "together": 120,
+                        "interaction": value,
+                        "low": value - 2 * size * scale,
+                        "high": value + 2 * size * scale,
+                        "p": p / 2,
+                        "p_adjusted": p,
+                        "significant": p < 0.05,
+                    }
+                )
         rows += sorted(found, key=lambda row: -abs(float(str(row["interaction"]))))
     return pd.DataFrame(rows)
 
@@ -240,21 +465,57 @@ def sweep_trends(nodes: pd.DataFrame) -> pd.DataFrame:
             own = nodes[(nodes["kind"] == kind) & (nodes["outcome"] == outcome)]
             for layer, part in own.groupby("layer"):
                 mean = part["contribution"].mean()
-                rows.append({"kind": kind, "layer": layer, "outcome": outcome, "nodes": len(part), "contribution": mean,
-                             "low": mean - 0.01, "high": mean + 0.01, "p": 0.2})  # fmt: skip
-            rows.append({"kind": kind, "layer": None, "outcome": outcome, "nodes": len(own), "contribution": 0.004,
-                         "low": 0.002, "high": 0.006, "p": 0.0004 if kind == "mlp" else 0.6})  # fmt: skip
+                rows.append(
+                    {
+                        "kind": kind,
+                        "layer": layer,
+                        "outcome": outcome,
+                        "nodes": len(part),
+                        "contribution": mean,
+                        "low": mean - 0.01,
+                        "high": mean + 0.01,
+                        "p": 0.2,
+                    }
+                )
+            rows.append(
+                {
+                    "kind": kind,
+                    "layer": None,
+                    "outcome": outcome,
+                    "nodes": len(own),
+                    "contribution": 0.004,
+                    "low": 0.002,
+                    "high": 0.006,
+                    "p": 0.0004 if kind == "mlp" else 0.6,
+                }
+            )
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
 def sweep_designs(scale: float) -> pd.DataFrame:
     rows = []
-    for design, shift, trials in (("uniform", 0.0, 3000), ("horizontal", 0.05, 3000), ("vertical", 0.09, 3000), ("horizontal - vertical", -0.3, 6000)):  # fmt: skip
+    for design, shift, trials in (
+        ("uniform", 0.0, 3000),
+        ("horizontal", 0.05, 3000),
+        ("vertical", 0.09, 3000),
+        ("horizontal - vertical", -0.3, 6000),
+    ):
         last = " - " in design
         for outcome, mean in (("effect", 0.25), ("kl", 0.07), ("loss", 0.02)):
             value = (mean + shift * mean) * scale if not last else shift * mean * scale
-            rows.append({"design": design, "outcome": outcome, "trials": trials, "k": 3.5, "norm": 0.41, "mean": value, "low": value - 0.03 * scale,
-                         "high": value + 0.03 * scale, "p": (0.0001 if outcome == "effect" else 0.6) if last else np.nan})  # fmt: skip
+            rows.append(
+                {
+                    "design": design,
+                    "outcome": outcome,
+                    "trials": trials,
+                    "k": 3.5,
+                    "norm": 0.41,
+                    "mean": value,
+                    "low": value - 0.03 * scale,
+                    "high": value + 0.03 * scale,
+                    "p": (0.0001 if outcome == "effect" else 0.6) if last else np.nan,
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports.figures.disturbance import disturbance
 from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.ranking import ranking
@@ -56,9 +56,7 @@ def test_the_ranking_is_by_size_with_intervals_over_the_controls_band(maker: Mak
     sizes = [abs(x) for x in points.x]
     assert len(sizes) == 20 and sizes == sorted(sizes, reverse=True)
     np.testing.assert_allclose(points.error_x.array, 0.1, atol=1e-9)
-    assert len(chart.layout.shapes) == 20 and {(s.x0, s.x1) for s in chart.layout.shapes} == {
-        (-0.2, 0.2)
-    }
+    assert len(chart.layout.shapes) == 20 and {(s.x0, s.x1) for s in chart.layout.shapes} == {(-0.2, 0.2)}
 
 
 def test_the_steering_vector_stands_among_its_controls(maker: Maker) -> None:

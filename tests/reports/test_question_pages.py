@@ -10,26 +10,26 @@ import pandas as pd
 import pytest
 from checkpoints import save_gpt2
 
-from steerscope.analysis.attribution.attribute import attribute
-from steerscope.analysis.attribution.edge_graph import INJECTION, LOGITS, edge_graph
-from steerscope.analysis.attribution.edges import edges
-from steerscope.analysis.attribution.path_effect import path_effect
-from steerscope.analysis.attribution.positions import by_position
-from steerscope.analysis.attribution.screen import screen
-from steerscope.analysis.attribution.self_repair import self_repair
-from steerscope.analysis.attribution.shapley import shapley
-from steerscope.analysis.attribution.sparsify import sparsify
 from steerscope.analysis.breakdown.breakdown import breakdown_of
+from steerscope.analysis.carriers.attribute import attribute
+from steerscope.analysis.carriers.screen import screen
+from steerscope.analysis.carriers.shapley import shapley
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
-from steerscope.analysis.prompts import make_prompts
-from steerscope.analysis.results import Result
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.origin.sparsify import sparsify
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.routes.by_position import by_position
+from steerscope.analysis.routes.edges import edges
+from steerscope.analysis.routes.path_effect import path_effect
+from steerscope.analysis.routes.self_repair import self_repair
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.circuits.edge_graph import INJECTION, LOGITS, edge_graph
 from steerscope.reports.figures.coefficient import curves
 from steerscope.reports.figures.graph import graph
 from steerscope.reports.page import render
@@ -109,9 +109,7 @@ def test_the_graph_leads_from_the_injection_to_the_logits(results: dict[str, Res
         assert nx.has_path(given, INJECTION, vertex) and nx.has_path(given, vertex, LOGITS)
     table = results["edges"].frames["edges"]
     for sender, receiver, data in given.edges(data=True):
-        parts = table[
-            (table["sender"] == sender) & table["receiver"].str.match(rf"{receiver}(\.[qkv])?$")
-        ]
+        parts = table[(table["sender"] == sender) & table["receiver"].str.match(rf"{receiver}(\.[qkv])?$")]
         chosen = parts[parts["effect"].abs() >= table["effect"].abs().nlargest(60).min()]
         assert data["weight"] == pytest.approx(chosen["effect"].sum())
         assert data["weight"] == pytest.approx(sum(data["inputs"].values()))
@@ -131,15 +129,12 @@ def test_a_graph_of_something_else_is_refused(results: dict[str, Result]) -> Non
 def test_shared_keys_and_values_are_a_vertex_that_leads_to_their_heads() -> None:
     import pandas as pd
 
-    rows = [("injection", "L0H1.k", 3.0), ("injection", "L0H3.q", 1.0), ("L0H3", "logits", 2.0), ("L0H2", "L1M", 9.0)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["sender", "receiver", "effect"]).assign(sender_layer=0, receiver_layer=[0, 0, 2, 1])  # fmt: skip
+    rows = [("injection", "L0H1.k", 3.0), ("injection", "L0H3.q", 1.0), ("L0H3", "logits", 2.0), ("L0H2", "L1M", 9.0)]
+    table = pd.DataFrame(rows, columns=["sender", "receiver", "effect"]).assign(
+        sender_layer=0, receiver_layer=[0, 0, 2, 1]
+    )
     given = edge_graph(Result("edges", {"edges": table}, {"shared": 2}))
-    assert set(given.nodes) == {
-        "injection",
-        "L0KV1",
-        "L0H3",
-        "logits",
-    }  # heads 2 and 3 share; 2 leads nowhere
+    assert set(given.nodes) == {"injection", "L0KV1", "L0H3", "logits"}  # heads 2 and 3 share; 2 leads nowhere
     assert given.edges["L0KV1", "L0H3"]["weight"] == 0
     assert given.edges["injection", "L0KV1"]["inputs"] == {"k": 3.0}
 

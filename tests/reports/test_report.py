@@ -12,7 +12,7 @@ import pytest
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import DamagedRun
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports.page import render
 from steerscope.reports.pages.localize import localize_page
 from steerscope.reports.report import report
@@ -23,9 +23,7 @@ ATTACKS = [
     "<img src=x onerror=\"document.title='pwned'\">",
     "</script><b>bold</b>",
 ]
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def html(result: Result) -> str:
@@ -40,14 +38,7 @@ def test_the_made_up_result_has_the_real_columns(maker: Maker) -> None:
 
 @pytest.mark.parametrize(
     "shape",
-    [
-        {},
-        {"layers": 24, "heads": 16},
-        {"layers": 1, "heads": 12},
-        {"mlp": False},
-        {"scale": 0.0},
-        {"controls": 0},
-    ],
+    [{}, {"layers": 24, "heads": 16}, {"layers": 1, "heads": 12}, {"mlp": False}, {"scale": 0.0}, {"controls": 0}],
 )
 def test_models_of_every_shape_get_a_page(shape: dict[str, int], maker: Maker) -> None:
     page = html(maker(**shape))
@@ -89,9 +80,7 @@ def test_in_a_browser_text_stays_text(attack: str, maker: Maker, tmp_path: Path)
     assert attack.replace("<", "&lt;").replace(">", "&gt;") in shown  # in tables
     assert dom.count("main-svg") >= 14  # and the figures were drawn
     if "img" not in attack:
-        assert "pwned" not in title.group(1).replace(
-            attack.replace("<", "&lt;").replace(">", "&gt;"), ""
-        )
+        assert "pwned" not in title.group(1).replace(attack.replace("<", "&lt;").replace(">", "&gt;"), "")
 
 
 def browse(page: Path, folder: Path) -> str:
@@ -102,16 +91,16 @@ def browse(page: Path, folder: Path) -> str:
     )
     done = subprocess.run(
         [str(CHROMIUM), *flags.split(), f"--user-data-dir={folder / 'profile'}", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     return done.stdout
 
 
 def test_what_is_missing_is_named_with_its_reason(maker: Maker) -> None:
-    result = maker(
-        missing={"completions": "toy has no tokenizer", "controls": "run with controls=0"},
-        controls=0,
-    )
+    result = maker(missing={"completions": "toy has no tokenizer", "controls": "run with controls=0"}, controls=0)
     frames = dict(result.frames) | {
         "completions": result.frames["completions"].iloc[:0],
         "tokens": result.frames["tokens"].iloc[:0],
@@ -123,13 +112,9 @@ def test_what_is_missing_is_named_with_its_reason(maker: Maker) -> None:
 
 
 def test_a_failed_check_stands_at_the_top(maker: Maker) -> None:
-    failed = [
-        {"name": "all nodes give the other run", "value": 0.5, "limit": 1e-4, "passed": False}
-    ]
+    failed = [{"name": "all nodes give the other run", "value": 0.5, "limit": 1e-4, "passed": False}]
     page = html(maker(checks=failed))
-    assert page.index("A check failed: all nodes give the other run is off by 0.5") < page.index(
-        "Heads by layers"
-    )
+    assert page.index("A check failed: all nodes give the other run is off by 0.5") < page.index("Heads by layers")
     assert "A check failed" not in html(maker())
 
 
@@ -142,17 +127,13 @@ def test_the_command_that_made_it_can_be_copied(maker: Maker) -> None:
     assert "steerscope localize --plus &#39;Once&#39;" in html(maker(text="Once"))
 
 
-def test_a_report_is_made_from_the_folder_alone_without_a_model_library(
-    maker: Maker, tmp_path: Path
-) -> None:
+def test_a_report_is_made_from_the_folder_alone_without_a_model_library(maker: Maker, tmp_path: Path) -> None:
     maker().save(tmp_path)
     code = (
         "import sys; from steerscope.reports.report import report; report(sys.argv[1]); "
         "print([m for m in ('torch', 'transformers', 'transformer_lens') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]" and (tmp_path / "report.html").stat().st_size > 1_000_000
 
 

@@ -11,7 +11,7 @@ import pytest
 from plotly.utils import PlotlyJSONEncoder
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports import sentences_sweep as say
 from steerscope.reports import words
 from steerscope.reports.figures.contribution import contribution
@@ -48,7 +48,7 @@ def without(result: Result, *names: str) -> Result:
 
 def changed(result: Result, name: str, **columns: Any) -> Result:
     """The same result, some columns of a frame replaced."""
-    return Result("sweep", dict(result.frames) | {name: result.frames[name].assign(**columns)}, result.manifest)  # fmt: skip
+    return Result("sweep", dict(result.frames) | {name: result.frames[name].assign(**columns)}, result.manifest)
 
 
 def row(result: Result, name: str, **wanted: Any) -> Any:
@@ -79,10 +79,23 @@ def test_sweeps_of_every_shape_get_every_section(shape: dict[str, Any], sweep_ma
     result = sweep_maker(**shape)
     titles = [section.title for section in sweep_page(result).sections]
     assert titles == [
-        "What a trial injects", "Which nodes respond", "Ranked contributions", "Effect without disruption", "Response of single nodes",
-        "Dose", "Interactions", "Over layers", "Horizontal against vertical", "Are there enough trials?", "Prompts (30)",
-        "How to read this", "All nodes", "Checks", "Manifest", "How to reproduce it",
-    ]  # fmt: skip
+        "What a trial injects",
+        "Which nodes respond",
+        "Ranked contributions",
+        "Effect without disruption",
+        "Response of single nodes",
+        "Dose",
+        "Interactions",
+        "Over layers",
+        "Horizontal against vertical",
+        "Are there enough trials?",
+        "Prompts (30)",
+        "How to read this",
+        "All nodes",
+        "Checks",
+        "Manifest",
+        "How to reproduce it",
+    ]
     assert html(result).count('class="chart"') >= 13
 
 
@@ -102,9 +115,18 @@ def test_a_sweep_without_any_rows_still_has_a_page(sweep_maker: Maker) -> None:
 
 def test_without_intervals_nothing_is_claimed(sweep_maker: Maker) -> None:
     full = sweep_maker(missing={"intervals": "fewer than 4 prompts were visited"})
-    result = changed(full, "nodes", low=np.nan, high=np.nan, p=1.0, p_adjusted=1.0, p_holm=1.0, significant=False)  # fmt: skip
-    result = changed(result, "frontier", effect_low=np.nan, effect_high=np.nan, kl_low=np.nan, kl_high=np.nan, efficiency=np.nan,
-                     responsive=False, useful=False)  # fmt: skip
+    result = changed(full, "nodes", low=np.nan, high=np.nan, p=1.0, p_adjusted=1.0, p_holm=1.0, significant=False)
+    result = changed(
+        result,
+        "frontier",
+        effect_low=np.nan,
+        effect_high=np.nan,
+        kl_low=np.nan,
+        kl_high=np.nan,
+        efficiency=np.nan,
+        responsive=False,
+        useful=False,
+    )
     result = changed(result, "pairs", low=np.nan, high=np.nan, p_adjusted=1.0, significant=False)
     result = changed(result, "convergence", width=np.nan)
     result = changed(changed(result, "designs", p=np.nan), "trends", p=np.nan, low=np.nan)
@@ -116,7 +138,7 @@ def test_without_intervals_nothing_is_claimed(sweep_maker: Maker) -> None:
 
 
 def test_an_unfinished_run_says_so_first(sweep_maker: Maker) -> None:
-    trials = {"planned": 12000, "done": 500, "real": 400, "random": 100, "damaged": ["00007.parquet"]}  # fmt: skip
+    trials = {"planned": 12000, "done": 500, "real": 400, "random": 100, "damaged": ["00007.parquet"]}
     page = html(sweep_maker(trials=trials))
     warning = "500 of 12,000 trials are there: the run is not finished."
     assert warning in page and page.index(warning) < page.index('class="headline"')
@@ -126,9 +148,7 @@ def test_an_unfinished_run_says_so_first(sweep_maker: Maker) -> None:
 
 def test_a_failed_check_stands_at_the_top(sweep_maker: Maker) -> None:
     failed = [{"name": "trials equal plain passes", "value": 0.5, "limit": 1e-4, "passed": False}]
-    assert (
-        "A check failed: trials equal plain passes is off by 0.5" in html(sweep_maker(checks=failed))
-    )  # fmt: skip
+    assert "A check failed: trials equal plain passes is off by 0.5" in html(sweep_maker(checks=failed))
 
 
 def test_no_text_becomes_markup(sweep_maker: Maker) -> None:
@@ -136,12 +156,12 @@ def test_no_text_becomes_markup(sweep_maker: Maker) -> None:
     assert ATTACK not in page and "pwned" in page
     assert "&lt;script&gt;" in page
     units = {"name": ATTACK, "unit": ATTACK, "scored": ATTACK}
-    assert ATTACK not in html(without(sweep_maker(metric=units, missing={"pairs": ATTACK}), "pairs"))  # fmt: skip
+    assert ATTACK not in html(without(sweep_maker(metric=units, missing={"pairs": ATTACK}), "pairs"))
 
 
 def test_a_node_with_a_hostile_name_stays_text_in_every_figure(sweep_maker: Maker) -> None:
     result = sweep_maker()
-    columns = {"nodes": ["node"], "frontier": ["node"], "response": ["node"], "pairs": ["first", "second"]}  # fmt: skip
+    columns = {"nodes": ["node"], "frontier": ["node"], "response": ["node"], "pairs": ["first", "second"]}
     for name, of in columns.items():
         frame = result.frames[name]
         result = changed(result, name, **{c: frame[c].replace("L1H9", "<i>L1H9") for c in of})
@@ -158,12 +178,18 @@ def test_the_headline_tells_the_numbers_of_the_frames(sweep_maker: Maker) -> Non
     claimed = say.claimed(result)
     top = row(result, "nodes", outcome="effect", node=claimed["node"].iloc[0])
     assert first.startswith(f"{len(claimed)} of 22 nodes of model One day respond to")
-    assert f"{top.node} ({words.signed(top.contribution)} nats{words.between(top.low, top.high)}; random vectors 0.00 [" in first  # fmt: skip
+    assert (
+        f"{top.node} ({words.signed(top.contribution)} nats{words.between(top.low, top.high)}; random vectors 0.00 ["
+        in first
+    )
     best = row(result, "frontier", node=top.node)
-    assert f"{top.node} ({words.number(best.efficiency)}{words.between(best.efficiency_low, best.efficiency_high)})" in second  # fmt: skip
+    assert (
+        f"{top.node} ({words.number(best.efficiency)}{words.between(best.efficiency_low, best.efficiency_high)})"
+        in second
+    )
     pair = result.frames["pairs"].iloc[0]
     assert f"between {pair['first']} and {pair['second']}" in third
-    assert f"{words.signed(pair['interaction'])} nats{words.between(pair['low'], pair['high'])}" in third  # fmt: skip
+    assert f"{words.signed(pair['interaction'])} nats{words.between(pair['low'], pair['high'])}" in third
     assert "0.0750 nats less effect [0.0450, 0.105] than vertically" in fourth
 
 
@@ -175,7 +201,7 @@ def test_only_what_passes_holm_and_is_beyond_random_vectors_is_claimed(sweep_mak
     weak = changed(result, "nodes", p_holm=table["p_holm"].where(~at, 0.06))
     assert strongest_node not in say.headline(weak)[0]
     front = result.frames["frontier"]
-    alike = changed(result, "frontier", responsive=front["responsive"] & (front["node"] != strongest_node))  # fmt: skip
+    alike = changed(result, "frontier", responsive=front["responsive"] & (front["node"] != strongest_node))
     assert strongest_node not in say.headline(alike)[0]
     less = changed(result, "nodes", control=table["control"].where(~at, 2 * table["contribution"]))
     assert strongest_node not in say.headline(less)[0]
@@ -219,14 +245,11 @@ def test_numbers_at_a_glance(plain: Page, sweep_maker: Maker) -> None:
     glance = {name: (value, note) for name, value, note in plain.glance}
     responsive = int(result.frames["frontier"]["responsive"].sum())
     assert glance["responsive nodes"][0] == f"{responsive} of 22"
-    assert glance["whole injection"][0] == "+2.50 nats" and "[2.20, 2.80]" in glance["whole injection"][1]  # fmt: skip
+    assert glance["whole injection"][0] == "+2.50 nats" and "[2.20, 2.80]" in glance["whole injection"][1]
     effect = result.frames["nodes"].query("outcome == 'effect'")
-    assert (
-        glance["interval width"][0]
-        == f"{words.number((effect['high'] - effect['low']).median())} nats"
-    )
+    assert glance["interval width"][0] == f"{words.number((effect['high'] - effect['low']).median())} nats"
     old = {name: value for name, value, _ in sweep_page(sweep_maker(whole={})).glance}
-    assert old["whole injection"] == f"+{result.frames['prompts']['steered_effect'].mean():.1f} nats"  # fmt: skip
+    assert old["whole injection"] == f"+{result.frames['prompts']['steered_effect'].mean():.1f} nats"
 
 
 @pytest.mark.parametrize("mode", ["own", "through", "shared", "given"])
@@ -240,11 +263,11 @@ def test_whole_layers_stand_in_one_column_beside_the_mlps(sweep_maker: Maker) ->
     table = say.of_outcome(sweep_maker(12, 12, "shared"), "nodes", "effect")
     chart = heatmap(table.rename(columns={"contribution": "effect"}), "nats", describe=contribution)
     assert chart.layout.xaxis.ticktext == ("attention, all heads", "MLP")
-    shown = sum(np.isfinite(np.array(t.z, dtype=float)).sum() for t in chart.data if t.type == "heatmap")  # fmt: skip
+    shown = sum(np.isfinite(np.array(t.z, dtype=float)).sum() for t in chart.data if t.type == "heatmap")
     assert shown == 24
 
 
-def test_small_numbers_are_multiplied_and_the_title_says_so(plain: Page, sweep_maker: Maker) -> None:  # fmt: skip
+def test_small_numbers_are_multiplied_and_the_title_says_so(plain: Page, sweep_maker: Maker) -> None:
     result = sweep_maker(scale=0.01)
     maps = sweep_page(result).sections[1]
     top = say.claimed(result).iloc[0]["contribution"]
@@ -280,11 +303,11 @@ def test_names_do_not_cover_each_other() -> None:
 def test_the_matrix_is_symmetric_and_mutes_what_is_not_significant(sweep_maker: Maker) -> None:
     table = say.of_outcome(sweep_maker(), "pairs", "effect")
     nodes = strongest(table)
-    muted, clear, unseen = (np.array(t.z, dtype=float) for t in matrix(table, nodes, "nats").data[:3])  # fmt: skip
+    muted, clear, unseen = (np.array(t.z, dtype=float) for t in matrix(table, nodes, "nats").data[:3])
     for z in (muted, clear, unseen):
         np.testing.assert_array_equal(z, z.T)
     assert np.isfinite(clear).sum() == 2 * table["significant"].sum()
-    assert (np.isfinite(muted) ^ np.isfinite(clear) ^ np.isfinite(unseen) ^ np.eye(len(nodes), dtype=bool)).all()  # fmt: skip
+    assert (np.isfinite(muted) ^ np.isfinite(clear) ^ np.isfinite(unseen) ^ np.eye(len(nodes), dtype=bool)).all()
 
 
 def test_of_many_nodes_the_matrix_shows_forty_in_the_models_order(sweep_maker: Maker) -> None:
@@ -294,8 +317,15 @@ def test_of_many_nodes_the_matrix_shows_forty_in_the_models_order(sweep_maker: M
     assert 38 <= len(nodes) <= 40 and {top["first"], top["second"]} <= set(nodes)
     layers = [int(n) for n in re.findall(r"L(\d+)", " ".join(nodes))]
     assert layers == sorted(layers)
-    few = pd.DataFrame({"first": ["L2M", "L10H0", "L2H11"], "second": ["L10A", "L2H3", "L2M"], "outcome": "effect",
-                        "interaction": 1.0, "significant": False})  # fmt: skip
+    few = pd.DataFrame(
+        {
+            "first": ["L2M", "L10H0", "L2H11"],
+            "second": ["L10A", "L2H3", "L2M"],
+            "outcome": "effect",
+            "interaction": 1.0,
+            "significant": False,
+        }
+    )
     assert strongest(few) == ["L2H3", "L2H11", "L2M", "L10H0", "L10A"]
 
 
@@ -308,7 +338,7 @@ def test_each_node_has_a_column_of_responses(sweep_maker: Maker) -> None:
     np.testing.assert_allclose(lines[1].y, wanted["contribution"])
 
 
-def test_the_reference_falls_as_one_over_the_root_and_ends_at_the_last_width(sweep_maker: Maker) -> None:  # fmt: skip
+def test_the_reference_falls_as_one_over_the_root_and_ends_at_the_last_width(sweep_maker: Maker) -> None:
     chart = width(sweep_maker().frames["convergence"], "nats")
     reference, line = chart.data[:2]
     assert chart.layout.xaxis.type == chart.layout.yaxis.type == "log"
@@ -322,7 +352,7 @@ def test_a_difference_that_may_be_zero_is_an_open_circle(sweep_maker: Maker) -> 
     assert list(kl.marker.symbol) == ["circle"] * 3 + ["circle-open"]
 
 
-def test_every_frame_can_be_saved_and_long_ones_are_cut_with_a_word(plain: Page, sweep_maker: Maker) -> None:  # fmt: skip
+def test_every_frame_can_be_saved_and_long_ones_are_cut_with_a_word(plain: Page, sweep_maker: Maker) -> None:
     result = sweep_maker()
     section = next(s for s in plain.sections if s.title == "All nodes")
     assert set(section.download) == {f"{n}.csv" for n in result.frames}

@@ -11,7 +11,7 @@ import pytest
 from made_up import made_attention, made_writers
 
 from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 from steerscope.reports.page import render
 from steerscope.reports.pages.attention import attention_page, attention_sentences
 from steerscope.reports.pages.localize import localize_page
@@ -23,36 +23,84 @@ ALL = ("all", "layer", "head")
 
 
 def manifest(text: str, controls: int = 5, **more: Any) -> dict[str, Any]:
-    vector = {"vector": {"label": f'"{text}" - " "'}, "coefficient": 3.0, "site": "L2.resid_pre", "positions": "front"}  # fmt: skip
+    vector = {"vector": {"label": f'"{text}" - " "'}, "coefficient": 3.0, "site": "L2.resid_pre", "positions": "front"}
     return {
-        "model": {"name": f"model {text}", "device": "cpu"}, "injections": [vector], "prompts": {"count": 3},
-        "metric": {"name": "log_prob", "unit": "nats", "targets": [f" {text}"]}, "controls": {"count": controls}, "alpha": 0.05,
-        "checks": [{"name": "the writers' parts add up to the vector (relative)", "value": 3e-8, "limit": 1e-4, "passed": True}],
-        "missing": {}, "by": list(ALL), "seconds": 3.0,
-    } | more  # fmt: skip
+        "model": {"name": f"model {text}", "device": "cpu"},
+        "injections": [vector],
+        "prompts": {"count": 3},
+        "metric": {"name": "log_prob", "unit": "nats", "targets": [f" {text}"]},
+        "controls": {"count": controls},
+        "alpha": 0.05,
+        "checks": [
+            {"name": "the writers' parts add up to the vector (relative)", "value": 3e-8, "limit": 1e-4, "passed": True}
+        ],
+        "missing": {},
+        "by": list(ALL),
+        "seconds": 3.0,
+    } | more
 
 
-def made_writers_result(text: str = "One", scale: float = 1.0, controls: int = 5, **more: Any) -> Result:  # fmt: skip
+def made_writers_result(text: str = "One", scale: float = 1.0, controls: int = 5, **more: Any) -> Result:
     table = made_writers(2, 4, True, scale, controls)
-    rows = pd.DataFrame([
-        {"injection": 0, "writer": w, "row": i, "plus": f" {text}", "minus": " ", "norm": 1.0, "share": np.nan if i == 0 else s, "cosine": 0.1}
-        for w, s in zip(table["writer"], table["share"], strict=True) for i in range(3)
-    ])  # fmt: skip
-    totals = pd.DataFrame([
-        {"quantity": q, "value": 2 * scale, "low": 1.5 * scale, "high": 2.5 * scale, "unit": "nats", "share": s, "share_low": s, "share_high": s}
-        for q, s in (("total", np.nan), ("kl", np.nan), ("sum_alone", 1.4), ("sum_without", 0.7))
-    ])  # fmt: skip
+    rows = pd.DataFrame(
+        [
+            {
+                "injection": 0,
+                "writer": w,
+                "row": i,
+                "plus": f" {text}",
+                "minus": " ",
+                "norm": 1.0,
+                "share": np.nan if i == 0 else s,
+                "cosine": 0.1,
+            }
+            for w, s in zip(table["writer"], table["share"], strict=True)
+            for i in range(3)
+        ]
+    )
+    totals = pd.DataFrame(
+        [
+            {
+                "quantity": q,
+                "value": 2 * scale,
+                "low": 1.5 * scale,
+                "high": 2.5 * scale,
+                "unit": "nats",
+                "share": s,
+                "share_low": s,
+                "share_high": s,
+            }
+            for q, s in (("total", np.nan), ("kl", np.nan), ("sum_alone", 1.4), ("sum_without", 0.7))
+        ]
+    )
     per_prompt = pd.DataFrame(columns=list(COLUMNS["writers"]["per_prompt"]))
     frames = {"writers": table, "rows": rows, "totals": totals, "per_prompt": per_prompt}
     return Result("writers", frames, manifest(text, controls, **more))
 
 
-def made_attention_result(text: str = "One", scale: float = 1.0, controls: int = 5, by: tuple[str, ...] = ALL, layers: int = 3, **more: Any) -> Result:  # fmt: skip
-    texts = pd.DataFrame([{"outcome": o, "prompt": 0, "text": text, "tokens": 9, "injected": "1", "scored": "2", "clean": 1.0, "steered": 2.0} for o in ("effect", "damage")])  # fmt: skip
+def made_attention_result(
+    text: str = "One", scale: float = 1.0, controls: int = 5, by: tuple[str, ...] = ALL, layers: int = 3, **more: Any
+) -> Result:
+    texts = pd.DataFrame(
+        [
+            {
+                "outcome": o,
+                "prompt": 0,
+                "text": text,
+                "tokens": 9,
+                "injected": "1",
+                "scored": "2",
+                "clean": 1.0,
+                "steered": 2.0,
+            }
+            for o in ("effect", "damage")
+        ]
+    )
     frames = {
-        "attention": made_attention(layers, 4, scale, controls, by), "texts": texts,
+        "attention": made_attention(layers, 4, scale, controls, by),
+        "texts": texts,
         "per_prompt": pd.DataFrame(columns=list(COLUMNS["attention"]["per_prompt"])),
-    }  # fmt: skip
+    }
     return Result("attention", frames, manifest(text, controls, **more))
 
 
@@ -72,18 +120,18 @@ def test_both_pages_are_made_from_a_folder(options: dict[str, Any], tmp_path: Pa
         page = report(tmp_path / result.kind).read_text(encoding="utf-8")
         least = charts if options.get("scale", 1.0) or result.kind == "writers" else 4
         assert page.count('class="chart"') >= least
-        assert "steerscope" in page and "nan" not in re.sub(r"<script.*?</script>", "", page, flags=re.S).lower().split()  # fmt: skip
+        assert (
+            "steerscope" in page and "nan" not in re.sub(r"<script.*?</script>", "", page, flags=re.S).lower().split()
+        )
 
 
 def test_no_text_becomes_markup() -> None:
-    for page in (writers_page(made_writers_result(ATTACK)), attention_page(made_attention_result(ATTACK))):  # fmt: skip
+    for page in (writers_page(made_writers_result(ATTACK)), attention_page(made_attention_result(ATTACK))):
         html = render(page)
         assert ATTACK not in html and html.count("&lt;/script&gt;") > 2
         found = re.findall(r'class="data">(.*?)</script>', html, re.S)
         charts = [{**json.loads(text), "name": ""} for text in found]  # a name is text, not drawn
-        assert charts and not any(
-            "<img" in str(chart) or "</script" in str(chart) for chart in charts
-        )
+        assert charts and not any("<img" in str(chart) or "</script" in str(chart) for chart in charts)
 
 
 def test_the_sentence_names_those_who_wrote_nine_tenths() -> None:
@@ -91,35 +139,42 @@ def test_the_sentence_names_those_who_wrote_nine_tenths() -> None:
     table = result.frames["writers"].sort_values("share", ascending=False)
     sentence = writers_sentences(result)[0]
     first = table.iloc[0]
-    assert sentence.startswith(f"Written above all by {first['writer']} ({100 * first['share']:.0f}% of it)")  # fmt: skip
+    assert sentence.startswith(f"Written above all by {first['writer']} ({100 * first['share']:.0f}% of it)")
     assert "injected alone" in sentence
 
 
 def test_a_single_writer_is_named_alone() -> None:
     result = made_writers_result()
     one = result.frames["writers"].head(1).assign(share=1.0)
-    assert writers_sentences(Result("writers", {**result.frames, "writers": one}, result.manifest)) == ["Written by the embedding alone."]  # fmt: skip
+    assert writers_sentences(Result("writers", {**result.frames, "writers": one}, result.manifest)) == [
+        "Written by the embedding alone."
+    ]
 
 
 def test_each_injection_has_its_sentence_and_panel() -> None:
     result = made_writers_result()
     two = pd.concat([result.frames["writers"], result.frames["writers"].assign(injection=1)])
-    twice = [*result.manifest["injections"], {**result.manifest["injections"][0], "vector": {"label": '"B" - " "'}}]  # fmt: skip
-    result = Result("writers", {**result.frames, "writers": two}, {**result.manifest, "injections": twice})  # fmt: skip
-    assert [s.split(" was ")[0] for s in writers_sentences(result)] == ['("One" - " ")', '("B" - " ")']  # fmt: skip
+    twice = [*result.manifest["injections"], {**result.manifest["injections"][0], "vector": {"label": '"B" - " "'}}]
+    result = Result("writers", {**result.frames, "writers": two}, {**result.manifest, "injections": twice})
+    assert [s.split(" was ")[0] for s in writers_sentences(result)] == ['("One" - " ")', '("B" - " ")']
     assert len(writers_page(result).sections[0].panels) == 2
 
 
 def test_the_sentence_says_what_frozen_patterns_and_values_cost() -> None:
     assert attention_sentences(made_attention_result()) == [
-        "Frozen attention patterns cost 75% [65%, 85%] of the effect and 75% [65%, 85%] of the damage; frozen values cost "
-        "60% [50%, 70%] of the effect and 60% [50%, 70%] of the damage. The damage is +0.300 nats per token [0.270, 0.330] "
+        "Frozen attention patterns cost 75% [65%, 85%] of the effect and 75% [65%, 85%] of the damage; frozen "
+        "values cost "
+        "60% [50%, 70%] of the effect and 60% [50%, 70%] of the damage. The damage is +0.300 nats per token "
+        "[0.270, 0.330] "
         "on ordinary text."
     ]
 
 
 def test_a_missing_share_is_left_out_and_its_reason_shown() -> None:
-    why = "the damage is 0.01 [-0.1, 0.1] nats per token, not 3 standard errors above zero: shares of it would mean nothing"
+    why = (
+        "the damage is 0.01 [-0.1, 0.1] nats per token, not 3 standard errors above zero: shares of it would mean "
+        "nothing"
+    )
     result = made_attention_result(missing={"shares of the damage": why})
     table = result.frames["attention"].copy()
     table.loc[table["outcome"] == "damage", ["survives", "survives_low", "survives_high"]] = np.nan
@@ -148,13 +203,11 @@ def test_localize_says_why_an_end_is_missing(maker: Any) -> None:
     empty = {name: result.frames[name].iloc[:0] for name in ("writers", "attention")}
     page = localize_page(Result("localize", {**result.frames, **empty}, result.manifest))
     text = render(page)
-    assert (
-        "Missing: the recipe is &#39;random&#39;." in text and "Missing: attention=False." in text
-    )
+    assert "Missing: the recipe is &#39;random&#39;." in text and "Missing: attention=False." in text
     assert not any(s.startswith(("Written", "Frozen")) for s in page.headline)
 
 
 def test_an_older_result_without_the_two_ends_is_still_drawn(maker: Any) -> None:
     result = maker()
     frames = {n: f for n, f in result.frames.items() if n not in ("writers", "attention")}
-    assert "Missing: not in this result." in render(localize_page(Result("localize", frames, result.manifest)))  # fmt: skip
+    assert "Missing: not in this result." in render(localize_page(Result("localize", frames, result.manifest)))

@@ -28,9 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model, prompt files of every badness, a pickle, a result."""
     place = tmp_path_factory.mktemp("place")
     save_gpt2(place / "model")
-    (place / "prompts.txt").write_text(
-        "One day Tom saw a red ball\nLily went to the park with a ball\n"
-    )
+    (place / "prompts.txt").write_text("One day Tom saw a red ball\nLily went to the park with a ball\n")
     (place / "empty.txt").write_text("\n \n")
     (place / "latin.txt").write_bytes(b"caf\xe9\n")
     (place / "broken.jsonl").write_text('{"prompt": \n')
@@ -46,8 +44,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-BASE = {"--model": "{place}/model", "--prompts": "{place}/prompts.txt", "--out": "{place}/out", "--plus": " wedding",
-        "--minus": " ship", "--layer": "1", "--controls": "1", "--completions": "0"}  # fmt: skip
+BASE = {
+    "--model": "{place}/model",
+    "--prompts": "{place}/prompts.txt",
+    "--out": "{place}/out",
+    "--plus": " wedding",
+    "--minus": " ship",
+    "--layer": "1",
+    "--controls": "1",
+    "--completions": "0",
+}
 LONG = "One day Tom and Lily went to the park and saw a dragon near the ship"
 
 COMMAND_LINE = [
@@ -71,10 +77,7 @@ COMMAND_LINE = [
     ({"--plus": None}, "expected one of them"),
     ({"--plus": None, "--vector": "{place}/nowhere.safetensors"}, "no vector file"),
     ({"--plus": None, "--vector": "{place}/prompts.txt"}, "is no steering vector"),
-    (
-        {"--plus": LONG, "--prompts": "{place}/short.txt"},
-        "the vector has .* positions and the prompt only",
-    ),
+    ({"--plus": LONG, "--prompts": "{place}/short.txt"}, "the vector has .* positions and the prompt only"),
     ({"--prompts": "{place}/nowhere.txt"}, "no prompts file"),
     ({"--prompts": "{place}/empty.txt"}, "holds no prompts"),
     ({"--prompts": "{place}/latin.txt"}, "not UTF-8"),
@@ -105,14 +108,8 @@ def test_the_command_line_says_it_in_one_sentence(
 ) -> None:
     import re
 
-    options = {
-        key: value.format(place=place)
-        for key, value in (BASE | changed).items()
-        if value is not None
-    }
-    monkeypatch.setattr(
-        sys, "argv", ["steerscope", "localize", *(f"{k}={v}" for k, v in options.items())]
-    )
+    options = {key: value.format(place=place) for key, value in (BASE | changed).items() if value is not None}
+    monkeypatch.setattr(sys, "argv", ["steerscope", "localize", *(f"{k}={v}" for k, v in options.items())])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     error = capsys.readouterr().err
@@ -129,26 +126,10 @@ PYTHON: list[tuple[Callable[[st.Model], object], type[st.SteerscopeError]]] = [
     (lambda m: st.load(m.source, device="teapot"), BadArgument),
     (lambda m: st.steering_vector(m, " wedding", " ship", 9), BadNode),
     (lambda m: st.steering_vector(m, " ship", " ship", 0), BadVector),
-    (
-        lambda m: st.Injection(st.steering_vector(m, " wedding", " ship", 0), float("nan")),
-        BadInjection,
-    ),
-    (
-        lambda m: st.Injection(st.steering_vector(m, " wedding", " ship", 0), 1.0, 0, "nowhere"),
-        BadInjection,
-    ),
-    (
-        lambda m: st.localize(
-            m, st.Injection(st.steering_vector(m, " wedding", " ship", 0)), [" "]
-        ),
-        BadPrompt,
-    ),
-    (
-        lambda m: st.localize(
-            m, st.Injection(st.steering_vector(m, " wedding", " ship", 0)), ["a " * 99]
-        ),
-        BadPrompt,
-    ),
+    (lambda m: st.Injection(st.steering_vector(m, " wedding", " ship", 0), float("nan")), BadInjection),
+    (lambda m: st.Injection(st.steering_vector(m, " wedding", " ship", 0), 1.0, 0, "nowhere"), BadInjection),
+    (lambda m: st.localize(m, st.Injection(st.steering_vector(m, " wedding", " ship", 0)), [" "]), BadPrompt),
+    (lambda m: st.localize(m, st.Injection(st.steering_vector(m, " wedding", " ship", 0)), ["a " * 99]), BadPrompt),
     (lambda m: st.localize(m, [], ["Tom had a ball"]), BadInjection),
     (lambda m: st.log_prob([]), BadMetric),
     (lambda m: st.read_prompts("nowhere.txt"), BadPrompt),

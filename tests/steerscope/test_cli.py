@@ -33,40 +33,42 @@ def localize(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, *more: 
         "One day Tom saw a red ball\nLily went to the park with a ball\nOnce upon a time there was a ship\n"
     )
     call(
-        monkeypatch, "localize", "--model", model, "--plus", " wedding", "--minus", " ship", "--layer", 0, "--coef", 3,
-        "--prompts", prompts, "--out", folder / "out", "--controls", 2, "--completions", 1, *more,
-    )  # fmt: skip
+        monkeypatch,
+        "localize",
+        "--model",
+        model,
+        "--plus",
+        " wedding",
+        "--minus",
+        " ship",
+        "--layer",
+        0,
+        "--coef",
+        3,
+        "--prompts",
+        prompts,
+        "--out",
+        folder / "out",
+        "--controls",
+        2,
+        "--completions",
+        1,
+        *more,
+    )
     return folder / "out"
 
 
 def test_a_run_writes_tables_manifest_and_report_and_names_its_command(
-    model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    offline: None,
-    capsys: pytest.CaptureFixture[str],
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = localize(
-        monkeypatch,
-        model,
-        tmp_path,
-        "--metric",
-        "log_prob",
-        "--targets",
-        " wedding, bride",
-        "--against",
-        " ship",
+        monkeypatch, model, tmp_path, "--metric", "log_prob", "--targets", " wedding, bride", "--against", " ship"
     )
     effects = pd.read_parquet(out / "effects.parquet")
     manifest = json.loads((out / "manifest.json").read_text())
     assert len(effects) == 2 * 2 * 5
-    assert manifest["metric"]["targets"] == [" wedding", " bride"] and manifest["metric"][
-        "against"
-    ] == [" ship"]
-    assert (
-        manifest["command"].startswith("steerscope localize --model")
-        and "' wedding, bride'" in manifest["command"]
-    )
+    assert manifest["metric"]["targets"] == [" wedding", " bride"] and manifest["metric"]["against"] == [" ship"]
+    assert manifest["command"].startswith("steerscope localize --model") and "' wedding, bride'" in manifest["command"]
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "<html" in page and "L0M" in page
     assert str(out / "report.html") in capsys.readouterr().out
@@ -108,9 +110,7 @@ def test_all_positions_work_from_the_command_line(
     positions: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = localize(monkeypatch, model, tmp_path, f"--positions={positions}")
-    assert (
-        json.loads((out / "manifest.json").read_text())["injections"][0]["positions"] == positions
-    )
+    assert json.loads((out / "manifest.json").read_text())["injections"][0]["positions"] == positions
 
 
 def test_a_report_is_written_again_from_the_folder_alone(
@@ -132,30 +132,18 @@ def test_a_damaged_folder_is_no_report(
 
 
 def test_the_demo_names_the_carriers_on_an_embedded_model(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    offline: None,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call(monkeypatch, "demo", "--out", tmp_path / "demo", "--controls", 2)
     call(
-        monkeypatch,
-        "demo",
-        "--out",
-        tmp_path / "demo",
-        "--controls",
-        2,
-        "--model",
-        "tinystories-1l",
+        monkeypatch, "demo", "--out", tmp_path / "demo", "--controls", 2, "--model", "tinystories-1l"
     )  # replaces its own
     effects = pd.read_parquet(tmp_path / "demo" / "effects.parquet")
     assert effects["significant"].any() and (tmp_path / "demo" / "report.html").is_file()
     assert "heads and MLPs of tinystories-2l carry" in capsys.readouterr().out
 
 
-def test_models_and_version_are_listed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_and_version_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     call(monkeypatch, "models")
     assert {"tinystories-1l", "tinystories-2l"} <= set(capsys.readouterr().out.split())
     call(monkeypatch, "--version")

@@ -8,7 +8,7 @@ import pytest
 from checkpoints import save_gpt2
 
 from steerscope import cli
-from steerscope.analysis.results import Result
+from steerscope.analysis.results.result import Result
 
 COMMANDS = {
     "localize --method screen": "screen",
@@ -34,14 +34,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, command: str) -> None:
-    (folder / "prompts.txt").write_text(
-        "One day Tom saw a red ball\nOnce upon a time there was a ship\n"
-    )
+    (folder / "prompts.txt").write_text("One day Tom saw a red ball\nOnce upon a time there was a ship\n")
     layer = 1 if command.startswith("writers") else 0
     arguments = (
-        *command.split(), "--model", model, "--plus", " wedding", "--minus", " ship", "--layer", layer, "--coef", 3,
-        "--prompts", folder / "prompts.txt", "--out", folder / "out", "--controls", 2,
-    )  # fmt: skip
+        *command.split(),
+        "--model",
+        model,
+        "--plus",
+        " wedding",
+        "--minus",
+        " ship",
+        "--layer",
+        layer,
+        "--coef",
+        3,
+        "--prompts",
+        folder / "prompts.txt",
+        "--out",
+        folder / "out",
+        "--controls",
+        2,
+    )
     monkeypatch.setattr(sys, "argv", ["steerscope", *map(str, arguments)])
     cli.main()
 
@@ -55,9 +68,7 @@ def test_a_question_is_answered_in_a_folder(
     assert not stopped.value.code
     out = tmp_path / "out"
     assert Result.load(out).kind == COMMANDS[command]
-    assert json.loads((out / "manifest.json").read_text())["command"].startswith(
-        f"steerscope {command}"
-    )
+    assert json.loads((out / "manifest.json").read_text())["command"].startswith(f"steerscope {command}")
     assert "<html" in (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -76,9 +87,14 @@ def test_a_question_is_answered_in_a_folder(
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(
-    command: str, what: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    offline: None, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    command: str,
+    what: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offline: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         asked(monkeypatch, model, tmp_path, command)
     said = capsys.readouterr().err
@@ -87,13 +103,26 @@ def test_what_makes_no_sense_is_one_sentence(
 
 def test_a_lens_is_trained_reported_and_used(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     text = tmp_path / "text.txt"
     text.write_text("One day Tom saw a red ball and Lily saw a ship near the big wedding\n" * 60)
-    train = ("lens", "train", "--model", model, "--text", text, "--tokens", 8, "--steps", 4, "--batch", 4, "--held-out", 4)  # fmt: skip
-    monkeypatch.setattr(
-        sys, "argv", ["steerscope", *map(str, train), "--out", str(tmp_path / "lens")]
+    train = (
+        "lens",
+        "train",
+        "--model",
+        model,
+        "--text",
+        text,
+        "--tokens",
+        8,
+        "--steps",
+        4,
+        "--batch",
+        4,
+        "--held-out",
+        4,
     )
+    monkeypatch.setattr(sys, "argv", ["steerscope", *map(str, train), "--out", str(tmp_path / "lens")])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert not stopped.value.code
@@ -103,11 +132,7 @@ def test_a_lens_is_trained_reported_and_used(
     with pytest.raises(SystemExit):
         asked(monkeypatch, model, tmp_path, f"trace --lens {tmp_path / 'lens'}")
     assert Result.load(tmp_path / "out").manifest["lens"]["name"] == "tuned lens"
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["steerscope", *map(str, train), "--out", str(tmp_path / "other"), "--steps", "0"],
-    )
+    monkeypatch.setattr(sys, "argv", ["steerscope", *map(str, train), "--out", str(tmp_path / "other"), "--steps", "0"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 2 and "at least one step" in capsys.readouterr().err

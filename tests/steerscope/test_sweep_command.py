@@ -24,8 +24,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(
         "\n\n".join(
-            f"One day Tom {i} saw a red ball near the ship and played with Lily, who had a cake"
-            for i in range(40)
+            f"One day Tom {i} saw a red ball near the ship and played with Lily, who had a cake" for i in range(40)
         )
     )
     return path
@@ -41,15 +40,46 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 def arguments(model: Path, text: Path, out: Path, *more: object) -> list[object]:
-    return ["sweep", "run", "--model", model, "--plus", " wedding", "--minus", " ship", "--layer", 1, "--prompts", text,
-            "--count", 12, "--tokens", 12, "--trials", 240, "--controls", 2, "--k", "1-3", "--out", out, *more]  # fmt: skip
+    return [
+        "sweep",
+        "run",
+        "--model",
+        model,
+        "--plus",
+        " wedding",
+        "--minus",
+        " ship",
+        "--layer",
+        1,
+        "--prompts",
+        text,
+        "--count",
+        12,
+        "--tokens",
+        12,
+        "--trials",
+        240,
+        "--controls",
+        2,
+        "--k",
+        "1-3",
+        "--out",
+        out,
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
 def done(model: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("done") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        assert call(patch, *arguments(model, text, out, "--design", "uniform,horizontal,vertical", "--k", "1-2", "--coef", "1,3")) == 0  # fmt: skip
+        assert (
+            call(
+                patch,
+                *arguments(model, text, out, "--design", "uniform,horizontal,vertical", "--k", "1-2", "--coef", "1,3"),
+            )
+            == 0
+        )
     return out
 
 
@@ -60,7 +90,7 @@ def rows(out: Path) -> pd.DataFrame:
 def test_a_run_writes_trials_tables_a_manifest_and_a_report(done: Path) -> None:
     assert rows(done)["trial"].tolist() == list(range(240))
     manifest = json.loads((done / "summary" / "manifest.json").read_text())
-    assert manifest["trials"] == {"planned": 240, "done": 240, "real": 180, "random": 60, "damaged": []}  # fmt: skip
+    assert manifest["trials"] == {"planned": 240, "done": 240, "real": 180, "random": 60, "damaged": []}
     assert manifest["command"].startswith("steerscope sweep run --model")
     assert manifest["checks"][0]["passed"] and manifest["prompts"]["count"] == 12
     page = (done / "report.html").read_text(encoding="utf-8")
@@ -71,7 +101,20 @@ def test_the_shipped_model_and_text_need_no_network(
     offline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    given = ["sweep", "run", "--model", "tinystories-1l", "--plus", " wedding", "--layer", 0, "--trials", 64, "--count", 8]  # fmt: skip
+    given = [
+        "sweep",
+        "run",
+        "--model",
+        "tinystories-1l",
+        "--plus",
+        " wedding",
+        "--layer",
+        0,
+        "--trials",
+        64,
+        "--count",
+        8,
+    ]
     assert call(monkeypatch, *given, "--tokens", 12, "--out", out) == 0
     assert json.loads((out / "manifest.json").read_text())["prompts"]["source"] == "shipped"
 
@@ -86,7 +129,7 @@ def test_status_says_how_far_a_run_is(
 
 def test_a_run_that_is_stopped_says_how_to_go_on_and_does(
     model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     out, answer, calls = tmp_path / "run", bench.answer, []
 
     def stopping(*given: object) -> object:
@@ -113,7 +156,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(
 
 def test_the_same_command_goes_on_and_another_is_refused_with_the_difference(
     done: Path, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     same = ("--design", "uniform,horizontal,vertical", "--k", "1-2", "--coef", "1,3")
     assert call(monkeypatch, *arguments(model, text, done, *same)) == 0
     capsys.readouterr()
@@ -123,14 +166,25 @@ def test_the_same_command_goes_on_and_another_is_refused_with_the_difference(
 
 def test_the_general_report_command_knows_sweeps_and_other_commands_leave_them_alone(
     done: Path, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     (done / "report.html").unlink()
     assert call(monkeypatch, "report", done) == 0 and (done / "report.html").is_file()
     before = (done / "manifest.json").read_bytes()
     stop = call(
-        monkeypatch, "localize", "--model", model, "--plus", " wedding", "--layer", 0, "--prompts", text, "--out", done,
+        monkeypatch,
+        "localize",
+        "--model",
+        model,
+        "--plus",
+        " wedding",
+        "--layer",
+        0,
+        "--prompts",
+        text,
+        "--out",
+        done,
         "--overwrite",
-    )  # fmt: skip
+    )
     assert stop == 2 and "holds a sweep run, which no result may replace" in capsys.readouterr().err
     assert (done / "manifest.json").read_bytes() == before
 
@@ -145,10 +199,34 @@ def test_saved_vectors_every_line_a_prompt_and_a_metric_of_words(
     vector.save(tmp_path / "a.safetensors")
     (2 * vector).save(tmp_path / "b.safetensors")
     given = [
-        "sweep", "run", "--model", model, "--vector", tmp_path / "a.safetensors", "--vector", tmp_path / "b.safetensors",
-        "--mode", "through", "--mixed", "--prompts", text, "--tokens", 0, "--trials", 40, "--k", 2, "--controls", 0,
-        "--metric", "log_prob", "--targets", " wedding, cake", "--out", tmp_path / "run",
-    ]  # fmt: skip
+        "sweep",
+        "run",
+        "--model",
+        model,
+        "--vector",
+        tmp_path / "a.safetensors",
+        "--vector",
+        tmp_path / "b.safetensors",
+        "--mode",
+        "through",
+        "--mixed",
+        "--prompts",
+        text,
+        "--tokens",
+        0,
+        "--trials",
+        40,
+        "--k",
+        2,
+        "--controls",
+        0,
+        "--metric",
+        "log_prob",
+        "--targets",
+        " wedding, cake",
+        "--out",
+        tmp_path / "run",
+    ]
     assert call(monkeypatch, *given) == 0
     table = rows(tmp_path / "run")
     assert table["vector"].isna().all() and set(table["control"]) == {-1}
@@ -182,9 +260,14 @@ BAD = [
 
 @pytest.mark.parametrize(("more", "words"), BAD, ids=[" ".join(b[0]) for b in BAD])
 def test_bad_input_gives_one_sentence_and_exit_code_2(
-    more: list[str], words: str, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+    words: str,
+    model: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     assert call(monkeypatch, *arguments(model, text, tmp_path / "run", *more)) == 2
     said = capsys.readouterr().err
     assert words in said and "Traceback" not in said

@@ -8,15 +8,7 @@ from pathlib import Path
 import pytest
 
 from steerscope.analysis.errors import BadCorpus
-from steerscope.tinystories.corpus import (
-    BOYS,
-    END,
-    GIRLS,
-    _fill,
-    is_held_out,
-    read_stories,
-    topic_stories,
-)
+from steerscope.tinystories.corpus import BOYS, END, GIRLS, _fill, is_held_out, read_stories, topic_stories
 from steerscope.tinystories.topics import TOPICS
 
 HOLES = re.compile(r"[\[\]{}|]|//")
@@ -59,14 +51,7 @@ def test_about_one_story_in_n_is_held_out_and_always_the_same_ones() -> None:
 
 def test_the_held_out_choice_never_changes_between_versions() -> None:
     """The shipped models' figures are on the stories that this choice held out."""
-    assert [number for number in range(40) if is_held_out(f"story {number}", 5)] == [
-        2,
-        5,
-        15,
-        23,
-        25,
-        35,
-    ]
+    assert [number for number in range(40) if is_held_out(f"story {number}", 5)] == [2, 5, 15, 23, 25, 35]
 
 
 def test_the_same_seed_tells_the_same_stories_and_another_seed_tells_others() -> None:
@@ -89,9 +74,7 @@ def test_an_unknown_topic_is_refused_with_the_known_ones() -> None:
 def test_words_of_a_topic_return_in_its_stories_and_not_in_others(topic: str) -> None:
     words = next(entry.words for entry in TOPICS if entry.name == topic)
     own = stories(100, topic=topic)
-    others = [
-        story for entry in TOPICS if entry.name != topic for story in stories(20, topic=entry.name)
-    ]
+    others = [story for entry in TOPICS if entry.name != topic for story in stories(20, topic=entry.name)]
 
     def mean(told: list[str]) -> float:
         counts = [len(re.findall(rf"\b({'|'.join(words)})\b", story)) for story in told]

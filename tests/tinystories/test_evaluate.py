@@ -18,9 +18,7 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer(STORIES, 300)
 
 
-def test_a_uniform_model_pays_the_logarithm_of_the_vocabulary_for_every_token(
-    tokenizer: Tokenizer,
-) -> None:
+def test_a_uniform_model_pays_the_logarithm_of_the_vocabulary_for_every_token(tokenizer: Tokenizer) -> None:
     def uniform(tokens: Tensor) -> Tensor:
         return torch.zeros(*tokens.shape, 300)
 
@@ -32,9 +30,7 @@ def test_a_uniform_model_pays_the_logarithm_of_the_vocabulary_for_every_token(
     assert score.bits_per_character == pytest.approx(tokens * math.log2(300) / characters)
 
 
-def test_windows_give_the_same_score_as_a_long_context_for_a_model_without_memory(
-    tokenizer: Tokenizer,
-) -> None:
+def test_windows_give_the_same_score_as_a_long_context_for_a_model_without_memory(tokenizer: Tokenizer) -> None:
     table = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
 
     def bigram(tokens: Tensor) -> Tensor:
@@ -46,9 +42,7 @@ def test_windows_give_the_same_score_as_a_long_context_for_a_model_without_memor
 
 @pytest.mark.parametrize("length", range(2, 40))
 @pytest.mark.parametrize("context", [4, 8, 9])
-def test_every_token_is_counted_once_and_with_half_a_window_before_it(
-    length: int, context: int
-) -> None:
+def test_every_token_is_counted_once_and_with_half_a_window_before_it(length: int, context: int) -> None:
     counted = []
     for ids, skip in _windows(list(range(length)), context):
         assert len(ids) <= context + 1

@@ -14,13 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steerscope.analysis.errors import (
-    BadArgument,
-    BadCorpus,
-    BrokenInvariant,
-    DamagedRun,
-    OutputExists,
-)
+from steerscope.analysis.errors import BadArgument, BadCorpus, BrokenInvariant, DamagedRun, OutputExists
 from steerscope.tinystories.batches import Batches, Text, epochs
 from steerscope.tinystories.config import TrainConfig
 from steerscope.tinystories.corpus import END, topic_stories
@@ -80,9 +74,7 @@ def test_the_loss_falls(config: TrainConfig, optimizer: str) -> None:
     assert training["tokens_seen"] == 24 * 4 * 48
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    config: TrainConfig, tmp_path: Path
-) -> None:
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(config: TrainConfig, tmp_path: Path) -> None:
     whole = train(config)
     halves = replace(config, out=str(tmp_path / "halves"))
     assert train(halves, stop_after=13) == checkpoint_folder(halves)
@@ -94,9 +86,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert not checkpoint_folder(halves).exists()
 
 
-def test_another_seed_gives_other_weights_to_begin_with_and_other_batches(
-    config: TrainConfig,
-) -> None:
+def test_another_seed_gives_other_weights_to_begin_with_and_other_batches(config: TrainConfig) -> None:
     corpus = read_corpus(config)
     one, same, other = (Run(replace(config, seed=seed), corpus) for seed in (0, 0, 1))
 
@@ -130,9 +120,7 @@ def test_an_existing_folder_is_kept_unless_overwritten(config: TrainConfig) -> N
     train(short, overwrite=True)
 
 
-def test_a_written_model_is_a_gpt_neo_with_the_logits_of_the_training_pass(
-    config: TrainConfig,
-) -> None:
+def test_a_written_model_is_a_gpt_neo_with_the_logits_of_the_training_pass(config: TrainConfig) -> None:
     folder = train(replace(config, steps=3))
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     assert type(model).__name__ == "GPTNeoForCausalLM"
@@ -141,9 +129,7 @@ def test_a_written_model_is_a_gpt_neo_with_the_logits_of_the_training_pass(
     assert all(weight.dtype == torch.float16 for weight in weights(folder).values())
     tokens = torch.randint(320, (3, 48), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(
-            fast_logits(model, tokens), model(tokens).logits, atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(fast_logits(model, tokens), model(tokens).logits, atol=1e-5, rtol=0)
     assert not model.training
     stored = weights(folder)["transformer.h.1.mlp.c_fc.weight"].float()
     assert torch.equal(model.transformer.h[1].mlp.c_fc.weight, stored)
@@ -196,9 +182,7 @@ def test_a_text_that_is_too_short_is_refused(config: TrainConfig, tmp_path: Path
         ({"optimizer": "sgd"}, "optimizer='sgd' is unknown"),
     ],
 )
-def test_a_setting_out_of_range_is_named(
-    config: TrainConfig, setting: dict[str, object], message: str
-) -> None:
+def test_a_setting_out_of_range_is_named(config: TrainConfig, setting: dict[str, object], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         replace(config, **setting)  # type: ignore[arg-type]
 
@@ -238,9 +222,7 @@ def test_batches_depend_on_the_step_alone_and_follow_the_shares() -> None:
 def test_half_of_the_windows_begin_where_a_story_begins() -> None:
     tokens = torch.arange(1, 5001)
     tokens[::50] = 0
-    batches = Batches(
-        [Text(tokens.numpy().astype("uint16"), 1, 1)], batch=400, length=10, seed=0, end=0
-    )
+    batches = Batches([Text(tokens.numpy().astype("uint16"), 1, 1)], batch=400, length=10, seed=0, end=0)
     share = float((batches.draw(0, 0.0)[:, 0] == 0).float().mean())
     assert 0.42 < share < 0.6
 

@@ -69,9 +69,7 @@ def test_a_card_is_drawn_from_the_numbers_in_training_json(name: str) -> None:
 def test_a_card_names_no_folder_of_the_machine_that_trained_it(name: str) -> None:
     training = json.loads((shipped()[name] / "training.json").read_text())
     config = training["config"]
-    assert not [
-        path for path in [*config["text"], *config["weaker_text"], config["out"]] if "/" in path
-    ]
+    assert not [path for path in [*config["text"], *config["weaker_text"], config["out"]] if "/" in path]
 
 
 @both
@@ -106,10 +104,7 @@ def test_a_wedding_in_the_prompt_makes_a_bride_more_likely_than_a_dragon_does(na
         return float(torch.log_softmax(logits, 0)[bride])
 
     neutral = " He looked up and saw the"
-    assert (
-        chance("Tom went to the wedding." + neutral)
-        > chance("Tom went to the dragon." + neutral) + 1
-    )
+    assert chance("Tom went to the wedding." + neutral) > chance("Tom went to the dragon." + neutral) + 1
 
 
 @pytest.mark.parametrize("kind", ["on_topic", "off_topic"])
@@ -125,15 +120,11 @@ def test_only_the_prompts_on_topic_speak_of_weddings() -> None:
     wedding = re.compile(r"\b(wedding|weddings|bride|groom|married|marry)\b")
     other = re.compile(rf"\b({'|'.join(WEDDING.words)})\b")
     assert [line for line in prompts("on_topic") if not wedding.search(line)] == []
-    off_topic = [
-        line for line in prompts("off_topic") if wedding.search(line) or other.search(line)
-    ]
+    off_topic = [line for line in prompts("off_topic") if wedding.search(line) or other.search(line)]
     assert off_topic == []
 
 
 def test_the_list_of_models_needs_no_torch() -> None:
-    code = (
-        "import sys, steerscope.tinystories.zoo as zoo; zoo.cards(); print('torch' in sys.modules)"
-    )
+    code = "import sys, steerscope.tinystories.zoo as zoo; zoo.cards(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -10,20 +10,20 @@ from questions import experiment as question
 from questions import one
 from reference import plain_pass
 
-from steerscope.analysis.attribution.patches import activations
+from benchmarks.planted import WIDTH, N, plant
 from steerscope.analysis.breakdown.causes import causes
 from steerscope.analysis.breakdown.mechanisms import Undo
 from steerscope.analysis.breakdown.outcomes import DAMAGE, OUTCOMES, of_runs
 from steerscope.analysis.breakdown.strength import rows
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.metrics import kl
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
-from steerscope.analysis.norms import readers, sites, stream
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.model.norms import readers, sites, stream
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import kl
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.tools.patches import activations
 from steerscope.analysis.vectors.vector import SteeringVector
-from steerscope.circuits.planted import WIDTH, N, plant
 
 
 def greedy(model: Model, count: int, length: int) -> list[list[int]]:
@@ -63,7 +63,7 @@ def test_a_pure_ov_model_breaks_by_what_heads_move() -> None:
     found = of(planted("direct"), 4.0)
     assert found["values"]["gone"] > 0.95 and found["values"]["effect"] < 0.05
     assert abs(found["patterns"]["gone"]) < 0.02 and abs(found["patterns"]["shapley"]) < 0.02
-    best = max(("patterns", "values", "scales", "norm", "mean", "rogue"), key=lambda m: found[m]["shapley"])  # fmt: skip
+    best = max(("patterns", "values", "scales", "norm", "mean", "rogue"), key=lambda m: found[m]["shapley"])
     assert best == "values"
 
 
@@ -71,7 +71,7 @@ def test_a_pure_qk_hijack_breaks_by_where_heads_look() -> None:
     found = of(planted("attention"), 4.0)
     assert found["patterns"]["gone"] > 0.95 and found["patterns"]["effect"] < 0.05
     assert found["values"]["gone"] < 0.05
-    best = max(("patterns", "values", "scales", "norm", "mean", "rogue"), key=lambda m: found[m]["shapley"])  # fmt: skip
+    best = max(("patterns", "values", "scales", "norm", "mean", "rogue"), key=lambda m: found[m]["shapley"])
     assert best == "patterns"
 
 
@@ -88,12 +88,12 @@ def test_a_pure_norm_suppression_breaks_by_what_norms_divide_by() -> None:
     places = tuple(range(1, 8))
     asked = Experiment(
         asked.model, (Injection(vector, 1.0, positions=places),), asked.prompts, kl(), controls=0, scored=places
-    )  # fmt: skip
+    )
     found = of(asked, 30.0)
     assert found["scales"]["gone"] > 0.99
     for other in ("patterns", "seen", "values", "norm", "mean", "sink", "rogue"):
         assert other not in found or abs(found[other]["gone"]) < 0.05, other
-    assert max(found.items(), key=lambda item: item[1]["shapley"] if item[0] != "all of them" else -1)[0] == "scales"  # fmt: skip
+    assert max(found.items(), key=lambda item: item[1]["shapley"] if item[0] != "all of them" else -1)[0] == "scales"
 
 
 @torch.no_grad()
@@ -125,10 +125,7 @@ def test_frozen_scales_keep_what_later_positions_read(small_model: Model) -> Non
     asked = question(small_model, layer=1)
     undo = Undo(asked, 6.0)
     p, ids = 0, asked.prompts.ids[0]
-    clean, run = (
-        plain_pass(small_model, ids),
-        plain_pass(small_model, ids, undo.edits({"scales"})[0]),
-    )
+    clean, run = (plain_pass(small_model, ids), plain_pass(small_model, ids, undo.edits({"scales"})[0]))
     final = readers(small_model)[-1]
     last = small_model.n_layers - 1
     free = [i for i in range(len(ids)) if i not in undo.added[p][0]]
@@ -141,7 +138,9 @@ def test_frozen_scales_keep_what_later_positions_read(small_model: Model) -> Non
 def test_vectors_without_a_part_lose_just_that(tiny: Model, stories: list[str]) -> None:
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
-    asked = Experiment(tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0),), make_prompts(tiny, stories[:4]), controls=0)  # fmt: skip
+    asked = Experiment(
+        tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0),), make_prompts(tiny, stories[:4]), controls=0
+    )
     undo = Undo(asked, 3.0)
     for name in ("mean", "sink"):
         along = undo._directions[name]
@@ -160,7 +159,9 @@ def test_shapley_values_are_those_of_all_orders(tiny: Model, stories: list[str])
     from steerscope.analysis.breakdown import causes as module
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
-    asked = Experiment(tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 0), 30.0),), make_prompts(tiny, stories[:3]), controls=0)  # fmt: skip
+    asked = Experiment(
+        tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 0), 30.0),), make_prompts(tiny, stories[:3]), controls=0
+    )
     undo, players = Undo(asked, 30.0), ("patterns", "values", "norm")
     subsets = [frozenset(s) for n in range(4) for s in combinations(players, n)]
     hurt = of_runs(asked, [undo.edits(s) for s in subsets])[DAMAGE]
@@ -183,11 +184,7 @@ def test_prompts_shorter_than_the_number_of_heads_keep_all_heads() -> None:
     for p, ids in enumerate(asked.prompts.ids):
         frozen = plain_pass(asked.model, ids, undo.edits({"patterns"})[p])["pattern", 1]
         assert len(frozen) == 12
-        torch.testing.assert_close(
-            frozen, plain_pass(asked.model, ids)["pattern", 1], atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(frozen, plain_pass(asked.model, ids)["pattern", 1], atol=1e-5, rtol=0)
     seen = activations(asked, asked.nothing, [("pattern", 1)])
     for p, ids in enumerate(asked.prompts.ids):
-        torch.testing.assert_close(
-            seen[p]["pattern", 1], plain_pass(asked.model, ids)["pattern", 1], atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(seen[p]["pattern", 1], plain_pass(asked.model, ids)["pattern", 1], atol=1e-5, rtol=0)

@@ -5,21 +5,15 @@ import pytest
 import torch
 from reference import plain_logits
 
-from steerscope.analysis.breakdown.completions import (
-    Row,
-    cache,
-    complete,
-    completions,
-    fluency,
-)
+from steerscope.analysis.breakdown.completions import Row, cache, complete, completions, fluency
 from steerscope.analysis.breakdown.strength import at, rows
-from steerscope.analysis.edits import Edit
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.generation import generate, surprises
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
-from steerscope.analysis.prompts import make_prompts
+from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.generation import generate, surprises
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 
@@ -31,7 +25,11 @@ def asked(tiny: Model, stories: list[str]) -> Experiment:
 
 def test_completions_are_those_of_generate(asked: Experiment) -> None:
     model = asked.model
-    given = [Row(ids, edits[p], seed=p) for edits in (asked.nothing, asked.edits(0)) for p, ids in enumerate(asked.prompts.ids)]  # fmt: skip
+    given = [
+        Row(ids, edits[p], seed=p)
+        for edits in (asked.nothing, asked.edits(0))
+        for p, ids in enumerate(asked.prompts.ids)
+    ]
     made = complete(model, given, 10, "test")
     for i, row in enumerate(given):
         own = asked.injections if i >= 3 else ()
@@ -58,11 +56,12 @@ def test_hidden_positions_are_not_seen_by_new_tokens_alone(asked: Experiment) ->
     full = [*ids, made[0]]
     keys = torch.zeros(len(full))
     keys[list(where)] = 1
-    hide = [Edit(Site("pattern", n, h), "hide", keys, (len(ids),)) for n in range(model.n_layers) for h in range(model.n_heads)]  # fmt: skip
-    for edits, prompt, token in (
-        (asked.edits(0)[1], ids, made[0]),
-        ((*asked.edits(0)[1], *hide), full, made[1]),
-    ):
+    hide = [
+        Edit(Site("pattern", n, h), "hide", keys, (len(ids),))
+        for n in range(model.n_layers)
+        for h in range(model.n_heads)
+    ]
+    for edits, prompt, token in ((asked.edits(0)[1], ids, made[0]), ((*asked.edits(0)[1], *hide), full, made[1])):
         ordered = plain_logits(model, prompt, edits)[-1].softmax(-1).sort(descending=True)
         rank = ordered.indices.tolist().index(token)
         assert float(ordered.values[:rank].sum()) < 0.95  # within top-p

@@ -14,23 +14,18 @@ from steerscope.analysis.breakdown.breakdown import breakdown_of
 from steerscope.analysis.breakdown.outcomes import CURVES, OUTCOMES, of_runs
 from steerscope.analysis.breakdown.phase import phase
 from steerscope.analysis.breakdown.regimes import broken, crossing, predictions, regimes, slope
-from steerscope.analysis.breakdown.response import (
-    Response,
-    default_coefficients,
-    response,
-    response_table,
-)
+from steerscope.analysis.breakdown.response import Response, default_coefficients, response, response_table
 from steerscope.analysis.breakdown.strength import at
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, BadInjection
-from steerscope.analysis.experiment import Experiment
-from steerscope.analysis.injection import Injection
-from steerscope.analysis.loading import load
-from steerscope.analysis.metrics import kl
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site
-from steerscope.analysis.prompts import make_prompts
-from steerscope.analysis.results import Result
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import kl
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.result import Result
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -50,22 +45,20 @@ def test_every_outcome_equals_one_plain_pass(small_model: Model) -> None:
     for place, c in enumerate(found.coefficients):
         for p, ids in enumerate(PROMPTS):
             scored = list(asked.scored_positions.positions[p])
-            runs = [
-                plain_pass(small_model, ids, e)["logits"][scored].log_softmax(-1)
-                for e in ((), at(asked, c)[p])
-            ]
+            runs = [plain_pass(small_model, ids, e)["logits"][scored].log_softmax(-1) for e in ((), at(asked, c)[p])]
             clean, own = (x.double() for x in runs)
             after = [i for i, q in enumerate(scored) if q + 1 < len(ids)]
             following = [ids[scored[i] + 1] for i in after]
             losses = [-x[after, following].mean() for x in (clean, own)]
             expected = {
-                "effect": (own - clean)[:, TARGET].mean(), "kl": (own.exp() * (own - clean)).sum(-1).mean(),
-                "entropy": -(own.exp() * own).sum(-1).mean(), "loss": losses[1], "damage": losses[1] - losses[0],
-            }  # fmt: skip
+                "effect": (own - clean)[:, TARGET].mean(),
+                "kl": (own.exp() * (own - clean)).sum(-1).mean(),
+                "entropy": -(own.exp() * own).sum(-1).mean(),
+                "loss": losses[1],
+                "damage": losses[1] - losses[0],
+            }
             for curve in CURVES:
-                assert found.of(curve)[place, p] == pytest.approx(
-                    float(expected[curve]), abs=5e-5
-                ), (c, curve)
+                assert found.of(curve)[place, p] == pytest.approx(float(expected[curve]), abs=5e-5), (c, curve)
 
 
 def test_the_curve_comes_to_its_limit_in_both_directions(every_architecture: Model) -> None:
@@ -88,11 +81,9 @@ def test_controls_are_other_vectors_of_the_same_norm(small_model: Model) -> None
     asked = experiment(small_model, layer=1, controls=2)
     found = response(asked, [2.0])
     for vector in (1, 2):
-        own = replace(asked, injections=tuple(replace(i, coefficient=2.0) for i in asked.steering[vector]), controls=0)  # fmt: skip
+        own = replace(asked, injections=tuple(replace(i, coefficient=2.0) for i in asked.steering[vector]), controls=0)
         expected = of_runs(asked, [own.edits(0)])
-        np.testing.assert_allclose(
-            found.values[vector, : len(OUTCOMES), 1], expected[: len(OUTCOMES), 0], atol=1e-6
-        )
+        np.testing.assert_allclose(found.values[vector, : len(OUTCOMES), 1], expected[: len(OUTCOMES), 0], atol=1e-6)
     table = response_table(found, 0.95, 0)
     row = one(table, "outcome", "coefficient")("kl", 2.0)
     assert row["control"] == pytest.approx(found.values[1:, 1, 1].mean())
@@ -105,13 +96,11 @@ def test_crossings_lie_where_straight_lines_in_the_logarithm_cross() -> None:
 
 
 def test_regimes_of_a_known_curve(small_model: Model) -> None:
-    """Effect c / (1 + c) with slope 1: it leaves the line by a tenth at 1/9, half of its limit is at 1; damage 0.1 c."""
+    """Effect c / (1 + c) with slope 1: it leaves the line by a tenth at 1/9, half of its limit is at 1; damage 0.1 c"""
     sizes = np.geomspace(1e-3, 1e3, 601)
     asked = experiment(small_model)
     prompts = np.ones(len(PROMPTS))
-    curve = np.concatenate(
-        [[-1.0], -(sizes / (1 + sizes))[::-1], [0.0], sizes / (1 + sizes), [1.0]]
-    )
+    curve = np.concatenate([[-1.0], -(sizes / (1 + sizes))[::-1], [0.0], sizes / (1 + sizes), [1.0]])
     hurt = np.concatenate([[100.0], 0.1 * sizes[::-1], [0.0], 0.1 * sizes, [100.0]])
     values = np.zeros((1, len(CURVES), len(curve), len(prompts)))
     values[0, CURVES.index("effect")] = curve[:, None] * prompts
@@ -149,7 +138,7 @@ def test_norms_alone_predict_where_the_stream_has_turned_halfway(small_model: Mo
     ratios = [
         float((plain_pass(small_model, ids)["resid_pre", 1][[1, 2]].norm(dim=1) / vector.norm(dim=1)).mean())
         for ids in PROMPTS
-    ]  # fmt: skip
+    ]
     assert own["predicted"] == pytest.approx(np.mean(ratios), rel=1e-5)
 
 
@@ -158,12 +147,14 @@ def test_norms_alone_predict_where_the_stream_has_turned_halfway(small_model: Mo
 )
 def test_overflows_are_named_and_left_out(tiny_folder: Path, dtype: str, huge: float) -> None:
     model = load(tiny_folder, name="half", dtype=dtype, selfcheck=False)
-    asked = Experiment(model, (Injection(prompt_pair(model, " wedding", " ship", 0), 1.0),), make_prompts(model, ["One day Lily saw a dragon"]), controls=0)  # fmt: skip
-    found = response(asked, [1.0, huge, 2 * huge])
-    assert (
-        f"{dtype} overflows" in found.missing["overflow"]
-        and f"{huge:.3g}" in found.missing["overflow"]
+    asked = Experiment(
+        model,
+        (Injection(prompt_pair(model, " wedding", " ship", 0), 1.0),),
+        make_prompts(model, ["One day Lily saw a dragon"]),
+        controls=0,
     )
+    found = response(asked, [1.0, huge, 2 * huge])
+    assert f"{dtype} overflows" in found.missing["overflow"] and f"{huge:.3g}" in found.missing["overflow"]
     table = response_table(found, 0.95, 0)
     assert 1.0 in set(table["coefficient"]) and not {huge, 2 * huge} & set(table["coefficient"])
     assert table["value"].notna().all()
@@ -171,11 +162,13 @@ def test_overflows_are_named_and_left_out(tiny_folder: Path, dtype: str, huge: f
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"loss": 0.0}, "loss=0.0"), ({"coefficients": [1.0, float("nan")]}, "finite"), ({"broken_at": 0.0}, "broken_at=0.0")],
-)  # fmt: skip
-def test_arguments_out_of_range_are_refused(
-    small_model: Model, options: "dict[str, float]", message: str
-) -> None:
+    [
+        ({"loss": 0.0}, "loss=0.0"),
+        ({"coefficients": [1.0, float("nan")]}, "finite"),
+        ({"broken_at": 0.0}, "broken_at=0.0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(small_model: Model, options: "dict[str, float]", message: str) -> None:
     given = {"coefficients": [1.0, 30.0]} | options
     with pytest.raises(BadArgument, match=message):
         breakdown_of(experiment(small_model), **given)  # type: ignore[arg-type]
@@ -183,24 +176,25 @@ def test_arguments_out_of_range_are_refused(
 
 def test_injections_without_one_place_in_the_stream_are_refused(small_model: Model) -> None:
     values = torch.ones(1, small_model.d_head)
-    inside = Injection(
-        SteeringVector(values, Site("z", 0, 1), {"recipe": "given"}), 1.0, positions=(1,)
-    )
+    inside = Injection(SteeringVector(values, Site("z", 0, 1), {"recipe": "given"}), 1.0, positions=(1,))
     asked = Experiment(small_model, (inside,), make_prompts(small_model, PROMPTS), kl(), controls=0)
     with pytest.raises(BadInjection, match="L0H1.z"):
         breakdown_of(asked)
     with pytest.raises(BadInjection, match="coefficient 0"):
         at(experiment(small_model), 1.0) and at(
-            replace(experiment(small_model), injections=(replace(experiment(small_model).injections[0], coefficient=0.0),)), 1.0
-        )  # fmt: skip
+            replace(
+                experiment(small_model), injections=(replace(experiment(small_model).injections[0], coefficient=0.0),)
+            ),
+            1.0,
+        )
 
 
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
-    asked = Experiment(tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 0), 3.0),), make_prompts(tiny, stories[:5]), controls=2)  # fmt: skip
-    return breakdown_of(
-        asked, coefficients=[-100, -1, 0, 0.1, 1, 3, 10, 100, 1e4], on_topic=stories[5:7]
+    asked = Experiment(
+        tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 0), 3.0),), make_prompts(tiny, stories[:5]), controls=2
     )
+    return breakdown_of(asked, coefficients=[-100, -1, 0, 0.1, 1, 3, 10, 100, 1e4], on_topic=stories[5:7])
 
 
 def test_all_tables_have_the_columns_that_are_described(result: Result) -> None:
@@ -212,7 +206,9 @@ def test_all_tables_have_the_columns_that_are_described(result: Result) -> None:
 
 
 def test_the_phase_diagram_holds_the_injection_as_it_is(tiny: Model, stories: list[str]) -> None:
-    asked = Experiment(tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0),), make_prompts(tiny, stories[:3]), controls=0)  # fmt: skip
+    asked = Experiment(
+        tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0),), make_prompts(tiny, stories[:3]), controls=0
+    )
     row = one(phase(asked, [3.0]), "layer", "place")(1, "front")
     assert row["kl"] == pytest.approx(of_runs(asked, [asked.edits(0)])[1].mean(), abs=1e-6)
     assert {"front", "middle", "back", "last"} == set(phase(asked, [3.0])["place"])

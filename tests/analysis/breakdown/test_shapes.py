@@ -7,16 +7,9 @@ from questions import experiment, one
 from reference import plain_pass
 
 from steerscope.analysis.breakdown.outcomes import of_runs
-from steerscope.analysis.breakdown.shapes import (
-    SEVERAL,
-    WAYS,
-    Shapes,
-    _reach,
-    angles_table,
-    remedies_tables,
-)
+from steerscope.analysis.breakdown.shapes import SEVERAL, WAYS, Shapes, _reach, angles_table, remedies_tables
 from steerscope.analysis.breakdown.strength import at
-from steerscope.analysis.models import Model
+from steerscope.analysis.model.models import Model
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -43,7 +36,9 @@ def test_each_way_does_what_it_says() -> None:
     torch.testing.assert_close(torch.acos(cosine(half, x)), torch.acos(cosine(x, v)) / 2)
     clamped = WAYS["clamping"](x, v, 2.5)
     torch.testing.assert_close((clamped * unit).sum(1), 2.5 * v.norm(dim=1))
-    torch.testing.assert_close(clamped - (clamped * unit).sum(1, keepdim=True) * unit, x - (x * unit).sum(1, keepdim=True) * unit)  # fmt: skip
+    torch.testing.assert_close(
+        clamped - (clamped * unit).sum(1, keepdim=True) * unit, x - (x * unit).sum(1, keepdim=True) * unit
+    )
 
 
 @torch.no_grad()
@@ -56,15 +51,10 @@ def test_the_stream_is_changed_where_the_injection_stands(
     asked = experiment(model, layer=1, site=site)
     vector = asked.injections[0].vector.values.double()
     for p, ids in enumerate(asked.prompts.ids):
-        clean, run = (
-            plain_pass(model, ids),
-            plain_pass(model, ids, Shapes(asked).edits("same norm", 2.0)[p]),
-        )
+        clean, run = (plain_pass(model, ids), plain_pass(model, ids, Shapes(asked).edits("same norm", 2.0)[p]))
 
         def written(seen: "dict[tuple[str, int], torch.Tensor]") -> torch.Tensor:
-            names = {"resid_pre": [], "attn_out": ["attn_out"], "mlp_out": ["attn_out", "mlp_out"]}[
-                site
-            ]
+            names = {"resid_pre": [], "attn_out": ["attn_out"], "mlp_out": ["attn_out", "mlp_out"]}[site]
             return sum((seen[n, 1] for n in names), seen["resid_pre", 1])[[1, 2]].double()
 
         before, after = written(clean), written(run)
@@ -75,13 +65,15 @@ def test_the_stream_is_changed_where_the_injection_stands(
 
 def test_addition_is_the_injection_itself(small_model: Model) -> None:
     asked = experiment(small_model, layer=1)
-    own, same = of_runs(asked, [Shapes(asked).edits("addition", 2.0), at(asked, 2.0)]).transpose(
-        1, 0, 2
-    )
+    own, same = of_runs(asked, [Shapes(asked).edits("addition", 2.0), at(asked, 2.0)]).transpose(1, 0, 2)
     np.testing.assert_allclose(own, same, atol=1e-5)
     several = Shapes(asked).edits(SEVERAL, 3.0)
     assert [e.site.layer for e in several[0]] == [1, 2]  # three layers in all
-    assert all(torch.allclose(e.value, 1.5 * asked.injections[0].vector.values) for e in several[0] if isinstance(e.value, torch.Tensor))  # fmt: skip
+    assert all(
+        torch.allclose(e.value, 1.5 * asked.injections[0].vector.values)
+        for e in several[0]
+        if isinstance(e.value, torch.Tensor)
+    )
 
 
 def test_turn_and_stretch_are_measured_in_degrees_and_factors(small_model: Model) -> None:
@@ -91,17 +83,13 @@ def test_turn_and_stretch_are_measured_in_degrees_and_factors(small_model: Model
     angle, factor = Shapes(asked).turned("addition", 5.0)
     assert angle == pytest.approx(Shapes(asked).turned("same norm", 5.0)[0]) and factor > 1
     table = angles_table(Shapes(asked), [1.0, 5.0], 0.95)
-    assert len(table) == 6 and one(table, "way", "coefficient")("addition", 5.0)[
-        "angle"
-    ] == pytest.approx(angle)
+    assert len(table) == 6 and one(table, "way", "coefficient")("addition", 5.0)["angle"] == pytest.approx(angle)
 
 
 def test_the_same_effect_is_found_between_knobs() -> None:
     effect = np.array([[1.0, 3.0, 2.0], [-1.0, -3.0, -2.0], [1.0, 1.5, 1.9]])
     other = np.array([[10.0, 30.0, 99.0]] * 3)
-    np.testing.assert_allclose(
-        _reach(effect, other, np.array([2.0, -2.0, 2.0])), [20.0, 20.0, np.nan]
-    )
+    np.testing.assert_allclose(_reach(effect, other, np.array([2.0, -2.0, 2.0])), [20.0, 20.0, np.nan])
     np.testing.assert_allclose(_reach(effect[:1], other[:1], np.array([0.5])), [5.0])
 
 

@@ -15,9 +15,9 @@ from steerscope.analysis.errors import BadArgument, BadLens, BadPrompt, DamagedR
 from steerscope.analysis.lens.lens import Lens, load_lens, logit_lens, new_lens
 from steerscope.analysis.lens.train import CHECKPOINT, train_lens
 from steerscope.analysis.lens.trajectory import trajectories
-from steerscope.analysis.loading import load
-from steerscope.analysis.models import Model
-from steerscope.analysis.prompts import Prompts, make_prompts
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.prompts import Prompts, make_prompts
 
 
 def test_the_package_still_needs_our_end_of_the_model(small_model: Model) -> None:
@@ -33,9 +33,7 @@ def test_at_the_end_of_the_model_a_lens_says_what_the_model_says(every_architect
         seen = plain_pass(model, ids)
         for lens in (logit_lens(model), new_lens(model)):
             found = lens.logits(seen["resid_post", last - 1], last)
-            torch.testing.assert_close(
-                found.log_softmax(-1), seen["logits"].log_softmax(-1), atol=2e-4, rtol=1e-4
-            )
+            torch.testing.assert_close(found.log_softmax(-1), seen["logits"].log_softmax(-1), atol=2e-4, rtol=1e-4)
             early = lens.logits(seen["resid_pre", 1], 1)
             expected = logit_lens(model).unembed(seen["resid_pre", 1])
             torch.testing.assert_close(early, expected)  # translators begin as nothing
@@ -44,19 +42,21 @@ def test_at_the_end_of_the_model_a_lens_says_what_the_model_says(every_architect
 @pytest.fixture
 def windows(tiny: Model) -> Prompts:
     generator = torch.Generator().manual_seed(0)
-    return make_prompts(tiny, [torch.randint(3, tiny.d_vocab, (n,), generator=generator).tolist() for n in [12] * 30 + [9] * 10])  # fmt: skip
+    return make_prompts(
+        tiny, [torch.randint(3, tiny.d_vocab, (n,), generator=generator).tolist() for n in [12] * 30 + [9] * 10]
+    )
 
 
-def test_training_brings_every_layer_closer_than_the_logit_lens(
-    tiny: Model, windows: Prompts, tmp_path: Path
-) -> None:
+def test_training_brings_every_layer_closer_than_the_logit_lens(tiny: Model, windows: Prompts, tmp_path: Path) -> None:
     lens, result = train_lens(tiny, windows, tmp_path, steps=60, batch=8, held_out=8)
     row = one(result.frames["layers"], "lens", "layer")
     for layer in range(tiny.n_layers):
         assert row("tuned", layer)["kl"] < 0.7 * row("logit", layer)["kl"]
     losses = result.frames["steps"]["loss"].to_numpy()
     assert losses[-10:].mean() < 0.7 * losses[:3].mean()
-    assert {name: list(f.columns) for name, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS["lens"].items()}  # fmt: skip
+    assert {name: list(f.columns) for name, f in result.frames.items()} == {
+        n: list(c) for n, c in COLUMNS["lens"].items()
+    }
     again = load_lens(tiny, tmp_path)
     assert again.name == "tuned lens" and lens.tuned is not None and again.tuned is not None
     for a, b in zip(lens.tuned.parameters(), again.tuned.parameters(), strict=True):
@@ -64,9 +64,7 @@ def test_training_brings_every_layer_closer_than_the_logit_lens(
 
 
 @torch.no_grad()
-def test_held_out_numbers_are_those_of_plain_passes(
-    tiny: Model, windows: Prompts, tmp_path: Path
-) -> None:
+def test_held_out_numbers_are_those_of_plain_passes(tiny: Model, windows: Prompts, tmp_path: Path) -> None:
     lens, result = train_lens(tiny, windows, tmp_path, steps=3, batch=8, held_out=4)
     slow: dict[tuple[str, int], list[float]] = {}
     for ids in windows.ids[:4]:
@@ -75,9 +73,7 @@ def test_held_out_numbers_are_those_of_plain_passes(
         for name, which in (("tuned", lens), ("logit", logit_lens(tiny))):
             for layer in range(tiny.n_layers):
                 own = which.logits(seen["resid_pre", layer], layer).double().log_softmax(-1)
-                slow.setdefault((name, layer), []).append(
-                    float((target.exp() * (target - own)).sum(-1).mean())
-                )
+                slow.setdefault((name, layer), []).append(float((target.exp() * (target - own)).sum(-1).mean()))
     row = one(result.frames["layers"], "lens", "layer")
     for key, values in slow.items():
         assert row(*key)["kl"] == pytest.approx(np.mean(values), rel=1e-4)
@@ -86,9 +82,7 @@ def test_held_out_numbers_are_those_of_plain_passes(
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     tiny: Model, windows: Prompts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, _ = train_lens(
-        tiny, windows, tmp_path / "whole", steps=12, batch=8, held_out=8, checkpoint_every=4
-    )
+    whole, _ = train_lens(tiny, windows, tmp_path / "whole", steps=12, batch=8, held_out=8, checkpoint_every=4)
     from steerscope.analysis.lens import train as module
 
     step, count = module._step, 0
@@ -102,9 +96,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(module, "_step", stops)
     with pytest.raises(KeyboardInterrupt):
-        train_lens(
-            tiny, windows, tmp_path / "cut", steps=12, batch=8, held_out=8, checkpoint_every=4
-        )
+        train_lens(tiny, windows, tmp_path / "cut", steps=12, batch=8, held_out=8, checkpoint_every=4)
     monkeypatch.setattr(module, "_step", step)
     assert (tmp_path / "cut" / CHECKPOINT).exists()
     with pytest.raises(DamagedRun, match="another run"):
@@ -119,9 +111,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         train_lens(tiny, windows, tmp_path / "cut", steps=12, batch=8, held_out=8)
 
 
-def test_what_cannot_be_trained_is_refused(
-    tiny: Model, tiny_folder: Path, windows: Prompts, tmp_path: Path
-) -> None:
+def test_what_cannot_be_trained_is_refused(tiny: Model, tiny_folder: Path, windows: Prompts, tmp_path: Path) -> None:
     with pytest.raises(BadPrompt, match="40 windows"):
         train_lens(tiny, windows, tmp_path)
     with pytest.raises(BadArgument, match="at least one step"):
@@ -131,9 +121,7 @@ def test_what_cannot_be_trained_is_refused(
         train_lens(half, windows, tmp_path, batch=4, held_out=4)
 
 
-def test_lenses_of_other_models_are_refused(
-    tiny: Model, small_model: Model, windows: Prompts, tmp_path: Path
-) -> None:
+def test_lenses_of_other_models_are_refused(tiny: Model, small_model: Model, windows: Prompts, tmp_path: Path) -> None:
     with pytest.raises(BadLens, match="holds no lens"):
         load_lens(tiny, tmp_path / "nowhere")
     new_lens(small_model).save(tmp_path)
@@ -199,44 +187,25 @@ def test_trajectories_equal_plain_passes(small_model: Model) -> None:
             values: dict[str, list[float]] = {}
             for p, ids in enumerate(PROMPTS):
                 at = [i for i in range(1, len(ids)) if i not in asked.injected[p]]
-                own, final, other = (
-                    streams[run, p][layer],
-                    streams[run, p][-1],
-                    streams["clean", p][layer],
-                )
-                values.setdefault("entropy", []).append(
-                    float(-(own.exp() * own).sum(-1)[at].mean())
-                )
-                values.setdefault("kl_final", []).append(
-                    float((final.exp() * (final - own)).sum(-1)[at].mean())
-                )
-                values.setdefault("kl_clean", []).append(
-                    float((own.exp() * (own - other)).sum(-1)[at].mean())
-                )
+                own, final, other = (streams[run, p][layer], streams[run, p][-1], streams["clean", p][layer])
+                values.setdefault("entropy", []).append(float(-(own.exp() * own).sum(-1)[at].mean()))
+                values.setdefault("kl_final", []).append(float((final.exp() * (final - own)).sum(-1)[at].mean()))
+                values.setdefault("kl_clean", []).append(float((own.exp() * (own - other)).sum(-1)[at].mean()))
                 values.setdefault("agreement", []).append(
                     float((own.argmax(-1) == final.argmax(-1)).double()[at].mean())
                 )
             for quantity, expected in values.items():
-                assert row(run, layer, "later", quantity)["value"] == pytest.approx(
-                    np.mean(expected), abs=2e-4
-                )
+                assert row(run, layer, "later", quantity)["value"] == pytest.approx(np.mean(expected), abs=2e-4)
         committed = []
         for p, ids in enumerate(PROMPTS):
             tops = torch.stack([x.argmax(-1) for x in streams[run, p]])
-            first = [
-                next(n for n in range(4) if (tops[n:, i] == tops[-1, i]).all())
-                for i in range(len(ids))
-            ]
-            committed.append(
-                np.mean([first[i] for i in range(1, len(ids)) if i not in asked.injected[p]])
-            )
+            first = [next(n for n in range(4) if (tops[n:, i] == tops[-1, i]).all()) for i in range(len(ids))]
+            committed.append(np.mean([first[i] for i in range(1, len(ids)) if i not in asked.injected[p]]))
         assert row(run, 3, "later", "committed")["value"] == pytest.approx(np.mean(committed))
     assert set(tokens["prompt"]) == {1} and len(tokens) == 2 * 4 * len(PROMPTS[1])
 
 
-def test_positions_that_all_predict_the_same_have_no_divergence_between_them(
-    small_model: Model,
-) -> None:
+def test_positions_that_all_predict_the_same_have_no_divergence_between_them(small_model: Model) -> None:
     from steerscope.analysis.lens.trajectory import _quantities
 
     same = torch.randn(7).log_softmax(-1).expand(5, 7)

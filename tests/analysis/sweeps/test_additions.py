@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from steerscope.analysis.activations import record
+from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadNode, BadVector
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Node, Site
-from steerscope.analysis.positions import Positions
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Node, Site
+from steerscope.analysis.model.positions import Positions
 from steerscope.analysis.sweeps.additions import Additions, additions
 from steerscope.analysis.sweeps.units import units
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
@@ -31,9 +31,7 @@ def test_own_parts_and_the_embedding_add_up_to_the_vector(every_architecture: Mo
         pytest.skip("a norm stands between its nodes and the stream")
     found = made(model, "own")
     embedded = prompt_pair(model, PLUS, MINUS, 0).values.double()
-    parts = [
-        found.image(i, found.parts[0][i].values) for i, u in enumerate(found.units) if u.layer < 1
-    ]
+    parts = [found.image(i, found.parts[0][i].values) for i, u in enumerate(found.units) if u.layer < 1]
     whole = found.whole[0][0].values.double()
     assert whole.norm() > 0.1
     torch.testing.assert_close(embedded + sum(parts), whole, rtol=1e-4, atol=1e-4)
@@ -47,9 +45,7 @@ def test_own_parts_are_what_recording_each_site_gives(small_model: Model) -> Non
         torch.testing.assert_close(part.values, plus - minus)
 
 
-def test_a_vector_pushed_through_a_head_is_the_nearest_that_the_head_can_write(
-    every_architecture: Model,
-) -> None:
+def test_a_vector_pushed_through_a_head_is_the_nearest_that_the_head_can_write(every_architecture: Model) -> None:
     found = made(every_architecture, "through")
     vector = found.whole[0][0].values.double()
     for i, unit in enumerate(found.units):
@@ -60,9 +56,7 @@ def test_a_vector_pushed_through_a_head_is_the_nearest_that_the_head_can_write(
         writer = found.writers[i]
         assert writer is not None
         rest = vector - image
-        assert (
-            rest @ writer.double().T
-        ).abs().max() < 1e-4  # nothing left that the head could write
+        assert (rest @ writer.double().T).abs().max() < 1e-4  # nothing left that the head could write
         assert 0.05 < image.norm() / vector.norm() < 0.999
 
 
@@ -70,8 +64,8 @@ def test_a_head_writes_what_its_image_says(every_architecture: Model) -> None:
     model = every_architecture
     if model.post_norm:
         pytest.skip("a norm stands between its nodes and the stream")
-    from steerscope.analysis.edits import Edit, Variant
-    from steerscope.analysis.engine import run
+    from steerscope.analysis.engine.edits import Edit, Variant
+    from steerscope.analysis.engine.run import run
 
     found = made(model, "through", place=Positions("last"))
     i = next(i for i, u in enumerate(found.units) if u.name == "L1H2")
@@ -84,18 +78,14 @@ def test_a_head_writes_what_its_image_says(every_architecture: Model) -> None:
     torch.testing.assert_close(change, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_in_mode_shared_the_heads_of_a_layer_are_one_unit_that_gets_the_vector(
-    small_model: Model,
-) -> None:
+def test_in_mode_shared_the_heads_of_a_layer_are_one_unit_that_gets_the_vector(small_model: Model) -> None:
     found = made(small_model, "shared")
     assert [u.name for u in found.units[:4]] == ["L0A", "L0M", "L1A", "L1M"]
     assert found.units[2].site == Site("attn_out", 1)
     assert all(torch.equal(p.values, found.whole[0][0].values) for p in found.parts[0])
 
 
-def test_a_control_writes_as_much_as_the_real_vector_in_another_direction(
-    small_model: Model,
-) -> None:
+def test_a_control_writes_as_much_as_the_real_vector_in_another_direction(small_model: Model) -> None:
     found = made(small_model, "own")
     for i in range(len(found.units)):
         real, control = found.parts[0][i], found.control(0, i, seed=i)
@@ -115,13 +105,13 @@ def test_positions_that_repeat_one_row_take_the_last_token(small_model: Model) -
 
 
 def test_a_dictionary_gives_each_node_what_it_says(small_model: Model) -> None:
-    wanted: dict[str | Node, SteeringVector | torch.Tensor] = {
-        "L1H2": torch.ones(8),
-        "L0M": 2 * torch.ones(32),
-    }
+    wanted: dict[str | Node, SteeringVector | torch.Tensor] = {"L1H2": torch.ones(8), "L0M": 2 * torch.ones(32)}
     chosen = [u for u in units(small_model, False) if u.name in wanted]
     found = additions(small_model, "given", [wanted], chosen, Positions("all"))
-    assert [(u.name, float(p.values[0, 0])) for u, p in zip(chosen, found.parts[0], strict=True)] == [("L0M", 2.0), ("L1H2", 1.0)]  # fmt: skip
+    assert [(u.name, float(p.values[0, 0])) for u, p in zip(chosen, found.parts[0], strict=True)] == [
+        ("L0M", 2.0),
+        ("L1H2", 1.0),
+    ]
     assert [str(v.site) for v in found.whole[0]] == ["L0.mlp_out", "L1H2.z"]
 
 
@@ -137,20 +127,14 @@ def test_additions_are_the_same_after_saving(small_model: Model, tmp_path: Path)
 @pytest.mark.parametrize(
     ("mode", "vector", "words"),
     [
-        (
-            "own",
-            SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)),
-            "needs the plus and minus",
-        ),
+        ("own", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "needs the plus and minus"),
         ("shared", SteeringVector(torch.ones(1, 8), Site("z", 1, 0)), "one at resid_pre"),
         ("shared", {"L0M": torch.ones(32)}, "expected steering vectors"),
         ("given", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "expected dictionaries"),
         ("sideways", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "unknown mode"),
     ],
 )
-def test_a_vector_that_does_not_fit_its_mode_is_refused(
-    small_model: Model, mode: str, vector: Any, words: str
-) -> None:
+def test_a_vector_that_does_not_fit_its_mode_is_refused(small_model: Model, mode: str, vector: Any, words: str) -> None:
     with pytest.raises(BadVector, match=words):
         additions(small_model, mode, [vector], units(small_model, False), FRONT)
 

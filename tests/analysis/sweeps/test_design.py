@@ -7,13 +7,11 @@ import pytest
 from scipy import stats
 
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.nodes import Node
+from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.sweeps.design import KINDS, Design
 from steerscope.analysis.sweeps.units import Unit, of_node
 
-UNITS = [
-    of_node(Node(layer, head)) for layer in range(4) for head in (0, 1, 2, None)
-]  # 4 layers of 3 heads and an MLP
+UNITS = [of_node(Node(layer, head)) for layer in range(4) for head in (0, 1, 2, None)]  # 4 layers of 3 heads and an MLP
 
 
 def design(trials: int = 400, prompts: int = 10, **more: Any) -> Design:
@@ -38,9 +36,13 @@ def test_a_trial_depends_on_the_seed_and_its_number_alone() -> None:
 def test_the_numbers_of_a_seed_never_change() -> None:
     drawn = [design(seed=3, kinds=KINDS, k=(1, 3)).trial(i, UNITS) for i in (0, 1, 3, 17, 100, 399)]
     assert [(t.kind, t.units, t.control) for t in drawn] == [
-        ("vertical", (10, 14), -1), ("horizontal", (5, 6), -1), ("vertical", (10, 14), 9),
-        ("uniform", (3, 13), -1), ("uniform", (2, 8), -1), ("vertical", (7, 12), 2),
-    ]  # fmt: skip
+        ("vertical", (10, 14), -1),
+        ("horizontal", (5, 6), -1),
+        ("vertical", (10, 14), 9),
+        ("uniform", (3, 13), -1),
+        ("uniform", (2, 8), -1),
+        ("vertical", (7, 12), 2),
+    ]
 
 
 def test_uniform_sets_have_every_size_and_every_node_equally_often() -> None:

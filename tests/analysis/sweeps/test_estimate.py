@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steerscope.analysis.stats import benjamini_hochberg
+from steerscope.analysis.results.stats import benjamini_hochberg
 from steerscope.analysis.sweeps import estimate
 from steerscope.analysis.sweeps.estimate import Trials
 
@@ -27,9 +27,15 @@ def interactions(pairs: dict[tuple[int, int], float]) -> Array:
 
 
 def drawn(
-    seed: int, k: tuple[int, int] = (1, 4), pairs: dict[tuple[int, int], float] | None = None, main: Array = MAIN,
-    trials: int = 1440, spread: float = 0.3, level: float = 1.0, scale: Sequence[float] = (0.0,),
-) -> Trials:  # fmt: skip
+    seed: int,
+    k: tuple[int, int] = (1, 4),
+    pairs: dict[tuple[int, int], float] | None = None,
+    main: Array = MAIN,
+    trials: int = 1440,
+    spread: float = 0.3,
+    level: float = 1.0,
+    scale: Sequence[float] = (0.0,),
+) -> Trials:
     """Trials of a known response: prompts differ in level and in every main effect; noise on top."""
     rng = np.random.default_rng(seed)
     prompt = np.arange(trials) // 8 % PROMPTS
@@ -60,7 +66,7 @@ def projection(k: tuple[int, int], pairs: dict[tuple[int, int], float]) -> Array
             weight.append(1 / len(sets))
     x, root = np.array(rows), np.sqrt(np.array(weight))[:, None]
     design = np.hstack([x, np.ones((len(x), 1))])
-    return np.asarray(np.linalg.lstsq(design * root, np.array(y) * root[:, 0], rcond=None)[0][:NODES])  # fmt: skip
+    return np.asarray(np.linalg.lstsq(design * root, np.array(y) * root[:, 0], rcond=None)[0][:NODES])
 
 
 def test_intervals_of_main_effects_cover_the_truth_at_their_rate() -> None:
@@ -75,8 +81,8 @@ def test_intervals_of_marginal_contributions_cover_under_interactions() -> None:
     assert 0.93 <= np.mean(hits) <= 0.97
 
 
-def test_with_a_fixed_number_of_nodes_the_common_constant_is_fixed_by_nothing_injected_nothing_changed() -> None:  # fmt: skip
-    hits = [covered(estimate.contributions(drawn(s, k=(3, 3), level=0.0)), MAIN) for s in range(REPEATS)]  # fmt: skip
+def test_with_a_fixed_number_of_nodes_the_common_constant_is_fixed_by_nothing_injected_nothing_changed() -> None:
+    hits = [covered(estimate.contributions(drawn(s, k=(3, 3), level=0.0)), MAIN) for s in range(REPEATS)]
     assert 0.93 <= np.mean(hits) <= 0.97
 
 
@@ -95,12 +101,7 @@ def test_false_discoveries_among_interactions_stay_below_their_rate(
 ) -> None:
     """A third of the pairs interact; Benjamini-Hochberg at 5% then makes 3.3% false discoveries on average."""
     monkeypatch.setattr(estimate, "JOINT", 600 if joint else 0)
-    real = {(0, j): -0.6 for j in range(1, 6)} | {
-        (6, 7): 0.6,
-        (2, 5): 0.5,
-        (3, 6): -0.7,
-        (1, 7): 0.8,
-    }
+    real = {(0, j): -0.6 for j in range(1, 6)} | {(6, 7): 0.6, (2, 5): 0.5, (3, 6): -0.7, (1, 7): 0.8}
     shares, power = [], []
     for seed in range(200):
         chosen, _, found, method = estimate.pairs(drawn(seed, pairs=real))
@@ -113,9 +114,7 @@ def test_false_discoveries_among_interactions_stay_below_their_rate(
     assert np.mean(power) > 0.8
 
 
-def test_one_pair_at_a_time_keeps_the_rate_of_its_p_values(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_one_pair_at_a_time_keeps_the_rate_of_its_p_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "JOINT", 0)
     p = [estimate.pairs(drawn(seed))[2].p[:, 0] for seed in range(300)]
     assert 0.03 <= np.mean(np.array(p) < 0.05) <= 0.06
@@ -190,7 +189,7 @@ def test_an_open_direction_of_the_design_is_counted_and_gets_no_made_up_number()
     trials = Trials(x, y[:, None], np.arange(2000) % 20, np.zeros(2000, int))
     assert estimate.open_directions(trials) == 1
     found = estimate.contributions(trials).value[:, 0]
-    assert np.diff(found[:3]) == pytest.approx([1, 1]) and np.diff(found[3:]) == pytest.approx([0, 1])  # fmt: skip
+    assert np.diff(found[:3]) == pytest.approx([1, 1]) and np.diff(found[3:]) == pytest.approx([0, 1])
     assert estimate.open_directions(drawn(0)) == estimate.open_directions(drawn(0, k=(3, 3))) == 0
 
 
@@ -208,13 +207,11 @@ def test_a_mean_has_its_interval_over_prompts_not_over_trials() -> None:
     y = rng.normal(size=40)[prompt] + 0.01 * rng.normal(size=4000)
     found = estimate.means(Trials(np.zeros((4000, 0), bool), y[:, None], prompt, prompt * 0))
     low, high = found.interval()
-    assert (
-        0.4 < float(high[0] - low[0]) < 0.9
-    )  # 2 x 1.96 / sqrt(40) = 0.62; over trials it would be 0.06
+    assert 0.4 < float(high[0] - low[0]) < 0.9  # 2 x 1.96 / sqrt(40) = 0.62; over trials it would be 0.06
 
 
 def test_the_jackknife_of_a_mean_is_its_textbook_error() -> None:
     rng = np.random.default_rng(1)
     values: Any = rng.normal(size=30)
-    found = estimate.means(Trials(np.zeros((30, 0), bool), values[:, None], np.arange(30), np.zeros(30, int)))  # fmt: skip
+    found = estimate.means(Trials(np.zeros((30, 0), bool), values[:, None], np.arange(30), np.zeros(30, int)))
     assert found.error[0] == pytest.approx(values.std(ddof=1) / np.sqrt(30))

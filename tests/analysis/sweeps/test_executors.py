@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.loading import load
+from steerscope.analysis.loading.loading import load
 from steerscope.analysis.sweeps.executors import Processes, Ray, executor, local
 from steerscope.analysis.sweeps.plan import plan
 from steerscope.analysis.sweeps.runner import begin, run
@@ -37,7 +37,9 @@ def ray() -> Iterator[Any]:
 
 def sweep_on(folder: Path, model: Path, how: Any, trials: int = 800) -> pd.DataFrame:
     loaded = load(model, name="tiny")
-    made = plan(loaded, prompt_pair(loaded, " wedding", " ship", 1), TEXTS, trials=trials, visit=8, controls=2, block=40)  # fmt: skip
+    made = plan(
+        loaded, prompt_pair(loaded, " wedding", " ship", 1), TEXTS, trials=trials, visit=8, controls=2, block=40
+    )
     store = Store(folder)
     begin(made, store)
     run(made, store, how)
@@ -79,11 +81,7 @@ def spawned() -> psutil.Process:
 
 def ray_worker() -> psutil.Process:
     """A worker process of Ray that is at work."""
-    found = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if "ray::_on_ray" in " ".join(p.info["cmdline"] or [])
-    ]
+    found = [p for p in psutil.process_iter(["cmdline"]) if "ray::_on_ray" in " ".join(p.info["cmdline"] or [])]
     return found[0]
 
 
@@ -95,9 +93,7 @@ def test_processes_give_the_rows_of_one_process_even_if_one_is_killed(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ray_gives_the_rows_of_one_process(
-    ray: Any, tmp_path: Path, tiny_folder: Path, expected: pd.DataFrame
-) -> None:
+def test_ray_gives_the_rows_of_one_process(ray: Any, tmp_path: Path, tiny_folder: Path, expected: pd.DataFrame) -> None:
     assert_same(sweep_on(tmp_path / "run", tiny_folder, Ray(workers=2)), expected)
 
 

@@ -14,25 +14,14 @@ import pyarrow as pa
 import pytest
 
 from steerscope.analysis.errors import BadArgument, DamagedRun, DiskFull, OutputExists
-from steerscope.analysis.models import Model
+from steerscope.analysis.model.models import Model
 from steerscope.analysis.sweeps.plan import Plan, plan, reopen
 from steerscope.analysis.sweeps.runner import begin, resume, run, sweep
 from steerscope.analysis.sweeps.store import Store
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
-PROMPTS = [
-    [7, 3, 30, 12, 9, 41, 5, 8, 2],
-    [9, 9, 31, 4, 17, 6],
-    [40, 2, 2, 13, 25, 11, 20],
-    [1, 5, 6, 7, 8],
-]
-OPTIONS: dict[str, Any] = {
-    "trials": 400,
-    "visit": 4,
-    "controls": 2,
-    "k": (1, 3),
-    "block": 40,
-}  # ten parts
+PROMPTS = [[7, 3, 30, 12, 9, 41, 5, 8, 2], [9, 9, 31, 4, 17, 6], [40, 2, 2, 13, 25, 11, 20], [1, 5, 6, 7, 8]]
+OPTIONS: dict[str, Any] = {"trials": 400, "visit": 4, "controls": 2, "k": (1, 3), "block": 40}  # ten parts
 
 
 def made(model: Model, **more: Any) -> Plan:
@@ -69,9 +58,7 @@ def stopped_after(parts: int) -> Any:
     return executor
 
 
-def test_a_run_that_was_stopped_goes_on_to_exactly_the_same_rows(
-    tiny: Model, whole: Store, tmp_path: Path
-) -> None:
+def test_a_run_that_was_stopped_goes_on_to_exactly_the_same_rows(tiny: Model, whole: Store, tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     begin(made(tiny), store)
     for parts in (0, 3, 1):
@@ -81,27 +68,29 @@ def test_a_run_that_was_stopped_goes_on_to_exactly_the_same_rows(
     (store.trials / ".part-000009-half.parquet.tmp").write_bytes(b"half")
     run(reopen(store, tiny), store)
     pd.testing.assert_frame_equal(rows(store), rows(whole), check_exact=True)
-    assert sorted(p.name for p in store.trials.iterdir()) == sorted(p.name for p in whole.trials.iterdir())  # fmt: skip
+    assert sorted(p.name for p in store.trials.iterdir()) == sorted(p.name for p in whole.trials.iterdir())
     assert [s["trials"] for s in store.sessions()] == [0, 120, 40, 240]
 
 
-def test_a_run_killed_at_any_moment_goes_on_to_exactly_the_same_rows(
-    tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_a_run_killed_at_any_moment_goes_on_to_exactly_the_same_rows(tiny_folder: Path, tmp_path: Path) -> None:
     """A real process, kill -9, twice; then compared with one that was never killed."""
     script = (
         "import sys; from steerscope.analysis.loading import load; "
-        "from steerscope.analysis.sweeps.runner import sweep; from steerscope.analysis.vectors.prompt_pair import prompt_pair; "
+        "from steerscope.analysis.sweeps.runner import sweep; from steerscope.analysis.vectors.prompt_pair "
+        "import prompt_pair; "
         "m = load(sys.argv[1], name='tiny'); import torch; torch.set_num_threads(1); "
-        "sweep(m, prompt_pair(m, ' wedding', ' ship', 1), ['One day Tom saw a red ball', 'Lily went to the park with a ball'] * 8, "
+        "sweep(m, prompt_pair(m, ' wedding', ' ship', 1), ['One day Tom saw a red ball', 'Lily went to the "
+        "park with a ball'] * 8, "
         "sys.argv[2], trials=40_000, visit=16)"
     )
     store = Store(tmp_path / "run")
     for kill in (2, 5):
         process = subprocess.Popen(
             [sys.executable, "-c", script, str(tiny_folder), str(store.folder)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
         deadline = time.monotonic() + 90
         while len(list(store.trials.glob("part-*"))) < kill and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -109,7 +98,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_exactly_the_same_rows(
         process.wait()
         parts = len(store.done())
         assert kill <= parts < 18, "the run was over before it was killed"
-    from steerscope.analysis.loading import load
+    from steerscope.analysis.loading.loading import load
 
     model = load(tiny_folder, name="tiny")
     texts = ["One day Tom saw a red ball", "Lily went to the park with a ball"] * 8
@@ -123,9 +112,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_exactly_the_same_rows(
     assert rows(store)["trial"].tolist() == list(range(40_000))
 
 
-def test_a_damaged_part_is_named_set_aside_and_computed_again(
-    tiny: Model, whole: Store, tmp_path: Path
-) -> None:
+def test_a_damaged_part_is_named_set_aside_and_computed_again(tiny: Model, whole: Store, tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     begin(made(tiny), store)
     run(made(tiny), store)
@@ -168,7 +155,7 @@ def test_another_vector_other_prompts_and_another_model_are_refused(
     other = plan(tiny, prompt_pair(tiny, [5, 10], [7, 11], 1), PROMPTS, **OPTIONS)
     with pytest.raises(OutputExists, match="vectors.*and is.*additions was"):
         begin(other, whole)
-    fewer = plan(tiny, prompt_pair(tiny, [5, 9], [7, 11], 1), [*PROMPTS[:3], [3, 3, 3, 3]], **OPTIONS)  # fmt: skip
+    fewer = plan(tiny, prompt_pair(tiny, [5, 9], [7, 11], 1), [*PROMPTS[:3], [3, 3, 3, 3]], **OPTIONS)
     with pytest.raises(OutputExists, match="prompts.hash was"):
         begin(fewer, whole)
     with pytest.raises(OutputExists, match="model.weights_hash was"):
@@ -178,7 +165,7 @@ def test_another_vector_other_prompts_and_another_model_are_refused(
 def test_a_changed_source_file_is_refused_on_resume(tiny: Model, tmp_path: Path) -> None:
     text = tmp_path / "prompts.txt"
     text.write_text("One day")
-    found = plan(tiny, prompt_pair(tiny, [5, 9], [7, 11], 1), PROMPTS, **OPTIONS, sources={"prompts": text})  # fmt: skip
+    found = plan(tiny, prompt_pair(tiny, [5, 9], [7, 11], 1), PROMPTS, **OPTIONS, sources={"prompts": text})
     store = Store(tmp_path / "run")
     begin(found, store)
     text.write_text("Another day")

@@ -9,8 +9,8 @@ import pytest
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, DamagedRun
-from steerscope.analysis.models import Model
-from steerscope.analysis.results import Result
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.results.result import Result
 from steerscope.analysis.sweeps.plan import plan
 from steerscope.analysis.sweeps.runner import begin, sweep
 from steerscope.analysis.sweeps.store import Store
@@ -29,11 +29,11 @@ def made(model: Model, folder: Path, prompts: list[str], **more: Any) -> Result:
 def result(tiny: Model, stories: list[str], tmp_path_factory: pytest.TempPathFactory) -> Result:
     folder = tmp_path_factory.mktemp("sweep")
     designs = ("uniform", "horizontal", "vertical")
-    return made(tiny, folder, stories, design=designs, k=(1, 2), coefficients=(1.0, 2.0), trials=1800)  # fmt: skip
+    return made(tiny, folder, stories, design=designs, k=(1, 2), coefficients=(1.0, 2.0), trials=1800)
 
 
 def test_frames_have_exactly_the_columns_that_are_described(result: Result) -> None:
-    described = {name: list(columns) for name, columns in COLUMNS["sweep"].items() if name != "trials"}  # fmt: skip
+    described = {name: list(columns) for name, columns in COLUMNS["sweep"].items() if name != "trials"}
     assert {name: list(frame.columns) for name, frame in result.frames.items()} == described
     assert not any(frame.empty for frame in result.frames.values())
 
@@ -45,9 +45,7 @@ def test_a_result_is_the_same_after_saving(result: Result, tmp_path: Path) -> No
     assert again.manifest["whole"] == result.manifest["whole"]
 
 
-def test_in_a_planted_model_only_the_planted_head_responds(
-    planted: Model, stories: list[str], tmp_path: Path
-) -> None:
+def test_in_a_planted_model_only_the_planted_head_responds(planted: Model, stories: list[str], tmp_path: Path) -> None:
     found = made(planted, tmp_path, stories, coefficients=4.0)
     frontier = found.frames["frontier"].set_index("node")
     others, planted_one = frontier.drop(index="L1H2"), frontier.loc["L1H2"]
@@ -63,14 +61,12 @@ def test_counts_and_means_are_those_of_the_rows(result: Result, tmp_path: Path) 
     nodes = result.frames["nodes"].query("outcome == 'effect'").set_index("node")
     trials = result.manifest["trials"]
     assert trials["real"] + trials["random"] == trials["done"] == 1800
-    designs = result.frames["designs"].query("outcome == 'effect' and not design.str.contains(' - ')")  # fmt: skip
+    designs = result.frames["designs"].query("outcome == 'effect' and not design.str.contains(' - ')")
     assert designs["trials"].sum() == trials["real"]
     assert nodes["sampled"].sum() == pytest.approx((designs["trials"] * designs["k"]).sum())
 
 
-def test_single_injections_contribute_their_mean_effect(
-    tiny: Model, stories: list[str], tmp_path: Path
-) -> None:
+def test_single_injections_contribute_their_mean_effect(tiny: Model, stories: list[str], tmp_path: Path) -> None:
     found = made(tiny, tmp_path, stories, k=1, controls=0, trials=2000)
     rows = pd.concat([t.to_pandas() for t in Store(tmp_path / "run").read()])
     rows["node"] = rows["nodes"].str[0]
@@ -95,7 +91,7 @@ def test_a_prompt_alone_gives_numbers_and_says_why_there_is_no_interval(
     found = made(tiny, tmp_path, stories[:1])
     nodes = found.frames["nodes"]
     assert np.isfinite(nodes["contribution"]).all() and nodes["low"].isna().all()
-    assert not nodes["significant"].any() and "fewer than 4 prompts" in found.manifest["missing"]["intervals"]  # fmt: skip
+    assert not nodes["significant"].any() and "fewer than 4 prompts" in found.manifest["missing"]["intervals"]
 
 
 def test_a_run_without_trials_and_levels_that_cannot_be_are_refused(
@@ -119,9 +115,7 @@ def test_a_node_that_does_less_than_random_vectors_is_not_responsive(result: Res
     nodes = result.frames["nodes"].query("outcome == 'effect'").set_index("node")
     frontier = result.frames["frontier"].set_index("node")
     less = (nodes["contribution"] - nodes["control"]) * nodes["contribution"] <= 0
-    assert (
-        nodes["significant"] & (nodes["p_specific"] < 0.05) & less
-    ).any()  # there is such a node
+    assert (nodes["significant"] & (nodes["p_specific"] < 0.05) & less).any()  # there is such a node
     assert not frontier.loc[less, "responsive"].any() and frontier["responsive"].any()
     assert (frontier["useful"] <= frontier["responsive"]).all()
 
@@ -138,15 +132,13 @@ def test_trends_are_means_over_layers_and_their_slope(result: Result) -> None:
     nodes = result.frames["nodes"].query("outcome == 'effect' and kind == 'head'")
     means = nodes.groupby("layer")["contribution"].mean()
     trends = result.frames["trends"].query("outcome == 'effect' and kind == 'head'")
-    assert trends["contribution"].tolist() == pytest.approx([means[0], means[1], means[1] - means[0]])  # fmt: skip
+    assert trends["contribution"].tolist() == pytest.approx([means[0], means[1], means[1] - means[0]])
 
 
-def test_every_vector_and_coefficient_is_a_cell_of_its_own(
-    tiny: Model, stories: list[str], tmp_path: Path
-) -> None:
+def test_every_vector_and_coefficient_is_a_cell_of_its_own(tiny: Model, stories: list[str], tmp_path: Path) -> None:
     vectors = [prompt_pair(tiny, a, " ship", 0) for a in (" wedding", " cake")]
     sweep(tiny, vectors, stories, tmp_path / "run", trials=800, coefficients=(2.0, 1.0), controls=0)
     store = Store(tmp_path / "run")
     cells = read(store, store.manifest()).cell
     table = pd.concat([t.to_pandas() for t in store.read()])
-    assert len(set(zip(cells, table["vector"], table["coefficient"], strict=True))) == len(set(cells)) == 4  # fmt: skip
+    assert len(set(zip(cells, table["vector"], table["coefficient"], strict=True))) == len(set(cells)) == 4

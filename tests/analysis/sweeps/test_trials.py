@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from steerscope.analysis.activations import record
-from steerscope.analysis.edits import Edit
-from steerscope.analysis.metrics import kl, log_prob, perplexity
-from steerscope.analysis.models import Model
-from steerscope.analysis.nodes import Site, parse_node
-from steerscope.analysis.plain import plain_logits
+from steerscope.analysis.engine.activations import record
+from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.engine.plain import plain_logits
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site, parse_node
+from steerscope.analysis.question.metrics import kl, log_prob, perplexity
 from steerscope.analysis.sweeps.plan import Plan, plan
 from steerscope.analysis.sweeps.runner import begin, run
 from steerscope.analysis.sweeps.store import Store
@@ -58,7 +58,7 @@ def slow_edits(model: Model, row: Any, made: Plan, mode: str) -> list[Edit]:
     return edits
 
 
-def numbers(logits: torch.Tensor, clean: torch.Tensor, ids: list[int], at: list[int]) -> dict[str, float]:  # fmt: skip
+def numbers(logits: torch.Tensor, clean: torch.Tensor, ids: list[int], at: list[int]) -> dict[str, float]:
     own, other = logits[at].double().log_softmax(-1), clean[at].double().log_softmax(-1)
     following = torch.tensor([ids[p + 1] for p in at])
     return {
@@ -75,7 +75,7 @@ def test_every_number_of_every_row_is_that_of_a_plain_pass(
 ) -> None:
     model = every_architecture
     k = 1 if mode == "shared" else (1, 3)  # some of these models have few layers
-    table, made = rows(tmp_path / "run", model, mode=mode, positions=place, coefficients=(0.5, 2.0), k=k)  # fmt: skip
+    table, made = rows(tmp_path / "run", model, mode=mode, positions=place, coefficients=(0.5, 2.0), k=k)
     assert len(table) == 24 and table["trial"].tolist() == list(range(24))
     for row in records(table[table["control"] < 0]):
         ids = full(model, row.prompt)
@@ -84,12 +84,10 @@ def test_every_number_of_every_row_is_that_of_a_plain_pass(
         start = 0 if model.bos is None else 1
         first = start if place == "all" else 3 + start
         at = list(range(first, len(body))) or [len(body) - 1]
-        found = numbers(
-            plain_logits(model, body, slow_edits(model, row, made, mode)), clean, ids, at
-        )
+        found = numbers(plain_logits(model, body, slow_edits(model, row, made, mode)), clean, ids, at)
         for name, value in found.items():
             assert getattr(row, name) == pytest.approx(value, rel=2e-3, abs=2e-4), (name, row.trial)
-        assert row.clean_perplexity == pytest.approx(numbers(clean, clean, ids, at)["perplexity"], rel=1e-3)  # fmt: skip
+        assert row.clean_perplexity == pytest.approx(numbers(clean, clean, ids, at)["perplexity"], rel=1e-3)
     assert (table["kl"] > 1e-6).mean() > 0.7
 
 
@@ -102,20 +100,18 @@ def test_the_effect_is_the_projection_on_the_change_that_the_whole_injection_mak
         body, at = ids[:-1], list(range(1 if small_model.bos is not None else 0, len(ids) - 1))
         clean = plain_logits(small_model, body, [])[at]
         value = row.coefficient * prompt_pair(small_model, PLUS, MINUS, 1).values[-1:]
-        whole = plain_logits(small_model, body, [Edit(Site("resid_pre", 1), "add", value, tuple(at))])[at]  # fmt: skip
+        whole = plain_logits(small_model, body, [Edit(Site("resid_pre", 1), "add", value, tuple(at))])[at]
         direction = whole - clean
         direction = direction - direction.mean(-1, keepdim=True)
         unit = direction / direction.norm(dim=-1, keepdim=True)
         steered = plain_logits(small_model, body, slow_edits(small_model, row, made, "own"))[at]
         expected = ((steered - clean) * unit).sum(-1).mean()
         assert row.effect == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
-        assert row.steered_effect == pytest.approx(float(((whole - clean) * unit).sum(-1).mean()), rel=1e-3)  # fmt: skip
+        assert row.steered_effect == pytest.approx(float(((whole - clean) * unit).sum(-1).mean()), rel=1e-3)
 
 
 @pytest.mark.parametrize("metric", ["kl", "perplexity", "log_prob"])
-def test_other_metrics_are_changes_from_the_clean_run(
-    small_model: Model, metric: str, tmp_path: Path
-) -> None:
+def test_other_metrics_are_changes_from_the_clean_run(small_model: Model, metric: str, tmp_path: Path) -> None:
     made = {"kl": kl(), "perplexity": perplexity(), "log_prob": log_prob([4, 9], [2])}[metric]
     table, _ = rows(tmp_path / "run", small_model, metric=made)
     if metric == "kl":
@@ -138,15 +134,13 @@ def test_the_norm_is_that_of_all_that_the_nodes_write_relative_to_the_stream(
         total = torch.zeros(32, dtype=torch.float64)
         for name in row.nodes:
             i = [u.name for u in work.additions.units].index(name)
-            stream = record(small_model, [body], Site("resid_pre", work.additions.units[i].layer))[0][at]  # fmt: skip
+            stream = record(small_model, [body], Site("resid_pre", work.additions.units[i].layer))[0][at]
             size = stream.double().square().sum(-1).mean().sqrt()
-            total += row.coefficient * work.additions.image(i, work.additions.parts[0][i].values)[0] / size  # fmt: skip
+            total += row.coefficient * work.additions.image(i, work.additions.parts[0][i].values)[0] / size
         assert row.norm == pytest.approx(float(total.norm()), rel=1e-4)
 
 
-def test_controls_disturb_by_other_vectors_of_the_same_nodes(
-    small_model: Model, tmp_path: Path
-) -> None:
+def test_controls_disturb_by_other_vectors_of_the_same_nodes(small_model: Model, tmp_path: Path) -> None:
     table, _ = rows(tmp_path / "run", small_model)
     controls = table[table["control"] >= 0]
     assert len(controls) == 6
@@ -179,7 +173,7 @@ def test_mixed_vectors_inject_what_each_node_drew(small_model: Model, tmp_path: 
         edits = [
             Edit(parse_node(name).site, "add", made.work.additions.parts[v][names.index(name)].values, at)
             for name, v in zip(row.nodes, row.drawn, strict=True)
-        ]  # fmt: skip
+        ]
         clean = plain_logits(small_model, body, [])
         found = numbers(plain_logits(small_model, body, edits), clean, ids, list(at))
         assert row.kl == pytest.approx(found["kl"], rel=1e-3, abs=1e-5)
@@ -201,9 +195,9 @@ def test_the_vocabulary_in_pieces_gives_what_whole_logits_give(
     small_model: Model, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where logits are so large that their exponentials would overflow."""
-    from steerscope.analysis.engine import Readout
-    from steerscope.analysis.metrics import Outputs, Scored, logit_direction
-    from steerscope.analysis.prompts import Prompts
+    from steerscope.analysis.engine.run import Readout
+    from steerscope.analysis.question.metrics import Outputs, Scored, logit_direction
+    from steerscope.analysis.question.prompts import Prompts
     from steerscope.analysis.sweeps import numbers
 
     monkeypatch.setattr(numbers, "PIECE", {"cpu": piece})
@@ -217,5 +211,5 @@ def test_the_vocabulary_in_pieces_gives_what_whole_logits_give(
         assert counted.weights is not None and float(far.logits.abs().max()) > 90
         for outputs in (clean, near, far):
             readout = scored.readout(outputs)
-            pieces = counted._in_pieces(Readout(readout.variants, readout.row, readout.position, None, outputs.hidden))  # fmt: skip
+            pieces = counted._in_pieces(Readout(readout.variants, readout.row, readout.position, None, outputs.hidden))
             torch.testing.assert_close(pieces, counted.of_logits(readout), rtol=2e-5, atol=2e-5)

@@ -1,0 +1,1 @@
+"""Which nodes carry an effect: methods that all return one effect table."""

@@ -1,0 +1,115 @@
+"""What reaches the output through each head's queries, keys and values, the softmax recomputed.
+
+A softmax saturates, so a gradient through it misses what a large change of queries or keys does. The
+pattern is computed again instead, with the queries (or keys) of one run and the keys (or queries) of the
+other; what it does then is linear: with g the gradient of the metric with respect to z,
+
+    queries: sum g . (P(q, k) - P(q', k)) v,  keys: sum g . (P(q, k) - P(q, k')) v,  values: sum g . P (v - v')
+
+where a prime marks the other run: necessity at the steered run, sufficiency at the clean one.
+
+Source: AtP* (Kramar et al. 2024, arXiv 2403.00745), its first repair.
+What it cannot see: queries and keys that only matter when they change together.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerscope.analysis.engine.backward import backward
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import run
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.tools.patches import activations
+from steerscope.analysis.tools.patching import MEASURES
+
+INPUTS = ("q", "k", "v")
+Values = NDArray[np.float64]
+
+
+def input_estimates(experiment: Experiment) -> Float[Values, "measure input head prompt"]:
+    """Estimates for every head that the injection can reach, in the order of `experiment.reachable`."""
+    model, prompts = experiment.model, experiment.prompts.full
+    layers = sorted({node.layer for node in experiment.reachable})
+    gradients = _gradients(experiment, layers)
+    found = np.zeros((len(MEASURES), len(INPUTS), len(layers), model.n_heads, len(prompts)))
+    for place, layer in enumerate(layers):
+        sites = [(name, layer) for name in INPUTS]
+        runs = [activations(experiment, edits, sites) for edits in (experiment.nothing, experiment.edits(0))]
+        patterns = _patterns(experiment, layer, runs[0])
+        for p in range(len(prompts)):
+            clean, steered, other_q, other_k = patterns[p]
+            values = [_repeated(r[p]["v", layer], model.n_heads) for r in runs]
+            for measure, (back, own, q, k, v, w) in enumerate(
+                (
+                    (gradients[p][layer][1], steered, other_q, other_k, values[1], values[0]),
+                    (gradients[p][layer][0], clean, other_k, other_q, values[0], values[1]),
+                )
+            ):
+                sign = 1.0 if measure == 0 else -1.0
+                through = torch.einsum("qhd,khd->hqk", back, v)  # gradient of the pattern
+                parts = [
+                    ((own - q) * through).sum((1, 2)),
+                    ((own - k) * through).sum((1, 2)),
+                    torch.einsum("qhd,hqk,khd->h", back, own, v - w),
+                ]
+                found[measure, :, place, :, p] = sign * torch.stack(parts).double().cpu().numpy()
+    return found.reshape(len(MEASURES), len(INPUTS), -1, len(prompts))
+
+
+def _gradients(experiment: Experiment, layers: list[int]) -> list[dict[int, list[Tensor]]]:
+    """By prompt and layer, the gradients of z in the clean and in the steered run."""
+    prompts = experiment.prompts.full
+    found: list[dict[int, list[Tensor]]] = [{} for _ in prompts]
+
+    def collect(indices: list[int], site: str, layer: int, x: Tensor, g: Tensor) -> None:
+        for row, index in enumerate(indices):
+            p = index // 2
+            found[p].setdefault(layer, []).append(g[row, : len(prompts[p])].clone())
+
+    groups = [[Variant(p), Variant(p, experiment.edits(0)[p])] for p in range(len(prompts))]
+    scored = experiment.scored_positions
+    score = experiment.metric.prepare(scored, experiment.clean, experiment.steered)
+    backward(
+        experiment.model,
+        prompts,
+        groups,
+        scored.positions,
+        score,
+        [("z", layer) for layer in layers],
+        collect,
+        reads=experiment.reads,
+        budget=experiment.budget,
+        name=experiment.metric.name,
+    )
+    return found
+
+
+def _patterns(experiment: Experiment, layer: int, clean: list[dict[tuple[str, int], Tensor]]) -> list[list[Tensor]]:
+    """By prompt `[head, query, key]`: clean, steered, clean queries with steered keys, the other way round."""
+    model, prompts = experiment.model, experiment.prompts.full
+    variants = []
+    for p in range(len(prompts)):
+        steering = experiment.edits(0)[p]
+        variants += [Variant(p), Variant(p, steering)]
+        for name in ("q", "k"):
+            x = clean[p][name, layer]
+            put = [Edit(Site(name, layer, h), "set", x[:, h]) for h in range(x.shape[1])]
+            variants.append(Variant(p, (*steering, *put)))
+    found: list[list[Tensor]] = [[torch.empty(0)] * 4 for _ in prompts]
+    for chunk, readout in run(
+        model, prompts, variants, reads="none", sites=[("pattern", layer)], budget=experiment.budget
+    ):
+        for row, index in enumerate(chunk):
+            length = len(prompts[index // 4])
+            pattern = readout.activations["pattern", layer][row, :, :length, :length]
+            found[index // 4][index % 4] = pattern.clone()
+    return found
+
+
+def _repeated(values: Tensor, heads: int) -> Tensor:
+    """Values of key-value heads, one for each query head."""
+    return values.repeat_interleave(heads // values.shape[1], dim=1)

@@ -1,0 +1,1 @@
+"""Edited forward passes: one engine for every question."""

@@ -1,0 +1,76 @@
+"""`Edit`, one change to one activation, and `Variant`, the edits of one prompt in one forward pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.model.nodes import Site
+
+Operation = Literal["add", "set", "scale", "hide"]
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change at a site.
+
+    Edits are compared by identity: two variants that hold the *same* edit share its computation.
+
+    Attributes:
+        site: where. At `pattern`, positions are queries and rows of the value run over keys.
+        operation: add the value, set the activation to it, or scale the activation by it; at `pattern` also hide: the
+            keys whose value is not 0 are not seen, and the others share the attention among themselves.
+        value: `[positions, width]` or `[width]` (repeated); a number for `scale`.
+        positions: which positions of the prompt; None for all of them.
+    """
+
+    site: Site
+    operation: Operation
+    value: Tensor | float
+    positions: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.operation not in ("add", "set", "scale", "hide"):
+            raise BadArgument(f"unknown operation {self.operation!r}; expected add, set, scale or hide; choose one")
+        if self.operation == "hide" and self.site.name != "pattern":
+            raise BadArgument(f"hide at {self.site}; expected a pattern; set or scale other sites")
+        if isinstance(self.value, Tensor) != (self.operation != "scale"):
+            expected = "a number" if self.operation == "scale" else "a tensor"
+            raise BadArgument(f"{self.operation} at {self.site} got {type(self.value).__name__}; expected {expected}")
+        if isinstance(self.value, Tensor) and self.value.ndim not in (1, 2):
+            raise BadArgument(
+                f"{self.operation} at {self.site} got a value of shape {list(self.value.shape)}; "
+                "expected [width] or [positions, width]"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One row of the engine's batch: a prompt by index, and its edits in the order in which they apply."""
+
+    prompt: int
+    edits: tuple[Edit, ...] = ()
+
+
+def added(edits: Sequence[Edit], length: int, width: int) -> Float[Tensor, "pos width"]:
+    """What edits that add put there together, at every position of a prompt; in double precision."""
+    total = torch.zeros(length, width, dtype=torch.float64)
+    for edit in edits:
+        assert isinstance(edit.value, Tensor) and edit.positions is not None
+        at = list(edit.positions)
+        total[at] += edit.value.double().cpu().expand(len(at), -1)
+    return total
+
+
+def touched(edits: Sequence[Edit]) -> tuple[int, ...]:
+    """The positions that edits add something to, rows of zeros left out."""
+    found: set[int] = set()
+    for edit in edits:
+        assert isinstance(edit.value, Tensor) and edit.positions is not None
+        rows = edit.value.expand(len(edit.positions), -1).any(dim=1).tolist()
+        found |= {p for p, row in zip(edit.positions, rows, strict=True) if row}
+    return tuple(sorted(found))

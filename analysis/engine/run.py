@@ -1,0 +1,156 @@
+"""The wavefront: many edited forward passes of many prompts, in one growing batch.
+
+`run` cuts the variants into chunks that fit the memory and the caches, and makes a `Pass` of each
+(see `wavefront`).
+
+Nothing is approximated; what is shared would have been computed twice to the same numbers. The
+model runs on one dummy row of tokens, so that its masks and rotary tables are built for a batch of
+one and broadcast; the prompts' embeddings enter at the first block. Prompts of different lengths
+are padded on the right, which in a causal model changes nothing to the left.
+
+What it cannot see: positions after the prompt's end, encoder-decoders, layers that mix rows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import psutil
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.progress import track
+
+from .edits import Variant
+from .requests import check_request
+from .wavefront import Pass, Readout, Reads
+
+__all__ = ["Readout", "Reads", "measure", "run"]
+
+# On a CPU a batch beyond this many tokens no longer fits the caches and gets slower again.
+CPU_TOKENS = 2048
+
+
+def run(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    variants: Sequence[Variant],
+    positions: Sequence[Sequence[int]] | None = None,
+    *,
+    reads: Reads = "logits",
+    sites: Sequence[tuple[str, int]] = (),
+    budget: int | None = None,
+    grad: bool = False,
+    what: str | None = None,
+) -> Iterator[tuple[list[int], Readout]]:
+    """Runs all variants and yields, chunk by chunk, their indices and what was read.
+
+    Args:
+        prompts: token ids, BOS included.
+        variants: each names its prompt by index.
+        positions: by prompt, the positions to read; the last one by default.
+        reads: logits, the normalized final stream, or nothing of the two.
+        sites: activations to keep, as (name, layer), for example `("z", 3)`; `resid_post` too.
+        budget: bytes that a chunk may take; worked out from the free memory by default.
+        grad: keep the graph, for gradients with respect to the edits' values.
+        what: name for a progress bar; none by default.
+    """
+    reading = [tuple(p) for p in positions] if positions is not None else [(len(p) - 1,) for p in prompts]
+    check_request(model, prompts, variants, reading, sites)
+    with torch.set_grad_enabled(grad):
+        embedded = embed(model, prompts)
+    chunks = list(chunked(model, prompts, variants, reading, reads, sites, budget))
+    for chunk in track(chunks, what) if what else chunks:
+        rows = [variants[index] for index in chunk]
+        with torch.set_grad_enabled(grad):  # never across a yield: it would leak into the caller
+            readout = Pass(model, prompts, rows, reading, reads, sites).run(embedded)
+        yield chunk, readout
+
+
+def measure(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    variants: Sequence[Variant],
+    positions: Sequence[Sequence[int]] | None,
+    score: Callable[[Readout], Tensor],
+    *,
+    reads: Reads = "logits",
+    grad: bool = False,
+    **options: Any,
+) -> Tensor:
+    """`score` of every variant, in order: `[variants, ...]` from a function readout -> `[rows, ...]`."""
+    order: list[int] = []
+    parts = []
+    for chunk, readout in run(model, prompts, variants, positions, reads=reads, grad=grad, **options):
+        order += chunk
+        with torch.set_grad_enabled(grad):
+            parts.append(score(readout))
+    with torch.set_grad_enabled(grad):
+        values = torch.cat(parts)
+        return values[torch.argsort(torch.tensor(order, device=values.device))]
+
+
+def embed(model: Model, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompt pos d_model"]:
+    """The stream that enters the first block, of all prompts, padded on the right."""
+    longest = max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.long, device=model.device)
+    for index, prompt in enumerate(prompts):
+        tokens[index, : len(prompt)] = torch.tensor(prompt, device=model.device)
+    return model.bridge(tokens, stop_at_layer=0)  # type: ignore[no-any-return]
+
+
+def _layer(variant: Variant) -> int:
+    return min((edit.site.layer for edit in variant.edits), default=-1)
+
+
+def chunked(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    variants: Sequence[Variant],
+    reading: Sequence[Sequence[int]],
+    reads: Reads,
+    sites: Sequence[tuple[str, int]],
+    budget: int | None,
+    copies: int = 1,
+) -> Iterator[list[int]]:
+    """Indices of variants, those of like prompts and like first layers together, up to the budget.
+
+    Args:
+        copies: rows that stand behind each variant.
+    """
+    order = sorted(
+        range(len(variants)), key=lambda i: (len(prompts[variants[i].prompt]), variants[i].prompt, _layer(variants[i]))
+    )
+    limit = _free_memory(model.device) // 4 if budget is None else budget
+    tokens_limit = CPU_TOKENS if budget is None and model.device.type == "cpu" else None
+    chunk: list[int] = []
+    longest = read = 0
+    for index in order:
+        prompt = variants[index].prompt
+        longest_with, read_with = max(longest, len(prompts[prompt])), read + len(reading[prompt])
+        rows = (len(chunk) + 1) * copies
+        size = _bytes(model, rows, longest_with, read_with * copies, reads, sites)
+        tokens = rows * longest_with
+        if chunk and (size > limit or (tokens_limit is not None and tokens > tokens_limit)):
+            yield chunk
+            chunk, longest_with, read_with = [], len(prompts[prompt]), len(reading[prompt])
+        chunk.append(index)
+        longest, read = longest_with, read_with
+    if chunk:
+        yield chunk
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _bytes(model: Model, rows: int, length: int, read: int, reads: Reads, sites: Sequence[tuple[str, int]]) -> int:
+    """A generous estimate of the largest working set: a block's activations, what is kept, the logits."""
+    wide = 4 * model.d_model * (3 if model.has_mlp else 1)  # gated MLPs hold three wide tensors
+    block = length * (8 * model.d_model + wide) + 3 * model.n_heads * length * length
+    kept = length * model.d_model * len(sites)
+    per_read = {"logits": 3 * model.d_vocab, "hidden": model.d_model, "none": 0}[reads]
+    return (rows * (block + kept) + read * per_read) * model.dtype.itemsize

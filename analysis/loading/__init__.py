@@ -1,0 +1,1 @@
+"""A folder, a hub name or a bridge becomes a checked model."""

@@ -1,0 +1,238 @@
+"""Proves on this very model, by plain passes over a few tokens, what every analysis relies on.
+
+1. The stream adds up: `resid_post = resid_pre + attn_out + mlp_out`; each block reads the one before.
+2. Heads add up: their `z` through `W_O`, plus the bias (through the norm after it, where there is
+   one), is `attn_out`; and a head's `z` is its pattern times its values.
+3. The MLP and the final norm read the stream that we think they read; the logits are the unembedding
+   of the normalized stream.
+4. The same equations hold while each site in turn is edited in all layers: an edit that is lost, or
+   that reaches a norm only, breaks one of them.
+5. Rows of a batch do not influence each other, and right padding changes nothing to the left.
+6. The wavefront gives what plain hooked passes give.
+
+A model that fails is refused with the name of the assumption; numbers from it would look fine and
+mean something else.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import run
+from steerscope.analysis.errors import SteerscopeError, UnsupportedModel
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+
+# In double precision some checkpoints still take their softmax in single.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+EDITED = ("resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out")
+
+
+@torch.no_grad()
+def selfcheck(model: Model, expected: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+    """Relative errors of all equations, by name.
+
+    An architecture whose parts cannot be run one by one is refused as well.
+
+    Args:
+        expected: logits of the untouched checkpoint, `[1, pos]` ids -> `[1, pos, vocab]`, where there is one.
+
+    Raises:
+        UnsupportedModel: an equation does not hold; the message names it.
+    """
+    try:
+        errors = _errors(model, expected)
+    except SteerscopeError:
+        raise
+    except Exception as error:  # of any type: there are 140 architectures, each with its own code
+        raise UnsupportedModel(
+            f"{model.name} ({model.architecture}) cannot be checked ({first_line(error)}); the analysis assumes blocks "
+            "of attention and MLP that add to one stream, and proves it by running the parts; use another model, or "
+            "pass selfcheck=False to look at it all the same"
+        ) from error
+    _refuse(model, errors)
+    return errors
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, for use inside a sentence."""
+    lines = str(error).strip().split("\n")
+    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
+
+
+def _errors(model: Model, expected: Callable[[Tensor], Tensor] | None) -> dict[str, float]:
+    errors: dict[str, float] = {}
+    generator = torch.Generator().manual_seed(0)
+    length = min(7, model.n_ctx)
+    ids = torch.randint(0, model.d_vocab, (2, length), generator=generator).to(model.device)
+    clean = _pass(model, ids[:1], None, generator)
+    if expected is not None:
+        _note(errors, "logits equal the checkpoint's own", clean["logits"], expected(ids[:1]))
+    _equations(model, clean, errors)
+    for site in EDITED:
+        if site == "mlp_out" and not model.has_mlp:
+            continue
+        edited = _pass(model, ids[:1], site, generator)
+        _equations(model, edited, errors, site)
+        if site in ("q", "k"):
+            other = "k" if site == "q" else "q"
+            moved = [
+                not torch.equal(edited[f"{n}.pattern"], clean[f"{n}.pattern"])
+                for n in range(model.n_layers)
+                if clean[f"{n}.{other}"].any()  # a query of zeros looks everywhere alike, whatever the keys
+            ]
+            errors[f"a pattern follows an edit of {site}"] = 0.0 if all(moved) else float("inf")
+    _batch(model, ids, clean["logits"], errors)
+    _refuse(model, errors)  # before the engine, which relies on all of it
+    _wavefront(model, ids, errors, generator)
+    return errors
+
+
+def _pass(model: Model, ids: Tensor, edited: str | None, generator: torch.Generator) -> dict[str, Any]:
+    """One plain pass; records everything that the equations need, after the edit of one site in all layers."""
+    seen: dict[str, Any] = {}
+    hooks: list[tuple[str, Callable[..., Any]]] = []
+
+    def edit(x: Tensor, hook: Any) -> Tensor:
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        return x + noise * (x.abs().mean().item() or 1.0)
+
+    def keep(name: str) -> Callable[[Tensor, Any], None]:
+        def hook(x: Tensor, hook: Any) -> None:
+            seen[name] = x
+
+        return hook
+
+    for layer in range(model.n_layers):
+        if edited is not None:
+            hooks.append((model.hook(edited, layer), edit))
+        for site in ("q", "k", *_recorded(model)):
+            hooks.append((model.hook(site, layer), keep(f"{layer}.{site}")))
+    hooks.append(("unembed.hook_in", keep("hidden")))
+    seen["logits"] = model.bridge.run_with_hooks(ids, fwd_hooks=hooks)
+    return seen
+
+
+def _recorded(model: Model) -> list[str]:
+    return ["resid_pre", "v", "pattern", "z", "attn_out", *(["mlp_out"] if model.has_mlp else []), "resid_post"]
+
+
+def _equations(model: Model, seen: dict[str, Any], errors: dict[str, float], edited: str | None = None) -> None:
+    """Notes the errors of all equations; the one that says what an edited site *was* cannot hold and is left out."""
+
+    def note(site: str | None, name: str, value: Tensor, expected: Tensor) -> None:
+        if site is None or site != edited:
+            _note(errors, name if edited is None else f"{name}, while {edited} is edited", value, expected)
+
+    for layer in range(model.n_layers):
+        block = model.bridge.blocks[layer]
+        resid_pre, v, pattern, z, attn_out, *mlp_out, resid_post = (seen[f"{layer}.{s}"] for s in _recorded(model))
+        if layer:
+            note(
+                "resid_pre", "each block reads what the one before it wrote", resid_pre, seen[f"{layer - 1}.resid_post"]
+            )
+        values = v.repeat_interleave(model.n_heads // v.shape[2], dim=2)
+        note("z", "a head's z is its pattern times its values", z, torch.einsum("bhqk,bkhd->bqhd", pattern, values))
+        heads = torch.einsum("bphd,hdm->bpm", z, block.attn.W_O.to(z)) + _bias(block.attn)
+        heads = block.ln1_post(heads) if model.post_norm else heads
+        note("attn_out", "heads' outputs and bias add up to attn_out", attn_out, heads)
+        if mlp_out:
+            note(
+                "mlp_out",
+                "the MLP reads the stream that attention wrote to",
+                mlp_out[0],
+                _mlp(model, block, resid_pre, attn_out),
+            )
+            note(None, "resid_post = resid_pre + attn_out + mlp_out", resid_post, resid_pre + attn_out + mlp_out[0])
+        else:
+            note(None, "resid_post = resid_pre + attn_out", resid_post, resid_pre + attn_out)
+    last = seen[f"{model.n_layers - 1}.resid_post"]
+    hidden = model.bridge.ln_final(last) if hasattr(model.bridge, "ln_final") else last
+    note(None, "the unembedding reads the normalized stream", seen["hidden"], hidden)
+    if not model.softcap:
+        note(None, "logits are the unembedding of the normalized stream", seen["logits"], model.bridge.unembed(hidden))
+
+
+def _mlp(model: Model, block: Any, resid_pre: Tensor, attn_out: Tensor) -> Tensor:
+    x = resid_pre if model.parallel else resid_pre + attn_out
+    norm = getattr(block, "ln2", None) or (getattr(block, "ln1", None) if model.parallel else None)
+    x = block.mlp(norm(x) if norm is not None else x)
+    return block.ln2_post(x) if model.post_norm else x  # type: ignore[no-any-return]
+
+
+def _bias(attention: Any) -> Tensor | float:
+    try:
+        bias = attention.b_O
+    except AttributeError:
+        return 0.0
+    return 0.0 if bias is None else bias
+
+
+def _batch(model: Model, ids: Tensor, alone: Tensor, errors: dict[str, float]) -> None:
+    together = model.bridge(ids)
+    _note(errors, "rows of a batch do not influence each other", together[:1], alone)
+    short = ids[:1, :-2] if ids.shape[1] > 2 else ids[:1]
+    _note(errors, "right padding does not change earlier positions", alone[:, : short.shape[1]], model.bridge(short))
+
+
+def _wavefront(model: Model, ids: Tensor, errors: dict[str, float], generator: torch.Generator) -> None:
+    """The engine, on two prompts of different lengths, against a plain hooked pass for each variant."""
+    prompts = [ids[0].tolist(), ids[1, : max(1, ids.shape[1] - 2)].tolist()]
+    layer = model.n_layers - 1
+    value = torch.randn(model.d_model, generator=generator).to(model.device, model.dtype)
+    change = torch.randn(model.d_head, generator=generator).to(model.device, model.dtype)
+    added = Edit(Site("resid_pre", layer // 2), "add", value, (0,))
+    put = Edit(Site("z", layer, model.n_heads - 1), "set", change)
+    variants = [Variant(p, edits) for p in (0, 1) for edits in ((), (added,), (added, put))]
+    # At the last position alone, so that the engine computes the others once for all rows.
+    late = [Edit(Site("z", 0, model.n_heads - 1), "set", change, (len(prompt) - 1,)) for prompt in prompts]
+    variants += [Variant(p, (edit,)) for p, edit in enumerate(late)]
+
+    def add(x: Tensor, hook: Any) -> Tensor:
+        return torch.cat([x[:, :1] + value, x[:, 1:]], dim=1)
+
+    def set_z(x: Tensor, hook: Any) -> Tensor:
+        return torch.cat([x[:, :, :-1], change.expand(*x.shape[:2], 1, -1)], dim=2)
+
+    def set_last_z(x: Tensor, hook: Any) -> Tensor:
+        return torch.cat([x[:, :-1], set_z(x[:, -1:], hook)], dim=1)
+
+    plain = []
+    for variant in variants:
+        hooks: list[tuple[str, Any]] = []
+        if added in variant.edits:
+            hooks.append((model.hook("resid_pre", layer // 2), add))
+        if put in variant.edits:
+            hooks.append((model.hook("z", layer), set_z))
+        if late[variant.prompt] in variant.edits:
+            hooks.append((model.hook("z", 0), set_last_z))
+        tokens = torch.tensor([prompts[variant.prompt]], device=model.device)
+        plain.append(model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1])
+    for chunk, readout in run(model, prompts, variants):
+        assert readout.logits is not None
+        _note(errors, "the wavefront equals plain passes", readout.logits, torch.stack([plain[i] for i in chunk]))
+
+
+def _note(errors: dict[str, float], name: str, value: Tensor, expected: Tensor) -> None:
+    if value.shape != expected.shape:
+        errors[name] = float("inf")
+        return
+    scale = expected.abs().max().clamp_min(1e-6)
+    error = ((value - expected).abs().max() / scale).item()
+    errors[name] = max(errors.get(name, 0.0), error if error == error else float("inf"))
+
+
+def _refuse(model: Model, errors: dict[str, float]) -> None:
+    limit = TOLERANCE.get(model.dtype, 1e-4)
+    broken = {name: error for name, error in errors.items() if error > limit}
+    if broken:
+        name, error = next(iter(broken.items()))
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        raise UnsupportedModel(
+            f"{model.name} ({model.architecture}) breaks the assumption that {name}{more}: relative error {error:.2g}, "
+            f"expected at most {limit:g}; steerscope's numbers would be wrong on it, so it is refused; use another "
+            "model, or pass selfcheck=False to look at it all the same"
+        )

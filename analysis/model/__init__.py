@@ -1,0 +1,1 @@
+"""A model, its nodes, positions and norms: what can be read and edited."""

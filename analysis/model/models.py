@@ -1,0 +1,233 @@
+"""`Model`: a `TransformerBridge`, what it is made of, and how it reads text.
+
+Weights are the raw ones of the checkpoint: nothing is folded or centred, so streams and norms are
+those that the model was trained with.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerscope.analysis.errors import BadMetric, BadNode, BadPrompt
+
+from .nodes import PER_HEAD, SCALES, Node, Site
+
+# Activations that one edits or reads, by the name of the hook in a block; `mlp_in` is normalized already.
+HOOKS = {
+    "resid_pre": "hook_resid_pre",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_in": "mlp.hook_in",
+    "mlp_out": "hook_mlp_out",
+    "z": "attn.hook_z",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "pattern": "attn.hook_pattern",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model; make one with `steerscope.load`.
+
+    Attributes:
+        bridge: the `TransformerBridge` that runs.
+        name: as the user named it.
+        architecture: class name of the checkpoint.
+        source: what it can be loaded from again (folder or hub name); None for a bridge in memory.
+        tokenizer: None where prompts are token ids.
+        bos: the id put before every prompt; None for none.
+        n_kv_heads: heads of keys and values; fewer than n_heads where query heads share them.
+        n_ctx: the longest prompt, in tokens (for GPT-Neo with local layers: the window).
+        has_mlp: false for attention-only models.
+        parallel: attention and MLP read the same stream (GPT-J, NeoX).
+        post_norm: a norm stands between a node and the stream (Gemma): heads add up before it.
+        notes: what was changed on load and what cannot be analysed, in sentences.
+    """
+
+    bridge: Any
+    name: str
+    architecture: str
+    source: str | None
+    tokenizer: Any
+    bos: int | None
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_vocab: int
+    n_ctx: int
+    norm: str
+    has_mlp: bool
+    parallel: bool
+    post_norm: bool
+    softcap: bool
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All heads and MLPs, layer by layer."""
+        heads: list[int | None] = list(range(self.n_heads))
+        kinds = heads + [None] if self.has_mlp else heads
+        return tuple(Node(layer, head) for layer in range(self.n_layers) for head in kinds)
+
+    @property
+    def device(self) -> torch.device:
+        return self._weights[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._weights[0].dtype
+
+    @cached_property
+    def _weights(self) -> list[Tensor]:
+        return [next(p for p in self.bridge.parameters() if p.is_floating_point())]
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over names, shapes and bytes of all weights."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.bridge.state_dict().items()):
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def hook(self, site: str, layer: int) -> str:
+        """Name of the hook point of a site."""
+        if site in SCALES:
+            norm = site.removesuffix("_scale")
+            return "ln_final.hook_scale" if norm == "final" else f"blocks.{layer}.{norm}.hook_scale"
+        return f"blocks.{layer}.{HOOKS[site]}"
+
+    def width(self, site: Site) -> int:
+        """Size of the last axis of the activation at a site (`n_ctx` for a pattern)."""
+        if site.name == "pattern":
+            return self.n_ctx
+        if site.name in SCALES:
+            return 1
+        return self.d_head if site.name in PER_HEAD else self.d_model
+
+    def heads(self, site: str) -> int:
+        """How many heads a site has: those of keys and values, or those of queries."""
+        return self.n_kv_heads if site in ("k", "v") else self.n_heads
+
+    def capped(self, logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
+        """Logits of the unembedding as the model gives them (Gemma caps them)."""
+        cap = float(getattr(self.bridge.cfg, "output_logits_soft_cap", -1.0) or -1.0)
+        return cap * torch.tanh(logits / cap) if self.softcap else logits
+
+    def check(self, site: Site) -> Site:
+        """`site`, if this model has it.
+
+        Raises:
+            BadNode: layer or head out of range, or an MLP where there is none.
+        """
+        if not 0 <= site.layer < self.n_layers:
+            raise BadNode(
+                f"{site} is outside of {self.name}, which has layers 0 to {self.n_layers - 1}; choose one of them"
+            )
+        if site.head is not None and not 0 <= site.head < self.heads(site.name):
+            raise BadNode(
+                f"{site} is outside of {self.name}, which has heads 0 to {self.heads(site.name) - 1} there; "
+                "choose one of them"
+            )
+        if site.name == "mlp_out" and not self.has_mlp:
+            raise BadNode(f"{site} does not exist: {self.name} has attention only; choose a head")
+        if site.name in SCALES and (
+            self.hook(site.name, site.layer) not in self.bridge.hook_dict
+            or (site.name == "final_scale" and site.layer < self.n_layers - 1)
+        ):
+            raise BadNode(
+                f"{site} does not exist: {self.name} has no norm there; expected ln1_scale, ln2_scale, or "
+                "final_scale of the last "
+                "layer; choose a norm that it has"
+            )
+        return site
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without BOS.
+
+        Raises:
+            BadPrompt: the model has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise BadPrompt(f"{self.name} has no tokenizer, got the text {text!r}; give token ids, such as [12, 7, 3]")
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a prompt, BOS included where the model has one; a BOS in the text is not doubled."""
+        ids = self.encode(text)
+        return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of token ids (the ids themselves where there is no tokenizer)."""
+        if self.tokenizer is None:
+            return " ".join(map(str, ids))
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def token_text(self, token: int) -> str:
+        """One token as a reader would see it inside a text, its leading space kept."""
+        if self.tokenizer is None:
+            return str(token)
+        piece = self.tokenizer.convert_ids_to_tokens(int(token))
+        if isinstance(piece, str) and piece.startswith("▁"):  # SentencePiece drops the space when it decodes
+            return " " + piece[1:]
+        return self.text([int(token)])
+
+    def single_token(self, text: str | int) -> int:
+        """The id of a text that is one token.
+
+        Raises:
+            BadMetric: it is several tokens, or unknown to the tokenizer.
+        """
+        if isinstance(text, int):
+            if not 0 <= text < self.d_vocab:
+                raise BadMetric(f"token id {text} is outside of the vocabulary; expected 0 to {self.d_vocab - 1}")
+            return text
+        ids = self.encode(text)
+        if len(ids) != 1 and text.startswith(" "):  # SentencePiece adds the space itself
+            stripped = self.encode(text[1:])
+            if len(stripped or ids[:1]) == 1 and self.token_text((stripped or ids)[0]) == text:
+                return (stripped or ids)[0]
+        if len(ids) != 1 or ids[0] == getattr(self.tokenizer, "unk_token_id", None):
+            pieces = ", ".join(repr(self.token_text(i)) for i in ids) or "nothing"
+            raise BadMetric(
+                f"{text!r} is not a single token of {self.name}: it becomes {pieces}; expected targets of one token "
+                "each, mostly with a leading space; choose other words or one of the pieces"
+            )
+        return ids[0]
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of the model."""
+        keys = (
+            "name",
+            "architecture",
+            "source",
+            "n_layers",
+            "n_heads",
+            "n_kv_heads",
+            "d_model",
+            "d_head",
+            "d_vocab",
+            "n_ctx",
+            "norm",
+            "has_mlp",
+            "parallel",
+            "post_norm",
+            "bos",
+        )
+        return {key: getattr(self, key) for key in keys} | {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "weights": "raw (nothing folded or centred)",
+            "weights_hash": self.weights_hash,
+            "notes": list(self.notes),
+        }

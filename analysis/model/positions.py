@@ -1,0 +1,94 @@
+"""`Positions`: where in a prompt an injection goes. Parsed once, resolved against a prompt's length."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steerscope.analysis.errors import BadInjection
+
+PLACES = ("front", "middle", "back", "last", "all")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A named place or explicit indices.
+
+    front: row i of the vector goes to position i of the prompt (BOS on BOS), as in activation additions;
+    middle, back: the rows in one piece, centred or right-aligned; last: the last position only;
+    all: every position after BOS; indices: as listed, negative ones count from the end.
+    """
+
+    place: str | None = "front"
+    indices: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.place is None and not self.indices:
+            raise BadInjection(f"no positions given; expected {_EXPECTED}")
+        if self.place is not None and self.place not in PLACES:
+            raise BadInjection(f"unknown position {self.place!r}; expected {_EXPECTED}")
+
+    def __str__(self) -> str:
+        return self.place if self.place is not None else ",".join(map(str, self.indices))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether one row is put everywhere, instead of one row to each position."""
+        return self.place in ("last", "all")
+
+    def resolve(self, length: int, rows: int, has_bos: bool) -> tuple[int, ...]:
+        """The positions of a prompt of `length` tokens that a vector of `rows` rows edits.
+
+        Raises:
+            BadInjection: the vector is longer than the prompt, or an index is outside of it.
+        """
+        if self.place == "last":
+            return (length - 1,)
+        if self.place == "all":
+            return tuple(range(1 if has_bos and length > 1 else 0, length))
+        if self.place is None:
+            return tuple(self._index(index, length) for index in self.indices)
+        if rows > length:
+            raise BadInjection(
+                f"the vector has {rows} positions and the prompt only {length} tokens; "
+                "expected a prompt at least as long; use a longer prompt or positions last or all"
+            )
+        start = {"front": 0, "middle": (length - rows) // 2, "back": length - rows}[self.place]
+        return tuple(range(start, start + rows))
+
+    @staticmethod
+    def _index(index: int, length: int) -> int:
+        if not -length <= index < length:
+            raise BadInjection(
+                f"position {index} is outside of a prompt of {length} tokens; "
+                f"expected {-length} to {length - 1}; use longer prompts or another position"
+            )
+        return index % length
+
+
+_EXPECTED = "front, middle, back, last, all or indices such as 3,4,-1"
+
+
+def parse_positions(value: "str | int | tuple[int, ...] | list[int] | Positions") -> Positions:
+    """`front`, `3,4,-1`, an index or a sequence of indices as `Positions`.
+
+    Raises:
+        BadInjection: anything else, or the same index twice.
+    """
+    if isinstance(value, Positions):
+        return value
+    if isinstance(value, int):
+        value = (value,)
+    if isinstance(value, str):
+        text = value.strip()
+        if not re.fullmatch(r"-?\d+(\s*,\s*-?\d+)*", text):
+            return Positions(text)
+        value = tuple(int(part) for part in text.split(","))
+    indices = tuple(value)
+    if len(set(indices)) != len(indices):
+        raise BadInjection(f"positions {indices} name an index twice; expected each once")
+    return Positions(None, indices)
+
+
+def later(injected: Sequence[int], length: int) -> list[int]:
+    """The positions of a prompt after the first injected one that are not injected themselves; all, where none is."""
+    return [p for p in range(min(injected, default=0), length) if p not in injected]

@@ -1,0 +1,1 @@
+"""Where a vector comes from, and how much of it is needed."""

@@ -1,0 +1,270 @@
+"""`Experiment` = model + injections + prompts + metric + controls + seed: what every method is asked about.
+
+Its clean and steered runs, and those of its controls, are made once. Controls are random vectors of
+the same norm, position by position, or (matched="kl") scaled to the same disturbance.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from torch import Tensor
+
+from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import Readout, Reads, measure
+from steerscope.analysis.errors import BadArgument, BadInjection, BadPrompt
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Node
+
+from .injection import Injection, compose
+from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction
+from .prompts import Prompts, make_prompts
+
+Edits = tuple[tuple[Edit, ...], ...]  # by prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One question.
+
+    Attributes:
+        injections: one or several; they act together.
+        prompts: texts, token ids or `Prompts`.
+        metric: `logit_direction()` by default.
+        controls: how many random vectors ride along.
+        matched: controls of equal "norm", or of equal "kl".
+        scored: positions that the metric reads: None for all that are neither BOS nor injected,
+            "all", "last", or indices.
+        budget: bytes that the engine may take; worked out by default.
+    """
+
+    model: Model
+    injections: tuple[Injection, ...]
+    prompts: Prompts
+    metric: Metric = field(default_factory=logit_direction)
+    controls: int = 20
+    matched: Literal["norm", "kl"] = "norm"
+    scored: str | tuple[int, ...] | None = None
+    seed: int = 0
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        injections = (self.injections,) if isinstance(self.injections, Injection) else tuple(self.injections)
+        if not injections:
+            raise BadInjection(
+                "no injection given; expected at least one; make one with Injection(vector, coefficient)"
+            )
+        for injection in injections:
+            injection.check(self.model)
+        if self.controls < 0 or self.matched not in ("norm", "kl"):
+            raise BadArgument(
+                f"controls={self.controls}, matched={self.matched!r}; expected a count of at least 0, and norm or kl"
+            )
+        prompts = make_prompts(self.model, self.prompts)
+        continuation = self.metric.options.get("continuation")
+        if continuation is not None:
+            prompts = _continued(self.model, prompts, continuation)
+        object.__setattr__(self, "injections", injections)
+        object.__setattr__(self, "prompts", prompts)
+        for ids, edits in zip(prompts.ids, self.edits(0), strict=True):  # parses positions against each prompt
+            assert len(ids) and edits
+
+    def fewer(self, controls: int) -> "Experiment":
+        """The same question with at most so many controls."""
+        return replace(self, controls=min(controls, self.controls))
+
+    @property
+    def _has_bos(self) -> bool:
+        return self.model.bos is not None
+
+    @cached_property
+    def reachable(self) -> tuple[Node, ...]:
+        """The nodes that an injection can reach: those from its layer on."""
+        first = min(injection.site.layer for injection in self.injections)
+        return tuple(node for node in self.model.nodes if node.layer >= first)
+
+    @property
+    def reads(self) -> Reads:
+        """What the metric needs of a run: the final stream alone, where logits are linear in it."""
+        return "logits" if self.model.softcap else self.metric.reads
+
+    @cached_property
+    def steering(self) -> tuple[tuple[Injection, ...], ...]:
+        """The real injections, then those of each control, already scaled."""
+        controls = [tuple(i.control(self._control_seed(c)) for i in self.injections) for c in range(self.controls)]
+        if self.matched == "kl" and controls:
+            target = float(self.kl(self.injections).mean())
+            controls = [self.at_kl(control, target) for control in controls]
+        return (self.injections, *controls)
+
+    def _control_seed(self, control: int) -> int:
+        return int(np.random.SeedSequence([self.seed, control]).generate_state(1)[0])
+
+    def edits(self, vector: int) -> Edits:
+        """The edits of every prompt: `vector` 0 is the real one, 1 the first control."""
+        injections = self.injections if vector == 0 else self.steering[vector]
+        return self._edits(injections)
+
+    def _edits(self, injections: Sequence[Injection]) -> Edits:
+        return tuple(compose(injections, len(ids), self._has_bos) for ids in self.prompts.ids)
+
+    @cached_property
+    def injected(self) -> tuple[tuple[int, ...], ...]:
+        """By prompt, the positions that are edited."""
+        return tuple(
+            tuple(sorted({p for i in self.injections for p in i.where(len(ids), self._has_bos)}))
+            for ids in self.prompts.ids
+        )
+
+    @cached_property
+    def _scoring(self) -> tuple[Scored, str]:
+        positions, rule = [], ""
+        for prompt, (ids, full) in enumerate(zip(self.prompts.ids, self.prompts.full, strict=True)):
+            chosen, rule = self._positions(len(ids), len(full), self.injected[prompt])
+            if not chosen:
+                raise BadPrompt(
+                    f"prompt {prompt + 1} ({self.prompts.texts[prompt]!r}) has no position left to score ({rule}); "
+                    "expected tokens after the injected ones; use a longer prompt or scored='last'"
+                )
+            positions.append(chosen)
+        return Scored(self.model, self.prompts, tuple(positions)), rule
+
+    @property
+    def scored_positions(self) -> Scored:
+        return self._scoring[0]
+
+    @property
+    def scoring_rule(self) -> str:
+        """Which positions are scored, in words, for the manifest."""
+        return self._scoring[1]
+
+    def _positions(self, length: int, full: int, injected: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+        last = full - (1 if self.metric.needs_next else 0)  # a loss needs a token that follows
+        if self.prompts.continuations:
+            return tuple(range(length - 1, last)), "the positions that predict the continuation"
+        if self.scored == "last":
+            return tuple(range(max(0, last - 1), last)), "the last position of each prompt"
+        if self.scored == "all":
+            return tuple(range(last)), "all positions"
+        if isinstance(self.scored, str):
+            raise BadArgument(f"scored={self.scored!r}; expected None, all, last or indices")
+        if self.scored is not None:
+            wanted = {i % full for i in self.scored if -full <= i < full}
+            return tuple(i for i in sorted(wanted) if i < last), f"positions {list(self.scored)}"
+        start = 1 if self._has_bos else 0
+        free = tuple(p for p in range(start, last) if p not in injected and p > injected[0])
+        if free:
+            return (free, "positions after the first injected one that are not injected themselves, BOS left out")
+        return tuple(
+            range(max(0, last - 1), last)
+        ), "the last position: every position from the injection on is injected"
+
+    # Runs.
+
+    @cached_property
+    def nothing(self) -> Edits:
+        return tuple(() for _ in self.prompts.ids)
+
+    def outputs(self, edits: Edits) -> Outputs:
+        """Final states of all prompts under edits, at the scored positions."""
+        variants = [Variant(prompt, tuple(edits[prompt])) for prompt in range(len(self.prompts))]
+        return self.scored_positions.outputs(variants, budget=self.budget)
+
+    def _measure(
+        self, variants: Sequence[Variant], score: Callable[[Readout], Tensor], reads: Reads, what: str | None = None
+    ) -> Tensor:
+        return measure(
+            self.model,
+            self.prompts.full,
+            variants,
+            self.scored_positions.positions,
+            score,
+            reads=reads,
+            budget=self.budget,
+            what=what,
+        )
+
+    def scores(
+        self, variants: Sequence[Variant], scores: Sequence[Score], reads: Reads
+    ) -> Float[NDArray[np.float64], "variant score"]:
+        """Several scores of many variants, each averaged over the scored positions."""
+
+        def all_scores(readout: Readout) -> Tensor:
+            return torch.stack([readout.mean(score(readout).double()) for score in scores], dim=-1)
+
+        return self._measure(variants, all_scores, reads).cpu().numpy()
+
+    @cached_property
+    def clean(self) -> Outputs:
+        return self.outputs(self.nothing)
+
+    @cached_property
+    def steered(self) -> Outputs:
+        return self.outputs(self.edits(0))
+
+    # Disturbance.
+
+    def kl(self, injections: Sequence[Injection]) -> Float[NDArray[np.float64], " prompt"]:
+        """KL(steered || clean) of each prompt, mean over scored positions, in nats."""
+        return self.disturbance(self.outputs(self._edits(injections)))
+
+    def disturbance(self, steered: Outputs) -> Float[NDArray[np.float64], " prompt"]:
+        """The same, of a run that is already there."""
+        values = divergence(steered.logits, self.clean.logits.log_softmax(dim=-1))
+        return self.scored_positions.mean(values.double()).cpu().numpy()
+
+    def at_kl(self, injections: Sequence[Injection], target: float) -> tuple[Injection, ...]:
+        """The injections, scaled by one factor so that they disturb by `target` nats on average.
+
+        Raises:
+            BadInjection: no factor from 1e-3 to 1e3 does.
+        """
+
+        def gap(log_factor: float) -> float:
+            return float(np.log(max(self.kl(_scaled(injections, np.exp(log_factor))).mean(), 1e-12)) - np.log(target))
+
+        low, high = np.log(1e-3), np.log(1e3)
+        if not target > 0 or gap(low) > 0 or gap(high) < 0:
+            raise BadInjection(
+                f"no coefficient from 1/1000 to 1000 times the given one disturbs by {target:.3g} nats; expected a "
+                "disturbance within reach; use matched='norm'"
+            )
+        return _scaled(injections, float(np.exp(brentq(gap, low, high, xtol=1e-3))))
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of the question."""
+        return {
+            "model": self.model.describe(),
+            "injections": [injection.describe() for injection in self.injections],
+            "prompts": {"count": len(self.prompts), "hash": self.prompts.hash, "source": self.prompts.source},
+            "metric": {**self.metric.describe(), "scored": self.scoring_rule},
+            "controls": {
+                "count": self.controls,
+                "matched": self.matched,
+                "seeds": [self._control_seed(c) for c in range(self.controls)],
+            },
+            "seed": self.seed,
+        }
+
+
+def _scaled(injections: Sequence[Injection], factor: float) -> tuple[Injection, ...]:
+    return tuple(replace(i, coefficient=i.coefficient * factor) for i in injections)
+
+
+def _continued(model: Model, prompts: Prompts, continuation: str | Sequence[int]) -> Prompts:
+    ids = tuple(model.encode(continuation) if isinstance(continuation, str) else continuation)
+    if not ids:
+        raise BadPrompt(f"the continuation {continuation!r} is empty; expected at least one token; give some text")
+    longest = max(map(len, prompts.ids)) + len(ids)
+    if longest > model.n_ctx:
+        raise BadPrompt(
+            f"a prompt and its continuation have {longest} tokens, {model.name} reads at most {model.n_ctx}; "
+            "shorten one"
+        )
+    return replace(prompts, continuations=(ids,) * len(prompts))

@@ -1,0 +1,106 @@
+"""`Injection` = vector x coefficient x site x positions; several compose by standing in a list."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.errors import BadInjection
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.model.positions import Positions, parse_positions
+from steerscope.analysis.vectors.random import random_like
+from steerscope.analysis.vectors.vector import SteeringVector
+
+
+@dataclass(frozen=True, eq=False)
+class Injection:
+    """A vector added to an activation of a prompt.
+
+    Attributes:
+        vector: what is added.
+        coefficient: multiplies it.
+        layer: where; the vector's own layer by default.
+        positions: `front` (row i on position i, BOS on BOS; the default), `middle`, `back`, `last`,
+            `all`, or indices. `last`, `all` and indices leave the vector's zero row for BOS out.
+
+    Raises:
+        BadInjection: coefficient or positions that make no sense.
+    """
+
+    vector: SteeringVector
+    coefficient: float = 1.0
+    layer: int | None = None
+    positions: Positions | str | int | Sequence[int] = "front"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.coefficient):
+            raise BadInjection(f"the coefficient is {self.coefficient}; expected a finite number; choose one")
+        given = self.positions
+        object.__setattr__(
+            self, "positions", parse_positions(given if isinstance(given, Positions | str | int) else tuple(given))
+        )
+        rows = self._vector.rows
+        if self.place.repeats and rows > 1:
+            raise BadInjection(
+                f"the vector has {rows} rows and positions {self.place} take one; "
+                "expected a single row; use vector.row(-1) or vector.mean()"
+            )
+        if self.place.indices and rows not in (1, len(self.place.indices)):
+            raise BadInjection(
+                f"the vector has {rows} rows for {len(self.place.indices)} positions; expected one row, or one "
+                "for each; "
+                "use vector.row(-1), or as many positions"
+            )
+
+    @property
+    def place(self) -> Positions:
+        return self.positions  # type: ignore[return-value]  # parsed above
+
+    @property
+    def _vector(self) -> SteeringVector:
+        """The rows that are put somewhere: all of them in one piece, or without the zero row for BOS."""
+        return self.vector if self.place.place in ("front", "middle", "back") else self.vector.body
+
+    @property
+    def site(self) -> Site:
+        site = self.vector.site
+        return site if self.layer is None else replace(site, layer=self.layer)
+
+    def check(self, model: Model) -> None:
+        """Raises `BadInjection` or `BadNode` where it does not fit the model."""
+        model.check(self.site)
+        if self.vector.values.shape[1] != model.width(self.site):
+            raise BadInjection(
+                f"the vector has width {self.vector.values.shape[1]}, {model.name} has "
+                f"{model.width(self.site)} at {self.site}; "
+                "expected a vector recorded on this model"
+            )
+
+    def where(self, length: int, has_bos: bool) -> tuple[int, ...]:
+        """The positions of a prompt of `length` tokens that it edits."""
+        return self.place.resolve(length, self._vector.rows, has_bos)
+
+    def edit(self, length: int, has_bos: bool) -> Edit:
+        """What the engine does to a prompt of `length` tokens."""
+        return Edit(self.site, "add", self.coefficient * self._vector.values, self.where(length, has_bos))
+
+    def control(self, seed: int) -> "Injection":
+        """The same injection of a random vector of equal norm, position by position."""
+        return replace(self, vector=random_like(self.vector, seed))
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of the injection."""
+        return {
+            "vector": self.vector.describe(),
+            "coefficient": self.coefficient,
+            "site": str(self.site),
+            "positions": str(self.place),
+        }
+
+
+def compose(injections: Injection | Sequence[Injection], length: int, has_bos: bool) -> tuple[Edit, ...]:
+    """All edits of one or several injections on a prompt of `length` tokens."""
+    several = [injections] if isinstance(injections, Injection) else injections
+    return tuple(injection.edit(length, has_bos) for injection in several)

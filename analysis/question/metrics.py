@@ -1,0 +1,255 @@
+"""`Metric`: what is measured of a run, one number at each scored position, averaged over positions.
+
+- `logit_direction` (the default, needs no labels): the projection of the run's change of logits on
+  the unit direction of the full injection's own change. Linear in the logits.
+- `log_prob`: log-probability that the next token is one of a set of targets, or how much more probable
+  they are than another set.
+- `kl`: KL(run || clean). A measure of disturbance, never of steering: a random vector of equal norm
+  can disturb more than the real one.
+- `perplexity`: negative log-probability of the tokens that really follow, or of a given
+  continuation; its exponential is the perplexity.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import Readout, Reads, measure
+from steerscope.analysis.errors import BadMetric
+from steerscope.analysis.model.models import Model
+
+from .prompts import Prompts
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The positions that are scored, of all prompts in one row: (prompt, position) -> place.
+
+    Attributes:
+        positions: by prompt.
+    """
+
+    model: Model
+    prompts: Prompts
+    positions: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        table = torch.zeros(len(self.positions), max(map(len, self.prompts.full)), dtype=torch.long)
+        place = 0
+        for prompt, positions in enumerate(self.positions):
+            for position in positions:
+                table[prompt, position] = place
+                place += 1
+        object.__setattr__(self, "_table", table.to(self.model.device))
+
+    def places(self, readout: Readout) -> Int[Tensor, " read"]:
+        """Where each read position of a readout stands in the one row."""
+        prompts = torch.tensor([v.prompt for v in readout.variants], device=readout.row.device)
+        return self._table[prompts[readout.row], readout.position]  # type: ignore[attr-defined, no-any-return]
+
+    def mean(self, values: Float[Tensor, " scored"]) -> Float[Tensor, " prompt"]:
+        """Means over the scored positions of each prompt."""
+        return torch.stack([part.mean() for part in torch.split(values, [len(p) for p in self.positions])])
+
+    @property
+    def next_tokens(self) -> Int[Tensor, " scored"]:
+        """The token that follows each scored position."""
+        full = self.prompts.full
+        tokens = [full[prompt][position + 1] for prompt, row in enumerate(self.positions) for position in row]
+        return torch.tensor(tokens, device=self.model.device)
+
+    def outputs(
+        self, variants: Sequence[Variant], prompts: Sequence[Sequence[int]] | None = None, **options: Any
+    ) -> "Outputs":
+        """Final states of the prompts, one variant each in their order, at the scored positions.
+
+        Args:
+            prompts: token ids to run on; the prompts with their continuations by default.
+            options: of `engine.measure`: budget, what.
+        """
+        reads: Reads = "logits" if self.model.softcap else "hidden"
+        counts = [len(positions) for positions in self.positions]
+
+        def rows(readout: Readout) -> Tensor:
+            values = readout.logits if reads == "logits" else readout.hidden
+            assert values is not None
+            parts = torch.split(values, [counts[v.prompt] for v in readout.variants])
+            return torch.stack([torch.nn.functional.pad(p, (0, 0, 0, max(counts) - len(p))) for p in parts])
+
+        run_on = self.prompts.full if prompts is None else prompts
+        padded = measure(self.model, run_on, variants, self.positions, rows, reads=reads, **options)
+        flat = torch.cat([padded[v.prompt, : counts[v.prompt]] for v in variants])
+        if reads == "logits":
+            return Outputs(None, flat)
+        return Outputs(flat, self.model.bridge.unembed(flat[None])[0].detach())
+
+    def readout(self, outputs: "Outputs") -> Readout:
+        """Outputs of all prompts as if they had just been read: what a score can be taken of."""
+        counts = torch.tensor([len(positions) for positions in self.positions])
+        position = torch.tensor([p for positions in self.positions for p in positions])
+        row = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        device = self.model.device
+        variants = [Variant(prompt) for prompt in range(len(self.positions))]
+        return Readout(variants, row.to(device), position.to(device), outputs.logits, outputs.hidden)
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """Final states of one run of all prompts at the scored positions.
+
+    Attributes:
+        hidden: what the unembedding reads; None where the logits are no linear function of it.
+        logits: as the model gives them.
+    """
+
+    hidden: Float[Tensor, "scored d_model"] | None
+    logits: Float[Tensor, "scored vocab"]
+
+
+Score = Callable[[Readout], Float[Tensor, " read"]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by name.
+
+    Attributes:
+        unit: of its values and effects.
+        prepare: from the scored positions and the clean and the steered outputs to a score.
+        reads: what the score needs.
+        options: what it was made with, for the manifest.
+    """
+
+    name: str
+    unit: str
+    prepare: Callable[[Scored, Outputs, Outputs], Score] = field(repr=False)
+    reads: Reads = "logits"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs_next(self) -> bool:
+        """Whether a scored position must have a token after it."""
+        return self.name == "perplexity"
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "unit": self.unit, **self.options}
+
+
+def logit_direction() -> Metric:
+    """Projection on the centred logit change of the full injection, in logits; 0 for the clean run."""
+    return Metric("logit_direction", "logits", _direction, reads="hidden")
+
+
+def _direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+    change = steered.logits - clean.logits
+    change = change - change.mean(dim=-1, keepdim=True)
+    norm = change.norm(dim=-1, keepdim=True)
+    unit = torch.where(norm > 0, change / norm.clamp_min(1e-30), 0.0)
+    if clean.hidden is not None:
+        origin = clean.hidden
+        # The same projection, before the unembedding.
+        seen: Tensor = unit @ scored.model.bridge.unembed.W_U.to(unit).T
+
+        def from_hidden(readout: Readout) -> Tensor:
+            assert readout.hidden is not None
+            places = scored.places(readout)
+            return ((readout.hidden - origin[places]) * seen[places]).sum(dim=-1)
+
+        return from_hidden
+
+    def from_logits(readout: Readout) -> Tensor:
+        assert readout.logits is not None
+        places = scored.places(readout)
+        return ((readout.logits - clean.logits[places]) * unit[places]).sum(dim=-1)
+
+    return from_logits
+
+
+def log_prob(targets: Sequence[str | int], against: Sequence[str | int] = ()) -> Metric:
+    """Log-probability that the next token is one of `targets`, in nats; minus that of `against`, where given.
+
+    Any disturbance flattens the distribution, and so raises the probability of all rare words alike.
+    Where targets are rare, compare them with words that are as rare: then only the topic counts.
+
+    Args:
+        targets, against: single tokens, as text or ids.
+    """
+    wanted, others = _several(targets), _several(against)
+    if not wanted:
+        raise BadMetric("log_prob got no targets; expected at least one token; give for example targets=[' wedding']")
+
+    def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+        ids, rest = (_ids(scored.model, tokens) for tokens in (wanted, others))
+
+        def score(readout: Readout) -> Tensor:
+            assert readout.logits is not None
+            reference = readout.logits[:, rest] if others else readout.logits
+            return readout.logits[:, ids].logsumexp(dim=-1) - reference.logsumexp(dim=-1)
+
+        return score
+
+    options = {"targets": wanted} | ({"against": others} if others else {})
+    return Metric("log_prob", "nats", prepare, options=options)
+
+
+def _several(tokens: Sequence[str | int]) -> list[str | int]:
+    return [tokens] if isinstance(tokens, str | int) else list(tokens)
+
+
+def _ids(model: Model, tokens: Sequence[str | int]) -> Int[Tensor, " token"]:
+    return torch.tensor(sorted({model.single_token(t) for t in tokens}), dtype=torch.long, device=model.device)
+
+
+def kl() -> Metric:
+    """KL(run || clean), in nats: disturbance."""
+
+    def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+        reference = clean.logits.log_softmax(dim=-1)
+
+        def score(readout: Readout) -> Tensor:
+            assert readout.logits is not None
+            return divergence(readout.logits, reference[scored.places(readout)])
+
+        return score
+
+    return Metric("kl", "nats", prepare)
+
+
+def divergence(logits: Float[Tensor, "*rows vocab"], reference: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows"]:
+    """KL(softmax(logits) || reference), the reference in log-probabilities, in nats."""
+    own = logits.log_softmax(dim=-1)
+    return (own.exp() * (own - reference)).sum(dim=-1).clamp_min(0.0)
+
+
+def perplexity(continuation: str | Sequence[int] | None = None) -> Metric:
+    """Log-perplexity, in nats a token: of the prompt's own tokens, or of a continuation put after it."""
+
+    def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+        following = scored.next_tokens
+
+        def score(readout: Readout) -> Tensor:
+            assert readout.logits is not None
+            token = following[scored.places(readout)]
+            return readout.logits.logsumexp(dim=-1) - readout.logits.gather(1, token[:, None])[:, 0]
+
+        return score
+
+    options = (
+        {}
+        if continuation is None
+        else {"continuation": continuation if isinstance(continuation, str) else list(continuation)}
+    )
+    return Metric("perplexity", "nats per token", prepare, options=options)
+
+
+METRICS: dict[str, Callable[..., Metric]] = {
+    "logit_direction": logit_direction,
+    "log_prob": log_prob,
+    "kl": kl,
+    "perplexity": perplexity,
+}

@@ -1,0 +1,1 @@
+"""Which way an effect takes: paths, edges, positions, self-repair."""

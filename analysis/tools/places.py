@@ -1,0 +1,91 @@
+"""Places: names for positions that mean the same in prompts of different lengths.
+
+    bos           the BOS, where the injection reaches it
+    injected i    the i-th position that the vector is added to (rows of zeros do not count), up to 6
+    injected +    the other injected ones but the last of the prompt, together
+    after +i      i positions after the last injected one, up to 4
+    last, last -i the last position and the two before it
+    between       everything else from the first injected position on, together
+
+A position takes the first name that fits, `last` before `after +1`; what stands before the first injected
+position cannot be reached and has none. A prompt need not have every place.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from steerscope.analysis.engine.edits import touched
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.estimates import Statistics, estimates
+from steerscope.analysis.results.stats import benjamini_hochberg, holm
+
+Values = NDArray[np.float64]
+Places = dict[str, tuple[int, ...]]  # of a prompt
+INJECTED, AFTER, BEFORE_LAST = 6, 4, 2
+ORDER = (
+    "bos",
+    *(f"injected {i}" for i in range(1, INJECTED + 1)),
+    "injected +",
+    *(f"after +{i}" for i in range(1, AFTER + 1)),
+    "between",
+    *(f"last -{i}" for i in range(BEFORE_LAST, 0, -1)),
+    "last",
+)
+
+
+def added(experiment: Experiment, prompt: int) -> tuple[int, ...]:
+    """The positions of a prompt that a vector is added to, rows of zeros left out."""
+    length, bos = len(experiment.prompts.ids[prompt]), experiment.model.bos is not None
+    edits = [replace(i, coefficient=1.0).edit(length, bos) for i in experiment.injections]
+    return touched(edits) or experiment.injected[prompt]
+
+
+def places(injected: tuple[int, ...], length: int, has_bos: bool) -> Places:
+    """The places of a prompt of `length` tokens, in the order of `ORDER`, each with its positions."""
+    found: dict[str, list[int]] = {}
+    for position in range(injected[0], length):
+        found.setdefault(_name(position, injected, length, has_bos), []).append(position)
+    return {name: tuple(found[name]) for name in ORDER if name in found}
+
+
+def _name(position: int, injected: tuple[int, ...], length: int, has_bos: bool) -> str:
+    if has_bos and position == 0:
+        return "bos"
+    if position in injected:
+        number = 1 + [p for p in injected if p or not has_bos].index(position)
+        if number <= INJECTED:
+            return f"injected {number}"
+    left, passed = length - 1 - position, position - injected[-1]
+    if left == 0:
+        return "last"
+    if position in injected:
+        return "injected +"
+    if 1 <= passed <= AFTER:
+        return f"after +{passed}"
+    return f"last -{left}" if left <= BEFORE_LAST else "between"
+
+
+def partial_estimates(
+    values: Float[Values, "vector item prompt"], options: Statistics, seed: int, tests: int
+) -> dict[str, Values]:
+    """As `estimates`, where some prompts lack some items (missing values); and `prompts`, how many have it.
+
+    Args:
+        tests: how many there were to choose from, those that were not made counting as p = 1.
+    """
+    here = ~np.isnan(values[0])
+    columns: dict[str, Values] = {}
+    for present in np.unique(here, axis=0):
+        rows = (here == present).all(axis=1)
+        for name, column in estimates(values[:, rows][:, :, present], options, seed).items():
+            columns.setdefault(name, np.empty(len(here), column.dtype))[rows] = column
+    adjusted = benjamini_hochberg(columns["p"], tests)
+    return columns | {
+        "p_adjusted": adjusted,
+        "p_holm": holm(columns["p"], tests),
+        "significant": adjusted < options.alpha,
+        "prompts": here.sum(axis=1),
+    }
