@@ -65,7 +65,7 @@ def _moved(experiment: Experiment, metric: Metric, layer: int, place: str) -> Ex
 
 def _one_direction(experiment: Experiment) -> Metric:
     """The experiment's metric, or, where that follows each run's own direction, projection on one for all."""
-    if experiment.metric.name != "logit_direction":
+    if not experiment.metric.own_direction:
         return experiment.metric
     change = (experiment.steered.logits - experiment.clean.logits).double()
     change = (change - change.mean(dim=-1, keepdim=True)).mean(dim=0)

@@ -75,7 +75,7 @@ def regimes(experiment: Experiment, found: Response, loss: float, level: float) 
     """
     missing: dict[str, str] = {}
     steep: Values | None = None
-    if experiment.metric.name == "kl":
+    if experiment.metric.flat_at_clean:
         missing["linear"] = "kl has no slope in the clean run; choose another metric for it"
     else:
         try:

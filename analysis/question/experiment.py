@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit, Variant
-from steerscope.analysis.engine.run import Readout, Reads, measure
+from steerscope.analysis.engine.run import Readout, Reads, measure, run
 from steerscope.analysis.errors import BadArgument, BadInjection, BadPrompt
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
@@ -27,9 +27,11 @@ from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction
 from .prompts import Prompts, make_prompts
 
 Edits = tuple[tuple[Edit, ...], ...]  # by prompt
+Activations = list[dict[tuple[str, int], Tensor]]  # by prompt
+Patches = dict[Node, list[Edit]]  # by node, one edit for each prompt
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Experiment:
     """One question.
 
@@ -75,9 +77,20 @@ class Experiment:
         for ids, edits in zip(prompts.ids, self.edits(0), strict=True):  # parses positions against each prompt
             assert len(ids) and edits
 
+    def __repr__(self) -> str:
+        what = " and ".join(map(repr, self.injections))
+        return (
+            f"<Experiment: {what} in {self.model.name}, {len(self.prompts)} prompts, {self.metric.name}, "
+            f"{self.controls} controls>"
+        )
+
     def fewer(self, controls: int) -> "Experiment":
-        """The same question with at most so many controls."""
-        return replace(self, controls=min(controls, self.controls))
+        """The same question with at most so many controls; the runs that are there stay there."""
+        if controls >= self.controls:
+            return self
+        same = replace(self, controls=controls)
+        same.__dict__["_runs"] = self._runs
+        return same
 
     @property
     def _has_bos(self) -> bool:
@@ -165,48 +178,128 @@ class Experiment:
             range(max(0, last - 1), last)
         ), "the last position: every position from the injection on is injected"
 
-    # Runs.
+    # Runs. Those without the injection and with the real one are made once; of the others the last is kept.
+
+    @cached_property
+    def _runs(self) -> "_Runs":
+        return _Runs()
 
     @cached_property
     def nothing(self) -> Edits:
         return tuple(() for _ in self.prompts.ids)
 
+    def edits_of(self, vector: int | None) -> Edits:
+        """As `edits`; None is the clean run."""
+        return self.nothing if vector is None else self.edits(vector)
+
     def outputs(self, edits: Edits) -> Outputs:
-        """Final states of all prompts under edits, at the scored positions."""
+        """Final states of all prompts under any edits, at the scored positions."""
         variants = [Variant(prompt, tuple(edits[prompt])) for prompt in range(len(self.prompts))]
         return self.scored_positions.outputs(variants, budget=self.budget)
 
-    def _measure(
-        self, variants: Sequence[Variant], score: Callable[[Readout], Tensor], reads: Reads, what: str | None = None
-    ) -> Tensor:
-        return measure(
-            self.model,
-            self.prompts.full,
-            variants,
-            self.scored_positions.positions,
-            score,
-            reads=reads,
-            budget=self.budget,
-            what=what,
-        )
+    def outputs_of(self, vector: int | None) -> Outputs:
+        """The same of the clean run (None), the steered run (0), or that of a control (1, 2, ...)."""
+        return self._runs.get("outputs", vector, lambda: self.outputs(self.edits_of(vector)))
+
+    @property
+    def clean(self) -> Outputs:
+        return self.outputs_of(None)
+
+    @property
+    def steered(self) -> Outputs:
+        return self.outputs_of(0)
+
+    def read(self, edits: Edits, sites: Sequence[tuple[str, int]]) -> Activations:
+        """By prompt, activations under any edits: (site, layer) -> `[pos, ...]`; of a pattern `[head, query, key]`."""
+        prompts = self.prompts.full
+        variants = [Variant(p, tuple(edits[p])) for p in range(len(prompts))]
+        found: Activations = [{} for _ in prompts]
+        for chunk, readout in run(self.model, prompts, variants, reads="none", sites=sites, budget=self.budget):
+            for row, index in enumerate(chunk):
+                kept = slice(len(prompts[index]))
+                for site in sites:
+                    at = (slice(None), kept, kept) if site[0] == "pattern" else kept
+                    found[index][site] = readout.activations[site][row][at].clone()
+        return found
+
+    def activations(self, vector: int | None, sites: Sequence[tuple[str, int]]) -> Activations:
+        """The same of the clean run (None) or a vector's; what has been read already is not run again."""
+        kept: Activations = self._runs.get("activations", vector, lambda: [{} for _ in self.prompts.full])
+        absent = sorted(set(sites) - set(kept[0]))
+        if absent:
+            for own, more in zip(kept, self.read(self.edits_of(vector), absent), strict=True):
+                own |= more
+        return [{site: own[site] for site in sites} for own in kept]
+
+    def patches(self, vector: int | None, nodes: Sequence[Node]) -> Patches:
+        """For every node, the edits (by prompt) that set it to its output in a vector's run, at all positions.
+
+        The same edits are given each time, so that variants that hold them share their computation.
+        """
+        made: Patches = self._runs.get("patches", vector, dict)
+        absent = [node for node in nodes if node not in made]
+        if absent:
+            found = self.activations(vector, sorted({(node.site.name, node.layer) for node in absent}))
+            for node in absent:
+                values = [kept[node.site.name, node.layer] for kept in found]
+                made[node] = [Edit(node.site, "set", x if node.head is None else x[:, node.head]) for x in values]
+        return {node: made[node] for node in nodes}
+
+    # Scores.
+
+    @cached_property
+    def along(self) -> Score:
+        """The metric, along the real vector."""
+        return self.metric.prepare(self.scored_positions, self.clean, self.steered)
+
+    def own(self, vector: int) -> Score:
+        """Along a vector's own change of logits."""
+        return logit_direction().prepare(self.scored_positions, self.clean, self.outputs_of(vector))
 
     def scores(
-        self, variants: Sequence[Variant], scores: Sequence[Score], reads: Reads
+        self, variants: Sequence[Variant], scores: Sequence[Score], reads: Reads | None = None
     ) -> Float[NDArray[np.float64], "variant score"]:
         """Several scores of many variants, each averaged over the scored positions."""
 
-        def all_scores(readout: Readout) -> Tensor:
+        def every(readout: Readout) -> Tensor:
             return torch.stack([readout.mean(score(readout).double()) for score in scores], dim=-1)
 
-        return self._measure(variants, all_scores, reads).cpu().numpy()
+        positions, budget = self.scored_positions.positions, self.budget
+        found = measure(
+            self.model, self.prompts.full, variants, positions, every, reads=reads or self.reads, budget=budget
+        )
+        return found.cpu().numpy()
 
-    @cached_property
-    def clean(self) -> Outputs:
-        return self.outputs(self.nothing)
+    def score(self, variants: Sequence[Variant]) -> Float[NDArray[np.float64], " variant"]:
+        """The metric of many variants, each averaged over the scored positions."""
+        return self.scores(variants, [self.along])[:, 0]
 
-    @cached_property
-    def steered(self) -> Outputs:
-        return self.outputs(self.edits(0))
+    def value(self, vector: int | None, score: Score | None = None) -> Float[NDArray[np.float64], " prompt"]:
+        """A score (the metric by default) of the clean run (None) or a vector's, from its outputs, without a run."""
+        readout = self.scored_positions.readout(self.outputs_of(vector))
+        return self.scored_positions.mean((score or self.along)(readout).double()).cpu().numpy()
+
+    def effect(self, vector: int = 0) -> Float[NDArray[np.float64], " prompt"]:
+        """Steered minus clean, along the metric of the real vector."""
+        return self._runs.fact("effect", vector, lambda: self.value(vector) - self.value(None))
+
+    def own_effect(self, vector: int = 0) -> Float[NDArray[np.float64], " prompt"]:
+        """Steered minus clean, along the vector's own change of logits, in logits."""
+
+        def found() -> NDArray[np.float64]:
+            own = self.own(vector)
+            return self.value(vector, own) - self.value(None, own)
+
+        return self._runs.fact("own effect", vector, found)
+
+    def disturbed(self, vector: int = 0) -> Float[NDArray[np.float64], " prompt"]:
+        """KL(steered || clean) of a vector, in nats."""
+        return self._runs.fact("kl", vector, lambda: self.disturbance(self.outputs_of(vector)))
+
+    def own_shares(self, own: Float[NDArray[np.float64], "vector ..."]) -> Float[NDArray[np.float64], "vector ..."]:
+        """Effects along each vector's own change over its own whole effect (mean): what vectors are compared by."""
+        totals = [float(self.own_effect(vector).mean()) or np.nan for vector in range(len(own))]
+        return own / np.array(totals).reshape(-1, *(1,) * (own.ndim - 1))
 
     # Disturbance.
 
@@ -251,6 +344,29 @@ class Experiment:
             },
             "seed": self.seed,
         }
+
+
+class _Runs:
+    """What is kept of the clean run (None), the steered run (0), and the last control that was asked for."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, int | None], Any] = {}
+        self._facts: dict[tuple[str, int], NDArray[np.float64]] = {}
+
+    def get(self, what: str, vector: int | None, make: Callable[[], Any]) -> Any:
+        if (what, vector) not in self._kept:
+            found = make()
+            old = [key for key in self._kept if key[0] == what and key[1] and key[1] != vector]
+            for key in old if vector else ():
+                del self._kept[key]
+            self._kept[what, vector] = found
+        return self._kept[what, vector]
+
+    def fact(self, what: str, vector: int, make: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
+        """A number a prompt: kept for every vector."""
+        if (what, vector) not in self._facts:
+            self._facts[what, vector] = make()
+        return self._facts[what, vector]
 
 
 def _scaled(injections: Sequence[Injection], factor: float) -> tuple[Injection, ...]:

@@ -123,6 +123,9 @@ class Metric:
         prepare: from the scored positions and the clean and the steered outputs to a score.
         reads: what the score needs.
         options: what it was made with, for the manifest.
+        needs_next: a scored position must have a token after it.
+        flat_at_clean: its gradient is zero in the clean run, so that gradients there say nothing.
+        own_direction: it is made from the steered run's own change, so that every vector has another.
     """
 
     name: str
@@ -130,11 +133,9 @@ class Metric:
     prepare: Callable[[Scored, Outputs, Outputs], Score] = field(repr=False)
     reads: Reads = "logits"
     options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def needs_next(self) -> bool:
-        """Whether a scored position must have a token after it."""
-        return self.name == "perplexity"
+    needs_next: bool = False
+    flat_at_clean: bool = False
+    own_direction: bool = False
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "unit": self.unit, **self.options}
@@ -142,7 +143,7 @@ class Metric:
 
 def logit_direction() -> Metric:
     """Projection on the centred logit change of the full injection, in logits; 0 for the clean run."""
-    return Metric("logit_direction", "logits", _direction, reads="hidden")
+    return Metric("logit_direction", "logits", _direction, reads="hidden", own_direction=True)
 
 
 def _direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
@@ -217,7 +218,7 @@ def kl() -> Metric:
 
         return score
 
-    return Metric("kl", "nats", prepare)
+    return Metric("kl", "nats", prepare, flat_at_clean=True)
 
 
 def divergence(logits: Float[Tensor, "*rows vocab"], reference: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows"]:
@@ -244,7 +245,7 @@ def perplexity(continuation: str | Sequence[int] | None = None) -> Metric:
         if continuation is None
         else {"continuation": continuation if isinstance(continuation, str) else list(continuation)}
     )
-    return Metric("perplexity", "nats per token", prepare, options=options)
+    return Metric("perplexity", "nats per token", prepare, options=options, needs_next=True)
 
 
 METRICS: dict[str, Callable[..., Metric]] = {

@@ -80,7 +80,7 @@ def estimate(experiment: Experiment, method: str, vector: int = 0, steps: int = 
         raise BadArgument(f"unknown method {method!r}; expected one of {', '.join(METHODS)}; choose one")
     if steps < 1:
         raise BadArgument(f"steps={steps}; expected at least 1 point along the coefficient; 8 is usual")
-    if experiment.metric.name == "kl" and method != "ig":
+    if experiment.metric.flat_at_clean and method != "ig":
         raise BadMetric(
             "the gradient of KL to the clean run is zero in the clean run, so sufficiency would be zero everywhere; "
             'expected a metric that moves there, such as logit_direction; or use the integrated form, method="ig"'

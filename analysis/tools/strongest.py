@@ -36,7 +36,7 @@ def chosen(
     if nodes is not None:
         return _given(experiment, nodes), "given"
     tried, how = experiment.reachable, f"of all {len(experiment.reachable)} nodes"
-    if len(tried) > LARGE and experiment.metric.name != "kl":  # kl has no gradient in the clean run
+    if len(tried) > LARGE and not experiment.metric.flat_at_clean:
         guess = np.abs(rank(experiment)[0]).max(axis=0)
         tried = tuple(tried[i] for i in np.argsort(-guess, kind="stable")[: SPARE * count].tolist())
         how = f"of the {len(tried)} nodes that gradients rank highest of {len(experiment.reachable)}"
