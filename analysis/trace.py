@@ -28,7 +28,7 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.norms import Reader, angle, readers, sites, stream
 from steerscope.analysis.model.positions import later
 from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.results.estimates import Statistics, Values, estimates
+from steerscope.analysis.results.effects import Statistics, Values, estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.patches import activations
 from steerscope.analysis.tools.record import check, record

@@ -20,7 +20,7 @@ from benchmarks.common import quiet
 from benchmarks.planted import CASES, Planted, plant
 from steerscope.analysis.carriers.shapley import shapley
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import band, over_controls
+from steerscope.analysis.results.effects import band, over_controls
 from steerscope.analysis.results.stats import benjamini_hochberg, carrier_p
 from steerscope.analysis.tools.gradients import rank
 from steerscope.analysis.tools.patching import effects

@@ -19,7 +19,7 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.stats import interval
 from steerscope.analysis.tools.gradients import Estimates, estimate

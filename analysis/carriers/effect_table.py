@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import BAND, Statistics, band, nonzero, over_controls, wrong_way
+from steerscope.analysis.results.effects import BAND, Statistics, band, nonzero, over_controls, wrong_way
 from steerscope.analysis.results.stats import (
     benjamini_hochberg,
     carrier_p,

@@ -22,7 +22,7 @@ from steerscope.analysis.origin.writers import written
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.generation import generate, surprises
 from steerscope.analysis.question.metrics import kl
-from steerscope.analysis.results.estimates import Statistics
+from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.patching import MEASURES, Effects, checks, effects, together
 from steerscope.analysis.tools.record import record

@@ -24,7 +24,7 @@ from steerscope.analysis.carriers import effect_table as tables
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import Statistics, nonzero
+from steerscope.analysis.results.effects import Statistics, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.gradients import rank
 from steerscope.analysis.tools.patching import MEASURES, checks, effects, together

@@ -30,7 +30,7 @@ from steerscope.analysis.errors import BadArgument, BadNode
 from steerscope.analysis.model.nodes import Node, parse_node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.stats import benjamini_hochberg, interval, sign_flip_p
 from steerscope.analysis.tools.patches import Patches, patches

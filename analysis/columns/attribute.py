@@ -1,18 +1,18 @@
 """Columns of the tables of gradient attribution."""
 
-from steerscope.analysis.results.schema import Frames
+from steerscope.analysis.results.schema import Column, Frames
 
 from .localize import LOCALIZE
 
 _EFFECTS = LOCALIZE["effects"]
 _NODE = {name: _EFFECTS[name] for name in ("node", "layer", "head", "kind")}
 _MEASURE = {
-    "measure": (
+    "measure": Column(
         (
             "necessity: what would be lost without the node, from the steered run; sufficiency: what it would "
             "bring alone, from the clean one"
         ),
-        "",
+        role="measure",
     )
 }
 
@@ -20,7 +20,7 @@ ATTRIBUTE: Frames = {
     "nodes": {
         **_NODE,
         **_MEASURE,
-        "effect": ("estimate: gradient times change; mean over prompts", "{metric}"),
+        "effect": Column("estimate: gradient times change; mean over prompts", "{metric}", "estimate"),
         **{
             name: _EFFECTS[name]
             for name in (
@@ -40,42 +40,42 @@ ATTRIBUTE: Frames = {
     },
     "inputs": {
         **{name: _EFFECTS[name] for name in ("node", "layer", "head")},
-        "input": ("q, k or v: what changes in the head, the softmax recomputed", ""),
+        "input": Column("q, k or v: what changes in the head, the softmax recomputed", role="label"),
         **_MEASURE,
-        "effect": ("estimate of what goes through this input; mean over prompts", "{metric}"),
+        "effect": Column("estimate of what goes through this input; mean over prompts", "{metric}", "estimate"),
         "low": _EFFECTS["low"],
         "high": _EFFECTS["high"],
     },
     "positions": {
-        "prompt": ("index of the prompt", ""),
-        "position": ("position in the prompt", ""),
-        "token": ("its token", ""),
-        "node": ("one of the nodes with the largest estimates", ""),
+        "prompt": Column("index of the prompt"),
+        "position": Column("position in the prompt", role="axis"),
+        "token": Column("its token"),
+        "node": Column("one of the nodes with the largest estimates", role="node"),
         **_MEASURE,
-        "effect": ("estimate of what the node does at this position", "{metric}"),
+        "effect": Column("estimate of what the node does at this position", "{metric}", "estimate"),
     },
     "sample": {
         **_NODE,
         **_MEASURE,
-        "estimate": ("what the gradient says", "{metric}"),
-        "effect": ("what exact patching says", "{metric}"),
+        "estimate": Column("what the gradient says", "{metric}", "estimate"),
+        "effect": Column("what exact patching says", "{metric}", "estimate"),
     },
     "calibration": {
         **_MEASURE,
-        "nodes": ("how many were drawn and patched exactly", ""),
-        "pearson": ("correlation of estimates with exact effects", ""),
-        "kendall": ("rank correlation of the same", ""),
-        "worst_error": ("largest difference", "{metric}"),
-        "worst_share": ("the same over the total effect", ""),
-        "largest": ("largest exact effect of the sample", "{metric}"),
+        "nodes": Column("how many were drawn and patched exactly"),
+        "pearson": Column("correlation of estimates with exact effects"),
+        "kendall": Column("rank correlation of the same"),
+        "worst_error": Column("largest difference", "{metric}"),
+        "worst_share": Column("the same over the total effect"),
+        "largest": Column("largest exact effect of the sample", "{metric}"),
     },
     "path": {
-        "quantity": (
+        "quantity": Column(
             "integrated gradients: what gradients at the injection add up to along the coefficient; effect: what they "
             "should; gap: the difference (empty for other methods than ig)",
-            "",
+            role="label",
         ),
-        "value": ("mean over prompts", "{metric}"),
+        "value": Column("mean over prompts", "{metric}", "estimate"),
         "low": _EFFECTS["low"],
         "high": _EFFECTS["high"],
     },

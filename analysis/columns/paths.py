@@ -1,6 +1,6 @@
 """Columns of the table of path patching."""
 
-from steerscope.analysis.results.schema import Frames
+from steerscope.analysis.results.schema import Column, Frames
 
 from .localize import LOCALIZE
 
@@ -25,16 +25,15 @@ NUMBERS = {
 
 PATHS: Frames = {
     "paths": {
-        "sender": ("node whose write is changed, or injection", ""),
-        "receiver": (
-            "input that sees the change, and it alone: L1H5.q, .k, .v, L1H5 for all three, L1M, or logits",
-            "",
+        "sender": Column("node whose write is changed, or injection", role="label"),
+        "receiver": Column(
+            "input that sees the change, and it alone: L1H5.q, .k, .v, L1H5 for all three, L1M, or logits", role="label"
         ),
-        "measure": (
+        "measure": Column(
             "necessity: effect lost when this path alone is set back to clean in the steered run; sufficiency: "
             "effect that "
             "appears when it alone carries the steered value in the clean run",
-            "",
+            role="measure",
         ),
         **NUMBERS,
     }

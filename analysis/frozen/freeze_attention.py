@@ -29,7 +29,7 @@ from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadArgument, SteerscopeError, UnsupportedModel
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import Statistics
+from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.ordinary import Text, ordinary
 from steerscope.analysis.tools.patching import against_plain

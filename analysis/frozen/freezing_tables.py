@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import Statistics, band, estimates, over_controls
+from steerscope.analysis.results.effects import Statistics, band, estimates, over_controls
 from steerscope.analysis.results.stats import benjamini_hochberg, holm, interval, ratio_interval, sign_flip_p
 
 from .freezing import Lost

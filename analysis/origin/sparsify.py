@@ -33,7 +33,7 @@ from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.metrics import kl, logit_direction
-from steerscope.analysis.results.estimates import Statistics
+from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.injected_gradient import injected_gradient
 from steerscope.analysis.tools.patching import against_plain

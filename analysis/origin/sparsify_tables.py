@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit
-from steerscope.analysis.results.estimates import Statistics, band, nonzero, over_controls, wrong_way
+from steerscope.analysis.results.effects import Statistics, band, nonzero, over_controls, wrong_way
 from steerscope.analysis.results.stats import benjamini_hochberg, interval, ratio_interval, sign_flip_p
 
 RESAMPLES = 4_999

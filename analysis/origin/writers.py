@@ -33,7 +33,7 @@ from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.results.estimates import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.stats import interval, ratio_interval
 from steerscope.analysis.tools.patching import against_plain

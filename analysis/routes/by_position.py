@@ -32,7 +32,7 @@ from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import Statistics
+from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.patches import activations, patches
 from steerscope.analysis.tools.patching import MEASURES, against_plain, effect, patched

@@ -14,7 +14,7 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.patching import MEASURES, effect
 from steerscope.analysis.tools.record import check, record

@@ -35,7 +35,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site, parse_node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.results.estimates import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.patches import activations
 from steerscope.analysis.tools.patching import MEASURES, against_plain, effect

@@ -38,7 +38,7 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.metrics import Score, logit_direction
-from steerscope.analysis.results.estimates import Statistics, band, estimates, nonzero, over_controls
+from steerscope.analysis.results.effects import Statistics, band, estimates, nonzero, over_controls
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.stats import ratio_interval
 from steerscope.analysis.tools.patches import Patches, activations, patches

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from steerscope.analysis.engine.edits import touched
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.estimates import Statistics, estimates
+from steerscope.analysis.results.effects import Statistics, estimates
 from steerscope.analysis.results.stats import benjamini_hochberg, holm
 
 Values = NDArray[np.float64]

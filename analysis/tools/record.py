@@ -12,6 +12,7 @@ import torch
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Frames
 
 PACKAGES = ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy")
 
@@ -20,6 +21,7 @@ def record(
     kind: str,
     experiment: Experiment,
     frames: Mapping[str, pd.DataFrame],
+    columns: Frames,
     start: float,
     *,
     checks: Sequence[Mapping[str, object]],
@@ -29,6 +31,7 @@ def record(
     """A `Result` with the experiment, the method's own knobs, its checks, versions, date and duration.
 
     Args:
+        columns: of each frame, what its columns mean: the `COLUMNS` of the question.
         start: `time.perf_counter()` when the work began.
         checks: as `check` makes them.
         missing: what could not be computed, and why.
@@ -42,7 +45,7 @@ def record(
         "seconds": round(time.perf_counter() - start, 2),
         "versions": {p: version(p) for p in PACKAGES},
     }
-    return Result(kind, frames, manifest)
+    return Result(kind, frames, columns, manifest)
 
 
 def tolerance(model: Model) -> float:

@@ -41,7 +41,7 @@ def asks(analyse: "Callable[..., Result]") -> Callable[..., None]:
 
     @wraps(analyse)
     def command(**given: Any) -> None:
-        from steerscope.analysis.results.estimates import Statistics
+        from steerscope.analysis.results.effects import Statistics
         from steerscope.commands.finish import check_out, finish
 
         out, overwrite = given["out"], given["overwrite"]

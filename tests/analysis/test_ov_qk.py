@@ -28,7 +28,7 @@ from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import Metric, log_prob, logit_direction
 from steerscope.analysis.question.prompts import make_prompts
-from steerscope.analysis.results.estimates import Statistics
+from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.ordinary import ordinary
 from steerscope.analysis.vectors.prompt_pair import prompt_pair

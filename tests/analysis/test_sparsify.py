@@ -21,7 +21,7 @@ from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import Metric, Outputs, Score, Scored, kl, log_prob
 from steerscope.analysis.question.prompts import make_prompts
-from steerscope.analysis.results.estimates import Statistics
+from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.injected_gradient import injected_gradient
 from steerscope.analysis.vectors.prompt_pair import prompt_pair

@@ -1,17 +1,62 @@
-"""Means over prompts with their intervals, controls and p-values: the columns that every table of effects has."""
+"""The columns that every table of effects has, and how they are worked out: means over prompts with their intervals,
+controls and p-values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.model.nodes import Node
 
+from .schema import Column, Frame
 from .stats import benjamini_hochberg, carrier_p, holm, interval
 
 Values = NDArray[np.float64]
 BAND = (2.5, 97.5)  # percentiles over the controls
+
+NODE: Frame = {
+    "node": Column("head (L5H3) or MLP (L5M)", role="node"),
+    "layer": Column("layer of the node", role="layer"),
+    "head": Column("head within the layer; missing for an MLP", role="head"),
+    "kind": Column("head or mlp"),
+}
+MEASURE: Frame = {
+    "measure": Column(
+        "necessity: effect lost when the node is set to its clean value in the steered run; "
+        "sufficiency: effect that appears when only this node is set to its steered value in the clean run",
+        role="measure",
+    )
+}
+NUMBERS: Frame = {
+    "effect": Column("mean over prompts, signed; negative works against the total effect", "{metric}", "estimate"),
+    "low": Column("lower end of the interval over prompts", "{metric}", "low"),
+    "high": Column("upper end of the interval over prompts", "{metric}", "high"),
+    "control": Column(
+        "mean of the same measure for random vectors of equal norm, along the same metric", "{metric}", "reference"
+    ),
+    "control_low": Column(
+        "lower end of the band of the controls (2.5th percentile over vectors)", "{metric}", "reference_low"
+    ),
+    "control_high": Column(
+        "upper end of the band of the controls (97.5th percentile over vectors)", "{metric}", "reference_high"
+    ),
+    "p": Column(
+        "sign-flip tests over prompts: the effect differs from zero and goes beyond the mean control in the same "
+        "direction (the larger of the two p-values, two-sided)"
+    ),
+    "p_adjusted": Column("p after Benjamini-Hochberg over nodes"),
+    "p_holm": Column("p after Holm over nodes, for claims in words"),
+    "significant": Column("p_adjusted below the manifest's alpha", role="verdict"),
+    "wrong_way": Column("share of prompts whose effect has the opposite sign of the mean"),
+    "share": Column("effect over the total effect; shares of different layers do not add up", role="share"),
+}
+EFFECTS: Frame = NODE | MEASURE | NUMBERS
+"""What `frames["effects"]` has, whichever method found it; a method may add columns."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +97,16 @@ def estimates(values: Float[Values, "vector item prompt"], options: Statistics, 
         "p_holm": holm(p),
         "significant": adjusted < options.alpha,
         "wrong_way": wrong_way(real),
+    }
+
+
+def node_columns(nodes: Sequence[Node]) -> dict[str, Any]:
+    """The columns of `NODE`."""
+    return {
+        "node": [str(n) for n in nodes],
+        "layer": [n.layer for n in nodes],
+        "head": pd.array([n.head for n in nodes], dtype="Int64"),
+        "kind": [n.kind for n in nodes],
     }
 
 
