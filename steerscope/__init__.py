@@ -9,6 +9,8 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from steerscope.questions import QUESTIONS
+
 # No run reaches a network on its own; only a hub model that the user names does.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DISABLE_TELEMETRY", "1")
@@ -22,58 +24,47 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 _HOME = {
     "load": "loader",
-    "Model": "analysis.models",
+    "Model": "analysis.model.models",
+    "Node": "analysis.model.nodes",
+    "Site": "analysis.model.nodes",
+    "Positions": "analysis.model.positions",
     "steering_vector": "analysis.vectors.prompt_pair",
     "SteeringVector": "analysis.vectors.vector",
     "random_like": "analysis.vectors.random",
-    "Injection": "analysis.injection",
-    "Positions": "analysis.positions",
-    "Prompts": "analysis.prompts",
-    "read_prompts": "analysis.prompts",
-    "Experiment": "analysis.experiment",
-    "localize": "analysis.attribution.localize",
-    "writers": "analysis.attribution.writers",
-    "freeze_attention": "analysis.attribution.ov_qk",
-    "screen": "analysis.attribution.screen",
-    "attribute": "analysis.attribution.attribute",
-    "shapley": "analysis.attribution.shapley",
-    "path_effect": "analysis.attribution.path_effect",
-    "edges": "analysis.attribution.edges",
-    "edge_graph": "analysis.attribution.edge_graph",
-    "by_position": "analysis.attribution.positions",
-    "sparsify": "analysis.attribution.sparsify",
-    "self_repair": "analysis.attribution.self_repair",
-    "trace": "analysis.trace",
-    "breakdown": "analysis.breakdown.breakdown",
-    "train_lens": "analysis.lens.train",
-    "load_lens": "analysis.lens.lens",
+    "Injection": "analysis.question.injection",
+    "Prompts": "analysis.question.prompts",
+    "read_prompts": "analysis.question.prompts",
+    "windows": "analysis.question.corpora",
+    "generate": "analysis.question.generation",
+    "Experiment": "analysis.question.experiment",
+    "kl": "analysis.question.metrics",
+    "log_prob": "analysis.question.metrics",
+    "logit_direction": "analysis.question.metrics",
+    "perplexity": "analysis.question.metrics",
+    "Edit": "analysis.engine.edits",
+    "Variant": "analysis.engine.edits",
+    "run": "analysis.engine.run",
+    "Result": "analysis.results.result",
+    "Column": "analysis.results.schema",
     "Lens": "analysis.lens.lens",
-    "plant": "circuits.planted",
-    "sweep": "analysis.sweeps.runner",
-    "windows": "analysis.corpora",
-    "generate": "analysis.generation",
-    "kl": "analysis.metrics",
-    "log_prob": "analysis.metrics",
-    "logit_direction": "analysis.metrics",
-    "perplexity": "analysis.metrics",
-    "Node": "analysis.nodes",
-    "Site": "analysis.nodes",
-    "Edit": "analysis.edits",
-    "Variant": "analysis.edits",
-    "run": "analysis.engine",
-    "Result": "analysis.results",
+    "load_lens": "analysis.lens.lens",
+    "edge_graph": "circuits.edge_graph",
     "report": "reports.report",
     "SteerscopeError": "analysis.errors",
 }
 _RENAMED = {"steering_vector": "prompt_pair"}
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, *QUESTIONS])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name in QUESTIONS:
+        question = QUESTIONS[name]
+        value = importlib.import_module("steerscope.ask").door(question) if question.experiment else question.function
+    elif name in _HOME:
+        value = getattr(importlib.import_module(f"steerscope.{_HOME[name]}"), _RENAMED.get(name, name))
+    else:
         raise AttributeError(f"module 'steerscope' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"steerscope.{_HOME[name]}"), _RENAMED.get(name, name))
     globals()[name] = value
     return value
 

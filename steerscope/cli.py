@@ -10,22 +10,8 @@ import typer
 
 from steerscope import __version__
 from steerscope.analysis.errors import SteerscopeError
-from steerscope.commands import (
-    breakdown,
-    demo,
-    lens,
-    localize,
-    models,
-    paths,
-    positions,
-    repair,
-    report,
-    sparsify,
-    sweep,
-    tinystories,
-    trace,
-    writers,
-)
+from steerscope.commands import asked, demo, lens, models, report, sweep, tinystories
+from steerscope.questions import QUESTIONS
 
 app = typer.Typer(
     name="steerscope",
@@ -38,14 +24,9 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("models")(models.models)
-app.command("localize")(localize.localize)
-app.command("writers")(writers.writers)
-app.command("paths")(paths.paths)
-app.command("positions")(positions.positions)
-app.command("repair")(repair.repair)
-app.command("sparsify")(sparsify.sparsify)
-app.command("trace")(trace.trace)
-app.command("breakdown")(breakdown.breakdown)
+for question in QUESTIONS.values():
+    if question.experiment and not question.door:
+        app.command(question.command, short_help=question.asks)(asked.command(question))
 app.command("report")(report.report)
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(lens.app, name="lens")

@@ -7,14 +7,15 @@ run over all questions. To add a question, write its file (see CONTRIBUTING.md) 
 This file stands below all rooms: whoever holds a result may ask for its page.
 """
 
-import ast
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).parent
+if TYPE_CHECKING:
+    from steerscope.analysis.results.schema import Frames
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Question:
         home: module below `steerscope` that holds the function and its `COLUMNS`.
         asks: what it answers, as a question.
         page: module in `steerscope.reports.pages`; the default page, drawn from the columns' roles, where empty.
+        door: the question whose command asks this one, too (a method of it); its own where empty.
         experiment: asked as `name(experiment, *, knobs) -> Result`, and so a command by itself; others have a
             command of their own in `steerscope.commands`.
     """
@@ -33,60 +35,60 @@ class Question:
     home: str
     asks: str
     page: str = ""
+    door: str = ""
     experiment: bool = True
 
     @property
     def command(self) -> str:
-        return self.name.replace("_", "-")
+        """What one types after `steerscope`."""
+        if not self.experiment:
+            return OTHER_COMMANDS[self.name]
+        return (self.door or self.name).replace("_", "-")
+
+    @property
+    def module(self) -> ModuleType:
+        return importlib.import_module(f"steerscope.{self.home}")
 
     @property
     def function(self) -> Callable[..., Any]:
-        found: Callable[..., Any] = getattr(importlib.import_module(f"steerscope.{self.home}"), self.name)
+        found: Callable[..., Any] = getattr(self.module, self.name)
         return found
 
     @property
-    def columns(self) -> Any:
-        """Frames by name, as `steerscope.analysis.results.schema` has them; None for a door to several kinds."""
-        return getattr(importlib.import_module(f"steerscope.{self.home}"), "COLUMNS", None)
+    def columns(self) -> "Frames | None":
+        """Frames by name, with the meaning of their columns; None for a door to several kinds."""
+        return getattr(self.module, "COLUMNS", None)
 
     @property
-    def source(self) -> ast.Module:
-        """The home as a syntax tree: what can be known without importing it."""
-        path = ROOT.joinpath(*self.home.split(".")).with_suffix(".py")
-        return ast.parse(path.read_text(encoding="utf-8"))
+    def source(self) -> Path:
+        """The file of the home: what can be read without importing it."""
+        return Path(__file__).parent.joinpath(*self.home.split(".")).with_suffix(".py")
 
 
-def _listed(*questions: Question) -> dict[str, Question]:
-    return {question.name: question for question in questions}
-
-
-QUESTIONS = _listed(
-    Question("localize", "analysis.carriers.localize", "Which heads and MLPs carry the vector? By any method."),
-    Question(
-        "exact", "analysis.carriers.exact", "Which heads and MLPs carry it, by exact patching of every one?", "exact"
-    ),
-    Question("screen", "analysis.carriers.screen", "The same in a large model: ranked by gradients, verified?", "screen"),
-    Question("attribute", "analysis.carriers.attribute", "What do gradients say that each node carries?", "attribute"),
-    Question("shapley", "analysis.carriers.shapley", "How is the effect shared out; who stands in for whom?", "shapley"),
-    Question("writers", "analysis.origin.writers", "Which nodes wrote the vector?", "writers"),
-    Question("sparsify", "analysis.origin.sparsify", "How few of its dimensions keep the effect?", "sparsify"),
-    Question(
-        "freeze_attention", "analysis.frozen.freeze_attention",
-        "Does it act through what heads move, or through where they look?", "freeze_attention",
-    ),
-    Question("edges", "analysis.routes.edges", "Which way does the effect take through the model?", "edges"),
-    Question("path_effect", "analysis.routes.path_effect", "What flows straight from one node to another?", "path_effect"),
-    Question("by_position", "analysis.routes.by_position", "Where in the prompt do carriers act?", "by_position"),
-    Question("self_repair", "analysis.routes.self_repair", "Who makes up for a carrier that is gone?", "self_repair"),
-    Question("trace", "analysis.trace", "How does the vector travel through the norms, layer by layer?", "trace"),
-    Question("breakdown", "analysis.breakdown.breakdown", "How large may a coefficient be, and what breaks then?", "breakdown"),
-    Question("sweep", "analysis.sweeps.runner", "Which nodes respond to parts of the vector?", "sweep", experiment=False),
-    Question("train_lens", "analysis.lens.train", "What would each layer predict: a tuned lens?", "lens", experiment=False),
+OTHER_COMMANDS = {"sweep": "sweep run", "train_lens": "lens train"}
+_LINES = (
+    ("localize", "analysis.carriers.localize", "Which heads and MLPs carry the vector? By any method."),
+    ("exact", "analysis.carriers.exact", "Which carry it, by exact patching of every one?", "exact", "localize"),
+    ("screen", "analysis.carriers.screen", "Which, in a large model? Ranked, then verified.", "screen", "localize"),
+    ("attribute", "analysis.carriers.attribute", "What do gradients say of each node?", "attribute", "localize"),
+    ("shapley", "analysis.carriers.shapley", "How is the effect shared out among nodes?", "shapley", "localize"),
+    ("writers", "analysis.origin.writers", "Which nodes wrote the vector?", "writers"),
+    ("sparsify", "analysis.origin.sparsify", "How few of its dimensions keep the effect?", "sparsify"),
+    ("freeze_attention", "analysis.frozen.freeze_attention", "Through values or through looking?", "freeze_attention"),
+    ("edges", "analysis.routes.edges", "Which way does the effect take through the model?", "edges"),
+    ("path_effect", "analysis.routes.path_effect", "What flows straight from one node to another?", "path_effect"),
+    ("by_position", "analysis.routes.by_position", "Where in the prompt do carriers act?", "by_position"),
+    ("self_repair", "analysis.routes.self_repair", "Who makes up for a carrier that is gone?", "self_repair"),
+    ("trace", "analysis.trace", "How does the vector travel through the norms, layer by layer?", "trace"),
+    ("breakdown", "analysis.breakdown.breakdown", "How large may a coefficient be, and what breaks?", "breakdown"),
+    ("sweep", "analysis.sweeps.runner", "Which nodes respond to parts of the vector?", "sweep", "", False),
+    ("train_lens", "analysis.lens.train", "What would each layer predict? A tuned lens.", "lens", "", False),
 )
+QUESTIONS: dict[str, Question] = {line[0]: Question(*line) for line in _LINES}
 
 
 def page_of(kind: str) -> Any:
-    """The module that draws a kind of result: `headline(result)` and `page(result)`; the default page for kinds unknown."""
+    """The module that draws a kind of result: `headline(result)` and `page(result)`. The default for unknown kinds."""
     question = QUESTIONS.get(kind)
     page = question.page if question is not None else ""
     return importlib.import_module(f"steerscope.reports.pages.{page or 'default'}")

@@ -24,6 +24,7 @@ def demo(
     check_out(out, overwrite)
     hush()
     from steerscope.analysis.carriers.localize import localize
+    from steerscope.analysis.question.experiment import Experiment
     from steerscope.analysis.question.injection import Injection
     from steerscope.analysis.question.prompts import make_prompts
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
@@ -33,7 +34,8 @@ def demo(
     loaded = load(model)
     texts = make_prompts(loaded, prompts("off_topic"), source="the demo's neutral story beginnings")
     injection = Injection(prompt_pair(loaded, " wedding", " ", LAYER), COEFFICIENT)
-    finish(localize(loaded, injection, texts, controls=controls, seed=seed), out, overwrite)
+    experiment = Experiment(loaded, injection, texts, controls=controls, seed=seed)
+    finish(localize(experiment), out, overwrite)
 
 
 def _is_demo(out: Path) -> bool:

@@ -57,11 +57,10 @@ def finish(result: Result, out: Path, overwrite: bool, page: bool = True) -> Non
 
 def show(result: Result, folder: Path, to: Path | None) -> None:
     """Prints what was found in a saved result, after writing its page into the folder `to`."""
-    from steerscope.reports.pages import PAGES
     from steerscope.reports.report import report
 
     written = f"Tables: {folder}" if to is None else f"Report: {report(folder, to)}"
     console = Console(soft_wrap=True)
-    for sentence in PAGES[result.kind](result).headline:
+    for sentence in result.summary():
         console.print(Text(sentence))
     console.print(Text(written))

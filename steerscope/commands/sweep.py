@@ -102,8 +102,8 @@ def run(
     from steerscope.analysis.question.prompts import make_prompts, read_prompts
     from steerscope.analysis.sweeps.executors import executor as executor_of
     from steerscope.analysis.vectors.vector import SteeringVector
+    from steerscope.commands.asked import metric_of
     from steerscope.commands.finish import command_line, hush
-    from steerscope.commands.question import metric_of
 
     where = executor_of(executor.value, workers, address)
     given = _vectors(plus, minus, vector, layer)

@@ -1,22 +1,24 @@
-"""`asks`: what every analysis asks of the command line, written once: model, vector, prompts, metric, controls, folder.
+"""Commands from the registry: what every question asks of the command line, and its own knobs.
 
-A command is then a function from an `Experiment` and its own options to a `Result`.
+The shared options (model, vector, prompts, metric, controls, folder) are written here once; a question's own are read
+from its signature (`steerscope.knobs`).
 """
 
 import inspect
 from collections.abc import Callable
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from steerscope.analysis.errors import BadArgument, BadMetric, BadVector
+from steerscope.knobs import KINDS, NONE, Knob, Knobs, knobs
+from steerscope.questions import Question
 
 if TYPE_CHECKING:
     from steerscope.analysis.question.experiment import Experiment
-    from steerscope.analysis.results.result import Result
 
 
 class Matched(StrEnum):
@@ -24,37 +26,60 @@ class Matched(StrEnum):
     kl = "kl"
 
 
-Nodes = Annotated[str | None, typer.Option(help="Nodes such as L0M,L1H5; the strongest by default.")]
 POSITIONS = "front, middle, back, last, all, or indices such as 3,4,-1."
+EXAMPLE = (
+    'steerscope {} --model tinystories-2l --plus " wedding" --layer {} --coef 3 --prompts prompts.txt{} --out out/{}'
+)
 
 
-def asks(analyse: "Callable[..., Result]") -> Callable[..., None]:
-    """A command from `analyse(experiment, *, level, alpha, <its own options>)`: it saves the result, writes its page
-    and
-    says what was found."""
-    own = list(inspect.signature(analyse).parameters.values())[1:]
-    own = [option for option in own if option.name not in ("level", "alpha")]
+def command(question: Question) -> Callable[..., None]:
+    """A command that asks the question, saves the result, writes its page and says what was found."""
+    read = knobs(question)
     shared = list(inspect.signature(_experiment).parameters.values())
-    around = list(inspect.signature(_around).parameters.values())
-    options = [o.replace(kind=inspect.Parameter.KEYWORD_ONLY) for o in (*shared, *own, *around)]
+    around = [o for o in inspect.signature(_around).parameters.values() if o.name in ("out", "overwrite", "report")]
+    levels = [o for o in inspect.signature(_around).parameters.values() if o.name in read.shared]
+    options = [*shared, *map(_option, read.own), *levels, *around]
+    options = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     options.sort(key=lambda option: option.default is not inspect.Parameter.empty)
 
-    @wraps(analyse)
-    def command(**given: Any) -> None:
+    def ask(**given: Any) -> None:
         from steerscope.analysis.results.effects import Statistics
         from steerscope.commands.finish import check_out, finish
 
-        out, overwrite = given["out"], given["overwrite"]
-        check_out(out, overwrite)
-        Statistics(given["level"], given["alpha"])  # refuses what makes no sense
+        check_out(given["out"], given["overwrite"])
+        levels = {name: given[name] for name in read.shared}
+        Statistics(**levels)  # refuses what makes no sense
+        own = _given(read, given)
         experiment = _experiment(**{option.name: given[option.name] for option in shared})
-        kept = {option.name: given[option.name] for option in own}
-        result = analyse(experiment, level=given["level"], alpha=given["alpha"], **kept)
-        finish(result, out, overwrite, given["report"])
+        finish(question.function(experiment, **own, **levels), given["out"], given["overwrite"], given["report"])
 
-    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    command.__annotations__ = {option.name: option.annotation for option in options}
-    return command
+    needed = "".join(f" --{k.name.replace('_', '-')} ..." for k in read.own if k.default is NONE)
+    example = EXAMPLE.format(question.command, int(question.name == "writers"), needed, question.command)
+    ask.__doc__ = f"{question.asks} {read.help}\n\nExample: {example}"
+    ask.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    ask.__annotations__ = {option.name: option.annotation for option in options}
+    return ask
+
+
+def _option(knob: Knob) -> inspect.Parameter:
+    """A knob as an option of typer."""
+    choices = click.Choice(knob.choices) if knob.choices else None
+    default = ",".join(map(str, knob.default)) if isinstance(knob.default, tuple | list) else knob.default
+    kind = KINDS[knob.kind].type
+    kind = kind | None if default is None else kind  # type: ignore[assignment]
+    return inspect.Parameter(
+        knob.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is NONE else default,
+        annotation=Annotated[
+            kind | None if default is None else kind, typer.Option(help=knob.help, click_type=choices)
+        ],
+    )
+
+
+def _given(read: Knobs, given: dict[str, Any]) -> dict[str, Any]:
+    """The knobs that were given, as values; what was left out keeps the question's own default."""
+    return {knob.name: knob.parse(given[knob.name]) for knob in read.own if given[knob.name] is not None}
 
 
 def _around(
@@ -132,11 +157,6 @@ def _experiment(
         made = made.row(-1)  # these positions take one row: that of the last token, as is usual
     injection = Injection(made, coef, layer, positions)
     return Experiment(loaded, (injection,), given, wanted, controls, matched.value, seed=seed)
-
-
-def listed(nodes: str | None) -> list[str] | None:
-    """The nodes that an option names; None for none."""
-    return nodes.split(",") if nodes else None
 
 
 def metric_of(name: str, targets: str | None, against: str | None, continuation: str | None) -> Any:

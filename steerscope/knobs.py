@@ -1,0 +1,166 @@
+"""The knobs of a question, read from its source without importing it: help and parsing cost no torch.
+
+1. Find the question's function in its file: every parameter after the first is a knob.
+2. Its kind is its annotation, its help the entry of that name under `Args:` in the docstring, its default a literal
+   or the module's own literal constant.
+3. Text of the command line becomes the value by its kind (`KINDS`).
+
+A test holds every reading against `inspect.signature`.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerscope.analysis.errors import BadArgument
+from steerscope.questions import QUESTIONS, Question
+
+NONE: Any = object()  # no default: it must be given
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One argument of a question.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        choices: the values of a `Literal`.
+        default: `NONE` where it must be given.
+    """
+
+    name: str
+    kind: str
+    help: str
+    default: Any = NONE
+    choices: tuple[str, ...] = ()
+
+    def parse(self, given: Any) -> Any:
+        """The value of what was typed.
+
+        Raises:
+            BadArgument: it is none.
+        """
+        option = "--" + self.name.replace("_", "-")
+        try:
+            return None if given is None else KINDS[self.kind].parse(given)
+        except ValueError as error:
+            raise BadArgument(f"{option} {given!r}; expected {KINDS[self.kind].expected}") from error
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the command line takes an annotation: as which type, and what becomes of it."""
+
+    type: type
+    parse: Callable[[Any], Any] = field(default=lambda given: given)
+    expected: str = ""
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+_LIST = Kind(str, _names, "names separated by commas")
+_FLOATS = Kind(str, _numbers, "numbers separated by commas, such as 1,10,100")
+KINDS: Mapping[str, Kind] = {
+    "int": Kind(int),
+    "float": Kind(float),
+    "bool": Kind(bool),
+    "str": Kind(str),
+    "Literal": Kind(str),
+    "Text": Kind(str),
+    "Lens | str": Kind(str),
+    "Sequence[str]": _LIST,
+    "Sequence[Node | str]": _LIST,
+    "Sequence[float]": _FLOATS,
+}
+SHARED = ("level", "alpha")
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What the command line must know of a question.
+
+    Attributes:
+        help: first paragraph of the docstring.
+        own: its knobs, without those that all questions share.
+        shared: which of `SHARED` it takes.
+    """
+
+    help: str
+    own: tuple[Knob, ...]
+    shared: tuple[str, ...]
+
+
+def knobs(question: Question) -> Knobs:
+    """The knobs of a question, and of the methods that are asked through its command (these without a default)."""
+    found = _read(question)
+    more = {}
+    for member in QUESTIONS.values():
+        if member.door == question.name:
+            for knob in _read(member).own:
+                more[knob.name] = Knob(knob.name, knob.kind, f"{knob.help} ({member.name})", None, knob.choices)
+    return Knobs(
+        found.help, (*found.own, *(more[n] for n in more if n not in {k.name for k in found.own})), found.shared
+    )
+
+
+def _read(question: Question) -> Knobs:
+    module = ast.parse(question.source.read_text(encoding="utf-8"))
+    function = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == question.name)
+    constants = {
+        target.id: node.value
+        for node in module.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    text = ast.get_docstring(function) or ""
+    described = _arguments(text)
+    own, shared = [], []
+    for argument, default in _parameters(function):
+        if argument.arg in SHARED:
+            shared.append(argument.arg)
+            continue
+        kind, choices = _kind(argument.annotation)
+        if isinstance(default, ast.Name):
+            default = constants[default.id]
+        value = NONE if default is None else ast.literal_eval(default)
+        own.append(Knob(argument.arg, kind, described.get(argument.arg, ""), value, choices))
+    return Knobs(" ".join(text.split("\n\n")[0].split()), tuple(own), tuple(shared))
+
+
+def _parameters(function: ast.FunctionDef) -> list[tuple[ast.arg, ast.expr | None]]:
+    """Every parameter after the first, with its default."""
+    arguments = function.args
+    plain = [*arguments.posonlyargs, *arguments.args]
+    missing: list[ast.expr | None] = [None] * (len(plain) - len(arguments.defaults))
+    defaults = [*missing, *arguments.defaults, *arguments.kw_defaults]
+    return list(zip([*plain, *arguments.kwonlyargs], defaults, strict=True))[1:]
+
+
+def _kind(annotation: ast.expr | None) -> tuple[str, tuple[str, ...]]:
+    text = "str" if annotation is None else ast.unparse(annotation).strip("'\"").removesuffix(" | None")
+    if match := re.fullmatch(r"Literal\[(.*)\]", text):
+        return "Literal", tuple(ast.literal_eval(f"({match[1]},)"))
+    return text, ()
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """Entries of the section `Args:` by name; an entry of two names stands for both."""
+    section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", docstring, re.M)
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in section[1].splitlines() if section else ():
+        if entry := re.fullmatch(r"    (\w+(?:, \w+)*): (.*)", line):
+            names = entry[1].split(", ")
+            found |= dict.fromkeys(names, entry[2].strip())
+        else:
+            found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
+    return {name: text[:1].upper() + text[1:] for name, text in found.items()}
