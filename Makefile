@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 # Its tests kill worker processes while they are at work: beside others they would find none, or somebody else's.
 ALONE := tests/analysis/sweeps/test_executors.py
 
-.PHONY: demo test test-slow lint types bench clean
+.PHONY: demo test test-slow lint types bench docs clean
 
 demo: .venv/.installed ## localize a vector on an embedded model, into out/demo/report.html
 	$(BIN)/steerscope demo
@@ -33,6 +33,9 @@ bench: .venv/.installed-test
 	$(BIN)/python -m benchmarks.screen
 	$(BIN)/python -m benchmarks.shapley
 	$(BIN)/python -m benchmarks.breakdown
+
+docs: .venv/.installed ## docs/questions.md from the registry
+	$(BIN)/python -m steerscope.table > docs/questions.md
 
 clean:
 	rm -rf .venv out/demo build *.egg-info

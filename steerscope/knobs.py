@@ -98,12 +98,15 @@ class Knobs:
     shared: tuple[str, ...]
 
 
-def knobs(question: Question) -> Knobs:
-    """The knobs of a question, and of the methods that are asked through its command (these without a default)."""
+def knobs(question: Question, own: bool = False) -> Knobs:
+    """The knobs of a question, and, unless `own`, those of the methods that are asked through its command.
+
+    The methods' have no default here: what is left out keeps the method's own.
+    """
     found = _read(question)
     more = {}
     for member in QUESTIONS.values():
-        if member.door == question.name:
+        if member.door == question.name and not own:
             for knob in _read(member).own:
                 more[knob.name] = Knob(knob.name, knob.kind, f"{knob.help} ({member.name})", None, knob.choices)
     return Knobs(

@@ -12,10 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from steerscope.analysis.results.schema import Frames
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,8 @@ class Question:
         return found
 
     @property
-    def columns(self) -> "Frames | None":
-        """Frames by name, with the meaning of their columns; None for a door to several kinds."""
+    def columns(self) -> Any:
+        """`Frames` (`steerscope.analysis.results.schema`): what columns mean; None for a door to several kinds."""
         return getattr(self.module, "COLUMNS", None)
 
     @property

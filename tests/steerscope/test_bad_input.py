@@ -131,9 +131,10 @@ PYTHON: list[tuple[Callable[[st.Model], object], type[st.SteerscopeError]]] = [
     (lambda m: st.localize(m, st.Injection(st.steering_vector(m, " wedding", " ship", 0)), [" "]), BadPrompt),
     (lambda m: st.localize(m, st.Injection(st.steering_vector(m, " wedding", " ship", 0)), ["a " * 99]), BadPrompt),
     (lambda m: st.localize(m, [], ["Tom had a ball"]), BadInjection),
+    (lambda m: st.localize(m, st.Injection(st.steering_vector(m, " wedding", " ship", 0)), method="x"), BadArgument),
     (lambda m: st.log_prob([]), BadMetric),
     (lambda m: st.read_prompts("nowhere.txt"), BadPrompt),
-    (lambda m: st.Result("localize", {}).save(__file__), OutputExists),
+    (lambda m: st.Result("exact", {}, {}).save(__file__), OutputExists),
 ]
 
 

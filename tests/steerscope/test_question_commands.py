@@ -9,20 +9,26 @@ from checkpoints import save_gpt2
 
 from steerscope import cli
 from steerscope.analysis.results.result import Result
+from steerscope.questions import QUESTIONS
 
+ARGUMENTS = {  # beyond model, vector, prompts and folder
+    "edges": ["--verify 2"],
+    "path_effect": ["--senders injection,L0H1 --receivers L1H2.q,logits"],
+    "by_position": ["--nodes L0M,L1H1"],
+    "sparsify": ["--keep 0.5"],
+    "trace": ["--lens logit"],
+    "breakdown": ["--coefficients 0,1,10,10000"],
+    "freeze_attention": ["--by all,layer"],
+    "exact": ["--completions 0"],
+    "screen": ["--method screen --top 3"],
+    "attribute": ["--method gradient", "--method ig --steps 4 --sample 3"],
+    "shapley": ["--method shapley --passes 30"],
+}
 COMMANDS = {
-    "localize --method screen": "screen",
-    "localize --method gradient": "attribute",
-    "localize --method ig": "attribute",
-    "localize --method shapley": "shapley",
-    "writers": "writers",
-    "paths --verify 2": "edges",
-    "paths --from injection,L0H1 --to L1H2.q,logits": "paths",
-    "positions --nodes L0M,L1H1": "positions",
-    "sparsify --keep 0.5": "sparsify",
-    "repair": "self_repair",
-    "trace --lens logit": "trace",
-    "breakdown --coefficients 0,1,10,10000": "breakdown",
+    f"{question.command} {more}".strip(): question.name
+    for question in QUESTIONS.values()
+    if question.experiment and question.columns is not None
+    for more in ARGUMENTS.get(question.name, [""])
 }
 
 
@@ -75,15 +81,15 @@ def test_a_question_is_answered_in_a_folder(
 @pytest.mark.parametrize(
     ("command", "what"),
     [
-        ("positions --nodes L7M", "layers 0 to 1"),
-        ("repair --nodes L0H99", "L0H99"),
-        ("paths --from L1M --to L0H1.q", "L1M"),
-        ("paths --from L1M", "--to"),
+        ("by-position --nodes L7M", "layers 0 to 1"),
+        ("self-repair --nodes L0H99", "L0H99"),
+        ("path-effect --senders L1M --receivers L0H1.q", "L1M"),
         ("sparsify --keep 2", "keep"),
         ("breakdown --coefficients 1,x", "numbers separated by commas"),
         ("breakdown --loss 0", "loss=0"),
         ("trace --lens nowhere", "holds no lens"),
         ("localize --method gradient --metric kl", "ig"),
+        ("localize --method screen --completions 3", "completions"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(
@@ -126,7 +132,7 @@ def test_a_lens_is_trained_reported_and_used(
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert not stopped.value.code
-    assert Result.load(tmp_path / "lens").kind == "lens"
+    assert Result.load(tmp_path / "lens").kind == "train_lens"
     page = (tmp_path / "lens" / "report.html").read_text(encoding="utf-8")
     assert "held-out text" in page and "tuned lens" in page
     with pytest.raises(SystemExit):
