@@ -154,7 +154,7 @@ def _direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
     if clean.hidden is not None:
         origin = clean.hidden
         # The same projection, before the unembedding.
-        seen: Tensor = unit @ scored.model.bridge.unembed.W_U.to(unit).T
+        seen: Tensor = (unit @ scored.model.bridge.unembed.W_U.to(unit).T).detach()
 
         def from_hidden(readout: Readout) -> Tensor:
             assert readout.hidden is not None
