@@ -18,12 +18,13 @@ What it cannot see: what two paths do only together.
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -35,12 +36,27 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site, parse_node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.results.effects import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
-from steerscope.analysis.tools.patches import activations
-from steerscope.analysis.tools.patching import MEASURES, against_plain, effect
+from steerscope.analysis.results.schema import Column, Frames
+from steerscope.analysis.tools.patching import MEASURES, against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
 from steerscope.analysis.tools.writes import Run, injected_stream, moves
+
+COLUMNS: Frames = {
+    "paths": {
+        "sender": Column("node whose write is changed, or injection", role="label"),
+        "receiver": Column(
+            "input that sees the change, and it alone: L1H5.q, .k, .v, L1H5 for all three, L1M, or logits", role="label"
+        ),
+        "measure": Column(
+            "necessity: effect lost when this path alone is set back to clean in the steered run; sufficiency: effect "
+            "that appears when it alone carries the steered value in the clean run",
+            role="measure",
+        ),
+        **NUMBERS,
+    }
+}
 
 INJECTION, LOGITS = "injection", "logits"
 SAMPLES = 4
@@ -66,6 +82,10 @@ class Receiver:
         return f"{self.node}.{self.inputs[0]}" if len(self.inputs) == 1 else str(self.node)
 
 
+Path = tuple[Sender, Receiver]
+Place = tuple[Sender, int, bool]  # what the receivers of a layer's attention, or of its MLP, see of a sender
+
+
 def parse_receiver(text: str) -> Receiver:
     """A receiver from its name.
 
@@ -86,8 +106,8 @@ def parse_receiver(text: str) -> Receiver:
 
 def path_effect(
     experiment: Experiment,
-    senders: str | Sequence[str],
-    receivers: str | Sequence[str],
+    senders: Sequence[str],
+    receivers: Sequence[str],
     *,
     level: float = 0.95,
     alpha: float = 0.05,
@@ -99,7 +119,7 @@ def path_effect(
         receivers: inputs such as `L1H5.q`, `L1H5` (all three), `L1M`, or `logits`.
 
     Returns:
-        a `Result` of kind "paths"; frames and columns as in `columns.COLUMNS["paths"]`.
+        a `Result` of kind "path_effect"; frames and columns as in `COLUMNS`.
 
     Raises:
         BadNode: a node that is not there, that the injection cannot reach, or a path that runs backwards.
@@ -107,44 +127,26 @@ def path_effect(
     options = Statistics(level, alpha)
     start = time.perf_counter()
     pairs = [
-        (_sender(experiment, s), parse_receiver(r))
+        (None if s.strip() == INJECTION else parse_node(s), parse_receiver(r))
         for s in ([senders] if isinstance(senders, str) else senders)
         for r in ([receivers] if isinstance(receivers, str) else receivers)
     ]
     for sender, receiver in pairs:
         check_path(experiment, sender, receiver)
-    values = np.stack(
-        [exact_paths(experiment, pairs, vector) for vector in track(range(1 + experiment.controls), "paths")]
-    )
-    total = effect(experiment)
+    vectors = track(range(1 + experiment.controls), "paths")
+    values = np.stack([exact_paths(experiment, pairs, vector) for vector in vectors])
+    total = float(experiment.effect().mean())
     frames = []
     for index, measure in enumerate(MEASURES):
+        ends = {"sender": [str(s or INJECTION) for s, _ in pairs], "receiver": [str(r) for _, r in pairs]}
         columns = estimates(values[:, index], options, experiment.seed)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "sender": [INJECTION if s is None else str(s) for s, _ in pairs],
-                    "receiver": [str(r) for _, r in pairs],
-                    "measure": measure,
-                    **columns,
-                    "share": columns["effect"] / nonzero(total.mean()),
-                }
-            )
-        )
+        columns["share"] = columns["effect"] / nonzero(total)
+        frames.append(pd.DataFrame({**ends, "measure": measure, **columns}))
+    table = {"paths": pd.concat(frames, ignore_index=True)}
+    checks = _checks(experiment, pairs)
     return record(
-        "paths",
-        experiment,
-        {"paths": pd.concat(frames, ignore_index=True)},
-        start,
-        checks=_checks(experiment, pairs),
-        total=float(total.mean()),
-        level=level,
-        alpha=alpha,
+        "path_effect", experiment, table, COLUMNS, start, checks=checks, total=total, level=level, alpha=alpha
     )
-
-
-def _sender(experiment: Experiment, text: str) -> Sender:
-    return None if text.strip() == INJECTION else parse_node(text)
 
 
 def check_path(experiment: Experiment, sender: Sender, receiver: Receiver) -> None:
@@ -157,21 +159,17 @@ def check_path(experiment: Experiment, sender: Sender, receiver: Receiver) -> No
                 first = experiment.reachable[0].layer
                 raise BadNode(
                     f"{node} lies before the injection at layer {first}, which cannot reach it; expected a "
-                    "node from layer "
-                    f"{first} on; choose another"
+                    f"node from layer {first} on; choose another"
                 )
     if sender is not None and receiver.node is not None and not _before(model, sender, receiver.node):
         raise BadNode(
             f"the path {sender} -> {receiver} runs backwards: {receiver.node} reads the stream before {sender} "
-            "writes into it; "
-            "expected a receiver after the sender; turn it round"
+            "writes into it; expected a receiver after the sender; turn it round"
         )
     if sender is None and receiver.node is not None:
         late = {"attn_out": 1, "mlp_out": 2, "z": 1}
-        if all(
-            (i.site.layer, late.get(i.site.name, 0)) > (receiver.node.layer, 0 if receiver.node.head is not None else 1)
-            for i in experiment.injections
-        ):
+        read = (receiver.node.layer, 0 if receiver.node.head is not None else 1)
+        if all((i.site.layer, late.get(i.site.name, 0)) > read for i in experiment.injections):
             raise BadNode(
                 f"the injection stands after what {receiver} reads; expected a node that it reaches; choose a later one"
             )
@@ -184,42 +182,25 @@ def _before(model: Model, sender: Node, receiver: Node) -> bool:
     return sender.head is not None and receiver.head is None and not model.parallel
 
 
-def exact_paths(
-    experiment: Experiment, pairs: Sequence[tuple[Sender, Receiver]], vector: int = 0
-) -> Float[Values, "measure path prompt"]:
+def exact_paths(experiment: Experiment, paths: Sequence[Path], vector: int = 0) -> Float[Values, "measure path prompt"]:
     """Effects of direct paths, of one vector."""
     found = []
-    for question in _questions(experiment, pairs, vector):
-        own = question.metric([[Variant(p, edits) for p, edits in enumerate(question.edits)]])[0]
-        values = question.metric(question.outputs(pairs))
-        found.append(question.sign * (values - own))
+    for question in _questions(experiment, paths, vector):
+        values = experiment.score([variant for row in question.outputs() for variant in row])
+        found.append(question.sign * (values.reshape(len(paths), -1) - experiment.value(question.base)))
     return np.stack(found)
 
 
-def _questions(experiment: Experiment, pairs: Sequence[tuple[Sender, Receiver]], vector: int) -> "list[_Question]":
+def _questions(experiment: Experiment, paths: Sequence[Path], vector: int) -> "tuple[_Question, _Question]":
     """The two directions: necessity starts from the steered run, sufficiency from the clean one."""
-    model = experiment.model
-    nodes = list(dict.fromkeys(s for s, _ in pairs if s is not None))
-    names = {"z", "attn_out", "mlp_out"} if model.has_mlp else {"z", "attn_out"}
-    sites = [(name, layer) for layer in range(model.n_layers) for name in sorted(names)]
-    steering = experiment.edits(vector)
-    both = (experiment.nothing, steering)
-    runs = [activations(experiment, edits, sites) for edits in both]
-    found = []
-    for base, sign in ((1, -1.0), (0, 1.0)):
-        moved = [
-            moves(model, nodes, before, after) if nodes else torch.empty(0)
-            for before, after in zip(runs[base], runs[1 - base], strict=True)
-        ]
-        found.append(_Question(experiment, both[base], runs[base], steering, sign, nodes, moved))
-    return found
+    return _Question(experiment, paths, vector, vector, None), _Question(experiment, paths, vector, None, vector)
 
 
-def _checks(experiment: Experiment, pairs: Sequence[tuple[Sender, Receiver]]) -> list[dict[str, object]]:
+def _checks(experiment: Experiment, paths: Sequence[Path]) -> list[dict[str, object]]:
     """Sampled paths, as they are put into the model, equal plain passes."""
     generator = np.random.default_rng(experiment.seed)
-    some = [pairs[i] for i in generator.permutation(len(pairs))[:SAMPLES]]
-    made = [row for question in _questions(experiment, some, 0) for row in question.outputs(some)]
+    some = [paths[i] for i in generator.permutation(len(paths))[:SAMPLES]]
+    made = [row for question in _questions(experiment, some, 0) for row in question.outputs()]
     sampled = [row[int(generator.integers(len(row)))] for row in made]
     gap = against_plain(experiment, sampled)
     return [check("sampled paths equal one plain pass each", gap, tolerance(experiment.model))]
@@ -227,114 +208,104 @@ def _checks(experiment: Experiment, pairs: Sequence[tuple[Sender, Receiver]]) ->
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """Paths of one base run."""
+    """Paths in a base run, from the other one: each a vector's, or clean (None)."""
 
     experiment: Experiment
-    edits: Edits
-    base: Sequence[Run]
-    steering: Edits
-    sign: float
-    nodes: Sequence[Node]
-    moved: Sequence[Float[Tensor, "node pos d_model"]]
+    paths: Sequence[Path]
+    vector: int
+    base: int | None
+    other: int | None
 
-    def change(self, sender: Sender, p: int) -> Float[Tensor, "pos d_model"]:
-        """What the sender writes differently in the other run."""
-        if sender is not None:
-            return self.moved[p][self.nodes.index(sender)]
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.base is None else -1.0
+
+    @property
+    def edits(self) -> Edits:
+        return self.experiment.edits_of(self.base)
+
+    @cached_property
+    def runs(self) -> tuple[Sequence[Run], Sequence[Run]]:
+        """What nodes write in the base run and in the other, by prompt."""
         model = self.experiment.model
-        length = len(self.experiment.prompts.full[p])
-        return self.sign * injected_stream(model, self.steering[p], length)
+        names = ("attn_out", "mlp_out", "z") if model.has_mlp else ("attn_out", "z")
+        sites = [(name, layer) for layer in range(model.n_layers) for name in names]
+        return self.experiment.activations(self.base, sites), self.experiment.activations(self.other, sites)
 
-    def outputs(self, pairs: Sequence[tuple[Sender, Receiver]]) -> list[list[Variant]]:
-        """Steps 1 and 2: for each path, the variants (by prompt) whose metric is wanted."""
-        prompts = range(len(self.base))
-        model = self.experiment.model
-        last = Site("mlp_out" if model.has_mlp else "attn_out", model.n_layers - 1)
-        keys = [(s, (r.node.layer, r.node.head is None)) for s, r in pairs if r.node is not None]
-        inputs = self._inputs(list(dict.fromkeys(keys)))
-        made: list[list[Variant]] = []
-        asked: list[tuple[int, int, Variant, Node]] = []
-        for number, (sender, receiver) in enumerate(pairs):
-            made.append([])
-            for p in prompts:
-                if receiver.node is None:
-                    added = Edit(last, "add", self.change(sender, p))
-                    made[-1].append(Variant(p, (*self.edits[p], added)))
-                    continue
-                node = receiver.node
-                read = inputs[sender, (node.layer, node.head is None)][p]
-                if node.head is None:
-                    held = Edit(node.site, "set", read["mlp_out", node.layer])
-                    made[-1].append(Variant(p, (*self.edits[p], held)))
-                    continue
-                put = tuple(self._put(node, name, read) for name in receiver.inputs)
-                variant = Variant(p, (*self.edits[p], *put))
-                made[-1].append(variant)
-                alone = all(model.heads(name) == model.n_heads for name in receiver.inputs)
-                if not (alone or receiver.shared):
-                    asked.append((number, p, variant, node))
-        for (number, p, _, node), z in zip(asked, self._z(asked), strict=True):
-            made[number][p] = Variant(p, (*self.edits[p], Edit(node.site, "set", z)))
-        return made
-
-    def _put(self, node: Node, name: str, read: Run) -> Edit:
-        model = self.experiment.model
-        head = (node.head or 0) * model.heads(name) // model.n_heads
-        return Edit(Site(name, node.layer, head), "set", read[name, node.layer][:, head])
-
-    def _inputs(
-        self, keys: Sequence[tuple[Sender, tuple[int, bool]]]
-    ) -> dict[tuple[Sender, tuple[int, bool]], list[Run]]:
-        """Step 1: what receivers of a layer read when the sender's path to them is patched."""
-        model, prompts = self.experiment.model, range(len(self.base))
-        found: dict[tuple[Sender, tuple[int, bool]], list[Run]] = {}
-        for layer, mlp in sorted({key[1] for key in keys}):
-            own = [key for key in keys if key[1] == (layer, mlp)]
-            variants = []
-            for sender, _ in own:
-                for p in prompts:
-                    change = self.change(sender, p)
-                    edit = Edit(Site("resid_pre", layer), "add", change)
-                    if mlp and not model.parallel:
-                        held = self.base[p]["attn_out", layer]
-                        edit = Edit(Site("attn_out", layer), "set", held + change)
-                    variants.append(Variant(p, (*self.edits[p], edit)))
-            sites = [("mlp_out", layer)] if mlp else [(name, layer) for name in ("q", "k", "v")]
-            runs = self._read(variants, sites, lambda x, index: x)
-            for place, key in enumerate(own):
-                found[key] = runs[place * len(prompts) : (place + 1) * len(prompts)]
+    @cached_property
+    def changes(self) -> list[dict[Sender, Float[Tensor, "pos d_model"]]]:
+        """By prompt, what each sender writes differently in the other run."""
+        model, steering = self.experiment.model, self.experiment.edits(self.vector)
+        nodes = list(dict.fromkeys(sender for sender, _ in self.paths if sender is not None))
+        found: list[dict[Sender, Tensor]] = []
+        for ids, edits, before, after in zip(self.experiment.prompts.full, steering, *self.runs, strict=True):
+            moved: Iterable[Tensor] = moves(model, nodes, before, after) if nodes else ()
+            injected = self.sign * injected_stream(model, edits, len(ids))
+            found.append({None: injected, **dict(zip(nodes, moved, strict=True))})
         return found
 
-    def _z(self, asked: Sequence[tuple[int, int, Variant, Node]]) -> list[Tensor]:
-        """Step 2: the receivers' own z."""
-        found: list[Tensor] = [torch.empty(0)] * len(asked)
-        for layer in sorted({node.layer for *_, node in asked}):
-            own = [i for i, (*_, node) in enumerate(asked) if node.layer == layer]
+    def outputs(self) -> list[list[Variant]]:
+        """Steps 1 and 2: for each path, the variants (by prompt) whose metric is wanted."""
+        model, prompts = self.experiment.model, range(len(self.edits))
+        inputs = self._inputs()
+        made = [[Variant(p, (*self.edits[p], *self._put(path, p, inputs))) for p in prompts] for path in self.paths]
+        split = [
+            (number, p, receiver.node)
+            for number, (_, receiver) in enumerate(self.paths)
+            if receiver.node is not None and not receiver.shared
+            if any(model.heads(name) < model.n_heads for name in receiver.inputs)
+            for p in prompts
+        ]
+        for layer in sorted({node.layer for *_, node in split}):
+            own = [one for one in split if one[2].layer == layer]
+            seen = self._read([made[n][p] for n, p, _ in own], [("z", layer)], [node.head for *_, node in own])
+            for (n, p, node), read in zip(own, seen, strict=True):
+                made[n][p] = Variant(p, (*self.edits[p], Edit(node.site, "set", read["z", layer])))
+        return made
 
-            def head(x: Tensor, index: int, own: list[int] = own) -> Tensor:
-                return x[:, asked[own[index]][3].head]
+    def _put(self, path: Path, p: int, inputs: "dict[Place, list[Run]]") -> tuple[Edit, ...]:
+        """What makes a receiver alone see the change: its inputs as they were read, or the final stream's change."""
+        (sender, receiver), model = path, self.experiment.model
+        node = receiver.node
+        if node is None:
+            last = Site("mlp_out" if model.has_mlp else "attn_out", model.n_layers - 1)
+            return (Edit(last, "add", self.changes[p][sender]),)
+        read = inputs[sender, node.layer, node.head is None][p]
+        if node.head is None:
+            return (Edit(node.site, "set", read["mlp_out", node.layer]),)
+        heads = {name: node.head * model.heads(name) // model.n_heads for name in receiver.inputs}
+        return tuple(
+            Edit(Site(name, node.layer, head), "set", read[name, node.layer][:, head]) for name, head in heads.items()
+        )
 
-            runs = self._read([asked[i][2] for i in own], [("z", layer)], head)
-            for i, kept in zip(own, runs, strict=True):
-                found[i] = kept["z", layer]
+    def _inputs(self) -> "dict[Place, list[Run]]":
+        """Step 1: what receivers of a layer read when the sender's path to them is patched."""
+        model, prompts = self.experiment.model, range(len(self.edits))
+        places = [(s, r.node.layer, r.node.head is None) for s, r in self.paths if r.node is not None]
+        found: dict[Place, list[Run]] = {}
+        for layer, mlp in sorted({place[1:] for place in places}):
+            senders = list(dict.fromkeys(s for s, *at in places if at == [layer, mlp]))
+            variants = []
+            for sender, p in product(senders, prompts):
+                edit = Edit(Site("resid_pre", layer), "add", self.changes[p][sender])
+                if mlp and not model.parallel:
+                    held = self.runs[0][p]["attn_out", layer]
+                    edit = Edit(Site("attn_out", layer), "set", held + self.changes[p][sender])
+                variants.append(Variant(p, (*self.edits[p], edit)))
+            runs = self._read(variants, [("mlp_out", layer)] if mlp else [(name, layer) for name in "qkv"])
+            for row, sender in enumerate(senders):
+                found[sender, layer, mlp] = runs[row * len(prompts) : (row + 1) * len(prompts)]
         return found
 
     def _read(
-        self, variants: Sequence[Variant], sites: Sequence[tuple[str, int]], keep: Callable[[Tensor, int], Tensor]
+        self, variants: Sequence[Variant], sites: Sequence[tuple[str, int]], heads: Sequence[int | None] | None = None
     ) -> list[Run]:
-        prompts = self.experiment.prompts.full
+        """Activations of each variant; of one head each, where heads are given."""
+        model, prompts, budget = self.experiment.model, self.experiment.prompts.full, self.experiment.budget
         found: list[Run] = [{} for _ in variants]
-        for chunk, readout in run(
-            self.experiment.model, prompts, variants, reads="none", sites=sites, budget=self.experiment.budget
-        ):
+        for chunk, readout in run(model, prompts, variants, reads="none", sites=sites, budget=budget):
             for row, index in enumerate(chunk):
-                length = len(prompts[variants[index].prompt])
-                found[index] = {site: keep(readout.activations[site][row, :length], index).clone() for site in sites}
+                seen = {site: readout.activations[site][row, : len(prompts[variants[index].prompt])] for site in sites}
+                kept = seen if heads is None else {site: x[:, heads[index]] for site, x in seen.items()}
+                found[index] = {site: x.clone() for site, x in kept.items()}
         return found
-
-    def metric(self, variants: Sequence[Sequence[Variant]]) -> Float[Values, "path prompt"]:
-        """Step 3."""
-        asked = self.experiment
-        score = asked.metric.prepare(asked.scored_positions, asked.clean, asked.steered)
-        flat = [variant for row in variants for variant in row]
-        return asked.scores(flat, [score], asked.reads)[:, 0].reshape(len(variants), -1)

@@ -7,13 +7,12 @@ import torch
 from questions import PROMPTS, TARGET, experiment
 from reference import plain_logits, plain_pass
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadNode
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.routes.path_effect import Receiver, exact_paths, parse_receiver, path_effect
+from steerscope.analysis.routes.path_effect import COLUMNS, Receiver, exact_paths, parse_receiver, path_effect
 from steerscope.analysis.tools.patching import effects
 
 
@@ -127,7 +126,7 @@ def test_all_inputs_of_the_only_reader_are_its_whole_effect(small_models: Any) -
 def test_the_result_has_intervals_and_controls(small_model: Model) -> None:
     result = path_effect(experiment(small_model, controls=3), ["injection", "L0H1"], ["L1H2.q", "L2M", "logits"])
     table = result.frames["paths"]
-    assert list(table.columns) == list(COLUMNS["paths"]["paths"])
+    assert list(table.columns) == list(COLUMNS["paths"])
     assert len(table) == 2 * 6 and set(table["receiver"]) == {"L1H2.q", "L2M", "logits"}
     assert (table["low"] <= table["effect"]).all() and table["control_high"].notna().all()
 
