@@ -12,7 +12,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,10 +21,8 @@ from transformers import GPTNeoForCausalLM
 from .batches import epochs
 from .checkpoint import replace_folder
 from .forward import check_same_logits
+from .run import Run
 from .tokenizer import as_transformers, end_token
-
-if TYPE_CHECKING:
-    from .train import Run
 
 OPENINGS = (
     "One day, Lily went to the park with her dad.",
@@ -34,7 +32,7 @@ OPENINGS = (
 )
 
 
-def write_model_folder(run: "Run", out: Path) -> None:
+def write_model_folder(run: Run, out: Path) -> None:
     """Scores the model of a run and writes its folder at once: readers see no half of it."""
     model = run.model
     model.eval()  # type: ignore[no-untyped-call]
@@ -64,7 +62,7 @@ def _write_weights(model: GPTNeoForCausalLM, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner only
 
 
-def _training(run: "Run", name: str, difference: float) -> dict[str, Any]:
+def _training(run: Run, name: str, difference: float) -> dict[str, Any]:
     score = run.held_out()
     seen = run.step * run.config.batch * run.config.context
     config = asdict(run.config) | {"out": name}
@@ -100,7 +98,7 @@ def _training(run: "Run", name: str, difference: float) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _sample(run: "Run", opening: str, temperature: float = 0.7) -> str:
+def _sample(run: Run, opening: str, temperature: float = 0.7) -> str:
     tokenizer, context = run.corpus.tokenizer, run.config.context
     end = end_token(tokenizer)
     ids: list[int] = [end, *tokenizer.encode(opening).ids]

@@ -1,43 +1,28 @@
-"""Trains a small GPT-Neo on stories: one file that reads from top to bottom.
+"""`train`: a small GPT-Neo on stories, from text files to a model folder with its card.
 
 1. Read the texts, put the held-out stories aside, tell topic stories.
 2. Train a tokenizer on what is left, and turn every text into one stream of tokens.
-3. Steps: draw windows, loss, gradients, clip, update; warm-up and cosine; a checkpoint now and then.
+3. Steps (see `run`): draw windows, loss, gradients, clip, update; warm-up and cosine; a checkpoint now and then.
 4. Score the held-out stories, write the model folder with its card.
-
-The blocks' matrices are trained with Muon (Jordan et al. 2024: the momentum is orthogonalized), all
-else with AdamW. In trials of three minutes each at the same rate (3e-3, not tuned for either), Muon
-reached 1.26 bits per held-out character and AdamW alone (`optimizer="adamw"`) 1.47.
 """
 
 import itertools
-import json
-import math
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer
-from transformers import GPTNeoForCausalLM
 
-from steerscope.analysis.errors import BadArgument, BadCorpus, OutputExists
+from steerscope.analysis.errors import BadCorpus, OutputExists
 
-from .batches import Batches, Text
+from .batches import Text
 from .card import write_model_folder
-from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .corpus import is_held_out, read_stories, topic_stories
-from .evaluate import HeldOut, evaluate
-from .forward import check_same_logits, fast_logits, gpt_neo
-from .tokenizer import encode, end_token, train_tokenizer
-
-FREE = {"threads", "evaluate_every", "checkpoint_every"}
-"""Settings that may change when a run is resumed."""
+from .forward import check_same_logits
+from .run import Corpus, Run
+from .tokenizer import encode, train_tokenizer
 
 
 @dataclass(frozen=True)
@@ -49,16 +34,6 @@ class Progress:
     loss: float
     held_out: float | None
     seconds: float
-
-
-@dataclass
-class Corpus:
-    """The tokenised texts, the tokenizer, and the stories that nobody learns from."""
-
-    tokenizer: Tokenizer
-    texts: list[Text]
-    held_out: list[str]
-    characters: dict[str, int] = field(default_factory=dict)
 
 
 def checkpoint_folder(config: TrainConfig) -> Path:
@@ -93,114 +68,6 @@ def read_corpus(config: TrainConfig) -> Corpus:
         )
     characters = {name: sum(map(len, part)) for name, part in parts.items()}
     return Corpus(tokenizer, texts, held_out, characters)
-
-
-def optimizers(model: GPTNeoForCausalLM, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """The blocks' matrices to Muon or AdamW, the rest to AdamW without decay."""
-    named = list(model.named_parameters())
-    matrices = [weight for name, weight in named if ".h." in name and weight.ndim == 2]
-    rest = [weight for name, weight in named if not (".h." in name and weight.ndim == 2)]
-    adam = {"lr": config.learning_rate, "betas": (0.9, 0.98), "fused": True}
-    if config.optimizer == "adamw":
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest}]
-        return [torch.optim.AdamW(groups, weight_decay=0.0, **adam)]  # type: ignore[arg-type]
-    muon = torch.optim.Muon(
-        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return [muon, torch.optim.AdamW(rest, weight_decay=0.0, **adam)]  # type: ignore[arg-type]
-
-
-def rate(config: TrainConfig, step: int, fraction: float) -> float:
-    """The learning rate's share of its top: linear warm-up, then a cosine over the whole run."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
-    return min(1.0, (step + 1) / config.warmup) * (config.final_rate + (1 - config.final_rate) * cosine)
-
-
-class Run:
-    """One training run: the model, its optimizers, and how far it has come."""
-
-    def __init__(self, config: TrainConfig, corpus: Corpus) -> None:
-        self.config, self.corpus = config, corpus
-        torch.manual_seed(config.seed)
-        self.model = gpt_neo(
-            d_model=config.d_model,
-            n_heads=config.n_heads,
-            n_layers=config.n_layers,
-            vocabulary=corpus.tokenizer.get_vocab_size(),
-            context=config.context,
-            end_token=end_token(corpus.tokenizer),
-        )
-        self.optimizers = optimizers(self.model, config)
-        self.batches = Batches(
-            corpus.texts, batch=config.batch, length=config.context, seed=config.seed, end=end_token(corpus.tokenizer)
-        )
-        self.step, self.seconds = 0, 0.0
-        self.losses: list[tuple[int, float]] = []
-        self.held_out_losses: list[tuple[int, float]] = []
-
-    @property
-    def fraction(self) -> float:
-        """How much of the run is done, 0 to 1."""
-        by_steps = self.step / self.config.steps
-        if self.config.max_minutes is None:
-            return by_steps
-        return max(by_steps, self.seconds / 60 / self.config.max_minutes)
-
-    def one_step(self) -> float:
-        """Draws a batch, learns from it, and returns its loss in nats per token."""
-        config, began = self.config, time.monotonic()
-        windows = self.batches.draw(self.step, self.fraction)
-        # for dropout, the same after resuming
-        torch.manual_seed(hash((config.seed, self.step)) % 2**31)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            logits = fast_logits(self.model, windows[:, :-1], config.dropout)
-            loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        share = rate(config, self.step, self.fraction)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * share
-            optimizer.step()
-            optimizer.zero_grad()
-        self.step += 1
-        self.seconds += time.monotonic() - began
-        return float(loss.detach())
-
-    def held_out(self, every: int = 1) -> HeldOut:
-        """The score on the held-out stories, or on every n-th of them."""
-        chosen = self.corpus.held_out[::every]
-
-        def logits(tokens: torch.Tensor) -> torch.Tensor:
-            return fast_logits(self.model, tokens)
-
-        return evaluate(logits, self.corpus.tokenizer, chosen, self.config.context)
-
-    def save(self, folder: Path) -> None:
-        """Writes a checkpoint."""
-        state = {
-            "config": asdict(self.config),
-            "step": self.step,
-            "seconds": self.seconds,
-            "losses": self.losses,
-            "held_out_losses": self.held_out_losses,
-        }
-        save_checkpoint(folder, self.model, self.optimizers, state)
-        self.corpus.tokenizer.save(str(folder / "tokenizer.json"))
-
-    def resume(self, folder: Path) -> None:
-        """Goes on where a checkpoint stopped."""
-        state: dict[str, Any] = load_checkpoint(folder, self.model, self.optimizers)
-        mine = json.loads(json.dumps(asdict(self.config)))
-        changed = [name for name in mine if mine[name] != state["config"].get(name)]
-        if set(changed) - FREE:
-            raise BadArgument(
-                f"The checkpoint {folder} was made with other settings of {', '.join(sorted(changed))}; "
-                "use the same ones, remove the checkpoint, or train into another folder."
-            )
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.losses = [(step, loss) for step, loss in state["losses"]]
-        self.held_out_losses = [(step, loss) for step, loss in state["held_out_losses"]]
 
 
 def train(

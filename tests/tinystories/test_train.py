@@ -20,7 +20,8 @@ from steerscope.tinystories.config import TrainConfig
 from steerscope.tinystories.corpus import END, topic_stories
 from steerscope.tinystories.forward import check_same_logits, fast_logits, gpt_neo
 from steerscope.tinystories.progress import progress_bar
-from steerscope.tinystories.train import Progress, Run, checkpoint_folder, rate, read_corpus, train
+from steerscope.tinystories.run import Run, rate
+from steerscope.tinystories.train import Progress, checkpoint_folder, read_corpus, train
 
 
 @pytest.fixture(autouse=True, scope="module")
