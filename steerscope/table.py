@@ -6,8 +6,8 @@ from steerscope.questions import QUESTIONS, Question
 HEAD = """# Questions
 
 Made from the registry (`steerscope/questions.py`) by `make docs`. In Python each is `st.NAME(experiment, ...)` or
-`st.NAME(model, injection, prompts, ...)` and returns a `Result` that explains its own columns; on the command line every
-knob is an option.
+`st.NAME(model, injection, prompts, ...)` and returns a `Result` that explains its own columns; on the command line
+every knob is an option.
 
 """
 

@@ -8,9 +8,8 @@ import inspect
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import typer
 
 from steerscope.analysis.errors import BadArgument, BadMetric, BadVector
@@ -63,17 +62,13 @@ def command(question: Question) -> Callable[..., None]:
 
 def _option(knob: Knob) -> inspect.Parameter:
     """A knob as an option of typer."""
-    choices = click.Choice(knob.choices) if knob.choices else None
+    kind: Any = Literal[knob.choices] if knob.choices else KINDS[knob.kind].type
     default = ",".join(map(str, knob.default)) if isinstance(knob.default, tuple | list) else knob.default
-    kind = KINDS[knob.kind].type
-    kind = kind | None if default is None else kind  # type: ignore[assignment]
     return inspect.Parameter(
         knob.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if default is NONE else default,
-        annotation=Annotated[
-            kind | None if default is None else kind, typer.Option(help=knob.help, click_type=choices)
-        ],
+        annotation=Annotated[kind | None if default is None else kind, typer.Option(help=knob.help)],
     )
 
 

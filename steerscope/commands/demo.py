@@ -34,7 +34,7 @@ def demo(
     loaded = load(model)
     texts = make_prompts(loaded, prompts("off_topic"), source="the demo's neutral story beginnings")
     injection = Injection(prompt_pair(loaded, " wedding", " ", LAYER), COEFFICIENT)
-    experiment = Experiment(loaded, injection, texts, controls=controls, seed=seed)
+    experiment = Experiment(loaded, (injection,), texts, controls=controls, seed=seed)
     finish(localize(experiment), out, overwrite)
 
 

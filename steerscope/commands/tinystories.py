@@ -52,9 +52,9 @@ def train(
         topic_stories=topic_stories,
         steps=steps,
         max_minutes=minutes,
-        optimizer=optimizer,
+        optimizer=optimizer,  # type: ignore[arg-type]  # checked there
         threads=threads,
-        seed=seed,  # type: ignore[arg-type]  # checked there
+        seed=seed,
     )
     from steerscope.tinystories.progress import progress_bar
     from steerscope.tinystories.train import train as run
