@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +28,6 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.norms import Norm, norm_of
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import compose
-from steerscope.analysis.tools.patches import activations
 from steerscope.analysis.tools.writes import changes, injected_stream
 
 Values = NDArray[np.float64]
@@ -68,34 +67,37 @@ def senders_of(experiment: Experiment) -> list[Node | None]:
     return [None, *experiment.reachable]
 
 
-def reads(model: Model, sender: Node | None, receiver: Input, injected: tuple[int, int]) -> bool:
-    """Whether the receiver's stream holds what the sender writes.
+def connected(experiment: Experiment) -> Bool[NDArray[np.bool_], "sender receiver"]:
+    """Whether the receiver's stream holds what the sender writes: where an edge can be."""
+    model, injected = experiment.model, injected_at(experiment)
+    receivers = inputs_of(model, experiment.reachable[0].layer)
+    return np.array([[_reads(model, s, r, injected) for r in receivers] for s in senders_of(experiment)])
 
-    Args:
-        injected: where the injection stands: layer, and 0 before attention, 1 before the MLP, 2 after it.
-    """
-    stage = {"mlp": 0 if model.parallel else 1, "logits": 0}.get(receiver.name, 0)
+
+def _reads(model: Model, sender: Node | None, receiver: Input, injected: tuple[int, int]) -> bool:
+    stage = 1 if receiver.name == "mlp" and not model.parallel else 0
     if sender is None:
         return injected <= (receiver.layer, stage)
     written = (sender.layer, 1) if sender.head is not None and not model.parallel else (sender.layer, 2)
     return written <= (receiver.layer, stage)
 
 
+def injected_at(experiment: Experiment) -> tuple[int, int]:
+    """The first place where something is injected: layer, and 0 before attention, 1 before the MLP, 2 after it."""
+    stages = {"resid_pre": 0, "mlp_out": 2}
+    return min((i.site.layer, stages.get(i.site.name, 1)) for i in experiment.injections)
+
+
 def edge_scores(experiment: Experiment, vector: int = 0, steps: int = 5) -> Float[Values, "sender receiver prompt"]:
     """Scores of all edges; zero where there is none. Senders and receivers as `senders_of` and `inputs_of` list them"""
-    model, prompts = experiment.model, experiment.prompts.full
-    senders, first = senders_of(experiment), experiment.reachable[0].layer
-    receivers = inputs_of(model, first)
+    model, prompts, first = experiment.model, experiment.prompts.full, experiment.reachable[0].layer
     points, weights = np.polynomial.legendre.leggauss(steps)
-    shares, weights = (points + 1) / 2, weights / 2
     moved = _moved(experiment, vector)
-    found = np.zeros((len(senders), len(receivers), len(prompts)))
-    place = {receiver: i for i, receiver in enumerate(receivers)}
-    layers = [Layer(model, layer) for layer in range(model.n_layers)]
-    last = model.n_layers - 1
-    sites = [("resid_post", last)]
-    for layer in range(first, model.n_layers):
-        sites += [(name, layer) for name in layers[layer].sites]
+    place = {receiver: i for i, receiver in enumerate(inputs_of(model, first))}
+    found = np.zeros((len(senders_of(experiment)), len(place), len(prompts)))
+    layers = {layer: Layer(model, layer) for layer in range(first, model.n_layers)}
+    sites = [("resid_post", model.n_layers - 1)]
+    sites += [(name, layer) for layer, own in layers.items() for name in own.sites]
     waiting: dict[tuple[int, int], dict[str, tuple[Tensor, Tensor]]] = {}
 
     def collect(indices: list[int], site: str, layer: int, x: Tensor, g: Tensor) -> None:
@@ -108,59 +110,45 @@ def edge_scores(experiment: Experiment, vector: int = 0, steps: int = 5) -> Floa
                 return
             streams = layers[layer].streams(waiting.pop((layer, indices[0])))
         for receiver, gradient in streams.items():
+            weight = torch.as_tensor(weights / 2).to(gradient)
             for at in range(0, len(indices), steps):
                 p = indices[at] // steps
-                length = len(prompts[p])
-                weight = torch.as_tensor(weights).to(gradient)
-                mean = torch.einsum("k,kpm->pm", weight, gradient[at : at + steps, :length])
+                mean = torch.einsum("k,kpm->pm", weight, gradient[at : at + steps, : len(prompts[p])])
                 own_scores = torch.einsum("spm,pm->s", moved[p], mean)
                 found[:, place[receiver], p] = own_scores.double().cpu().numpy()
 
-    groups = [_steps(experiment, vector, p, shares.tolist()) for p in range(len(prompts))]
-    scored = experiment.scored_positions
+    shares = [float(x + 1) / 2 for x in points]
     backward(
         model,
         prompts,
-        groups,
-        scored.positions,
-        experiment.metric.prepare(scored, experiment.clean, experiment.steered),
+        [_steps(experiment, vector, p, shares) for p in range(len(prompts))],
+        experiment.scored_positions.positions,
+        experiment.along,
         sites,
         collect,
         reads=experiment.reads,
         budget=experiment.budget,
         name=experiment.metric.name,
     )
-    injected = injected_at(experiment)
-    there = [[reads(model, s, r, injected) for r in receivers] for s in senders]
-    return np.where(np.array(there)[:, :, None], found, 0.0)
-
-
-def injected_at(experiment: Experiment) -> tuple[int, int]:
-    """The first place where something is injected: layer, and 0 before attention, 1 before the MLP, 2 after it."""
-    stages = {"resid_pre": 0, "mlp_out": 2}
-    return min((i.site.layer, stages.get(i.site.name, 1)) for i in experiment.injections)
+    return np.where(connected(experiment)[:, :, None], found, 0.0)
 
 
 def _steps(experiment: Experiment, vector: int, p: int, shares: Sequence[float]) -> list[Variant]:
     length, bos = len(experiment.prompts.ids[p]), experiment.model.bos is not None
-    return [
-        Variant(
-            p, compose([replace(i, coefficient=x * i.coefficient) for i in experiment.steering[vector]], length, bos)
-        )
-        for x in shares
-    ]
+    injections = experiment.steering[vector]
+    scaled = [[replace(i, coefficient=x * i.coefficient) for i in injections] for x in shares]
+    return [Variant(p, compose(own, length, bos)) for own in scaled]
 
 
 def _moved(experiment: Experiment, vector: int) -> list[Float[Tensor, "sender pos d_model"]]:
     """By prompt, what the injection and every node write differently in the steered run."""
     model, nodes = experiment.model, experiment.reachable
     sites = sorted({(node.site.name, node.layer) for node in nodes})
-    edits = experiment.edits(vector)
-    clean, steered = (activations(experiment, e, sites) for e in (experiment.nothing, edits))
+    clean, steered = (experiment.activations(v, sites) for v in (None, vector))
     found = []
-    for p, ids in enumerate(experiment.prompts.full):
-        written = changes(model, nodes, clean[p], steered[p])
-        found.append(torch.cat([injected_stream(model, edits[p], len(ids)).to(written)[None], written]))
+    for ids, edits, a, b in zip(experiment.prompts.full, experiment.edits(vector), clean, steered, strict=True):
+        written = changes(model, nodes, a, b)
+        found.append(torch.cat([injected_stream(model, edits, len(ids)).to(written)[None], written]))
     return found
 
 

@@ -1,9 +1,10 @@
-"""`edges`: the edges of an effect as a result: ranked by integrated gradients, the strongest and a sample patched
-exactly.
+"""`edges`: the way of an effect through the model: all edges by gradients, the strongest and a sample patched exactly.
+
+How the scores are made, and what they cannot see: `edge_scores`.
 """
 
 import time
-from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,16 +12,51 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
-from steerscope.analysis.tools.patching import MEASURES, effect
+from steerscope.analysis.results.schema import Column, Frame, Frames
+from steerscope.analysis.tools.patching import MEASURES
 from steerscope.analysis.tools.record import check, record
 
-from .edge_scores import Input, edge_scores, injected_at, inputs_of, reads, senders_of
+from .edge_scores import Input, connected, edge_scores, injected_at, inputs_of, senders_of
 from .path_effect import INJECTION, Receiver, exact_paths
+
+_ENDS: Frame = {
+    "sender": Column("node that writes, or injection", role="label"),
+    "receiver": Column(
+        "input that reads: L1H5.q, .k, .v (k and v count key-value heads), L1M, or logits", role="label"
+    ),
+}
+COLUMNS: Frames = {
+    "edges": {
+        **_ENDS,
+        "sender_layer": Column("layer of the sender; of the injection, its own"),
+        "receiver_layer": Column("layer of the receiver; of the logits, the number of layers"),
+        **NUMBERS,
+        "effect": Column("score by integrated gradients, mean over prompts", "{metric}", "estimate"),
+        "share": Column("score over the total effect; edges that leave the injection add up to 1", role="share"),
+    },
+    "verified": {
+        **_ENDS,
+        "verified": Column("top: among the strongest; sample: drawn at random from the others", role="label"),
+        "estimate": Column("score by integrated gradients", "{metric}", "estimate"),
+        "necessity": Column("exact: effect lost when this path alone is set back to clean", "{metric}"),
+        "sufficiency": Column("exact: effect that appears when this path alone is steered", "{metric}"),
+    },
+    "calibration": {
+        "measure": Column("exact measure that the estimates are compared with", role="measure"),
+        "verified": Column("which edges: top, sample or both", role="label"),
+        "edges": Column("how many"),
+        "pearson": Column("correlation of estimates with exact effects", role="estimate"),
+        "kendall": Column("rank correlation of the same"),
+        "worst_error": Column("largest difference", "{metric}"),
+        "worst_share": Column("the same over the total effect"),
+    },
+}
 
 LISTED = 1000  # strongest edges that the table holds
 COMPLETE = 0.02  # of the effect: the gap of integrated gradients that is still fine
@@ -33,7 +69,7 @@ def edges(
     steps: int = 5,
     verify: int = 20,
     sample: int = 20,
-    controls: int = 5,
+    controls_at_most: int = 5,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:
@@ -41,12 +77,12 @@ def edges(
 
     Args:
         steps: points along the coefficient.
-        verify: strongest edges that are patched exactly. sample: others, drawn at random, that are too.
-        controls: random vectors of equal norm, at most as many as the experiment has.
+        verify: strongest edges that are patched exactly.
+        sample: other edges, drawn at random, that are patched exactly, too.
+        controls_at_most: random vectors of equal norm, at most as many as the experiment has.
 
     Returns:
-        a `Result` of kind "edges"; frames and columns as in `columns.COLUMNS["edges"]`; `edge_graph` makes a
-        `networkx.DiGraph` of it.
+        a `Result` of kind "edges"; frames and columns as in `COLUMNS`; `edge_graph` makes a `networkx.DiGraph` of it.
     """
     options = Statistics(level, alpha)
     if steps < 1 or verify < 1 or sample < 2:
@@ -54,101 +90,81 @@ def edges(
             f"steps={steps}, verify={verify}, sample={sample}; expected at least 1, 1 and 2; 5, 20 and 20 are usual"
         )
     start = time.perf_counter()
-    model = experiment.model
-    vectors = range(1 + min(controls, experiment.controls))
-    scores = np.stack([edge_scores(experiment, v, steps) for v in track(vectors, "edges")])
-    senders = senders_of(experiment)
-    receivers = inputs_of(model, experiment.reachable[0].layer)
-    injected = injected_at(experiment)
-    places = [
-        (s, r)
-        for s in range(len(senders))
-        for r in range(len(receivers))
-        if reads(model, senders[s], receivers[r], injected)
-    ]
-    flat = scores[:, [s for s, _ in places], [r for _, r in places]]  # [vector, edge, prompt]
+    experiment, model = experiment.fewer(controls_at_most), experiment.model
+    scores = np.stack([edge_scores(experiment, v, steps) for v in track(range(1 + experiment.controls), "edges")])
+    s, r = np.nonzero(connected(experiment))
+    flat = scores[:, s, r]  # [vector, edge, prompt]
     order = np.argsort(-np.abs(flat[0].mean(-1)), kind="stable")
-    total = effect(experiment)
-    top = order[:verify]
+    top, listed = order[:verify], order[:LISTED]
     drawn = np.random.default_rng(experiment.seed).permutation(order[verify:])[:sample]
-    chosen = [*top.tolist(), *drawn.tolist()]
-    pairs = [(senders[places[e][0]], _receiver(experiment, receivers[places[e][1]])) for e in chosen]
-    exact = exact_paths(experiment, pairs).mean(-1)
-    names = [(INJECTION if senders[s] is None else str(senders[s]), str(receivers[r])) for s, r in places]
-    verified = pd.DataFrame(
-        {
-            "sender": [names[e][0] for e in chosen],
-            "receiver": [names[e][1] for e in chosen],
-            "verified": ["top"] * len(top) + ["sample"] * len(drawn),
-            "estimate": flat[0, chosen].mean(-1),
-            "necessity": exact[0],
-            "sufficiency": exact[1],
-        }
+    chosen = np.concatenate([top, drawn])
+
+    nodes, inputs = senders_of(experiment), inputs_of(model, experiment.reachable[0].layer)
+    senders, receivers = [nodes[i] for i in s], [inputs[i] for i in r]
+    exact = exact_paths(experiment, [(senders[e], _receiver(model, receivers[e])) for e in chosen]).mean(-1)
+    total = float(experiment.effect().mean())
+    ends = pd.DataFrame({"sender": [str(n or INJECTION) for n in senders], "receiver": [str(i) for i in receivers]})
+    verified = ends.iloc[chosen].assign(
+        verified=["top"] * len(top) + ["sample"] * len(drawn),
+        estimate=flat[0, chosen].mean(-1),
+        necessity=exact[0],
+        sufficiency=exact[1],
     )
-    listed = order[:LISTED]
+    first = injected_at(experiment)[0]
+    layers = {
+        "sender_layer": [n.layer if n else first for n in senders],
+        "receiver_layer": [i.layer for i in receivers],
+    }
     columns = estimates(flat[:, listed], options, experiment.seed)
-    layers = {INJECTION: injected[0]} | {str(n): n.layer for n in experiment.reachable}
-    table = pd.DataFrame(
-        {
-            "sender": [names[e][0] for e in listed],
-            "receiver": [names[e][1] for e in listed],
-            "sender_layer": [layers[names[e][0]] for e in listed],
-            "receiver_layer": [receivers[places[e][1]].layer for e in listed],
-            **columns,
-            "share": columns["effect"] / nonzero(total.mean()),
-        }
-    )
-    leaving = np.array([i for i, (s, _) in enumerate(places) if s == 0])
-    gap = abs(flat[0, leaving].mean(-1).sum() - total.mean()) / abs(nonzero(total.mean()))
+    columns["share"] = columns["effect"] / nonzero(total)
+    gap = abs(flat[0, s == 0].mean(-1).sum() - total) / abs(nonzero(total))
+    what = "edges that leave the injection add up to the effect (gap over the effect; more steps make it smaller)"
     return record(
         "edges",
-        replace(experiment, controls=len(vectors) - 1),
-        {"edges": table, "verified": verified, "calibration": _calibration(verified, total)},
+        experiment,
+        {
+            "edges": ends.assign(**layers).iloc[listed].assign(**columns).reset_index(drop=True),
+            "verified": verified.reset_index(drop=True),
+            "calibration": _calibration(verified, total),
+        },
+        COLUMNS,
         start,
-        checks=[
-            check(
-                "edges that leave the injection add up to the effect (gap over the effect; more steps make it smaller)",
-                gap,
-                COMPLETE,
-            )
-        ],
-        count=len(places),
+        checks=[check(what, gap, COMPLETE)],
+        count=len(s),
         listed=len(listed),
         shared=model.n_heads // model.n_kv_heads,
         steps=steps,
-        total=float(total.mean()),
+        total=total,
         level=level,
         alpha=alpha,
     )
 
 
-def _receiver(experiment: Experiment, given: Input) -> Receiver:
+def _receiver(model: Model, given: Input) -> Receiver:
     if given.name == "logits":
         return Receiver(None)
     if given.head is None:
         return Receiver(Node(given.layer))
-    model = experiment.model
     first = given.head * model.n_heads // model.heads(given.name)
     return Receiver(Node(given.layer, first), (given.name,), shared=True)
 
 
-def _calibration(verified: pd.DataFrame, total: Values) -> pd.DataFrame:
+def _calibration(verified: pd.DataFrame, total: float) -> pd.DataFrame:
     rows = []
-    for measure in MEASURES:
-        for which in ("top", "sample", "both"):
-            own = verified if which == "both" else verified[verified["verified"] == which]
-            a, b = own["estimate"].to_numpy(), own[measure].to_numpy()
-            flat = len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0
-            worst = float(np.abs(a - b).max()) if len(a) else np.nan
-            rows.append(
-                {
-                    "measure": measure,
-                    "verified": which,
-                    "edges": len(a),
-                    "pearson": np.nan if flat else float(stats.pearsonr(a, b).statistic),
-                    "kendall": np.nan if flat else float(stats.kendalltau(a, b).statistic),
-                    "worst_error": worst,
-                    "worst_share": worst / abs(nonzero(total.mean())),
-                }
-            )
+    for measure, which in product(MEASURES, ("top", "sample", "both")):
+        own = verified if which == "both" else verified[verified["verified"] == which]
+        a, b = own["estimate"].to_numpy(), own[measure].to_numpy()
+        flat = len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0
+        worst = float(np.abs(a - b).max()) if len(a) else np.nan
+        rows.append(
+            {
+                "measure": measure,
+                "verified": which,
+                "edges": len(a),
+                "pearson": np.nan if flat else float(stats.pearsonr(a, b).statistic),
+                "kendall": np.nan if flat else float(stats.kendalltau(a, b).statistic),
+                "worst_error": worst,
+                "worst_share": worst / abs(nonzero(total)),
+            }
+        )
     return pd.DataFrame(rows)

@@ -8,7 +8,6 @@ import torch
 from questions import PROMPTS, experiment
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.backward import backward
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import Readout
@@ -16,10 +15,9 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.routes.edge_scores import Input, Layer, edge_scores, inputs_of, senders_of
-from steerscope.analysis.routes.edges import edges
+from steerscope.analysis.routes.edges import COLUMNS, edges
 from steerscope.analysis.routes.path_effect import Receiver, exact_paths
 from steerscope.analysis.tools.gradients import estimate
-from steerscope.analysis.tools.patching import effect
 
 
 def test_what_the_inputs_of_a_layer_hand_back_adds_up_to_its_gradient(every_architecture: Model) -> None:
@@ -51,7 +49,7 @@ def test_edges_of_a_node_add_up_to_the_node_and_those_of_the_injection_to_the_ef
 ) -> None:
     asked = experiment(small_models[name])
     scores = edge_scores(asked, steps=30)
-    total = effect(asked)
+    total = asked.effect()
     np.testing.assert_allclose(scores[0].sum(axis=0), total, rtol=0.02, atol=5e-3)
     if asked.model.post_norm:  # there a node's change and its write differ by the norm between
         return
@@ -82,7 +80,7 @@ def test_verified_edges_are_exact_and_calibrate_the_estimates(small_models: Any)
     """Keys of a shared head count for all its query heads, in the estimate and in the exact value."""
     asked = experiment(small_models["llama"], controls=2)
     result = edges(asked, verify=8, sample=12, steps=12)
-    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS["edges"].items()}
+    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
     table = result.frames["edges"]
     assert list(table["effect"].abs()) == sorted(table["effect"].abs(), reverse=True)
     assert set(result.frames["verified"]["verified"]) == {"top", "sample"}
