@@ -11,23 +11,27 @@ Layers with local attention see the last `window_size` positions, so the equival
 context of that many tokens; the converted model reads no more.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
-from transformers import GPTNeoConfig as NeoConfig
-from transformers import GPTNeoForCausalLM as Neo
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+    from transformers import GPTNeoConfig as NeoConfig
+    from transformers import GPTNeoForCausalLM as Neo
 
 
-def context(config: NeoConfig) -> int:
+def context(config: "NeoConfig") -> int:
     """Longest prompt on which the GPT-2 equivalent is exact, in tokens."""
     length = int(config.max_position_embeddings)
     return min(length, int(config.window_size)) if "local" in config.attention_layers else length
 
 
 @torch.no_grad()
-def to_gpt2(neo: Neo) -> GPT2LMHeadModel:
+def to_gpt2(neo: "Neo") -> "GPT2LMHeadModel":
     """The GPT-2 that computes what `neo` computes, on prompts of up to `context(neo.config)` tokens."""
+    from transformers import GPT2Config, GPT2LMHeadModel  # where no GPT-Neo is loaded, it costs nothing
+
     config = neo.config
     length = context(config)
     gpt2: Any = GPT2LMHeadModel(

@@ -99,7 +99,7 @@ def _from_checkpoint(
     keep: bool,
 ) -> tuple[Model, Callable[[Tensor], Tensor] | None]:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPTJForCausalLM, GPTNeoForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     local = _folder(source)
     options: dict[str, Any] = {"local_files_only": local}
@@ -119,7 +119,7 @@ def _from_checkpoint(
     expected = _reference(hf) if keep else None
     notes: list[str] = []
     architecture = type(hf).__name__
-    if isinstance(hf, GPTNeoForCausalLM):
+    if architecture == "GPTNeoForCausalLM":  # families by name: importing one that is not loaded takes long
         length = gptneo.context(hf.config)
         notes.append("GPT-Neo, analysed as its exact GPT-2 equivalent (queries times sqrt(d_head))")
         if length < hf.config.max_position_embeddings:
@@ -135,7 +135,7 @@ def _from_checkpoint(
             f"TransformerLens cannot take {source!r} ({architecture}) apart ({first_line(error)}); the analysis needs "
             "its hooks; use an architecture that it knows"
         ) from error
-    if isinstance(hf, GPTJForCausalLM):
+    if architecture == "GPTJForCausalLM":
         _show_pattern(bridge)
     short = name or (Path(source).resolve().name if local else source)
     model = _wrap(

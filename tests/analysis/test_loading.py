@@ -1,5 +1,7 @@
 """What can be loaded, as what it is; and what cannot, in one clear sentence."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -273,3 +275,28 @@ def test_a_hub_name_without_network_fails_at_once() -> None:
         ):
             load(name)
     assert time.perf_counter() - start < 5
+
+
+# What it costs to import.
+
+
+def _families(code: str) -> set[str]:
+    """The model families of transformers whose code some lines import."""
+    code += (
+        "\nimport sys; print(*{n.split('.')[2] for n in sys.modules if n.startswith('transformers.models.')"
+        " and n.split('.')[-1].startswith('modeling_')})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split("\n")[-2].split())
+
+
+def test_loading_a_model_imports_no_other_family(tiny_folder: Path) -> None:
+    before = _families("import transformer_lens.model_bridge, transformers.models.auto.modeling_auto")
+    loaded = _families(f"import steerscope as st; st.load({str(tiny_folder)!r}, selfcheck=False)")
+    assert loaded - before == {"gpt2"}
+
+
+def test_the_door_to_loading_imports_no_library_of_models() -> None:
+    code = "import steerscope, sys; steerscope.load; print({'transformers', 'transformer_lens'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
