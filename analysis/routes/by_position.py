@@ -18,6 +18,7 @@ What it cannot see: which later node needs the carrier at that place (see paths)
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -27,31 +28,80 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import Statistics
+from steerscope.analysis.results.effects import NODE, NUMBERS, Statistics, node_columns
 from steerscope.analysis.results.result import Result
-from steerscope.analysis.tools.patches import activations, patches
-from steerscope.analysis.tools.patching import MEASURES, against_plain, effect, patched
+from steerscope.analysis.results.schema import Column, Frames
+from steerscope.analysis.tools.patching import MEASURES, against_plain, patched
 from steerscope.analysis.tools.places import ORDER, Places, added, partial_estimates, places
 from steerscope.analysis.tools.record import check, record, tolerance
 from steerscope.analysis.tools.strongest import chosen
+
+_WHERE = Column(
+    "place in the prompt: bos; injected i (i-th position that the vector is added to; + for those after the sixth); "
+    "after +i (i positions later); last and last -i; between (everything else that can be reached, together); all "
+    "(every position)",
+    role="label",
+)
+_PROMPTS = Column("how many prompts have this place; means are over them")
+COLUMNS: Frames = {
+    "positions": {
+        **NODE,
+        "where": _WHERE,
+        "measure": Column(
+            "necessity: effect lost when the node is set to its clean value at this place in the steered run; "
+            "sufficiency: effect that appears when only this node is set to its steered value there in the clean run",
+            role="measure",
+        ),
+        "prompts": _PROMPTS,
+        **NUMBERS,
+    },
+    "reads": {
+        **NODE,
+        "where": _WHERE,
+        "quantity": Column(
+            "attention: share of the head's attention that goes from this place to the injected positions; value: "
+            "share of its z that comes from there (projection of the part mixed from their values on the whole)",
+            role="measure",
+        ),
+        "prompts": _PROMPTS,
+        "clean": Column("mean over prompts, clean run"),
+        "steered": Column("mean over prompts, steered run"),
+        **{name: replace(column, unit="") for name, column in NUMBERS.items() if name != "share"},
+        "effect": Column("steered minus clean, mean over prompts", role="estimate"),
+    },
+    "per_prompt": {
+        "prompt": Column("index of the prompt"),
+        "position": Column("a position that the injection reaches, patched alone", role="axis"),
+        "token": Column("its token"),
+        "where": Column("its place", role="label"),
+        "node": Column("one of the strongest carriers", role="node"),
+        "measure": Column("necessity or sufficiency", role="measure"),
+        "effect": Column("effect of the node at this position", "{metric}", "estimate"),
+    },
+    "prompts": {
+        "prompt": Column("index of the prompt"),
+        "text": Column("the prompt, as given"),
+        "effect": Column("steered minus clean, of the whole injection", "{metric}", "estimate"),
+        "injected": Column("positions that the vector is added to, rows of zeros left out"),
+    },
+}
 
 TOP, DETAILED, SAMPLES = 12, 4, 4
 ALL = "all"
 READS = ("attention", "value")
 Values = NDArray[np.float64]
-Placed = dict[tuple[Node, int, tuple[int, ...]], Edit]  # node, prompt, positions
+Patch = tuple[int, Node, int, tuple[int, ...]]  # measure, node, prompt, positions (none: all of them)
 
 
 def by_position(
     experiment: Experiment,
     *,
     nodes: Sequence[Node | str] | None = None,
-    controls: int = 4,
+    controls_at_most: int = 4,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:
@@ -59,217 +109,182 @@ def by_position(
 
     Args:
         nodes: by default the 12 with the largest exact effect: of all nodes, or, in a model with more than 200, of
-            the 48
-            that gradients rank highest.
-        controls: random vectors of equal norm, at most as many as the experiment has.
+            the 48 that gradients rank highest.
+        controls_at_most: random vectors of equal norm, at most as many as the experiment has.
 
     Returns:
-        a `Result` of kind "positions"; frames and columns as in `columns.COLUMNS["positions"]`.
+        a `Result` of kind "by_position"; frames and columns as in `COLUMNS`.
 
     Raises:
         BadNode: a node that is not there, or that the injection cannot reach.
     """
     options = Statistics(level, alpha)
     start = time.perf_counter()
-    experiment = experiment.fewer(controls)
+    experiment = experiment.fewer(controls_at_most)
     carriers, rule = chosen(experiment, nodes, TOP)
-    at = _places(experiment)
+    has_bos = experiment.model.bos is not None
+    injected = [added(experiment, p) for p in range(len(experiment.prompts))]
+    at = [places(i, len(ids), has_bos) for i, ids in zip(injected, experiment.prompts.full, strict=True)]
     names = [name for name in ORDER if any(name in row for row in at)]
-    to_clean = _placed(experiment, carriers, at, None)
+    heads = [node for node in carriers if node.head is not None]
+    clean, mixed = _reads(experiment, heads, at, names, None)
     found, read = [], []
     for vector in track(range(1 + experiment.controls), "positions"):
-        found.append(_effects(experiment, carriers, at, [*names, ALL], vector, to_clean))
-        read.append(_reads(experiment, carriers, at, names, vector))
-    values, total = np.stack(found), effect(experiment)
-    strongest = _strongest(values[0, :, :, -1], DETAILED)
-    detail = [carriers[i] for i in strongest]
+        found.append(_effects(experiment, carriers, at, [*names, ALL], vector))
+        read.append(_reads(experiment, heads, at, names, vector)[0])
+    values, total = np.stack(found), experiment.effect()
+    size = np.abs(values[0, :, :, -1].mean(axis=-1)).max(axis=0)
+    detailed = [carriers[i] for i in np.argsort(-size, kind="stable")[:DETAILED]]
+    prompts = {"prompt": range(len(at)), "text": experiment.prompts.texts, "effect": total}
     frames = {
-        "positions": _table(experiment, carriers, [*names, ALL], values, total, options),
-        "reads": _reads_table(experiment, carriers, names, np.stack([r for r, _ in read]), options),
-        "per_prompt": _detail(experiment, detail, at),
-        "prompts": pd.DataFrame(
-            {
-                "prompt": range(len(total)),
-                "text": experiment.prompts.texts,
-                "effect": total,
-                "injected": [",".join(map(str, added(experiment, p))) for p in range(len(total))],
-            }
-        ),
+        "positions": _table(experiment, carriers, [*names, ALL], values, options),
+        "reads": _reads_table(experiment, heads, names, clean, np.stack(read), options),
+        "per_prompt": _detail(experiment, detailed, at),
+        "prompts": pd.DataFrame(prompts).assign(injected=[",".join(map(str, i)) for i in injected]),
     }
     return record(
-        "positions",
+        "by_position",
         experiment,
         frames,
+        COLUMNS,
         start,
-        checks=_checks(experiment, carriers, at, to_clean, max(gap for _, gap in read)),
+        checks=_checks(experiment, carriers, at, mixed),
         nodes=[str(node) for node in carriers],
         rule=rule,
-        detailed=[str(node) for node in detail],
+        detailed=[str(node) for node in detailed],
         total=float(total.mean()),
         level=level,
         alpha=alpha,
     )
 
 
-def _places(experiment: Experiment) -> list[Places]:
-    has_bos = experiment.model.bos is not None
-    return [places(added(experiment, p), len(ids), has_bos) for p, ids in enumerate(experiment.prompts.full)]
-
-
-def _placed(experiment: Experiment, nodes: Sequence[Node], at: Sequence[Places], vector: int | None) -> Placed:
-    """Every edit that sets a node, at some positions of a prompt, to its output in another run: clean, or steered."""
-    other = experiment.nothing if vector is None else experiment.edits(vector)
-    whole = patches(experiment, other, nodes)
-    found: Placed = {}
-    for node, p in product(nodes, range(len(at))):
-        x = whole[node][p].value
-        assert isinstance(x, Tensor)
-        single = [(i,) for where in at[p].values() for i in where]
-        for where in {*at[p].values(), *single}:
-            found[node, p, where] = Edit(node.site, "set", x[list(where)], where)
-        found[node, p, ()] = whole[node][p]  # all positions
-    return found
-
-
 def _effects(
-    experiment: Experiment,
-    nodes: Sequence[Node],
-    at: Sequence[Places],
-    names: Sequence[str],
-    vector: int,
-    to_clean: Placed,
+    experiment: Experiment, nodes: Sequence[Node], at: Sequence[Places], names: Sequence[str], vector: int
 ) -> Float[Values, "measure node place prompt"]:
     """Step 1, of one vector; missing where a prompt lacks a place."""
-    to_steered = _placed(experiment, nodes, at, vector)
-    shape = (len(MEASURES), len(nodes), len(names), len(at))
-    asked = [(m, n, w, p) for m, n, w, p in product(*map(range, shape)) if names[w] in at[p] or names[w] == ALL]
-    sources = (to_clean, to_steered)
-    questions = [(m, p, sources[m][nodes[n], p, at[p].get(names[w], ())]) for m, n, w, p in asked]
-    values = np.full(shape, np.nan)
-    values[tuple(np.array(asked).T)] = _changes(experiment, vector, questions)
+    values = np.full((len(MEASURES), len(nodes), len(names), len(at)), np.nan)
+    asked = [i for i in np.ndindex(values.shape) if names[i[2]] in at[i[3]] or names[i[2]] == ALL]
+    patches = [(m, nodes[n], p, at[p].get(names[w], ())) for m, n, w, p in asked]
+    values[tuple(np.array(asked).T)] = _changes(experiment, vector, nodes, patches)
     return values
 
 
 def _changes(
-    experiment: Experiment, vector: int, questions: Sequence[tuple[int, int, Edit]]
-) -> Float[Values, " question"]:
-    """Effects of single edits: (measure, prompt, edit)."""
-    edits, prompts = experiment.edits(vector), range(len(experiment.prompts))
-    score = experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered)
-    variants = [Variant(p, edits[p]) for p in prompts] + [Variant(p) for p in prompts]
-    variants += [patched(MEASURES[m], p, edits, [edit]) for m, p, edit in questions]
-    values = experiment.scores(variants, [score], experiment.reads)[:, 0]
-    base = values[: 2 * len(prompts)].reshape(2, -1)
-    measure, prompt = (np.array([q[i] for q in questions]) for i in (0, 1))
-    change = base[measure, prompt] - values[2 * len(prompts) :]
+    experiment: Experiment, vector: int, nodes: Sequence[Node], patches: Sequence[Patch]
+) -> Float[Values, " patch"]:
+    """What single patches change, of one vector."""
+    edits = experiment.edits(vector)
+    made = _edits(experiment, vector, nodes, patches)
+    variants = [patched(MEASURES[m], p, edits, [edit]) for (m, _, p, _), edit in zip(patches, made, strict=True)]
+    base = np.stack([experiment.value(vector), experiment.value(None)])
+    measure, prompt = np.array([(m, p) for m, _, p, _ in patches]).T
+    change = base[measure, prompt] - experiment.score(variants)
     return np.asarray(np.where(measure == 0, change, -change))
 
 
+def _edits(experiment: Experiment, vector: int, nodes: Sequence[Node], patches: Sequence[Patch]) -> list[Edit]:
+    """By patch, the edit that sets the node, at these positions, to its output in the other run: clean, or steered."""
+    sources = [experiment.patches(other, nodes) for other in (None, vector)]
+    found = []
+    for m, node, p, where in patches:
+        whole = sources[m][node][p]
+        assert isinstance(whole.value, Tensor)
+        found.append(replace(whole, value=whole.value[list(where)], positions=where) if where else whole)
+    return found
+
+
 def _reads(
-    experiment: Experiment, nodes: Sequence[Node], at: Sequence[Places], names: Sequence[str], vector: int
-) -> tuple[Float[Values, "run quantity head place prompt"], float]:
-    """Step 2, of one vector; and how far attention times values is from z in the clean run."""
-    model, heads = experiment.model, [node for node in nodes if node.head is not None]
-    layers = sorted({node.layer for node in heads})
-    sites = [(name, layer) for layer in layers for name in ("pattern", "v", "z")]
-    values = np.full((2, len(READS), len(heads), len(names), len(at)), np.nan)
+    experiment: Experiment, heads: Sequence[Node], at: Sequence[Places], names: Sequence[str], vector: int | None
+) -> tuple[Float[Values, "quantity head place prompt"], float]:
+    """Step 2, of one run; and how far attention times values is from z in it."""
+    model = experiment.model
+    sites = [(name, layer) for layer in sorted({node.layer for node in heads}) for name in ("pattern", "v", "z")]
+    values = np.full((len(READS), len(heads), len(names), len(at)), np.nan)
     worst = 0.0
-    for run, edits in enumerate((experiment.nothing, experiment.edits(vector))):
-        kept = activations(experiment, edits, sites) if heads else []
-        for (h, node), p in product(enumerate(heads), range(len(kept))):
-            injected = list(added(experiment, p))
-            assert node.head is not None
-            pattern = kept[p]["pattern", node.layer][node.head].double()
-            v = kept[p]["v", node.layer][:, node.head * model.n_kv_heads // model.n_heads].double()
-            z = pattern @ v
-            if run == 0:
-                gap = z - kept[p]["z", node.layer][:, node.head]
-                worst = max(worst, (gap.abs().max() / z.abs().max().clamp_min(1e-30)).item())
-            part = pattern[:, injected] @ v[injected]
-            share = (part * z).sum(-1) / z.square().sum(-1).clamp_min(1e-30)
-            row = torch.stack([pattern[:, injected].sum(-1), share]).cpu().numpy()
-            for w, name in enumerate(names):
-                if name in at[p]:
-                    values[run, :, h, w, p] = row[:, list(at[p][name])].mean(axis=1)
+    kept = experiment.activations(vector, sites)
+    for (h, node), p in product(enumerate(heads), range(len(at))):
+        injected, head = list(added(experiment, p)), node.head or 0
+        pattern = kept[p]["pattern", node.layer][head].double()
+        v = kept[p]["v", node.layer][:, head * model.n_kv_heads // model.n_heads].double()
+        z = pattern @ v
+        gap = z - kept[p]["z", node.layer][:, head]
+        worst = max(worst, (gap.abs().max() / z.abs().max().clamp_min(1e-30)).item())
+        part = pattern[:, injected] @ v[injected]
+        share = (part * z).sum(-1) / z.square().sum(-1).clamp_min(1e-30)
+        row = torch.stack([pattern[:, injected].sum(-1), share]).cpu().numpy()
+        for w, name in enumerate(names):
+            if name in at[p]:
+                values[:, h, w, p] = row[:, list(at[p][name])].mean(axis=1)
     return values, worst
 
 
 def _table(
-    experiment: Experiment,
-    nodes: Sequence[Node],
-    names: Sequence[str],
-    values: Values,
-    total: Values,
-    options: Statistics,
+    experiment: Experiment, nodes: Sequence[Node], names: Sequence[str], values: Values, options: Statistics
 ) -> pd.DataFrame:
     """Corrected as if every node that the injection reaches had been patched: which ones were, the same prompts said"""
+    total = experiment.effect()
     frames = []
     for m, measure in enumerate(MEASURES):
-        flat = values[:, m].reshape(len(values), -1, values.shape[-1])
+        flat = values[:, m].reshape(len(values), -1, len(total))
         tests = len(names) * len(experiment.reachable)
         columns = partial_estimates(flat, options, experiment.seed, tests)
-        whole = np.where(np.isnan(flat[0]), np.nan, total)
-        share = columns["effect"] / np.nanmean(np.where(whole == 0, np.nan, whole), axis=-1) if total.any() else np.nan
+        whole = np.where(np.isnan(flat[0]) | (total == 0), np.nan, total)
+        share = columns["effect"] / np.nanmean(whole, axis=-1) if total.any() else np.nan
         frames.append(_items(nodes, names).assign(measure=measure, **columns, share=share))
-    return pd.concat(frames, ignore_index=True)[list(COLUMNS["positions"]["positions"])]
+    return pd.concat(frames, ignore_index=True)[list(COLUMNS["positions"])]
 
 
 def _reads_table(
-    experiment: Experiment, nodes: Sequence[Node], names: Sequence[str], values: Values, options: Statistics
+    experiment: Experiment,
+    heads: Sequence[Node],
+    names: Sequence[str],
+    clean: Float[Values, "quantity head place prompt"],
+    steered: Float[Values, "vector quantity head place prompt"],
+    options: Statistics,
 ) -> pd.DataFrame:
     """The change of attention and of the share of z, steered minus clean."""
-    heads = [node for node in nodes if node.head is not None]
     if not heads:
-        return pd.DataFrame(columns=list(COLUMNS["positions"]["reads"]))
+        return pd.DataFrame(columns=list(COLUMNS["reads"]))
+    change = steered - clean
     frames = []
     for q, quantity in enumerate(READS):
-        runs = values[:, :, q].reshape(len(values), 2, -1, values.shape[-1])
-        change = runs[:, 1] - runs[:, 0]
-        columns = partial_estimates(change, options, experiment.seed, len(change[0]))
-        means = {"clean": np.nanmean(runs[0, 0], axis=-1), "steered": np.nanmean(runs[0, 1], axis=-1)}
+        flat = change[:, q].reshape(len(change), -1, clean.shape[-1])
+        columns = partial_estimates(flat, options, experiment.seed, len(flat[0]))
+        means = {name: np.nanmean(run[q], axis=-1).ravel() for name, run in (("clean", clean), ("steered", steered[0]))}
         frames.append(_items(heads, names).assign(quantity=quantity, **means, **columns))
-    return pd.concat(frames, ignore_index=True)[list(COLUMNS["positions"]["reads"])]
+    return pd.concat(frames, ignore_index=True)[list(COLUMNS["reads"])]
 
 
 def _items(nodes: Sequence[Node], names: Sequence[str]) -> pd.DataFrame:
-    rows = [(str(n), n.layer, n.head, n.kind, name) for n, name in product(nodes, names)]
-    return pd.DataFrame(rows, columns=["node", "layer", "head", "kind", "where"]).astype({"head": "Int64"})
-
-
-def _strongest(whole: Values, count: int) -> list[int]:
-    """Of effects by measure, node and prompt, the nodes with the largest mean."""
-    size = np.abs(whole.mean(axis=-1)).max(axis=0)
-    return [int(i) for i in np.argsort(-size, kind="stable")[:count]]
+    """A row for each node and place."""
+    return pd.DataFrame(node_columns([n for n in nodes for _ in names]) | {"where": list(names) * len(nodes)})
 
 
 def _detail(experiment: Experiment, nodes: Sequence[Node], at: Sequence[Places]) -> pd.DataFrame:
     """Step 4: every position by itself."""
-    sources = [_placed(experiment, nodes, at, vector) for vector in (None, 0)]
-    rows, questions = [], []
+    rows, patches = [], []
     for p, (m, measure), node in product(range(len(at)), enumerate(MEASURES), nodes):
         ids = experiment.prompts.full[p]
         for i, where in sorted((i, name) for name, found in at[p].items() for i in found):
-            questions.append((m, p, sources[m][node, p, (i,)]))
+            patches.append((m, node, p, (i,)))
             rows.append((p, i, experiment.model.token_text(ids[i]), where, str(node), measure))
     columns = ["prompt", "position", "token", "where", "node", "measure"]
-    return pd.DataFrame(rows, columns=columns).assign(effect=_changes(experiment, 0, questions))
+    return pd.DataFrame(rows, columns=columns).assign(effect=_changes(experiment, 0, nodes, patches))
 
 
 def _checks(
-    experiment: Experiment, nodes: Sequence[Node], at: Sequence[Places], to_clean: Placed, mixed: float
+    experiment: Experiment, nodes: Sequence[Node], at: Sequence[Places], mixed: float
 ) -> list[dict[str, object]]:
     """All places of a node at once are the whole node; sampled rows equal plain passes; attention times values is z."""
-    sources = (to_clean, _placed(experiment, nodes, at, 0))
     edits, generator = experiment.edits(0), np.random.default_rng(experiment.seed)
     union, whole, single = [], [], []
     for _ in range(SAMPLES):
         m, p, n = (int(generator.integers(size)) for size in (2, len(at), len(nodes)))
-        parts = [sources[m][nodes[n], p, where] for where in at[p].values()]
-        union.append(patched(MEASURES[m], p, edits, parts))
-        whole.append(patched(MEASURES[m], p, edits, [sources[m][nodes[n], p, ()]]))
-        single.append(patched(MEASURES[m], p, edits, [parts[int(generator.integers(len(parts)))]]))
-    score = experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered)
-    values = experiment.scores([*union, *whole], [score], experiment.reads)[:, 0].reshape(2, -1)
+        *parts, everywhere = _edits(experiment, 0, nodes, [(m, nodes[n], p, at_) for at_ in (*at[p].values(), ())])
+        drawn = parts[int(generator.integers(len(parts)))]
+        for rows, own in ((union, parts), (whole, [everywhere]), (single, [drawn])):
+            rows.append(patched(MEASURES[m], p, edits, own))
+    values = experiment.score([*union, *whole]).reshape(2, -1)
     gap = np.abs(values[0] - values[1]).max() / max(1.0, np.abs(values).max())
     limit = tolerance(experiment.model)
     return [

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from questions import one
 from reference import plain_pass
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadArgument, BadNode
 from steerscope.analysis.model.models import Model
@@ -18,7 +17,7 @@ from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import kl, log_prob
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
-from steerscope.analysis.routes.by_position import by_position
+from steerscope.analysis.routes.by_position import COLUMNS, by_position
 from steerscope.analysis.tools import strongest as chosen_module
 from steerscope.analysis.tools.patching import MEASURES, effects
 from steerscope.analysis.tools.places import ORDER, added, places
@@ -40,7 +39,7 @@ def experiment(model: Model, coefficient: float = 3.0, layer: int = 0, **options
 
 @pytest.fixture(scope="module")
 def result(tiny: Model) -> Result:
-    return by_position(experiment(tiny), controls=2)
+    return by_position(experiment(tiny), controls_at_most=2)
 
 
 def slow_metric(asked: Experiment, p: int, edits: list[Edit], target: int) -> float:
@@ -52,7 +51,7 @@ def slow_metric(asked: Experiment, p: int, edits: list[Edit], target: int) -> fl
 def test_every_node_and_position_equals_one_plain_pass(tiny: Model) -> None:
     target = tiny.single_token(" wedding")
     asked = experiment(tiny, metric=log_prob([target]))
-    found = by_position(asked, nodes=["L0M", "L1H2"], controls=0).frames["per_prompt"]
+    found = by_position(asked, nodes=["L0M", "L1H2"], controls_at_most=0).frames["per_prompt"]
     assert len(found) == 2 * 2 * sum(len(ids) - 1 for ids in asked.prompts.ids)
     for p, ids in enumerate(asked.prompts.ids):
         steering = list(asked.edits(0)[p])
@@ -84,7 +83,7 @@ def test_places_of_one_position_are_means_of_the_single_positions(result: Result
 def test_several_positions_of_a_place_are_patched_at_once(tiny: Model) -> None:
     target = tiny.single_token(" wedding")
     asked = experiment(tiny, metric=log_prob([target]))
-    table = by_position(asked, nodes=["L0M"], controls=0).frames["positions"]
+    table = by_position(asked, nodes=["L0M"], controls_at_most=0).frames["positions"]
     expected = []
     for p, ids in enumerate(asked.prompts.ids):
         where = places(added(asked, p), len(ids), True).get("between")
@@ -115,7 +114,7 @@ def test_it_checks_itself_and_has_the_columns_that_are_described(result: Result)
     assert len(result.manifest["checks"]) == 3
     assert all(c["passed"] and c["value"] < 2e-5 for c in result.manifest["checks"])
     assert {name: list(frame.columns) for name, frame in result.frames.items()} == {
-        name: list(columns) for name, columns in COLUMNS["positions"].items()
+        name: list(columns) for name, columns in COLUMNS.items()
     }
 
 
@@ -127,7 +126,7 @@ def test_heads_read_as_plain_passes_say_on_every_architecture(every_architecture
     vector = SteeringVector(torch.randn(2, model.d_model, generator=generator), Site("resid_pre", 0))
     asked = Experiment(model, (Injection(vector, 2.0),), make_prompts(model, ids), controls=0)
     node = Node(1, 3)
-    found = by_position(asked, nodes=[node], controls=0)
+    found = by_position(asked, nodes=[node], controls_at_most=0)
     assert all(c["passed"] for c in found.manifest["checks"]), found.manifest["checks"]
     table = one(found.frames["reads"], "quantity", "where")
     attention, shares = np.zeros(2), np.zeros(2)
@@ -194,14 +193,14 @@ def test_only_the_planted_carrier_does_anything_and_only_where_it_reads(planted:
 
 
 def test_coefficient_zero_has_no_effect_anywhere(tiny: Model) -> None:
-    found = by_position(experiment(tiny, 0.0), controls=1)
+    found = by_position(experiment(tiny, 0.0), controls_at_most=1)
     table = found.frames["positions"]
     assert (table["effect"] == 0).all() and not table["significant"].any()
     assert (found.frames["reads"]["effect"].abs() < 1e-6).all()
 
 
 def test_the_same_seed_gives_the_same_numbers(tiny: Model, result: Result) -> None:
-    again = by_position(experiment(tiny), controls=2)
+    again = by_position(experiment(tiny), controls_at_most=2)
     for name, frame in result.frames.items():
         assert frame.equals(again.frames[name])
 
