@@ -1,11 +1,11 @@
-"""`attribute`: what every node carries, estimated from gradients of the steered contrast.
+"""What every node carries, estimated from gradients of the steered contrast.
 
 The contrast is the same prompt with the injection and without it (`rows` below). With g the gradient of
 the metric with respect to a node's output z, summed over positions and dimensions:
 
 - `gradient` (attribution patching): necessity ~ g(steered) . (z_steered - z_clean), sufficiency ~
   g(clean) . (z_steered - z_clean). One forward and one backward pass for all nodes.
-- `relp`: the same with the rules of `rules.py` in the way back, which make it a relevance.
+- `relp`: the same with the rules of `relevance.py` in the way back, which make it a relevance.
 - `atp*`: the same with GradDrop: one backward pass a layer, in which nothing flows back through that
   layer's nodes; the mean size of what is left, so that a node whose paths cancel is still seen.
 - `ig` (integrated gradients): g averaged along the coefficient from 0 to its value. At the injection
@@ -180,7 +180,7 @@ def _contract(
         prompts,
         groups,
         experiment.scored_positions.positions,
-        experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered),
+        experiment.along,
         sites,
         collect,
         reads=experiment.reads,

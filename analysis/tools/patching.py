@@ -32,10 +32,8 @@ from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
-from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.question.metrics import logit_direction
+from steerscope.analysis.question.experiment import Edits, Experiment, Patches
 
-from .patches import patches
 from .record import check, tolerance
 
 MEASURES = ("necessity", "sufficiency")
@@ -72,117 +70,88 @@ def effects(experiment: Experiment, nodes: Sequence[Node] | None = None) -> Effe
         nodes: those that are patched; all that the injection can reach by default.
     """
     nodes = experiment.reachable if nodes is None else tuple(nodes)
-    to_clean = patches(experiment, experiment.nothing, nodes)
-    rows = [_one(experiment, vector, nodes, to_clean) for vector in track(range(1 + experiment.controls), "vectors")]
-    along, own, total, own_total, kl = (np.stack(part) for part in zip(*(row[:5] for row in rows), strict=True))
-    return Effects(nodes, along, own, total, own_total, rows[0][5], rows[0][6], kl)
+    rows = [
+        (*_one(experiment, v, nodes), experiment.effect(v), experiment.own_effect(v), experiment.disturbed(v))
+        for v in track(range(1 + experiment.controls), "vectors")
+    ]
+    along, own, total, own_total, kl = (np.stack(part) for part in zip(*rows, strict=True))
+    return Effects(nodes, along, own, total, own_total, experiment.value(None), experiment.value(0), kl)
 
 
-def effect(experiment: Experiment) -> Float[Values, " prompt"]:
-    """The whole effect of the injection on every prompt."""
-    score = experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered)
-    prompts = range(len(experiment.prompts))
-    variants = [Variant(p) for p in prompts] + [Variant(p, experiment.edits(0)[p]) for p in prompts]
-    values = experiment.scores(variants, [score], experiment.reads)[:, 0]
-    return values[len(prompts) :] - values[: len(prompts)]
+def _one(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> Float[Values, "score measure node prompt"]:
+    """Effects of one vector: along the metric, and along its own direction."""
+    scores, prompts = [experiment.along, experiment.own(vector)], range(len(experiment.prompts))
+    edits, sources = experiment.edits(vector), _sources(experiment, vector, nodes)
+    variants = [
+        patched(measure, p, edits, [sources[measure][node][p]])
+        for measure in MEASURES
+        for node in nodes
+        for p in prompts
+    ]
+    values = experiment.scores(variants, scores).T.reshape(len(scores), len(MEASURES), len(nodes), len(prompts))
+    clean, steered = (np.stack([experiment.value(v, score) for score in scores]) for v in (None, vector))
+    return np.stack([steered[:, None] - values[:, 0], values[:, 1] - clean[:, None]], axis=1)
+
+
+def _sources(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> dict[str, Patches]:
+    """By measure, what nodes are set to."""
+    return dict(zip(MEASURES, (experiment.patches(v, nodes) for v in (None, vector)), strict=True))
 
 
 def together(
     experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]]
 ) -> Float[Values, "vector group prompt"]:
-    """Step 4: effect of patching a group of nodes at once: (measure, nodes), for every vector."""
-    nodes = experiment.reachable
-    to_clean = patches(experiment, experiment.nothing, nodes)
-    prompts = range(len(experiment.prompts))
-    found = []
-    for vector in track(range(1 + experiment.controls), "joint patching"):
-        edits = experiment.edits(vector)
-        to_steered = patches(experiment, edits, nodes)
-        variants = [Variant(p) for p in prompts] + [Variant(p, edits[p]) for p in prompts]
-        for measure, members in groups:
-            for p in prompts:
-                variants.append(
-                    patched(
-                        measure, p, edits, [(to_clean if measure == "necessity" else to_steered)[n][p] for n in members]
-                    )
-                )
-        reads = experiment.reads
-        score = experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered)
-        values = experiment.scores(variants, [score], reads)[:, 0].reshape(2 + len(groups), -1)
-        clean, steered = values[:2]
-        found.append(
-            [
-                steered - v if measure == "necessity" else v - clean
-                for (measure, _), v in zip(groups, values[2:], strict=True)
-            ]
-        )
-    return np.array(found)
+    """Step 4: effect of patching a group of nodes at once: (measure, nodes), for every vector; zero of an empty one."""
+    asked = [(at, measure, members) for at, (measure, members) in enumerate(groups) if members]
+    nodes = [n for n in experiment.reachable if any(n in members for _, _, members in asked)]
+    found = np.zeros((1 + experiment.controls, len(groups), len(experiment.prompts)))
+    for vector in track(range(len(found)), "joint patching") if asked else ():
+        edits, sources = experiment.edits(vector), _sources(experiment, vector, nodes)
+        variants = [
+            patched(measure, p, edits, [sources[measure][node][p] for node in members])
+            for _, measure, members in asked
+            for p in range(len(experiment.prompts))
+        ]
+        values = experiment.score(variants).reshape(len(asked), -1)
+        clean = experiment.value(None)
+        steered = clean + experiment.effect(vector)
+        for (at, measure, _), own in zip(asked, values, strict=True):
+            found[vector, at] = steered - own if measure == "necessity" else own - clean
+    return found
 
 
 def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
     """What must hold exactly, checked on this very run: against plain passes, and all nodes at once."""
-    nodes = experiment.reachable
-    to_clean = patches(experiment, experiment.nothing, nodes)
-    edits = experiment.edits(0)
-    to_steered = patches(experiment, edits, nodes)
-    limit = tolerance(experiment.model)
+    nodes, edits, prompts = experiment.reachable, experiment.edits(0), range(len(experiment.prompts))
+    sources, limit = _sources(experiment, 0, nodes), tolerance(experiment.model)
     generator = np.random.default_rng(experiment.seed)
     questions = []
     for _ in range(samples):
-        measure, p = (MEASURES[generator.integers(2)], int(generator.integers(len(experiment.prompts))))
+        measure, p = MEASURES[generator.integers(2)], int(generator.integers(len(prompts)))
         node = nodes[generator.integers(len(nodes))]
-        patch = (to_clean if measure == "necessity" else to_steered)[node][p]
-        questions.append(patched(measure, p, edits, [patch]))
+        questions.append(patched(measure, p, edits, [sources[measure][node][p]]))
     found = [check("sampled nodes equal one plain pass each", against_plain(experiment, questions), limit)]
-    for measure, other, source in (
-        ("necessity", experiment.clean, to_clean),
-        ("sufficiency", experiment.steered, to_steered),
+    free = _not_injected(experiment)  # at an injected position the vector itself goes to the logits, too
+    for measure, name, other in zip(
+        MEASURES, ("clean", "steered"), (experiment.clean, experiment.steered), strict=True
     ):
-        name = (
-            f"all nodes set to {'clean' if measure == 'necessity' else 'steered'} give the "
-            f"{'clean' if measure == 'necessity' else 'steered'} run"
-        )
-        outputs = experiment.outputs(
-            tuple(
-                patched(measure, p, edits, [source[n][p] for n in nodes]).edits for p in range(len(experiment.prompts))
-            )
-        )
-        free = _not_injected(experiment)  # at an injected position the vector itself goes to the logits, too
         if free.any():
-            gap = (outputs.logits.log_softmax(-1) - other.logits.log_softmax(-1))[free].abs().max().item()
-            found.append(check(name + ", where nothing is injected", gap, limit))
+            every = [patched(measure, p, edits, [sources[measure][node][p] for node in nodes]).edits for p in prompts]
+            logits = experiment.outputs(tuple(every)).logits
+            gap = (logits.log_softmax(-1) - other.logits.log_softmax(-1))[free].abs().max().item()
+            name = f"all nodes set to {name} give the {name} run, where nothing is injected"
+            found.append(check(name, gap, limit))
     return found
-
-
-def _one(
-    experiment: Experiment, vector: int, nodes: Sequence[Node], to_clean: dict[Node, list[Edit]]
-) -> tuple[Values, Values, Values, Values, Values, Values, Values]:
-    """Effects of one vector: along the metric, along its own direction, totals, disturbance."""
-    edits = experiment.edits(vector)
-    to_steered = patches(experiment, edits, nodes)
-    outputs = experiment.steered if vector == 0 else experiment.outputs(edits)
-    scored, metric, own = experiment.scored_positions, experiment.metric, logit_direction()
-    reads = experiment.reads
-    scores = [
-        metric.prepare(scored, experiment.clean, experiment.steered),
-        own.prepare(scored, experiment.clean, outputs),
-    ]
-    prompts = range(len(experiment.prompts))
-    variants = [Variant(p) for p in prompts] + [Variant(p, edits[p]) for p in prompts]
-    for measure, source in zip(MEASURES, (to_clean, to_steered), strict=True):
-        variants += [patched(measure, p, edits, [source[node][p]]) for node in nodes for p in prompts]
-    values = experiment.scores(variants, scores, reads)
-    values = values.T.reshape(2, 2 + 2 * len(nodes), len(prompts))
-    clean, steered = values[:, 0], values[:, 1]
-    edited = values[:, 2:].reshape(2, 2, len(nodes), len(prompts))
-    change = np.stack([steered[:, None] - edited[:, 0], edited[:, 1] - clean[:, None]], axis=1)
-    total = steered - clean
-    return (change[0], change[1], total[0], total[1], experiment.disturbance(outputs), clean[0], steered[0])
 
 
 def patched(measure: str, prompt: int, edits: Edits, edited: Sequence[Edit]) -> Variant:
     """Necessity starts from the steered run, sufficiency from the clean one."""
     return Variant(prompt, (*edits[prompt], *edited) if measure == "necessity" else tuple(edited))
+
+
+def effect(experiment: Experiment) -> Float[Values, " prompt"]:
+    """The whole effect of the injection on every prompt."""
+    return experiment.effect()
 
 
 def against_plain(experiment: Experiment, variants: Sequence[Variant]) -> float:

@@ -5,7 +5,6 @@ nodes that gradients rank highest are patched.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -34,30 +33,34 @@ def chosen(
         BadArgument: an empty list.
     """
     if nodes is not None:
-        return _given(experiment, nodes), "given"
+        return given(experiment, nodes), "given"
     tried, how = experiment.reachable, f"of all {len(experiment.reachable)} nodes"
     if len(tried) > LARGE and not experiment.metric.flat_at_clean:
         guess = np.abs(rank(experiment)[0]).max(axis=0)
         tried = tuple(tried[i] for i in np.argsort(-guess, kind="stable")[: SPARE * count].tolist())
         how = f"of the {len(tried)} nodes that gradients rank highest of {len(experiment.reachable)}"
-    raw = effects(replace(experiment, controls=0), tried)
+    raw = effects(experiment.fewer(0), tried)
     rows = [MEASURES.index(measure) for measure in measures]
     size = np.abs(raw.along[0, rows].mean(axis=-1)).max(axis=0)
     best = np.argsort(-size, kind="stable")[:count].tolist()
     return tuple(tried[i] for i in best), f"the largest exact {' or '.join(measures)} {how}"
 
 
-def _given(experiment: Experiment, nodes: Sequence[Node | str]) -> tuple[Node, ...]:
+def given(experiment: Experiment, nodes: Sequence[Node | str]) -> tuple[Node, ...]:
+    """The nodes by name, in the order of the model.
+
+    Raises:
+        BadNode, BadArgument: as `chosen`.
+    """
     reachable = experiment.reachable
-    found = {parse_node(node) if isinstance(node, str) else node for node in nodes}
+    found = {parse_node(node) if isinstance(node, str) else node: None for node in nodes}
     if not found:
-        raise BadArgument("nodes is empty; expected at least one node such as L0H3; leave it out for the strongest")
+        raise BadArgument("nodes is empty; expected at least one node such as L0H3; leave it out for the default")
     for node in found:
         experiment.model.check(node.site)
         if node not in set(reachable):
             raise BadNode(
                 f"{node} lies before the injection, which cannot reach it; expected a node from layer "
-                f"{reachable[0].layer} "
-                "on; leave it out"
+                f"{reachable[0].layer} on; leave it out"
             )
     return tuple(node for node in reachable if node in found)
