@@ -11,7 +11,6 @@ ones in its place.
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ Scores = Callable[[Experiment], Values]
 
 
 def exact(measure: int) -> Scores:
-    return lambda asked: effects(replace(asked, controls=0)).along[0, measure].mean(-1)
+    return lambda asked: effects(asked.fewer(0)).along[0, measure].mean(-1)
 
 
 def gradient(method: str, measure: int) -> Scores:
@@ -39,8 +38,8 @@ def gradient(method: str, measure: int) -> Scores:
 
 
 def values(asked: Experiment) -> Values:
-    result = shapley(replace(asked, controls=0), passes=20 * len(asked.reachable), interactions=False)
-    return result.frames["values"]["effect"].to_numpy()
+    result = shapley(asked.fewer(0), passes=20 * len(asked.reachable), interactions=False)
+    return result.frames["effects"]["effect"].to_numpy()
 
 
 METHODS: dict[str, tuple[Scores, str]] = {

@@ -17,7 +17,6 @@ from steerscope.analysis.carriers.shapley import ESTIMATORS, Game
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.prompts import make_prompts
-from steerscope.analysis.tools.patches import patches
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.loader import load
 from steerscope.tinystories.zoo import prompts as stories
@@ -56,10 +55,9 @@ def main() -> None:
 def spread(experiment: Experiment, estimator: str, passes: int, runs: int) -> tuple[float, float]:
     """What estimates scatter over seeds, and what one of them says it does."""
     players = experiment.reachable
-    to_clean = patches(experiment, experiment.nothing, players)
     values, stated = [], []
     for seed in range(runs):
-        game = Game(replace(experiment, seed=seed), players, 0, to_clean)
+        game = Game(replace(experiment, seed=seed), players, 0)
         fit, _ = ESTIMATORS[estimator](game, passes * len(players) + 2, False)
         values.append(fit.values.mean(axis=-1))
         stated.append(fit.error)

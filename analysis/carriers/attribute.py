@@ -1,6 +1,6 @@
 """`attribute`: gradient estimates of every node as a result, each with its calibration against exact patching.
 
-1. Estimate necessity and sufficiency of every node by a method of `gradient.METHODS`, for the vector and its controls.
+1. Estimate necessity and sufficiency of every node by a method of `gradients.METHODS`, for the vector and its controls.
 2. Split what attention does into queries, keys and values, with the softmax recomputed (`inputs.py`).
 3. Patch a random sample of the nodes exactly, and say how far the estimates are from it: Pearson and Kendall
    (integration mends the large scores and scrambles the small), and the worst error.
@@ -8,7 +8,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,22 +19,77 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import EFFECTS, NODE, NUMBERS, Statistics, node_columns, nonzero
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import interval
 from steerscope.analysis.tools.gradients import Estimates, estimate
 from steerscope.analysis.tools.patching import MEASURES, effects
 from steerscope.analysis.tools.record import check, record
 
+from .effect_table import effect_table
 from .inputs import INPUTS, input_estimates
 
 Values = NDArray[np.float64]
 COMPLETE = 0.01  # of the effect: the gap of integrated gradients that is still fine
 
+MEASURE: Frame = {
+    "measure": Column(
+        "necessity: what would be lost without the node, from the steered run; sufficiency: what it would bring "
+        "alone, from the clean one",
+        role="measure",
+    )
+}
+INTERVAL: Frame = {"low": NUMBERS["low"], "high": NUMBERS["high"]}
+COLUMNS: Frames = {
+    "effects": EFFECTS
+    | MEASURE
+    | {"effect": Column("estimate: gradient times change; mean over prompts", "{metric}", "estimate")},
+    "inputs": {
+        **{name: NODE[name] for name in ("node", "layer", "head")},
+        "input": Column("q, k or v: what changes in the head, the softmax recomputed", role="label"),
+        **MEASURE,
+        "effect": Column("estimate of what goes through this input; mean over prompts", "{metric}", "estimate"),
+        **INTERVAL,
+    },
+    "positions": {
+        "prompt": Column("index of the prompt", role="label"),
+        "position": Column("position in the prompt", role="axis"),
+        "token": Column("its token"),
+        "node": Column("one of the nodes with the largest estimates", role="node"),
+        **MEASURE,
+        "effect": Column("estimate of what the node does at this position", "{metric}", "estimate"),
+    },
+    "sample": {
+        **NODE,
+        **MEASURE,
+        "estimate": Column("what the gradient says", "{metric}", "estimate"),
+        "effect": Column("what exact patching says", "{metric}", "estimate"),
+    },
+    "calibration": {
+        **MEASURE,
+        "nodes": Column("how many were drawn and patched exactly"),
+        "pearson": Column("correlation of estimates with exact effects"),
+        "kendall": Column("rank correlation of the same"),
+        "worst_error": Column("largest difference", "{metric}"),
+        "worst_share": Column("the same over the total effect"),
+        "largest": Column("largest exact effect of the sample", "{metric}"),
+    },
+    "path": {
+        "quantity": Column(
+            "integrated gradients: what gradients at the injection add up to along the coefficient; effect: what they "
+            "should; gap: the difference (empty for other methods than ig)",
+            role="label",
+        ),
+        "value": Column("mean over prompts", "{metric}", "estimate"),
+        **INTERVAL,
+    },
+}
+
 
 def attribute(
     experiment: Experiment,
-    method: str = "ig",
+    method: Literal["gradient", "relp", "atp*", "ig"] = "ig",
     *,
     steps: int = 8,
     sample: int = 12,
@@ -44,12 +99,12 @@ def attribute(
     """Necessity and sufficiency of every node, estimated from gradients.
 
     Args:
-        method: gradient, relp, atp* or ig.
+        method: how gradients become estimates (see `gradients`).
         steps: points along the coefficient, for ig.
         sample: nodes that are patched exactly, drawn at random, to calibrate the estimates.
 
     Returns:
-        a `Result` of kind "attribute"; frames and columns as in `columns.COLUMNS["attribute"]`.
+        a `Result` of kind "attribute".
 
     Raises:
         BadMetric: a metric whose gradient says nothing here.
@@ -64,10 +119,10 @@ def attribute(
     values = np.stack([one.values for one in found])  # [vector, measure, node, prompt]
     nodes = experiment.reachable
     drawn = sorted(np.random.default_rng(experiment.seed).permutation(len(nodes))[:sample].tolist())
-    exact = effects(_alone(experiment), [nodes[i] for i in drawn])
-    total = exact.total[0]
+    exact = effects(experiment.fewer(0), [nodes[i] for i in drawn])
+    total = experiment.effect()
     frames = {
-        "nodes": _nodes(nodes, values, total, options, experiment.seed),
+        "effects": effect_table(nodes, MEASURES, values, total, options, experiment.seed),
         "inputs": _inputs(experiment, options),
         "positions": _positions(experiment, found[0]),
         "sample": _sample([nodes[i] for i in drawn], values[0][:, drawn], exact.along[0]),
@@ -78,6 +133,7 @@ def attribute(
         "attribute",
         experiment,
         frames,
+        COLUMNS,
         start,
         checks=_checks(found[0], total),
         method=method,
@@ -89,29 +145,6 @@ def attribute(
     )
 
 
-def _alone(experiment: Experiment) -> Experiment:
-    """The same question without its controls."""
-    return replace(experiment, controls=0)
-
-
-def _columns(nodes: Sequence[Node]) -> dict[str, object]:
-    return {
-        "node": [str(n) for n in nodes],
-        "layer": [n.layer for n in nodes],
-        "head": pd.array([n.head for n in nodes], dtype="Int64"),
-        "kind": [n.kind for n in nodes],
-    }
-
-
-def _nodes(nodes: Sequence[Node], values: Values, total: Values, options: Statistics, seed: int) -> pd.DataFrame:
-    frames = []
-    for index, measure in enumerate(MEASURES):
-        columns = estimates(values[:, index], options, seed)
-        share = columns["effect"] / nonzero(total.mean())
-        frames.append(pd.DataFrame(_columns(nodes) | {"measure": measure} | columns | {"share": share}))
-    return pd.concat(frames, ignore_index=True)
-
-
 def _inputs(experiment: Experiment, options: Statistics) -> pd.DataFrame:
     found = input_estimates(experiment)
     nodes = [node for node in experiment.reachable if node.head is not None]
@@ -121,7 +154,7 @@ def _inputs(experiment: Experiment, options: Statistics) -> pd.DataFrame:
             low, high = interval(found[index, place], options.level, experiment.seed)
             frames.append(
                 pd.DataFrame(
-                    _columns(nodes)
+                    node_columns(nodes)
                     | {"input": name, "measure": measure, "effect": found[index, place].mean(-1)}
                     | {"low": low, "high": high}
                 )
@@ -142,14 +175,15 @@ def _positions(experiment: Experiment, found: Estimates) -> pd.DataFrame:
                     (p, i, experiment.model.token_text(ids[i]), str(found.nodes[n]), measure, float(x))
                     for i, x in enumerate(values)
                 ]
-    names = ["prompt", "position", "token", "node", "measure", "effect"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=list(COLUMNS["positions"]))
 
 
 def _sample(nodes: Sequence[Node], guess: Values, exact: Values) -> pd.DataFrame:
     return pd.concat(
         [
-            pd.DataFrame(_columns(nodes) | {"measure": m, "estimate": guess[i].mean(-1), "effect": exact[i].mean(-1)})
+            pd.DataFrame(
+                node_columns(nodes) | {"measure": m, "estimate": guess[i].mean(-1), "effect": exact[i].mean(-1)}
+            )
             for i, m in enumerate(MEASURES)
         ],
         ignore_index=True,
@@ -177,7 +211,7 @@ def _calibration(guess: Values, exact: Values, total: Values) -> pd.DataFrame:
 
 
 def _path(found: Estimates, total: Values, level: float, seed: int) -> pd.DataFrame:
-    names = ["quantity", "value", "low", "high"]
+    names = list(COLUMNS["path"])
     if found.path is None:
         return pd.DataFrame(columns=names)
     rows = {"integrated gradients": found.path[0], "effect": found.path[1], "gap": found.path[0] - found.path[1]}

@@ -1,18 +1,31 @@
-"""The tables of `localize`: raw effects as tidy frames, with intervals, controls and corrected p-values."""
+"""The table of effects that every method gives, and what exact patching knows beside it: intervals, controls and
+corrected p-values as tidy frames."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import NDArray
 
+from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import BAND, Statistics, band, nonzero, over_controls, wrong_way
+from steerscope.analysis.results.effects import (
+    BAND,
+    EFFECTS,
+    Statistics,
+    band,
+    estimates,
+    node_columns,
+    nonzero,
+    over_controls,
+    wrong_way,
+)
+from steerscope.analysis.results.schema import Column, Frame
 from steerscope.analysis.results.stats import (
     benjamini_hochberg,
     carrier_p,
-    holm,
     interval,
     ratio_interval,
     sign_flip_p,
@@ -23,68 +36,99 @@ from steerscope.analysis.tools.patching import MEASURES, Effects
 Values = NDArray[np.float64]
 JOINT = ("carriers_necessity", "carriers_sufficiency", "all_necessity", "all_sufficiency")
 
+CARRIERS: Frame = EFFECTS | {
+    "own_share": Column("share of the vector's own logit change that the node carries"),
+    "own_control": Column("the same share for random vectors, each along its own logit change; mean"),
+    "own_control_low": Column("2.5th percentile of that share over the random vectors"),
+    "own_control_high": Column("97.5th percentile of that share over the random vectors"),
+    "p_own": Column("sign-flip test over prompts of own share minus the controls' mean own share"),
+    "p_own_adjusted": Column("p_own after Benjamini-Hochberg over nodes"),
+    "reach": Column(
+        "specific: carries this vector more than it carries random ones; "
+        "general: carries whatever is put there; none: not significant",
+        role="verdict",
+    ),
+    "stability": Column("share of bootstrap resamples of the prompts in which the node is significant"),
+}
+TOTALS: Frame = {
+    "quantity": Column(
+        "total: steered minus clean; kl: disturbance of the steered run; "
+        "carriers_necessity / carriers_sufficiency: all significant carriers patched at once; "
+        "all_necessity / all_sufficiency: every node patched at once; "
+        "unverified_necessity / unverified_sufficiency: every node that was not patched by itself, at once",
+        role="label",
+    ),
+    "value": Column("mean over prompts", "{unit}", "estimate"),
+    "low": Column("lower end of the interval over prompts", "{unit}", "low"),
+    "high": Column("upper end of the interval over prompts", "{unit}", "high"),
+    "unit": Column("unit of value, low and high"),
+    "share": Column("value over the total effect (missing for total and kl)", role="share"),
+    "share_low": Column("lower end of the interval of the share"),
+    "share_high": Column("upper end of the interval of the share"),
+    "control": Column("mean of the same quantity over the random vectors", "{unit}", "reference"),
+    "control_low": Column("2.5th percentile over the random vectors", "{unit}", "reference_low"),
+    "control_high": Column("97.5th percentile over the random vectors", "{unit}", "reference_high"),
+    "p": Column("sign-flip test over prompts of value minus mean control"),
+    "wrong_way": Column("share of prompts with the opposite sign of the mean"),
+}
 
-def effects_table(
+
+def effect_table(
+    nodes: Sequence[Node],
+    measures: Sequence[str],
+    values: Float[Values, "vector measure node prompt"],
+    total: Float[Values, " prompt"],
+    options: Statistics,
+    seed: int = 0,
+    tests: int | None = None,
+) -> pd.DataFrame:
+    """The columns of `EFFECTS`: a row for every measure and node.
+
+    Args:
+        values: effects by vector (0 is the real one).
+        total: the whole effect, which shares are shares of.
+        tests: as in `estimates`.
+    """
+    frames = []
+    for index, measure in enumerate(measures):
+        columns = estimates(values[:, index], options, seed, tests)
+        share = columns["effect"] / nonzero(total.mean())
+        frames.append(pd.DataFrame(node_columns(nodes) | {"measure": measure} | columns | {"share": share}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def carrier_table(
     experiment: Experiment, raw: Effects, options: Statistics
 ) -> tuple[pd.DataFrame, dict[str, set[str]], dict[str, Any]]:
-    """One row per node and measure; the significant nodes of each measure; how stable they are."""
-    nodes = raw.nodes
-    frames, found, overlaps = [], {}, []
+    """The columns of `CARRIERS`; the significant nodes of each measure; how stable they are."""
+    seed, alpha = experiment.seed, options.alpha
     tests = len(experiment.reachable)  # patched or not: which ones to patch was seen from the same prompts
-    for index, name in enumerate(MEASURES):
-        real, controls = raw.along[0, index], raw.along[1:, index]
-        own_real, own_controls = _shares(raw, index)
-        low, high = interval(real, options.level, experiment.seed)
-        p = carrier_p(real, over_controls(controls), seed=experiment.seed)
-        p_own = sign_flip_p(own_real - over_controls(own_controls), seed=experiment.seed)
-        adjusted, own_adjusted = benjamini_hochberg(p, tests), benjamini_hochberg(p_own, tests)
-        overlap, share = _stability(real, over_controls(controls), experiment.seed, options.alpha, tests)
-        overlaps.append(overlap)
-        significant = adjusted < options.alpha
-        found[name] = {str(n) for n, s in zip(nodes, significant, strict=True) if s}
-        specific = (own_adjusted < options.alpha) & (
-            np.abs(own_real.mean(-1)) > np.abs(over_controls(own_controls).mean(-1))
-        )
-        control_low, control_high = band(controls.mean(-1))
-        own_low, own_high = band(own_controls.mean(-1))
-        mean = real.mean(axis=-1)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "node": [str(n) for n in nodes],
-                    "layer": [n.layer for n in nodes],
-                    "head": pd.array([n.head for n in nodes], dtype="Int64"),
-                    "kind": [n.kind for n in nodes],
-                    "measure": name,
-                    "effect": mean,
-                    "low": low,
-                    "high": high,
-                    "share": mean / nonzero(raw.total[0].mean()),
-                    "control": over_controls(controls).mean(-1),
-                    "control_low": control_low,
-                    "control_high": control_high,
-                    "p": p,
-                    "p_adjusted": adjusted,
-                    "p_holm": holm(p, tests),
-                    "own_share": own_real.mean(-1),
-                    "own_control": over_controls(own_controls).mean(-1),
-                    "own_control_low": own_low,
-                    "own_control_high": own_high,
-                    "p_own": p_own,
-                    "p_own_adjusted": own_adjusted,
-                    "significant": significant,
-                    "reach": np.where(~significant, "none", np.where(specific, "specific", "general")),
-                    "wrong_way": wrong_way(real),
-                    "stability": share,
-                }
-            )
-        )
-    table = pd.concat([*frames, *[_unreached(experiment, name) for name in MEASURES]], ignore_index=True)
-    order = {name: i for i, name in enumerate(MEASURES)}
-    table = table.sort_values(
-        ["measure", "layer", "head"], key=lambda c: c.map(order) if c.name == "measure" else c, na_position="last"
+    table = effect_table(raw.nodes, MEASURES, raw.along, raw.total[0], options, seed, tests)
+    shares = experiment.own_shares(raw.own)
+    own, controls, control = shares[0], shares[1:], over_controls(shares[1:])
+    low, high = band(controls.mean(-1))
+    p = sign_flip_p(own - control, seed=seed)
+    adjusted = np.stack([benjamini_hochberg(of_measure, tests) for of_measure in p])
+    specific = (adjusted < alpha) & (np.abs(own.mean(-1)) > np.abs(control.mean(-1)))
+    overlaps, found_in = zip(
+        *(
+            _stability(real, over_controls(raw.along[1:, index]), seed, alpha, tests)
+            for index, real in enumerate(raw.along[0])
+        ),
+        strict=True,
     )
-    return table.reset_index(drop=True), found, _steadiness(overlaps)
+    table = table.assign(
+        own_share=own.mean(-1).ravel(),
+        own_control=control.mean(-1).ravel() if len(controls) else np.nan,
+        own_control_low=low.ravel(),
+        own_control_high=high.ravel(),
+        p_own=p.ravel(),
+        p_own_adjusted=adjusted.ravel(),
+        reach=np.where(~table["significant"], "none", np.where(specific.ravel(), "specific", "general")),
+        stability=np.concatenate(found_in),
+    )
+    found = {name: set(table["node"][table["significant"] & (table["measure"] == name)]) for name in MEASURES}
+    return _with_unreached(experiment, table), found, _steadiness(overlaps)
 
 
 def _stability(real: Values, control: Values, seed: int, alpha: float, tests: int) -> tuple[Values, Values]:
@@ -95,51 +139,27 @@ def _stability(real: Values, control: Values, seed: int, alpha: float, tests: in
     return stability(find, real.shape[-1], seed)
 
 
-def _unreached(experiment: Experiment, measure: str) -> pd.DataFrame:
-    """Nodes before the injection: it cannot reach them, so their effects are zero and nothing is tested."""
+def _with_unreached(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    """Nodes before the injection too: it cannot reach them, so their effects are zero and nothing is tested."""
     nodes = [node for node in experiment.model.nodes if node not in set(experiment.reachable)]
-    columns = ["effect", "low", "high", "share", "control", "control_low", "control_high"]
-    columns += ["own_share", "own_control", "own_control_low", "own_control_high", "wrong_way", "stability"]
-    return pd.DataFrame(
-        {
-            "node": [str(n) for n in nodes],
-            "layer": [n.layer for n in nodes],
-            "head": pd.array([n.head for n in nodes], dtype="Int64"),
-            "kind": [n.kind for n in nodes],
-            "measure": measure,
-            **dict.fromkeys(columns, 0.0),
-            **dict.fromkeys(["p", "p_adjusted", "p_holm", "p_own", "p_own_adjusted"], 1.0),
-            "significant": False,
-            "reach": "none",
-        }
-    )
+    if nodes:
+        numbers = {str(c): float(str(c).startswith("p")) for c in table if table[c].dtype == float}
+        about = {"significant": False, "reach": "none"}
+        rest = [pd.DataFrame(node_columns(nodes) | {"measure": m} | numbers | about) for m in MEASURES]
+        table = pd.concat([table, *rest], ignore_index=True)
+    return table.sort_values(["measure", "layer", "head"], na_position="last", ignore_index=True)
 
 
-def _shares(raw: Effects, measure: int) -> tuple[Values, Values]:
-    """Effects along each vector's own direction over the mean of its own total: [node, prompt], [control, node,
-    prompt].
-    """
-    totals = np.array([nonzero(total.mean()) for total in raw.own_total])
-    shares = raw.own[:, measure] / totals[:, None, None]
-    return shares[0], shares[1:]
-
-
-def _steadiness(overlaps: list[Values]) -> dict[str, Any]:
+def _steadiness(overlaps: Sequence[Values]) -> dict[str, Any]:
     """Jaccard overlap of the significant carriers over resamples of the prompts, for the manifest."""
     values = np.concatenate(overlaps)
     values = values[~np.isnan(values)]
-    note = "overlap of the significant carriers on resampled prompts with those on all prompts; 0.8 is the field's bar"
+    about: dict[str, Any] = {"jaccard": None, "low": None, "high": None, "resamples": len(overlaps[0])}
     if len(values) == 0:
-        return {
-            "jaccard": None,
-            "low": None,
-            "high": None,
-            "resamples": len(overlaps[0]),
-            "note": "no node was ever significant",
-        }
+        return about | {"note": "no node was ever significant"}
     low, high = np.percentile(values, BAND)
-    mean = float(values.mean())
-    return {"jaccard": mean, "low": float(low), "high": float(high), "resamples": len(overlaps[0]), "note": note}
+    note = "overlap of the significant carriers on resampled prompts with those on all prompts; 0.8 is the field's bar"
+    return about | {"jaccard": float(values.mean()), "low": float(low), "high": float(high), "note": note}
 
 
 def per_prompt(raw: Effects) -> pd.DataFrame:
@@ -167,7 +187,8 @@ def totals(
     """The whole effect, the disturbance, and what groups of nodes do when they are patched at once.
 
     Args:
-        joint: effects of the groups, `[vector, group, prompt]`. names: of the groups.
+        joint: effects of the groups, `[vector, group, prompt]`.
+        names: of the groups.
     """
     unit = experiment.metric.unit
     rows = [_total(experiment, "total", raw.total, unit, options), _total(experiment, "kl", raw.kl, "nats", options)]

@@ -1,4 +1,4 @@
-"""`carriers`: the main question. Which heads and MLPs carry this injection's effect?
+"""`exact`: the main question. Which heads and MLPs carry this injection's effect?
 
 Exact necessity and sufficiency of every node, each with its interval over prompts, its control and
 its p-value corrected over nodes; what the significant ones explain together; how stable the list is.
@@ -12,60 +12,125 @@ from typing import Any
 import pandas as pd
 import torch
 
-from steerscope.analysis.carriers import effect_table as tables
-from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.columns.attention import ATTENTION
+from steerscope.analysis.columns.writers import WRITERS
 from steerscope.analysis.engine.edits import Variant
-from steerscope.analysis.engine.run import Readout, measure, run
+from steerscope.analysis.engine.run import Readout, measure
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.frozen.freeze_attention import frozen
 from steerscope.analysis.origin.writers import written
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.generation import generate, surprises
-from steerscope.analysis.question.metrics import kl
+from steerscope.analysis.question.metrics import divergence
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.tools.patching import MEASURES, Effects, checks, effects, together
 from steerscope.analysis.tools.record import record
+
+from .effect_table import CARRIERS, TOTALS, carrier_table, per_prompt, totals, vectors
 
 TOKENS = 12  # next tokens listed on each side
 FEWER = 5  # controls of the writers and of frozen attention, which come along
 
+COLUMNS: Frames = {
+    "effects": CARRIERS,
+    "per_prompt": {
+        "prompt": Column("index of the prompt", role="label"),
+        "node": Column("head or MLP", role="node"),
+        "measure": Column("necessity or sufficiency", role="measure"),
+        "effect": Column("effect of the node on this prompt", "{metric}", "estimate"),
+        "control": Column("mean over the random vectors", "{metric}", "reference"),
+    },
+    "totals": TOTALS,
+    "vectors": {
+        "vector": Column("steering for the real one, control 0, control 1, ... for random ones", role="label"),
+        "norm": Column("root of the summed squares of coefficient times vector", "stream units"),
+        "coefficient": Column("multiplies the vector"),
+        "effect": Column("mean effect over prompts along the metric", "{metric}", "estimate"),
+        "low": Column("lower end of the interval over prompts", "{metric}", "low"),
+        "high": Column("upper end of the interval over prompts", "{metric}", "high"),
+        "own_effect": Column("mean size of the vector's own logit change", "logits"),
+        "kl": Column("disturbance: KL(steered || clean), mean over scored positions and prompts", "nats"),
+        "kl_low": Column("lower end of the interval over prompts", "nats"),
+        "kl_high": Column("upper end of the interval over prompts", "nats"),
+    },
+    "prompts": {
+        "prompt": Column("index of the prompt", role="label"),
+        "text": Column("the prompt, as given (token ids where there is no tokenizer)"),
+        "tokens": Column("number of tokens, BOS included"),
+        "injected": Column("positions that the injection edits"),
+        "scored": Column("positions that the metric reads"),
+        "clean": Column("metric of the clean run", "{metric}"),
+        "steered": Column("metric of the steered run", "{metric}"),
+        "effect": Column("steered minus clean", "{metric}", "estimate"),
+        "kl": Column("KL(steered || clean), mean over the scored positions", "nats"),
+    },
+    "positions": {
+        "prompt": Column("index of the prompt", role="label"),
+        "position": Column("scored position", role="axis"),
+        "token": Column("token at that position"),
+        "clean": Column("metric of the clean run at this position", "{metric}"),
+        "steered": Column("metric of the steered run at this position", "{metric}"),
+        "effect": Column("steered minus clean", "{metric}", "estimate"),
+        "kl": Column("KL(steered || clean) at this position", "nats"),
+    },
+    "tokens": {
+        "token": Column("next token, as text", role="label"),
+        "id": Column("token id"),
+        "clean": Column("probability in the clean run after the whole prompt, mean over prompts"),
+        "steered": Column("probability in the steered run, mean over prompts"),
+        "change": Column("mean of log steered minus log clean", "nats", "estimate"),
+        "kl": Column("contribution to KL(steered || clean), mean over prompts", "nats"),
+        "side": Column("gain or loss", role="label"),
+    },
+    "completions": {
+        "prompt": Column("index of the prompt", role="label"),
+        "text": Column("the prompt"),
+        "clean": Column("completion without the injection"),
+        "steered": Column("completion with the injection, same seed"),
+        "clean_surprise": Column("loss of the clean completion under the clean model", "nats per token"),
+        "steered_surprise": Column(
+            "loss of the steered completion under the clean model: high where it is not fluent", "nats per token"
+        ),
+    },
+    "writers": WRITERS["writers"],
+    "attention": ATTENTION["attention"],
+}
 
-def carriers(
+
+def exact(
     experiment: Experiment,
     *,
-    level: float = 0.95,
-    alpha: float = 0.05,
     completions: int = 4,
     writers: bool = True,
     attention: bool = True,
+    level: float = 0.95,
+    alpha: float = 0.05,
 ) -> Result:
     """Exact necessity and sufficiency of every head and MLP for the effect of an injection.
 
     Args:
-        level: of the intervals. alpha: threshold on adjusted p-values.
         completions: prompts to complete with and without the injection.
         writers: whether to say who wrote the vector, too (see `writers`).
         attention: whether to say what survives frozen attention, too (see `freeze_attention`).
 
     Returns:
-        a `Result` of kind "localize"; frames and columns as in `columns.COLUMNS["localize"]`.
+        a `Result` of kind "exact".
     """
     options = Statistics(level, alpha)
     start = time.perf_counter()
     raw = effects(experiment)
-    table, found, steadiness = tables.effects_table(experiment, raw, options)
-    groups = [(m, [n for n in raw.nodes if str(n) in found[m]]) for m in MEASURES] + [
-        (m, list(raw.nodes)) for m in MEASURES
-    ]
-    joint = together(experiment, groups)
+    table, found, steadiness = carrier_table(experiment, raw, options)
+    carriers = [(m, [n for n in raw.nodes if str(n) in found[m]]) for m in MEASURES]
+    joint = together(experiment, [*carriers, *((m, raw.nodes) for m in MEASURES)])
     texts, missing = _completions(experiment, completions)
     ends, found_checks, reasons, about = _ends(experiment, options, writers, attention)
     frames = {
         "effects": table,
-        "per_prompt": tables.per_prompt(raw),
-        "totals": tables.totals(experiment, raw, joint, options),
-        "vectors": tables.vectors(experiment, raw, options),
+        "per_prompt": per_prompt(raw),
+        "totals": totals(experiment, raw, joint, options),
+        "vectors": vectors(experiment, raw, options),
         "prompts": _prompts(experiment, raw),
         "positions": _positions(experiment),
         "tokens": _tokens(experiment),
@@ -73,9 +138,10 @@ def carriers(
         **ends,
     }
     return record(
-        "localize",
+        "exact",
         experiment,
         frames,
+        COLUMNS,
         start,
         checks=[*checks(experiment), *found_checks],
         missing=missing | reasons,
@@ -92,11 +158,11 @@ def _ends(
 ) -> tuple[dict[str, pd.DataFrame], list[dict[str, object]], dict[str, str], dict[str, Any]]:
     """The vector's two ends: who wrote it, and what of it needs attention; their checks, and what is missing."""
     controls = min(FEWER, experiment.controls)
-    frames = {name: pd.DataFrame(columns=list(COLUMNS["localize"][name])) for name in ("writers", "attention")}
+    frames = {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("writers", "attention")}
     checked: list[dict[str, object]] = []
     about: dict[str, Any] = {"controls": controls}
     missing = {
-        name: f"localize was run with {name}=False"
+        name: f"exact was run with {name}=False"
         for name, asked in (("writers", writers), ("attention", attention))
         if not asked
     }
@@ -132,32 +198,22 @@ def _prompts(experiment: Experiment, raw: Effects) -> pd.DataFrame:
 
 def _positions(experiment: Experiment) -> pd.DataFrame:
     """The metric and the disturbance at every scored position, not averaged."""
-    prompts, model = experiment.prompts, experiment.model
-    prepared = (experiment.scored_positions, experiment.clean, experiment.steered)
-    scores = [metric.prepare(*prepared) for metric in (experiment.metric, kl())]
-    variants = [Variant(p) for p in range(len(prompts))]
-    variants += [Variant(p, experiment.edits(0)[p]) for p in range(len(prompts))]
-    found: dict[tuple[int, int], dict[str, Any]] = {}
-    positions = experiment.scored_positions.positions
-    for chunk, readout in run(model, prompts.full, variants, positions, budget=experiment.budget):
-        metric, divergence = (score(readout).tolist() for score in scores)
-        for place, (row, position) in enumerate(zip(readout.row.tolist(), readout.position.tolist(), strict=True)):
-            entry = found.setdefault((readout.variants[row].prompt, position), {})
-            steered = chunk[row] >= len(prompts)
-            entry |= {"steered": metric[place], "kl": divergence[place]} if steered else {"clean": metric[place]}
+    prompts, scored = experiment.prompts, experiment.scored_positions
+    places = [(prompt, position) for prompt, own in enumerate(scored.positions) for position in own]
+    clean, steered = (
+        experiment.along(scored.readout(run)).double().cpu().numpy() for run in (experiment.clean, experiment.steered)
+    )
+    disturbed = divergence(experiment.steered.logits, experiment.clean.logits.log_softmax(-1))
     return pd.DataFrame(
-        [
-            {
-                "prompt": prompt,
-                "position": position,
-                "token": model.token_text(prompts.full[prompt][position]),
-                "clean": e["clean"],
-                "steered": e["steered"],
-                "effect": e["steered"] - e["clean"],
-                "kl": e["kl"],
-            }
-            for (prompt, position), e in sorted(found.items())
-        ]
+        {
+            "prompt": [prompt for prompt, _ in places],
+            "position": [position for _, position in places],
+            "token": [experiment.model.token_text(prompts.full[prompt][position]) for prompt, position in places],
+            "clean": clean,
+            "steered": steered,
+            "effect": steered - clean,
+            "kl": disturbed.double().cpu().numpy(),
+        }
     )
 
 
@@ -194,7 +250,7 @@ def _logits(readout: Readout) -> torch.Tensor:
 
 
 def _completions(experiment: Experiment, count: int) -> tuple[pd.DataFrame, dict[str, str]]:
-    columns = ["prompt", "text", "clean", "steered", "clean_surprise", "steered_surprise"]
+    columns = list(COLUMNS["completions"])
     model, prompts = experiment.model, experiment.prompts
     if model.tokenizer is None:
         return pd.DataFrame(columns=columns), {"completions": f"{model.name} has no tokenizer"}

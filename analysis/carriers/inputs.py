@@ -20,10 +20,8 @@ from torch import Tensor
 
 from steerscope.analysis.engine.backward import backward
 from steerscope.analysis.engine.edits import Edit, Variant
-from steerscope.analysis.engine.run import run
 from steerscope.analysis.model.nodes import Site
-from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.tools.patches import activations
+from steerscope.analysis.question.experiment import Activations, Experiment
 from steerscope.analysis.tools.patching import MEASURES
 
 INPUTS = ("q", "k", "v")
@@ -37,11 +35,12 @@ def input_estimates(experiment: Experiment) -> Float[Values, "measure input head
     gradients = _gradients(experiment, layers)
     found = np.zeros((len(MEASURES), len(INPUTS), len(layers), model.n_heads, len(prompts)))
     for place, layer in enumerate(layers):
-        sites = [(name, layer) for name in INPUTS]
-        runs = [activations(experiment, edits, sites) for edits in (experiment.nothing, experiment.edits(0))]
-        patterns = _patterns(experiment, layer, runs[0])
+        sites = [(name, layer) for name in (*INPUTS, "pattern")]  # not kept: patterns of all layers would be large
+        runs = [experiment.read(experiment.edits_of(vector), sites) for vector in (None, 0)]
+        mixed = _mixed(experiment, layer, runs[0])
         for p in range(len(prompts)):
-            clean, steered, other_q, other_k = patterns[p]
+            clean, steered = (r[p]["pattern", layer] for r in runs)
+            other_q, other_k = mixed["q"][p], mixed["k"][p]
             values = [_repeated(r[p]["v", layer], model.n_heads) for r in runs]
             for measure, (back, own, q, k, v, w) in enumerate(
                 (
@@ -71,14 +70,12 @@ def _gradients(experiment: Experiment, layers: list[int]) -> list[dict[int, list
             found[p].setdefault(layer, []).append(g[row, : len(prompts[p])].clone())
 
     groups = [[Variant(p), Variant(p, experiment.edits(0)[p])] for p in range(len(prompts))]
-    scored = experiment.scored_positions
-    score = experiment.metric.prepare(scored, experiment.clean, experiment.steered)
     backward(
         experiment.model,
         prompts,
         groups,
-        scored.positions,
-        score,
+        experiment.scored_positions.positions,
+        experiment.along,
         [("z", layer) for layer in layers],
         collect,
         reads=experiment.reads,
@@ -88,25 +85,15 @@ def _gradients(experiment: Experiment, layers: list[int]) -> list[dict[int, list
     return found
 
 
-def _patterns(experiment: Experiment, layer: int, clean: list[dict[tuple[str, int], Tensor]]) -> list[list[Tensor]]:
-    """By prompt `[head, query, key]`: clean, steered, clean queries with steered keys, the other way round."""
-    model, prompts = experiment.model, experiment.prompts.full
-    variants = []
-    for p in range(len(prompts)):
-        steering = experiment.edits(0)[p]
-        variants += [Variant(p), Variant(p, steering)]
-        for name in ("q", "k"):
-            x = clean[p][name, layer]
-            put = [Edit(Site(name, layer, h), "set", x[:, h]) for h in range(x.shape[1])]
-            variants.append(Variant(p, (*steering, *put)))
-    found: list[list[Tensor]] = [[torch.empty(0)] * 4 for _ in prompts]
-    for chunk, readout in run(
-        model, prompts, variants, reads="none", sites=[("pattern", layer)], budget=experiment.budget
-    ):
-        for row, index in enumerate(chunk):
-            length = len(prompts[index // 4])
-            pattern = readout.activations["pattern", layer][row, :, :length, :length]
-            found[index // 4][index % 4] = pattern.clone()
+def _mixed(experiment: Experiment, layer: int, clean: Activations) -> dict[str, list[Tensor]]:
+    """By prompt, the pattern `[head, query, key]` of the steered run with clean queries, or with clean keys."""
+    found = {}
+    for name in ("q", "k"):
+        edits = []
+        for steering, kept in zip(experiment.edits(0), clean, strict=True):
+            x = kept[name, layer]
+            edits.append((*steering, *(Edit(Site(name, layer, h), "set", x[:, h]) for h in range(x.shape[1]))))
+        found[name] = [own["pattern", layer] for own in experiment.read(tuple(edits), [("pattern", layer)])]
     return found
 
 

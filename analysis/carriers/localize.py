@@ -1,24 +1,21 @@
 """`localize`: which nodes carry an injection's effect, by any of `METHODS`."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import Metric, logit_direction
-from steerscope.analysis.question.prompts import Prompts, make_prompts
 from steerscope.analysis.results.result import Result
 
 from .attribute import attribute
-from .exact import carriers
+from .exact import exact
 from .screen import screen
 from .shapley import shapley
 
 METHODS: dict[str, Callable[..., Result]] = {
-    "exact": carriers,
+    "exact": exact,
     "screen": screen,
     "gradient": partial(attribute, method="gradient"),
     "relp": partial(attribute, method="relp"),
@@ -26,45 +23,37 @@ METHODS: dict[str, Callable[..., Result]] = {
     "ig": partial(attribute, method="ig"),
     "shapley": shapley,
 }
+OURS = ("experiment", "method", "level", "alpha")
 
 
 def localize(
-    model: Model,
-    injections: Injection | Sequence[Injection],
-    prompts: Prompts | Sequence[str] | Sequence[Sequence[int]],
-    metric: Metric | None = None,
+    experiment: Experiment,
     *,
-    method: str = "exact",
-    controls: int = 20,
-    matched: Literal["norm", "kl"] = "norm",
-    scored: str | tuple[int, ...] | None = None,
-    seed: int = 0,
-    budget: int | None = None,
-    **options: Any,
+    method: Literal["exact", "screen", "gradient", "relp", "atp", "ig", "shapley"] = "exact",
+    level: float = 0.95,
+    alpha: float = 0.05,
+    **knobs: Any,
 ) -> Result:
     """Which heads and MLPs carry the effect of an injection.
 
     Args:
-        metric: `logit_direction()` by default.
         method: exact patches every node; screen ranks by gradients and patches the best; gradient, relp, atp and ig
-            estimate
-            from gradients; shapley shares the effect out.
-        controls: random vectors of equal norm (or, matched="kl", of equal disturbance).
-        scored: positions that the metric reads; by default those after the injection.
-        budget: bytes that the engine may take; worked out by default.
-        options: of the method, as `carriers` (exact), `screen`, `attribute` and `shapley` list them: `level` and
-            `alpha` for
-            all; `completions`, `writers` and `attention` for exact.
+            estimate from gradients; shapley shares the effect out.
+        knobs: of the method, as `exact`, `screen`, `attribute` and `shapley` list them.
 
     Returns:
-        a `Result` of the method's kind; frames and columns as in `columns.COLUMNS`.
+        a `Result` of the method's kind; `frames["effects"]` has the columns of `EFFECTS` whichever it is.
 
     Raises:
-        BadArgument: an unknown method.
+        BadArgument: an unknown method, or a knob that it does not have.
     """
     if method not in METHODS:
         raise BadArgument(f"unknown method {method!r}; expected one of {', '.join(METHODS)}; choose one")
-    given = (injections,) if isinstance(injections, Injection) else tuple(injections)
-    texts = make_prompts(model, prompts)
-    experiment = Experiment(model, given, texts, metric or logit_direction(), controls, matched, scored, seed, budget)
-    return METHODS[method](experiment, **options)
+    known = [name for name in inspect.signature(METHODS[method]).parameters if name not in OURS]
+    unknown = sorted(set(knobs) - set(known))
+    if unknown:
+        raise BadArgument(
+            f"method {method!r} got {', '.join(unknown)}; expected no other knobs than {', '.join(known)}; "
+            "leave it out, or choose another method"
+        )
+    return METHODS[method](experiment, level=level, alpha=alpha, **knobs)

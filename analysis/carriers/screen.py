@@ -1,6 +1,6 @@
 """Screen and verify: gradients rank all nodes, exact patching verifies the top and a random sample of the rest.
 
-1. Estimate necessity and sufficiency of every node from gradients (`gradient.rank`).
+1. Estimate necessity and sufficiency of every node from gradients (`gradients.rank`).
 2. Patch exactly the nodes with the largest estimates, and a random sample of the others.
 3. Patch all nodes that were not verified at once: exactly what they carry together.
 4. Bound what one of them alone may carry: the largest estimate among them plus the largest error on the
@@ -15,31 +15,70 @@ high nor sampled: that is what the bound's confidence is about.
 import time
 from collections.abc import Sequence
 from math import ceil
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steerscope.analysis.carriers import effect_table as tables
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import Statistics, nonzero
+from steerscope.analysis.results.effects import NODE, Statistics, node_columns, nonzero
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.tools.gradients import rank
 from steerscope.analysis.tools.patching import MEASURES, checks, effects, together
 from steerscope.analysis.tools.record import record
+
+from .effect_table import CARRIERS, TOTALS, carrier_table, totals
 
 LEAST = 12  # nodes that are verified even in a small model
 SHARE = 0.08  # of the nodes, in a large one
 JOINT = ("carriers_necessity", "carriers_sufficiency", "unverified_necessity", "unverified_sufficiency")
 Values = NDArray[np.float64]
 
+COLUMNS: Frames = {
+    "effects": CARRIERS,
+    "estimates": {
+        **NODE,
+        "measure": Column("necessity or sufficiency", role="measure"),
+        "estimate": Column("what gradients say the effect is; mean over prompts", "{metric}", "estimate"),
+        "verified": Column(
+            "top: patched exactly, since its estimate is large; sample: patched exactly, drawn at random from the "
+            "others; unverified: the estimate is all there is",
+            role="label",
+        ),
+        "effect": Column("exact effect, where it was verified", "{metric}", "estimate"),
+    },
+    "missed": {
+        "measure": Column("necessity or sufficiency", role="measure"),
+        "unverified": Column("nodes that were not patched one by one"),
+        "sampled": Column("nodes that were drawn at random from those ranked low, and patched"),
+        "together": Column("exact effect of all unverified nodes patched at once; mean over prompts", "{metric}"),
+        "together_share": Column("the same over the total effect"),
+        "largest_estimate": Column("largest estimate, in size, among the unverified nodes", "{metric}"),
+        "worst_error": Column("largest difference between estimate and exact effect on the random sample", "{metric}"),
+        "bound": Column(
+            "largest estimate plus worst error: an upper bound on what an unverified node carries", "{metric}"
+        ),
+        "covers": Column(
+            "share of the unverified nodes for which the bound holds with the confidence of the intervals"
+        ),
+    },
+    "totals": TOTALS,
+    "cost": {
+        "what": Column("part of the screen, or the exact analysis of all nodes", role="label"),
+        "passes": Column("forward-equivalents: layers that were run over layers of the model", "passes", "estimate"),
+        "ratio": Column("passes of the exact analysis over these"),
+    },
+}
+
 
 def screen(
     experiment: Experiment,
     *,
-    estimator: str = "gradient",
+    ranked_by: Literal["gradient", "relp", "atp*", "ig"] = "gradient",
     top: int | None = None,
     sample: int = 5,
     level: float = 0.95,
@@ -48,12 +87,12 @@ def screen(
     """Exact necessity and sufficiency of the nodes that matter, without patching all of them.
 
     Args:
-        estimator: a method of `attribute` that ranks the nodes.
+        ranked_by: method of `attribute` that ranks the nodes.
         top: how many of the best ranked are verified; 8% of the nodes, at least 12, by default.
         sample: how many of the others are verified, drawn at random.
 
     Returns:
-        a `Result` of kind "screen"; frames and columns as in `columns.COLUMNS["screen"]`.
+        a `Result` of kind "screen".
     """
     options = Statistics(level, alpha)
     nodes = experiment.reachable
@@ -64,11 +103,11 @@ def screen(
             "is; raise them"
         )
     start = time.perf_counter()
-    guess, passes = rank(experiment, estimator)
+    guess, passes = rank(experiment, ranked_by)
     chosen, drawn = _choose(guess, min(top, len(nodes)), sample, experiment.seed)
     verified = [nodes[i] for i in sorted({*chosen, *drawn})]
     raw = effects(experiment, verified)
-    table, found, steadiness = tables.effects_table(experiment, raw, options)
+    table, found, steadiness = carrier_table(experiment, raw, options)
     rest = [node for node in nodes if node not in set(verified)]
     groups = [(m, [n for n in verified if str(n) in found[m]]) for m in MEASURES]
     joint = together(experiment, [*groups, *((m, rest) for m in MEASURES)])
@@ -77,17 +116,18 @@ def screen(
         "effects": table,
         "estimates": estimates,
         "missed": _missed(estimates, joint[0, 2:], raw.total[0], level),
-        "totals": tables.totals(experiment, raw, joint, options, JOINT),
+        "totals": totals(experiment, raw, joint, options, JOINT),
         "cost": _cost(experiment, verified, passes),
     }
     return record(
         "screen",
         experiment,
         frames,
+        COLUMNS,
         start,
         checks=checks(experiment),
         method="screen",
-        estimator=estimator,
+        ranked_by=ranked_by,
         top=len(chosen),
         sample=len(drawn),
         level=level,
@@ -119,16 +159,7 @@ def _estimates(
         ]
         frames.append(
             pd.DataFrame(
-                {
-                    "node": names,
-                    "layer": [n.layer for n in nodes],
-                    "head": pd.array([n.head for n in nodes], dtype="Int64"),
-                    "kind": [n.kind for n in nodes],
-                    "measure": measure,
-                    "estimate": guess[row],
-                    "verified": why,
-                    "effect": known,
-                }
+                node_columns(nodes) | {"measure": measure, "estimate": guess[row], "verified": why, "effect": known}
             )
         )
     return pd.concat(frames, ignore_index=True)

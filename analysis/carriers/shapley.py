@@ -18,7 +18,8 @@ beside live ones is in a state that the model never visits by itself.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -26,20 +27,63 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from steerscope.analysis.engine.edits import Variant
-from steerscope.analysis.errors import BadArgument, BadNode
-from steerscope.analysis.model.nodes import Node, parse_node
+from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import EFFECTS, NUMBERS, Statistics
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import benjamini_hochberg, interval, sign_flip_p
-from steerscope.analysis.tools.patches import Patches, patches
 from steerscope.analysis.tools.record import check, record
+from steerscope.analysis.tools.strongest import given
 
+from .effect_table import effect_table
 from .surrogate import Fit, fit
 
 Values = NDArray[np.float64]
 Members = NDArray[np.bool_]
+
+SAMPLING: Frame = {
+    "sampling_error": Column(
+        "standard error of the mean over prompts that comes from running some coalitions only", "{metric}"
+    )
+}
+INTERVAL: Frame = {"low": NUMBERS["low"], "high": NUMBERS["high"]}
+COLUMNS: Frames = {
+    "effects": EFFECTS
+    | {
+        "measure": Column("shapley: mean contribution over all orders of letting nodes go", role="measure"),
+        "effect": Column("Shapley value; mean over prompts", "{metric}", "estimate"),
+        "share": Column("value over the total effect; with the direct way they add up to 1", role="share"),
+    }
+    | SAMPLING,
+    "interactions": {
+        "node_a": Column("one node", role="label"),
+        "node_b": Column("another", role="label"),
+        "effect": Column(
+            "Shapley interaction: negative where they stand in for each other, positive where one needs the other; "
+            "mean over prompts",
+            "{metric}",
+            "estimate",
+        ),
+        **INTERVAL,
+        **SAMPLING,
+        "p": Column("sign-flip test over prompts: the interaction differs from zero"),
+        "p_adjusted": Column("p after Benjamini-Hochberg over pairs"),
+        "significant": Column(
+            "p_adjusted below the manifest's alpha, and more than two sampling errors from zero", role="verdict"
+        ),
+    },
+    "totals": {
+        "quantity": Column(
+            "effect: steered minus clean; direct: what goes past all nodes that play; nodes: sum of the values",
+            role="label",
+        ),
+        "value": Column("mean over prompts", "{metric}", "estimate"),
+        **INTERVAL,
+    },
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,50 +93,49 @@ class Game:
     experiment: Experiment
     players: tuple[Node, ...]
     vector: int
-    to_clean: Patches
 
     def values(self, members: Members) -> Float[Values, "coalition prompt"]:
         """Metric of the run in which the members are live, minus that of the clean run."""
         asked, prompts = self.experiment, range(len(self.experiment.prompts))
-        edits = asked.edits(self.vector)
+        edits, to_clean = asked.edits(self.vector), asked.patches(None, self.players)
         variants = []
         for row in members:
             held = [n for n, live in zip(self.players, row, strict=True) if not live]
-            variants += [Variant(p, (*edits[p], *(self.to_clean[n][p] for n in held))) for p in prompts]
-        variants += [Variant(p) for p in prompts]
-        score = asked.metric.prepare(asked.scored_positions, asked.clean, asked.steered)
-        found = asked.scores(variants, [score], asked.reads)[:, 0].reshape(len(members) + 1, -1)
-        return np.asarray(found[:-1] - found[-1])
+            variants += [Variant(p, (*edits[p], *(to_clean[n][p] for n in held))) for p in prompts]
+        return asked.score(variants).reshape(len(members), -1) - asked.value(None)
 
 
 def shapley(
     experiment: Experiment,
     *,
-    estimator: str = "regression",
+    estimator: Literal["regression", "permutation"] = "regression",
     passes: int | None = None,
     nodes: Sequence[Node | str] | None = None,
     interactions: bool = True,
-    controls: int = 4,
+    controls_at_most: int = 4,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:
     """Shapley values of nodes as carriers, and interactions of pairs.
 
     Args:
-        estimator: regression or permutation (which gives no interactions).
+        estimator: how values come from coalitions; permutation gives no interactions.
         passes: coalitions that are run on every prompt; 8 a node by default.
         nodes: the players; all that the injection can reach by default. Others stay live.
-        controls: random vectors of equal norm, at most as many as the experiment has.
+        interactions: whether to say what pairs of nodes do together, too.
+        controls_at_most: so many random vectors, or as many as the experiment has.
 
     Returns:
-        a `Result` of kind "shapley"; frames and columns as in `columns.COLUMNS["shapley"]`.
+        a `Result` of kind "shapley".
 
     Raises:
         BadArgument: an unknown estimator, or too few passes.
         BadNode: a node that is not there, or that the injection cannot reach.
     """
     options = Statistics(level, alpha)
-    players = _players(experiment, nodes)
+    players = experiment.reachable if nodes is None else given(experiment, nodes)
+    if len(players) < 2:
+        raise BadArgument(f"{len(players)} node; expected at least 2 to share an effect; give more")
     passes = 8 * len(players) + 2 if passes is None else passes
     if estimator not in ESTIMATORS:
         raise BadArgument(f"unknown estimator {estimator!r}; expected one of {', '.join(ESTIMATORS)}; choose one")
@@ -100,31 +143,31 @@ def shapley(
     if passes < least:
         raise BadArgument(
             f"passes={passes} for {len(players)} nodes; expected at least {least} coalitions (two a node); "
-            "raise it, or give "
-            "fewer nodes"
+            "raise it, or give fewer nodes"
         )
     start = time.perf_counter()
-    to_clean = patches(experiment, experiment.nothing, players)
-    vectors = range(1 + min(controls, experiment.controls))
+    experiment = experiment.fewer(controls_at_most)
     fits, ends = [], []
-    for vector in track(vectors, "coalitions"):
-        game = Game(experiment, players, vector, to_clean)
+    for vector in track(range(1 + experiment.controls), "coalitions"):
+        game = Game(experiment, players, vector)
         found, end = ESTIMATORS[estimator](game, passes, interactions and vector == 0)
         fits.append(found)
         ends.append(end)
     total, direct = ends[0]
     real = fits[0]
-    values = np.stack([one.values for one in fits])
+    values = np.stack([one.values for one in fits])  # [vector, node, prompt]
+    table = effect_table(players, ("shapley",), values[:, None], total, options, experiment.seed)
     gap = np.abs(values[0].sum(axis=0) - (total - direct)).max() / max(np.abs(total).max(), 1e-12)
     frames = {
-        "values": _values(players, values, real, total, options, experiment.seed),
+        "effects": table.assign(sampling_error=real.error),
         "interactions": _interactions(players, real, options, experiment.seed),
         "totals": _totals(total, direct, values[0], level, experiment.seed),
     }
     return record(
         "shapley",
-        replace(experiment, controls=len(vectors) - 1),
+        experiment,
         frames,
+        COLUMNS,
         start,
         checks=[check("values and the direct way add up to the effect (relative)", gap, 1e-6)],
         estimator=estimator,
@@ -135,21 +178,6 @@ def shapley(
         level=level,
         alpha=alpha,
     )
-
-
-def _players(experiment: Experiment, nodes: Sequence[Node | str] | None) -> tuple[Node, ...]:
-    reachable = experiment.reachable
-    given = reachable if nodes is None else [parse_node(n) if isinstance(n, str) else n for n in nodes]
-    for node in given:
-        experiment.model.check(node.site)
-        if node not in set(reachable):
-            raise BadNode(
-                f"{node} lies before the injection, which cannot reach it; expected a node from layer "
-                f"{reachable[0].layer} on; leave it out"
-            )
-    if len(set(given)) < 2:
-        raise BadArgument(f"{len(set(given))} node; expected at least 2 to share an effect; give more")
-    return tuple(node for node in reachable if node in set(given))
 
 
 def coalitions(players: int, pairs: int, seed: int) -> Members:
@@ -217,27 +245,9 @@ Estimator = Callable[[Game, int, bool], tuple[Fit, tuple[Values, Values]]]
 ESTIMATORS: dict[str, Estimator] = {"regression": _regression, "permutation": _permutation}
 
 
-def _values(
-    players: Sequence[Node], values: Values, real: Fit, total: Values, options: Statistics, seed: int
-) -> pd.DataFrame:
-    columns = estimates(values, options, seed)
-    return pd.DataFrame(
-        {
-            "node": [str(n) for n in players],
-            "layer": [n.layer for n in players],
-            "head": pd.array([n.head for n in players], dtype="Int64"),
-            "kind": [n.kind for n in players],
-            **columns,
-            "share": columns["effect"] / nonzero(total.mean()),
-            "sampling_error": real.error,
-        }
-    )
-
-
 def _interactions(players: Sequence[Node], real: Fit, options: Statistics, seed: int) -> pd.DataFrame:
     if not len(real.pairs):
-        names = ["node_a", "node_b", "effect", "low", "high", "sampling_error", "p", "p_adjusted", "significant"]
-        return pd.DataFrame(columns=names)
+        return pd.DataFrame(columns=list(COLUMNS["interactions"]))
     first, second = np.triu_indices(len(players), 1)
     low, high = interval(real.pairs, options.level, seed)
     p = sign_flip_p(real.pairs, seed=seed)
@@ -264,5 +274,5 @@ def _totals(total: Values, direct: Values, values: Values, level: float, seed: i
     rows = {"effect": total, "direct": direct, "nodes": values.sum(axis=0)}
     return pd.DataFrame(
         [(name, x.mean(), *map(float, interval(x, level, seed))) for name, x in rows.items()],
-        columns=["quantity", "value", "low", "high"],
+        columns=list(COLUMNS["totals"]),
     )

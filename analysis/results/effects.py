@@ -73,16 +73,19 @@ class Statistics:
             )
 
 
-def estimates(values: Float[Values, "vector item prompt"], options: Statistics, seed: int = 0) -> dict[str, Values]:
+def estimates(
+    values: Float[Values, "vector item prompt"], options: Statistics, seed: int = 0, tests: int | None = None
+) -> dict[str, Values]:
     """Columns effect, low, high, control, control_low, control_high, p, p_adjusted, p_holm, significant, wrong_way.
 
     Args:
         values: effects by vector (0 is the real one, the others are controls).
+        tests: how many items there were to choose from, those that were not made counting as p = 1.
     """
     real, controls = values[0], values[1:]
     low, high = interval(real, options.level, seed)
     p = carrier_p(real, over_controls(controls), seed=seed)
-    adjusted = benjamini_hochberg(p)
+    adjusted = benjamini_hochberg(p, tests)
     control_low, control_high = band(controls.mean(-1))
     control = over_controls(controls).mean(-1)
     return {
@@ -94,7 +97,7 @@ def estimates(values: Float[Values, "vector item prompt"], options: Statistics, 
         "control_high": control_high,
         "p": p,
         "p_adjusted": adjusted,
-        "p_holm": holm(p),
+        "p_holm": holm(p, tests),
         "significant": adjusted < options.alpha,
         "wrong_way": wrong_way(real),
     }

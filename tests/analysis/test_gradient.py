@@ -8,9 +8,8 @@ import torch
 from reference import plain_logits, plain_pass
 from torch import Tensor
 
-from steerscope.analysis.carriers.attribute import attribute
+from steerscope.analysis.carriers.attribute import COLUMNS, attribute
 from steerscope.analysis.carriers.inputs import INPUTS, input_estimates
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.backward import backward
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import Readout
@@ -205,9 +204,7 @@ def test_every_method_gives_a_calibrated_result(tiny: Model, stories: list[str],
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 2.0)
     asked = Experiment(tiny, (injection,), make_prompts(tiny, stories[:4]), controls=2)
     result = attribute(asked, method, sample=5, steps=12)
-    assert {n: list(f.columns) for n, f in result.frames.items()} == {
-        n: list(c) for n, c in COLUMNS["attribute"].items()
-    }
+    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
     assert all(check["passed"] for check in result.manifest["checks"])
     exact = effects(asked).along[0].mean(-1)
     sample = result.frames["sample"]
@@ -219,7 +216,7 @@ def test_every_method_gives_a_calibrated_result(tiny: Model, stories: list[str],
     own = sample[sample["measure"] == "necessity"]
     assert calibration["worst_error"]["necessity"] == pytest.approx(abs(own["estimate"] - own["effect"]).max())
     ranked, passes = rank(asked, method)
-    table = result.frames["nodes"].query("measure == 'necessity'")["effect"]
+    table = result.frames["effects"].query("measure == 'necessity'")["effect"]
     if method != "ig":
         np.testing.assert_allclose(table, ranked[0], rtol=1e-4, atol=1e-6)
     assert passes > 0

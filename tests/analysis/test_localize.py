@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from steerscope.analysis.carriers.localize import localize
-from steerscope.analysis.columns import COLUMNS
+from steerscope import localize
+from steerscope.analysis.carriers.exact import COLUMNS
 from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.engine.plain import plain_hooks, plain_logits
 from steerscope.analysis.errors import BadArgument
@@ -60,7 +60,7 @@ def test_every_node_equals_one_plain_pass_a_question(tiny: Model) -> None:
 
 def test_the_frames_have_the_columns_that_are_described(result: Result) -> None:
     assert {name: list(frame.columns) for name, frame in result.frames.items()} == {
-        name: list(columns) for name, columns in COLUMNS["localize"].items()
+        name: list(columns) for name, columns in COLUMNS.items()
     }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from steerscope.analysis.carriers.localize import localize
+from steerscope import localize
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment

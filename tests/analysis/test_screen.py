@@ -7,9 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from steerscope.analysis.carriers import screen as module
-from steerscope.analysis.carriers.exact import carriers
-from steerscope.analysis.carriers.screen import screen
-from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.carriers.exact import exact
+from steerscope.analysis.carriers.screen import COLUMNS, screen
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
@@ -30,10 +29,10 @@ def experiment(tiny: Model, stories: list[str]) -> Experiment:
 @pytest.fixture
 def estimated(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Callable[[Estimator], None]:
     """Makes the gradients say something of the exact effects."""
-    exact = effects(experiment).along[0].mean(-1)
+    truth = effects(experiment).along[0].mean(-1)
 
     def use(estimator: Estimator) -> None:
-        monkeypatch.setattr(module, "rank", lambda experiment, method: (estimator(exact), 10.0))
+        monkeypatch.setattr(module, "rank", lambda experiment, method: (estimator(truth), 10.0))
 
     return use
 
@@ -43,7 +42,7 @@ def test_what_is_verified_equals_the_exact_analysis(
 ) -> None:
     estimated(lambda exact: exact)
     result = screen(experiment, top=4, sample=2)
-    whole = carriers(experiment, completions=0).frames["effects"]
+    whole = exact(experiment, completions=0).frames["effects"]
     whole = whole.set_index(["node", "measure"])
     found = result.frames["effects"].set_index(["node", "measure"])
     assert len(found) == 2 * 6
@@ -53,7 +52,7 @@ def test_what_is_verified_equals_the_exact_analysis(
     assert (found["p_adjusted"] >= whole.loc[found.index, "p_adjusted"] - 1e-12).all()
     assert (found["p_holm"] >= whole.loc[found.index, "p_holm"] - 1e-12).all()
     assert {name: list(frame.columns) for name, frame in result.frames.items()} == {
-        name: list(columns) for name, columns in COLUMNS["screen"].items()
+        name: list(columns) for name, columns in COLUMNS.items()
     }
 
 

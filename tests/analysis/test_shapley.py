@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steerscope.analysis.carriers.shapley import ESTIMATORS, Game, coalitions, shapley
+from steerscope.analysis.carriers.shapley import COLUMNS, ESTIMATORS, Game, coalitions, shapley
 from steerscope.analysis.carriers.surrogate import fit
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, BadNode
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import parse_node
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.prompts import make_prompts
-from steerscope.analysis.tools.patches import patches
 from steerscope.analysis.tools.patching import effects
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
@@ -33,8 +31,7 @@ def experiment(tiny: Model, stories: list[str]) -> Experiment:
 
 
 def game_of(experiment: Experiment, names: list[str]) -> Game:
-    players = tuple(parse_node(name) for name in names)
-    return Game(experiment, players, 0, patches(experiment, experiment.nothing, players))
+    return Game(experiment, tuple(parse_node(name) for name in names), 0)
 
 
 def everything(players: int) -> NDArray[np.bool_]:
@@ -74,7 +71,7 @@ def test_with_all_coalitions_both_estimators_equal_the_definition(experiment: Ex
     values = {tuple(row): v for row, v in zip(rows.tolist(), game.values(rows), strict=True)}
     single, pairs = enumerated(values, len(NODES))
     result = shapley(experiment, nodes=NODES, passes=64)
-    table = result.frames["values"].set_index("node")["effect"]
+    table = result.frames["effects"].set_index("node")["effect"]
     order = [str(n) for n in experiment.reachable if str(n) in NODES]
     at = [NODES.index(name) for name in order]
     np.testing.assert_allclose(table[order], single[at].mean(-1), atol=1e-5)
@@ -99,7 +96,7 @@ def test_the_shap_package_says_the_same(experiment: Experiment) -> None:
         warnings.simplefilter("ignore")
         masker = shap.maskers.Independent(np.zeros((1, 5)), max_samples=1)
         found = shap.ExactExplainer(value, masker)(np.ones((1, 5))).values[0]
-    table = shapley(experiment, nodes=names, passes=32).frames["values"].set_index("node")["effect"]
+    table = shapley(experiment, nodes=names, passes=32).frames["effects"].set_index("node")["effect"]
     np.testing.assert_allclose(table[names], found, atol=1e-5)
 
 
@@ -108,15 +105,14 @@ def test_values_and_the_direct_way_add_up_to_the_effect(experiment: Experiment, 
     result = shapley(experiment, estimator=estimator, passes=40)
     totals = result.frames["totals"].set_index("quantity")["value"]
     assert totals["nodes"] + totals["direct"] == pytest.approx(totals["effect"], abs=1e-6)
-    assert result.frames["values"]["effect"].sum() == pytest.approx(totals["nodes"], abs=1e-6)
+    assert result.frames["effects"]["effect"].sum() == pytest.approx(totals["nodes"], abs=1e-6)
     assert totals["effect"] == pytest.approx(effects(experiment).total[0].mean(), abs=1e-5)
     assert all(check["passed"] for check in result.manifest["checks"])
-    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS["shapley"].items()}
+    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
 
 
 def test_estimators_agree_within_their_stated_errors(experiment: Experiment) -> None:
-    players = experiment.reachable
-    game = Game(experiment, players, 0, patches(experiment, experiment.nothing, players))
+    game = Game(experiment, experiment.reachable, 0)
     found = [ESTIMATORS[name](game, 400, False)[0] for name in ("regression", "permutation")]
     gap = abs(found[0].values.mean(-1) - found[1].values.mean(-1))
     stated = np.sqrt(found[0].error ** 2 + found[1].error ** 2)
