@@ -28,7 +28,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
@@ -277,13 +277,14 @@ def _checks(
 ) -> list[dict[str, object]]:
     """All places of a node at once are the whole node; sampled rows equal plain passes; attention times values is z."""
     edits, generator = experiment.edits(0), np.random.default_rng(experiment.seed)
-    union, whole, single = [], [], []
+    rows: list[list[Variant]] = [[], [], []]
     for _ in range(SAMPLES):
         m, p, n = (int(generator.integers(size)) for size in (2, len(at), len(nodes)))
         *parts, everywhere = _edits(experiment, 0, nodes, [(m, nodes[n], p, at_) for at_ in (*at[p].values(), ())])
         drawn = parts[int(generator.integers(len(parts)))]
-        for rows, own in ((union, parts), (whole, [everywhere]), (single, [drawn])):
-            rows.append(patched(MEASURES[m], p, edits, own))
+        for row, own in zip(rows, (parts, [everywhere], [drawn]), strict=True):
+            row.append(patched(MEASURES[m], p, edits, own))
+    union, whole, single = rows
     values = experiment.score([*union, *whole]).reshape(2, -1)
     gap = np.abs(values[0] - values[1]).max() / max(1.0, np.abs(values).max())
     limit = tolerance(experiment.model)

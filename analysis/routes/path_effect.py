@@ -220,7 +220,7 @@ class _Question:
     def sign(self) -> float:
         return 1.0 if self.base is None else -1.0
 
-    @property
+    @cached_property
     def edits(self) -> Edits:
         return self.experiment.edits_of(self.base)
 

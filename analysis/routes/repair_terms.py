@@ -1,11 +1,9 @@
 """What the final stream loses when a carrier is removed, part by part: arithmetic on two recorded runs.
 
 The stream is a sum, so the stream of the run without the carrier is exactly the steered one, plus what the carrier
-writes
-differently, plus what each later node writes differently because of it. With the final norm's scale held, the norm is
-linear too. Each part is put on the steered stream alone and the metric read off: the same as running the model with
-every
-later node frozen, which the run checks on a sample.
+writes differently, plus what each later node writes differently because of it. With the final norm's scale held, the
+norm is linear too. Each part is put on the steered stream alone and the metric read off: the same as running the model
+with every later node frozen, which the run checks on a sample.
 """
 
 from collections.abc import Sequence
@@ -21,9 +19,8 @@ from torch import Tensor
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.norms import Norm, norm_of
-from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.question.experiment import Activations, Edits, Experiment
 from steerscope.analysis.question.metrics import Outputs, Score
-from steerscope.analysis.tools.patches import Patches, activations
 from steerscope.analysis.tools.writes import changes
 
 PARTS = ("direct", "nodes", "norm", "remainder", "net", "direct_live")
@@ -32,9 +29,7 @@ Values = NDArray[np.float64]
 
 
 def after(model: Model, carrier: Node, node: Node) -> bool:
-    """Whether a node can see what the carrier writes (with a norm after attention, through it, the layer's other
-    heads).
-    """
+    """Whether a node can see what the carrier writes (a norm after attention shows it to the layer's other heads)."""
     if node.layer != carrier.layer:
         return node.layer > carrier.layer
     if carrier.head is None or node == carrier:
@@ -49,13 +44,11 @@ class Removal:
     Attributes:
         parts: in the order of `PARTS`, by score.
         later: effect of each later node's change alone along the first score; positive repairs.
-        own_total: the vector's own change of logits (the second score of the steered run; 0 in the clean one).
         gap: how far the parts are from the run's own final stream, relative.
     """
 
     parts: Float[Values, "score part prompt"]
     later: Float[Values, "node prompt"]
-    own_total: Float[Values, " prompt"]
     gap: float
 
 
@@ -71,7 +64,7 @@ class Tail:
         model = self.experiment.model
         return norm_of(model, getattr(model.bridge, "ln_final", None))
 
-    def stream(self, kept: Sequence[dict[tuple[str, int], Tensor]]) -> Float[Tensor, "scored d_model"]:
+    def stream(self, kept: Activations) -> Float[Tensor, "scored d_model"]:
         """What the final norm reads, at the scored positions of all prompts in one row."""
         last = ("resid_post", self.experiment.model.n_layers - 1)
         return self.scored([row[last] for row in kept])
@@ -101,30 +94,24 @@ class Tail:
         return torch.stack(found).cpu().numpy()
 
 
+def removed(experiment: Experiment, edits: Edits, carrier: Node) -> Edits:
+    """A steered run in which the carrier is set back to its clean output."""
+    to_clean = experiment.patches(None, [carrier])[carrier]
+    return tuple((*own, patch) for own, patch in zip(edits, to_clean, strict=True))
+
+
 @torch.no_grad()
 def removal(
-    experiment: Experiment,
-    carrier: Node,
-    later: Sequence[Node],
-    edits: Edits,
-    to_clean: Patches,
-    steered: Sequence[dict[tuple[str, int], Tensor]],
-    scores: Sequence[Score],
+    experiment: Experiment, vector: int, carrier: Node, later: Sequence[Node], scores: Sequence[Score]
 ) -> Removal:
-    """All parts of one carrier's removal.
-
-    Args:
-        edits: of the steered run. steered: its activations, with those of `sites`.
-    """
+    """All parts of one carrier's removal, for one vector."""
     model, tail = experiment.model, Tail(experiment)
-    removed = tuple((*own, to_clean[carrier][p]) for p, own in enumerate(edits))
-    without = activations(experiment, removed, sites(model, carrier.layer))
+    seen = sites(model, carrier.layer)
+    steered = experiment.activations(vector, seen)
+    without = experiment.read(removed(experiment, experiment.edits(vector), carrier), seen)
     whole, left = tail.stream(steered), tail.stream(without)
     moved = tail.scored(
-        [
-            changes(model, [carrier, *later], before, gone).transpose(0, 1)
-            for before, gone in zip(steered, without, strict=True)
-        ]
+        [changes(model, [carrier, *later], a, b).transpose(0, 1) for a, b in zip(steered, without, strict=True)]
     )
     own, others = moved[:, 0], moved[:, 1:]
     base = tail.scores(whole, scores, whole)
@@ -139,7 +126,7 @@ def removal(
     live = base - tail.scores(whole + own, scores)
     parts = np.stack([direct, repaired.sum(axis=0), held - net, rest, net, live], axis=1)
     gap = ((everything - left).norm() / left.norm().clamp_min(1e-30)).item()
-    return Removal(parts, repaired[:, 0], base[1], gap)
+    return Removal(parts, repaired[:, 0], gap)
 
 
 def sites(model: Model, first: int) -> list[tuple[str, int]]:

@@ -10,7 +10,6 @@ import torch
 from reference import plain_pass
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.engine.plain import plain_hooks
 from steerscope.analysis.errors import BadNode
@@ -22,7 +21,7 @@ from steerscope.analysis.question.metrics import Metric, kl, log_prob, logit_dir
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.routes.repair_terms import PARTS, after
-from steerscope.analysis.routes.self_repair import self_repair
+from steerscope.analysis.routes.self_repair import COLUMNS, self_repair
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -47,7 +46,7 @@ def on_token_ids(model: Model, metric: Metric | None = None) -> Experiment:
 
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
-    return self_repair(experiment(tiny, stories), controls=2)
+    return self_repair(experiment(tiny, stories), controls_at_most=2)
 
 
 def run(model: Model, ids: Sequence[int], edits: Sequence[Edit], scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -76,7 +75,7 @@ def test_every_part_equals_plain_passes_in_which_the_rest_is_held(
 ) -> None:
     target, node = tiny.single_token(" wedding"), parse_node(carrier)
     asked = experiment(tiny, [stories[0], "Tom had a red ball and a ring", stories[5]], log_prob([target]))
-    found = self_repair(asked, [carrier], controls=0)
+    found = self_repair(asked, [carrier], controls_at_most=0)
     parts = found.frames["per_prompt"].set_index(["prompt", "part"])["effect"]
     table = found.frames["later"].set_index("node")["effect"]
     sums = dict.fromkeys(table.index, 0.0)
@@ -116,7 +115,7 @@ def test_every_part_equals_plain_passes_in_which_the_rest_is_held(
 def test_parts_add_up_on_every_architecture_and_equal_frozen_runs(metric: Metric, every_architecture: Model) -> None:
     asked = on_token_ids(every_architecture, metric)
     first = [Node(0, 1), Node(1, 2), Node(0)] if every_architecture.has_mlp else [Node(0, 1), Node(1, 2)]
-    found = self_repair(asked, first, controls=1)
+    found = self_repair(asked, first, controls_at_most=1)
     checks = found.manifest["checks"]
     assert len(checks) == 5 and all(c["value"] < 5e-5 for c in checks), checks
     parts = found.frames["carriers"].pivot(index="node", columns="part", values="effect")
@@ -127,7 +126,7 @@ def test_parts_add_up_on_every_architecture_and_equal_frozen_runs(metric: Metric
 
 
 def test_without_a_final_norm_there_is_nothing_for_it_to_repair(small_models: "dict[str, Model]") -> None:
-    found = self_repair(on_token_ids(small_models["native_without_norm"]), controls=0)
+    found = self_repair(on_token_ids(small_models["native_without_norm"]), controls_at_most=0)
     parts = found.frames["carriers"].pivot(index="node", columns="part", values="effect")
     assert parts["norm"].abs().max() < 1e-5 * parts["net"].abs().max()
     np.testing.assert_allclose(parts["direct"], parts["direct_live"])
@@ -145,7 +144,7 @@ def test_the_strongest_carriers_are_taken_and_their_repair_is_the_sum_over_later
 
 def test_it_has_the_columns_that_are_described(result: Result) -> None:
     assert {name: list(frame.columns) for name, frame in result.frames.items()} == {
-        name: list(columns) for name, columns in COLUMNS["self_repair"].items()
+        name: list(columns) for name, columns in COLUMNS.items()
     }
     assert tuple(result.frames["carriers"]["part"][:6]) == PARTS
 
@@ -163,7 +162,7 @@ def test_shares_are_of_the_whole_effect_and_of_a_direct_loss_that_is_worth_it(re
 
 
 def test_nodes_of_the_last_layer_have_nobody_after_them(tiny: Model, stories: list[str]) -> None:
-    found = self_repair(experiment(tiny, stories[:3]), ["L1M"], controls=0)
+    found = self_repair(experiment(tiny, stories[:3]), ["L1M"], controls_at_most=0)
     assert found.frames["later"].empty
     parts = found.frames["carriers"].set_index("part")["effect"]
     assert parts["nodes"] == 0
@@ -181,14 +180,14 @@ def test_what_can_see_a_carrier_depends_on_the_architecture(small_models: "dict[
 
 
 def test_coefficient_zero_loses_and_repairs_nothing(tiny: Model, stories: list[str]) -> None:
-    found = self_repair(experiment(tiny, stories[:4], coefficient=0.0), controls=1)
+    found = self_repair(experiment(tiny, stories[:4], coefficient=0.0), controls_at_most=1)
     for name in ("carriers", "later"):
         assert (found.frames[name]["effect"] == 0).all() and not found.frames[name]["significant"].any()
     assert found.frames["carriers"]["of_direct"].isna().all()
 
 
 def test_the_same_seed_gives_the_same_numbers(result: Result, tiny: Model, stories: list[str]) -> None:
-    again = self_repair(experiment(tiny, stories), controls=2)
+    again = self_repair(experiment(tiny, stories), controls_at_most=2)
     for name, frame in result.frames.items():
         assert frame.equals(again.frames[name])
 
