@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Site
 
 Operation = Literal["add", "set", "scale", "hide"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Edit:
     """A change at a site.
 
@@ -33,6 +34,11 @@ class Edit:
     value: Tensor | float
     positions: tuple[int, ...] | None = None
 
+    def __repr__(self) -> str:
+        value = list(self.value.shape) if isinstance(self.value, Tensor) else self.value
+        where = "all positions" if self.positions is None else f"positions {brief(','.join(map(str, self.positions)))}"
+        return f"<Edit {self.operation} {value} at {self.site}, {where}>"
+
     def __post_init__(self) -> None:
         if self.operation not in ("add", "set", "scale", "hide"):
             raise BadArgument(f"unknown operation {self.operation!r}; expected add, set, scale or hide; choose one")
@@ -48,12 +54,16 @@ class Edit:
             )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Variant:
     """One row of the engine's batch: a prompt by index, and its edits in the order in which they apply."""
 
     prompt: int
     edits: tuple[Edit, ...] = ()
+
+    def __repr__(self) -> str:
+        shown = [repr(edit) for edit in self.edits[:1]] + [f"{len(self.edits) - 1} more"] * (len(self.edits) > 1)
+        return f"<Variant of prompt {self.prompt}: {' and '.join(shown) or 'no edits'}>"
 
 
 def added(edits: Sequence[Edit], length: int, width: int) -> Float[Tensor, "pos width"]:

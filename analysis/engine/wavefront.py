@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BrokenInvariant, UnsupportedModel
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import SCALES
@@ -36,7 +37,7 @@ Hook = Callable[[Tensor, Any], Tensor | None]
 LEAST = 1e-37  # attention that is left beside hidden keys: what is less has been rounded away
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Readout:
     """What a chunk of variants gave.
 
@@ -55,6 +56,12 @@ class Readout:
     logits: Float[Tensor, "read vocab"] | None
     hidden: Float[Tensor, "read d_model"] | None
     activations: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        given = {"logits": self.logits, "hidden": self.hidden}
+        read = [name for name, x in given.items() if x is not None] + [f"L{layer}.{s}" for s, layer in self.activations]
+        what = f"{counted(len(self.variants), 'variant')}, {counted(len(self.row), 'position')}"
+        return f"<Readout of {what}: {brief(', '.join(read) or 'nothing')}>"
 
     def mean(self, values: Float[Tensor, " read"]) -> Float[Tensor, " rows"]:
         """Means over the read positions of each row."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadMetric, BadNode, BadPrompt
 
 from .nodes import PER_HEAD, SCALES, Node, Site
@@ -33,7 +34,7 @@ HOOKS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A loaded model; make one with `steerscope.load`.
 
@@ -71,6 +72,10 @@ class Model:
     post_norm: bool
     softcap: bool
     notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        size = f"{counted(self.n_layers, 'layer')} x {counted(self.n_heads, 'head')}, width {self.d_model}"
+        return f"<Model {brief(self.name, 40)}: {size}, {self.architecture} on {self.device}>"
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

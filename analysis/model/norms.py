@@ -12,7 +12,7 @@ Source: Turner et al. 2023 (arXiv 2308.10248) for norms relative to the stream; 
 What it cannot see: what any of this does to the output.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ class Norm:
         eps: stands under the root of the scale.
     """
 
-    weight: Float[Tensor, " d_model"]
-    bias: Float[Tensor, " d_model"]
+    weight: Float[Tensor, " d_model"] = field(repr=False)
+    bias: Float[Tensor, " d_model"] = field(repr=False)
     centred: bool
     eps: float
 

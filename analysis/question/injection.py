@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadInjection
 from steerscope.analysis.model.models import Model
@@ -14,7 +15,7 @@ from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Injection:
     """A vector added to an activation of a prompt.
 
@@ -53,6 +54,10 @@ class Injection:
                 "for each; "
                 "use vector.row(-1), or as many positions"
             )
+
+    def __repr__(self) -> str:
+        what = f"{self.coefficient:g} x ({brief(self.vector.label)})"
+        return f"<Injection {what} at {self.site}, positions {brief(str(self.place))}>"
 
     @property
     def place(self) -> Positions:

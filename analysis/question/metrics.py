@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import Readout, Reads, measure
 from steerscope.analysis.errors import BadMetric
@@ -26,7 +27,7 @@ from steerscope.analysis.model.models import Model
 from .prompts import Prompts
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scored:
     """The positions that are scored, of all prompts in one row: (prompt, position) -> place.
 
@@ -46,6 +47,11 @@ class Scored:
                 table[prompt, position] = place
                 place += 1
         object.__setattr__(self, "_table", table.to(self.model.device))
+
+    def __repr__(self) -> str:
+        return (
+            f"<Scored: {counted(sum(map(len, self.positions)), 'position')} of {counted(len(self.prompts), 'prompt')}>"
+        )
 
     def places(self, readout: Readout) -> Int[Tensor, " read"]:
         """Where each read position of a readout stands in the one row."""
@@ -98,7 +104,7 @@ class Scored:
         return Readout(variants, row.to(device), position.to(device), outputs.logits, outputs.hidden)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outputs:
     """Final states of one run of all prompts at the scored positions.
 
@@ -110,11 +116,15 @@ class Outputs:
     hidden: Float[Tensor, "scored d_model"] | None
     logits: Float[Tensor, "scored vocab"]
 
+    def __repr__(self) -> str:
+        count, vocab = self.logits.shape
+        return f"<Outputs: logits of {vocab} tokens at {counted(count, 'position')}>"
+
 
 Score = Callable[[Readout], Float[Tensor, " read"]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metric:
     """A metric by name.
 
@@ -136,6 +146,10 @@ class Metric:
     needs_next: bool = False
     flat_at_clean: bool = False
     own_direction: bool = False
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name} {brief(str(value), 40)}" for name, value in self.options.items())
+        return f"<Metric {self.name} in {self.unit}{options}>"
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "unit": self.unit, **self.options}

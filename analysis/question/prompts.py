@@ -11,6 +11,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
+from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.model.models import Model
 
@@ -18,7 +19,7 @@ FIELDS = ("prompt", "text")  # where to look in JSONL, CSV and parquet
 PIECE = 1 << 20  # characters of a text file that are held at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompts:
     """Token ids, BOS included, and the texts they came from.
 
@@ -36,6 +37,12 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        tokens = sorted({len(ids) for ids in self.full})
+        size = "no tokens" if not tokens else f"{tokens[0]} to {counted(tokens[-1], 'token')}"
+        texts = f": {brief(json.dumps(self.texts[0], ensure_ascii=False), 50)}" if self.texts else ""
+        return f"<Prompts {brief(self.source, 40)}: {len(self)} of {size}{texts}>"
 
     def first(self, count: int) -> "Prompts":
         """The first `count` of them."""
