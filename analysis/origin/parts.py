@@ -24,7 +24,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.tools.record import tolerance
 from steerscope.analysis.tools.writes import raw_writes
-from steerscope.analysis.vectors.prompt_pair import paired
+from steerscope.analysis.vectors.recipes import RECIPES, Runs, recipe_of
 from steerscope.analysis.vectors.vector import SteeringVector
 
 EMBEDDING = "embedding"
@@ -68,7 +68,7 @@ def parts(model: Model, vector: SteeringVector) -> Parts:
     """Who wrote a vector.
 
     Raises:
-        BadVector: it is zero, was not made from a prompt pair, or the model does not reproduce it.
+        BadVector: it is zero, is not the difference of two runs, or the model does not reproduce it.
     """
     values = vector.values.double()
     if not values.any():
@@ -76,12 +76,14 @@ def parts(model: Model, vector: SteeringVector) -> Parts:
             f"no writers possible: ({vector.label}) is zero everywhere; expected a vector with a direction; "
             "choose another row"
         )
-    if vector.source.get("recipe") != "prompt pair":
+    recipe = recipe_of(vector)
+    if recipe is None or recipe.runs is None:
+        fit = " or ".join(name.replace("_", " ") for name, one in RECIPES.items() if one.runs is not None)
         raise BadVector(
             f"no writers possible: ({vector.label}) has the recipe {vector.source.get('recipe', 'unknown')!r}; "
-            "expected a prompt pair, whose two runs can be made again; use steering_vector(model, plus, minus)"
+            f"expected a {fit}, whose two runs can be made again; use steering_vector(model, plus, minus)"
         )
-    pair, kept = _runs(model, vector)
+    pair, kept = _runs(model, vector, recipe.runs)
     site = vector.site
     whole = kept[site.name, site.layer]
     whole = _difference(whole if site.head is None else whole[:, :, site.head])
@@ -107,9 +109,9 @@ def parts(model: Model, vector: SteeringVector) -> Parts:
     return Parts(found, tokens, error, recorded)  # type: ignore[arg-type]
 
 
-def _runs(model: Model, vector: SteeringVector) -> tuple[list[list[int]], Kept]:
+def _runs(model: Model, vector: SteeringVector, again: Runs) -> tuple[list[list[int]], Kept]:
     """Token ids of both prompts, and of their runs all that is needed."""
-    source, site = vector.source, vector.site
+    site = vector.site
     sites = {(site.name, site.layer)}
     if site.name == "resid_pre":
         below = range(site.layer)
@@ -120,7 +122,7 @@ def _runs(model: Model, vector: SteeringVector) -> tuple[list[list[int]], Kept]:
     kept: dict[tuple[str, int], list[Tensor]] = {key: [torch.empty(0)] * 2 for key in sites}
     try:
         model.check(site)
-        pair = list(paired(model, source["plus"], source["minus"], source.get("pad", " ")))
+        pair = list(again(model, vector.source))
         for chunk, readout in run(model, pair, [Variant(0), Variant(1)], reads="none", sites=sorted(sites)):
             for row, index in enumerate(chunk):
                 for key in sites:

@@ -8,16 +8,19 @@ Source: Turner et al., "Activation Addition: Steering Language Models Without Op
 arXiv 2308.10248, section 3.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadMetric, BadNode, BadVector
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.model.nodes import PER_HEAD, Site
+from steerscope.analysis.model.nodes import Site
 
 from .vector import SteeringVector
 
 RECORDED = ("resid_pre", "attn_out", "mlp_out", "z")
+EXAMPLE = {"plus": " wedding", "minus": " ship", "layer": 1}
 
 
 def prompt_pair(
@@ -33,10 +36,12 @@ def prompt_pair(
     """The steering vector `plus - minus`, `[pos, width]`, BOS first.
 
     Args:
-        plus, minus: texts, or token ids without BOS.
+        plus: text of the positive side, or its token ids without BOS; a leading space matters.
+        minus: text of the negative side, or its token ids.
         layer: where it is recorded, and injected unless the injection says otherwise.
-        site: resid_pre, attn_out, mlp_out, or z with a `head`.
-        pad: the single token that fills up the shorter prompt, or its id.
+        site: resid_pre, attn_out, mlp_out, or z with a head.
+        head: head, for the site z.
+        pad: single token that fills up the shorter side, or its id.
 
     Raises:
         BadVector: the two are equal, both empty, or the padding is not a single token.
@@ -44,19 +49,25 @@ def prompt_pair(
     """
     if site not in RECORDED:
         raise BadNode(f"a vector cannot be recorded at {site!r}; expected {', '.join(RECORDED)}")
-    place = model.check(Site(site, layer, head if site in PER_HEAD or head is None else head))
+    place = model.check(Site(site, layer, head))
     first, second = paired(model, plus, minus, pad)
     a, b = record(model, [first, second], place)
     if (a == b).all():
         raise BadVector(
             f"plus {plus!r} and minus {minus!r} give the same activations at {place}; expected different prompts"
         )
-    source = {
-        "recipe": "prompt pair",
+    sides = {
         "plus": plus if isinstance(plus, str) else list(plus),
         "minus": minus if isinstance(minus, str) else list(minus),
     }
-    return SteeringVector(a - b, place, source | {"pad": pad, "layer": layer, "model": model.name})
+    label = " - ".join(json.dumps(side, ensure_ascii=False) for side in sides.values())
+    source = {"recipe": "prompt_pair", **sides, "pad": pad, "layer": layer, "model": model.name, "label": label}
+    return SteeringVector(a - b, place, source)
+
+
+def runs(model: Model, source: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Token ids of both prompts of a vector, from its source."""
+    return paired(model, source["plus"], source["minus"], source.get("pad", " "))
 
 
 def paired(

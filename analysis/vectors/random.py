@@ -2,7 +2,23 @@
 
 import torch
 
+from steerscope.analysis.model.models import Model
+
 from .vector import SteeringVector
+
+EXAMPLE = {"like": "vector.safetensors", "seed": 1}
+
+
+def random(model: Model, like: SteeringVector | str, seed: int = 0) -> SteeringVector:
+    """Random directions with the norms of another vector, position by position.
+
+    Args:
+        like: the other vector, or the file that it is saved in.
+        seed: the same seed gives the same vector on every machine.
+    """
+    real = like if isinstance(like, SteeringVector) else SteeringVector.load(like)
+    model.check(real.site)
+    return random_like(real, seed)
 
 
 def random_like(vector: SteeringVector, seed: int) -> SteeringVector:

@@ -16,18 +16,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.model.nodes import Site, parse_site
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SteeringVector:
     """An activation that can be injected.
 
     Attributes:
         values: `[pos, width]`, float32 on the CPU; one row to a position of the source prompts, BOS first.
         site: where it was recorded.
-        source: where it came from, as text: recipe, plus, minus, model...
+        source: where it came from: its recipe, what that was given, and `label`, the vector in words.
     """
 
     values: Float[Tensor, "pos width"]
@@ -85,13 +86,12 @@ class SteeringVector:
                 f"cannot combine {self.site} {list(self.values.shape)} with {other.site} {list(other.values.shape)}; "
                 "expected the same site and shape; record both alike"
             )
-        source = {"recipe": "sum", "formula": f"({self.label}) {symbol} ({other.label})"}
+        source = {"recipe": "sum", "label": f"({self.label}) {symbol} ({other.label})"}
         return SteeringVector(self.values + sign * other.values, self.site, source)
 
     def __mul__(self, factor: float) -> "SteeringVector":
-        return SteeringVector(
-            self.values * factor, self.site, {"recipe": "multiple", "formula": f"{factor:g} ({self.label})"}
-        )
+        source = {"recipe": "multiple", "label": f"{factor:g} ({self.label})"}
+        return SteeringVector(self.values * factor, self.site, source)
 
     __rmul__ = __mul__
 
@@ -101,21 +101,19 @@ class SteeringVector:
     @property
     def label(self) -> str:
         """In words, for reports: `" wedding" - " "`."""
-        if "formula" in self.source:
-            return str(self.source["formula"])
-        if "plus" in self.source:
-            return (
-                f"{json.dumps(self.source['plus'], ensure_ascii=False)} - "
-                f"{json.dumps(self.source['minus'], ensure_ascii=False)}"
-            )
-        return str(self.source.get("recipe", "given vector"))
+        return str(self.source.get("label") or self.source.get("recipe", "given vector"))
+
+    def __repr__(self) -> str:
+        low, high = float(self.norms.min()), float(self.norms.max())
+        size = f"{counted(self.rows, 'row')} of {self.values.shape[1]}, norms {low:.3g} to {high:.3g}"
+        return f"<SteeringVector {brief(self.label)} at {self.site}: {size}>"
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the vector."""
         digest = hashlib.sha256(self.values.contiguous().numpy().tobytes()).hexdigest()
         return {
             "label": self.label,
-            "source": dict(self.source),
+            "source": {key: value for key, value in self.source.items() if key != "label"},
             "site": str(self.site),
             "rows": self.rows,
             "norm": [round(float(n), 6) for n in self.norms],

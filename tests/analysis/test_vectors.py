@@ -1,40 +1,108 @@
 """One life cycle over every recipe, and what each recipe promises."""
 
+import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadNode, BadVector
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.random import random_like
+from steerscope.analysis.vectors.recipes import OFFERED, RECIPES, make, recipe_of
 from steerscope.analysis.vectors.vector import SteeringVector
 
-RECIPES: dict[str, Callable[[Model], SteeringVector]] = {
-    "prompt pair": lambda model: prompt_pair(model, " wedding", " ship", 1),
-    "random": lambda model: random_like(prompt_pair(model, " wedding", " ship", 1), 3),
+# What is not made from options.
+OTHERS: dict[str, Callable[[Model], SteeringVector]] = {
+    "sum": lambda model: prompt_pair(model, " wedding", " ship", 1) + prompt_pair(model, " ring", " ship", 1),
+    "multiple": lambda model: 2 * prompt_pair(model, " wedding", " ship", 1),
     "given": lambda model: SteeringVector(torch.ones(model.d_model), Site("resid_pre", 1)),
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_vector_is_made_saved_and_read_back(recipe: str, tiny: Model, tmp_path: Path) -> None:
-    vector = RECIPES[recipe](tiny)
-    again = SteeringVector.load(vector.save(tmp_path / "v.safetensors"))
-    assert torch.equal(vector.values, again.values)
-    assert (vector.site, vector.label, dict(vector.source)) == (again.site, again.label, dict(again.source))
-    assert vector.describe() == again.describe()
+@pytest.fixture(params=[*RECIPES, "given"])
+def made(
+    request: pytest.FixtureRequest, tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SteeringVector:
+    """A vector by every recipe: by its own example, or by arithmetic."""
+    monkeypatch.chdir(tmp_path)
+    prompt_pair(tiny, " wedding", " ship", 1).save("vector.safetensors")
+    vector = (
+        OTHERS[request.param](tiny)
+        if request.param in OTHERS
+        else make(tiny, request.param, **RECIPES[request.param].example)
+    )
+    recipe = recipe_of(vector)
+    assert request.param == (recipe.name if recipe else "given")
+    return vector
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_arithmetic_is_that_of_the_values(recipe: str, tiny: Model) -> None:
-    vector = RECIPES[recipe](tiny)
-    assert torch.equal((vector + vector).values, (2 * vector).values)
-    assert (vector - vector).values.abs().max() == 0
-    assert torch.equal((-vector).values, -vector.values)
+def test_a_vector_is_made_saved_and_read_back(made: SteeringVector, tmp_path: Path) -> None:
+    again = SteeringVector.load(made.save(tmp_path / "v.safetensors"))
+    assert torch.equal(made.values, again.values)
+    assert (made.site, made.label, dict(made.source)) == (again.site, again.label, dict(again.source))
+    assert made.describe() == again.describe() and repr(made) == repr(again)
+
+
+def test_arithmetic_is_that_of_the_values(made: SteeringVector) -> None:
+    assert torch.equal((made + made).values, (2 * made).values)
+    assert (made - made).values.abs().max() == 0
+    assert torch.equal((-made).values, -made.values)
+
+
+def test_where_a_vector_is_the_difference_of_two_runs_these_are_made_again(made: SteeringVector, tiny: Model) -> None:
+    recipe = recipe_of(made)
+    if recipe is None or recipe.runs is None:
+        assert made.source.get("recipe") != "prompt_pair"
+        return
+    plus, minus = record(tiny, recipe.runs(tiny, made.source), made.site)
+    torch.testing.assert_close(made.values, plus - minus, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_every_option_of_a_recipe_is_explained_where_the_command_line_reads_it(name: str) -> None:
+    function = RECIPES[name].function
+    _, *options = inspect.signature(function).parameters.values()
+    section = (function.__doc__ or "").split("Args:")[1]
+    for option in options:
+        assert f" {option.name}: " in section and option.annotation is not option.empty
+    assert set(RECIPES[name].example) <= {option.name for option in options}
+    assert f"def {name}(" in RECIPES[name].source.read_text(encoding="utf-8")
+
+
+def test_what_recipes_there_are_is_known_without_torch() -> None:
+    code = (
+        "import sys; from steerscope.analysis.vectors.recipes import RECIPES; print(*RECIPES, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [*RECIPES, "False"]
+
+
+def test_options_that_make_no_vector_are_refused(tiny: Model) -> None:
+    with pytest.raises(
+        BadVector, match="'probe' is no recipe with options; expected prompt_pair or random; choose one"
+    ):
+        make(tiny, "probe")
+    with pytest.raises(BadVector, match=r"'sum' is no recipe .* write for example a \+ b"):
+        make(tiny, "sum")
+    with pytest.raises(
+        BadVector,
+        match="prompt_pair does not have tones and needs plus; expected plus, minus, layer, site, head, pad; give for "
+        "example plus=' wedding'",
+    ):
+        make(tiny, "prompt_pair", tones=3)
+
+
+def test_a_vector_saved_before_names_had_underscores_knows_its_recipe(tiny: Model) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 1)
+    old = SteeringVector(vector.values, vector.site, {**vector.source, "recipe": "prompt pair"})
+    assert recipe_of(old) == recipe_of(vector) == RECIPES["prompt_pair"]
 
 
 def test_swapping_plus_and_minus_flips_the_sign(tiny: Model) -> None:

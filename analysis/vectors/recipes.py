@@ -1,0 +1,105 @@
+"""`RECIPES`: every way to make a steering vector, one line each.
+
+A recipe is a file of this folder with
+
+- a function of its name, `name(model, *, options) -> SteeringVector`: it leaves its own name under `recipe` in the
+  vector's `source`, and what the vector is in words under `label`;
+- `EXAMPLE`, options that make a vector of any model that reads English; `vector.safetensors` stands for a saved one;
+- where a vector is the difference of two runs, `runs(model, source)`: the token ids of both, to make them again.
+
+Names only: nothing is imported before it is used, so that a command's help costs no torch.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerscope.analysis.errors import BadVector
+
+if TYPE_CHECKING:
+    from steerscope.analysis.model.models import Model
+
+    from .vector import SteeringVector
+
+# From a model and a vector's source to the token ids of the run that is added, and of the one that is subtracted.
+Runs = Callable[["Model", Mapping[str, Any]], tuple[list[int], list[int]]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe by name: that of its file, of its function, and of what `source["recipe"]` says.
+
+    Attributes:
+        makes: what a vector of it is, in words.
+        offered: made from a model and options; others come from arithmetic with vectors.
+    """
+
+    name: str
+    makes: str
+    offered: bool = True
+
+    @property
+    def source(self) -> Path:
+        """Its file: what can be read without importing it."""
+        return Path(__file__).with_name(f"{self.name}.py")
+
+    @property
+    def function(self) -> "Callable[..., SteeringVector]":
+        found: Callable[..., SteeringVector] = getattr(self._module, self.name)
+        return found
+
+    @property
+    def example(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._module.EXAMPLE
+        return found
+
+    @property
+    def runs(self) -> Runs | None:
+        """The two runs that a vector is the difference of, made again; None where it is none."""
+        return getattr(self._module, "runs", None) if self.offered else None
+
+    @property
+    def _module(self) -> Any:
+        return importlib.import_module(f"steerscope.analysis.vectors.{self.name}")
+
+
+_MEMBERS = (
+    Recipe("prompt_pair", "the activations of one prompt minus those of another"),
+    Recipe("random", "random directions, with the norms of another vector"),
+    Recipe("sum", "two vectors, added or subtracted", offered=False),
+    Recipe("multiple", "a vector times a number", offered=False),
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _MEMBERS}
+OFFERED = tuple(name for name, recipe in RECIPES.items() if recipe.offered)
+
+
+def recipe_of(vector: "SteeringVector") -> Recipe | None:
+    """The recipe that made a vector; None for one that was given."""
+    return RECIPES.get(str(vector.source.get("recipe")).replace(" ", "_"))  # once written with a space
+
+
+def make(model: "Model", recipe: str, **options: Any) -> "SteeringVector":
+    """A vector by the name of its recipe: `make(model, "prompt_pair", plus=" wedding", layer=0)`.
+
+    Raises:
+        BadVector: no such recipe, or options that it lacks or does not have.
+    """
+    if recipe not in OFFERED:
+        instead = "write for example a + b, or 2 * a" if recipe in RECIPES else "choose one"
+        raise BadVector(f"{recipe!r} is no recipe with options; expected {' or '.join(OFFERED)}; {instead}")
+    member = RECIPES[recipe]
+    known = dict(list(inspect.signature(member.function).parameters.items())[1:])
+    needed = {name for name, option in known.items() if option.default is option.empty}
+    unknown, missing = sorted(set(options) - set(known)), sorted(needed - set(options))
+    if unknown or missing:
+        wrong = [f"does not have {', '.join(unknown)}"] * bool(unknown) + [f"needs {', '.join(missing)}"] * bool(
+            missing
+        )
+        example = ", ".join(f"{name}={value!r}" for name, value in member.example.items())
+        raise BadVector(
+            f"the recipe {recipe} {' and '.join(wrong)}; expected {', '.join(known)}; give for example {example}"
+        )
+    return member.function(model, **options)
