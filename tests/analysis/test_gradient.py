@@ -198,7 +198,7 @@ def test_values_of_shared_heads_go_to_each_query_head(small_models: Any) -> None
 
 
 @pytest.mark.parametrize("method", ["gradient", "relp", "atp*", "ig"])
-def test_every_method_gives_a_calibrated_result(tiny: Model, stories: list[str], method: str) -> None:
+def test_every_method_gives_a_calibrated_result(tiny: Model, stories: list[str], method: Any) -> None:
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 2.0)

@@ -28,7 +28,8 @@ def injection(model: Model, layer: int = 0, coefficient: float = 3.0) -> Injecti
 
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
-    return localize(tiny, injection(tiny), stories, controls=4, completions=2)
+    found: Result = localize(tiny, injection(tiny), stories, controls=4, completions=2)
+    return found
 
 
 def test_every_node_equals_one_plain_pass_a_question(tiny: Model) -> None:

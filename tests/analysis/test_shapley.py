@@ -101,7 +101,7 @@ def test_the_shap_package_says_the_same(experiment: Experiment) -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_values_and_the_direct_way_add_up_to_the_effect(experiment: Experiment, estimator: str) -> None:
+def test_values_and_the_direct_way_add_up_to_the_effect(experiment: Experiment, estimator: Any) -> None:
     result = shapley(experiment, estimator=estimator, passes=40)
     totals = result.frames["totals"].set_index("quantity")["value"]
     assert totals["nodes"] + totals["direct"] == pytest.approx(totals["effect"], abs=1e-6)
