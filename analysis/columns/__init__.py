@@ -9,13 +9,10 @@ from steerscope.analysis.results.schema import Frames
 from .attention import ATTENTION
 from .attribute import ATTRIBUTE
 from .breakdown import BREAKDOWN
-from .edges import EDGES
 from .lens import LENS
 from .localize import LOCALIZE
 from .paths import PATHS
-from .positions import POSITIONS
 from .screen import SCREEN
-from .self_repair import SELF_REPAIR
 from .shapley import SHAPLEY
 from .sparsify import SPARSIFY
 from .sweep import SWEEP
@@ -26,13 +23,10 @@ COLUMNS: dict[str, Frames] = {
     "attention": ATTENTION,
     "attribute": ATTRIBUTE,
     "breakdown": BREAKDOWN,
-    "edges": EDGES,
     "lens": LENS,
     "localize": LOCALIZE,
     "paths": PATHS,
-    "positions": POSITIONS,
     "screen": SCREEN,
-    "self_repair": SELF_REPAIR,
     "shapley": SHAPLEY,
     "sparsify": SPARSIFY,
     "sweep": SWEEP,
