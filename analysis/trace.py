@@ -14,7 +14,6 @@ What it cannot see: what any of this does to the output.
 """
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -23,50 +22,103 @@ from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit, added, touched
 from steerscope.analysis.lens.lens import Lens, load_lens
-from steerscope.analysis.lens.trajectory import trajectories
+from steerscope.analysis.lens.trajectory import TRAJECTORIES, trajectories
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.norms import Reader, angle, readers, sites, stream
 from steerscope.analysis.model.positions import later
-from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.question.experiment import Activations, Edits, Experiment
 from steerscope.analysis.results.effects import Statistics, Values, estimates
 from steerscope.analysis.results.result import Result
-from steerscope.analysis.tools.patches import activations
+from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.tools.record import check, record
 
-from .columns import COLUMNS
 from .errors import BadInjection, UnsupportedModel
 
-QUANTITIES = (
-    "clean_norm",
-    "steered_norm",
-    "relative_norm",
-    "rest",
-    "vector",
-    "response",
-    "scale_ratio",
-    "cosine",
-    "angle",
-    "stretch",
-)
-OUTPUTS = ("clean_norm", "steered_norm", "ratio", "angle")
-WHERE = ("injected", "later")
-Kept = list[dict[tuple[str, int], Tensor]]
 Item = tuple[int, str, str, str]  # layer, norm or node, where, quantity
+Numbers = dict[Item, list[float]]  # by prompt
+
+_WHERE = Column(
+    "injected: positions that the vector is added to (rows of zeros left out); later: those after the first of them "
+    "that are not injected",
+    role="label",
+)
+_NUMBERS: Frame = {
+    "value": Column("mean over prompts and positions", "said by the quantity", "estimate"),
+    "low": Column("lower end of the interval over prompts", "as value", "low"),
+    "high": Column("upper end of the interval over prompts", "as value", "high"),
+    "control": Column("mean of the same quantity for random vectors of equal norm", "as value", "reference"),
+    "control_low": Column("2.5th percentile over the random vectors", "as value", "reference_low"),
+    "control_high": Column("97.5th percentile over the random vectors", "as value", "reference_high"),
+}
+_QUANTITIES: Frame = {
+    "clean_norm": Column("length of the clean stream"),
+    "steered_norm": Column("length of the steered stream"),
+    "relative_norm": Column("length of what was injected there over the clean stream's"),
+    "rest": Column("share of the normalized steered stream that is the clean stream"),
+    "vector": Column("share that is the vector"),
+    "response": Column("share that nodes wrote because of it"),
+    "scale_ratio": Column("what the norm divides by, steered over clean"),
+    "cosine": Column("between the steered stream and the vector (0 where none is)"),
+    "angle": Column("by how much the injection turns the stream", "degrees"),
+    "stretch": Column("by what factor it lengthens it"),
+}
+COLUMNS: Frames = {
+    "stream": {
+        "layer": Column("layer of the norm; the number of layers for the final one", role="axis"),
+        "norm": Column("what reads the normalized stream: attention, mlp, or final for the unembedding", role="label"),
+        "where": _WHERE,
+        "quantity": Column(
+            "clean_norm, steered_norm: length of the stream; relative_norm: length of what was injected over the clean "
+            "stream's; rest, vector, response: share of the normalized steered stream that is the clean stream, the "
+            "vector, and what nodes wrote differently because of it (they add up to 1); scale_ratio: what the norm "
+            "divides by, steered over clean; cosine: between the steered stream and the vector; angle, stretch: by how "
+            "many degrees the injection turns the stream, and by what factor it lengthens it",
+            role="measure",
+        ),
+        **_NUMBERS,
+    },
+    "positions": {
+        "prompt": Column("number of the prompt, from 0", role="label"),
+        "position": Column("in the prompt, from 0", role="axis"),
+        "token": Column("the token that stands there"),
+        "where": _WHERE,
+        "layer": Column("layer of the norm; the number of layers for the final one", role="label"),
+        "norm": Column("what reads the normalized stream", role="label"),
+        **_QUANTITIES,
+    },
+    "nodes": {
+        "layer": Column("layer of the node", role="layer"),
+        "node": Column("head (L5H3, its z) or MLP (L5M)", role="node"),
+        "where": _WHERE,
+        "quantity": Column(
+            "clean_norm, steered_norm: length of the node's output; ratio: steered over clean; angle: by how many "
+            "degrees it turns",
+            role="measure",
+        ),
+        **_NUMBERS,
+    },
+    **TRAJECTORIES,
+}
 
 
-def trace(experiment: Experiment, *, lens: Lens | None = None, level: float = 0.95, alpha: float = 0.05) -> Result:
-    """Norms, shares and angles at every norm and node, at injected positions and at later ones; predictions of every
-    layer.
+def trace(
+    experiment: Experiment, *, lens: Lens | str | None = None, level: float = 0.95, alpha: float = 0.05
+) -> Result:
+    """The injected part on its way through every norm, and what each layer would predict.
+
+    Norms, shares and angles at every norm and node, at injected positions and at later ones.
 
     Args:
-        lens: for what each layer would predict; by default the model's own (see `load_lens`).
+        lens: for what each layer would predict: a folder of a tuned lens, a published name, or logit; by default the
+            model's own.
 
     Returns:
-        a `Result` of kind "trace"; frames and columns as in `columns.COLUMNS["trace"]`.
+        a `Result` of kind "trace"; frames and columns as in `COLUMNS`.
 
     Raises:
         BadInjection: a vector that does not go straight into the stream (a head's z).
         UnsupportedModel: the model has no norms.
+        BadLens: no such lens, or one of another model.
     """
     options = Statistics(level, alpha)
     start = time.perf_counter()
@@ -78,35 +130,34 @@ def trace(experiment: Experiment, *, lens: Lens | None = None, level: float = 0.
     if inside:
         raise BadInjection(
             f"a vector at {inside[0].site} reaches the stream through a head's output matrix; expected one at "
-            "resid_pre, "
-            "attn_out or mlp_out; record it there"
+            "resid_pre, attn_out or mlp_out; record it there"
         )
-    kept = [*sites(model), *_outputs(experiment)]
-    clean = activations(experiment, experiment.nothing, kept)
+    seen_by = load_lens(model, lens)
+    kept = [*sites(model), *sorted({(node.site.name, node.layer) for node in experiment.reachable})]
+    clean = experiment.activations(None, kept)
     streams, outputs, worst = [], [], 0.0
-    each: list[dict[str, object]] = []
+    each: list[tuple[object, ...]] = []
     for vector in range(1 + experiment.controls):
-        edits = experiment.edits(vector)
-        steered = activations(experiment, edits, kept)
-        values, error = _streams(experiment, found, clean, steered, edits, each if vector == 0 else None)
+        steered = experiment.activations(vector, kept)
+        values, error = _streams(experiment, found, clean, steered, experiment.edits(vector), None if vector else each)
         worst = max(worst, error)
         streams.append(values)
         outputs.append(_nodes(experiment, clean, steered))
-    lens = lens or load_lens(model)
-    seen, tokens = trajectories(experiment, lens, {"steered": experiment.edits(0)}, level=level)
+    seen, tokens = trajectories(experiment, seen_by, level=level)
     return record(
         "trace",
         experiment,
         {
             "stream": _frame(streams, options, experiment.seed, "norm"),
-            "positions": pd.DataFrame(each)[list(COLUMNS["trace"]["positions"])],
+            "positions": pd.DataFrame(each, columns=list(COLUMNS["positions"])),
             "nodes": _frame(outputs, options, experiment.seed, "node"),
             "lens": seen,
             "tokens": tokens,
         },
+        COLUMNS,
         start,
         checks=[check("parts of the normalized stream add up to it (relative)", worst, 1e-5)],
-        lens={"name": lens.name, "source": lens.source},
+        lens={"name": seen_by.name, "source": seen_by.source},
         weights="folded" if _folded(found) else "raw",
         level=level,
         alpha=alpha,
@@ -118,27 +169,23 @@ def _folded(found: list[Reader]) -> bool:
     return all(bool((r.norm.weight - 1).abs().max() < 1e-6) and not r.norm.bias.any() for r in found)
 
 
-def _outputs(experiment: Experiment) -> list[tuple[str, int]]:
-    return sorted({(node.site.name, node.layer) for node in experiment.reachable})
-
-
 def _streams(
     experiment: Experiment,
     found: list[Reader],
-    clean: Kept,
-    steered: Kept,
+    clean: Activations,
+    steered: Activations,
     edits: Edits,
-    each: list[dict[str, object]] | None,
-) -> tuple[dict[Item, list[float]], float]:
+    each: list[tuple[object, ...]] | None,
+) -> tuple[Numbers, float]:
     """Every quantity at every norm, by prompt; and the largest relative error of the split.
 
     Args:
         each: every position by itself is put here.
     """
     model, worst = experiment.model, 0.0
-    values: dict[Item, list[float]] = {}
-    for p in range(len(experiment.prompts)):
-        places = dict(_places(experiment, p))
+    values: Numbers = {}
+    for p, tokens in enumerate(experiment.prompts.full):
+        places = _places(experiment, p)
         for reader in found:
             before, after = (stream(model, reader, kept[p]).double() for kept in (clean, steered))
             added = _added(edits[p], reader, before)
@@ -162,34 +209,18 @@ def _streams(
                 "stretch": lengths[1] / lengths[0],
             }
             if each is not None:
-                named = {i: where for where, positions in places.items() for i in positions}
-                tokens = experiment.prompts.full[p]
-                each += [
-                    {
-                        "prompt": p,
-                        "position": i,
-                        "token": model.token_text(tokens[i]),
-                        "where": named[i],
-                        "layer": reader.layer,
-                        "norm": reader.name,
-                        **{q: float(row[q][i]) for q in QUANTITIES},
-                    }
-                    for i in sorted(named)
-                ]
-            for where, positions in places.items():
-                for quantity in QUANTITIES:
-                    if where == "later" and quantity in ("relative_norm", "vector", "cosine"):
-                        continue  # the vector itself is not there
-                    mean = row[quantity][positions].mean().item() if positions else float("nan")
-                    values.setdefault((reader.layer, reader.name, where, quantity), []).append(mean)
+                for i, where in sorted((i, where) for where, positions in places.items() for i in positions):
+                    about = (p, i, model.token_text(tokens[i]), where, reader.layer, reader.name)
+                    each.append((*about, *(float(row[q][i]) for q in _QUANTITIES)))
+            _note(values, reader.layer, reader.name, places, row)
     return values, worst
 
 
-def _nodes(experiment: Experiment, clean: Kept, steered: Kept) -> dict[Item, list[float]]:
+def _nodes(experiment: Experiment, clean: Activations, steered: Activations) -> Numbers:
     """How each node's output changes, in norm and direction (a head's in its own space, before its output matrix)."""
-    values: dict[Item, list[float]] = {}
+    values: Numbers = {}
     for p in range(len(experiment.prompts)):
-        places = dict(_places(experiment, p))
+        places = _places(experiment, p)
         for node in experiment.reachable:
             before, after = (_of(node, kept[p]) for kept in (clean, steered))
             lengths = before.norm(dim=-1), after.norm(dim=-1)
@@ -199,11 +230,16 @@ def _nodes(experiment: Experiment, clean: Kept, steered: Kept) -> dict[Item, lis
                 "ratio": lengths[1] / lengths[0].clamp_min(1e-30),
                 "angle": angle(before, after),
             }
-            for where, positions in places.items():
-                for quantity in OUTPUTS:
-                    mean = row[quantity][positions].mean().item() if positions else float("nan")
-                    values.setdefault((node.layer, str(node), where, quantity), []).append(mean)
+            _note(values, node.layer, str(node), places, row)
     return values
+
+
+def _note(values: Numbers, layer: int, name: str, places: dict[str, list[int]], row: dict[str, Tensor]) -> None:
+    """Means over the positions of each place; NaN where there are none."""
+    for where, positions in places.items():
+        for quantity, x in row.items():
+            if where == "injected" or quantity not in ("relative_norm", "vector", "cosine"):  # no vector stands later
+                values.setdefault((layer, name, where, quantity), []).append(x[positions].mean().item())
 
 
 def _of(node: Node, kept: dict[tuple[str, int], Tensor]) -> Tensor:
@@ -220,14 +256,13 @@ def _added(edits: tuple[Edit, ...], reader: Reader, like: Tensor) -> Tensor:
     return added(before, *like.shape).to(like)
 
 
-def _places(experiment: Experiment, p: int) -> Iterator[tuple[str, list[int]]]:
+def _places(experiment: Experiment, p: int) -> dict[str, list[int]]:
     """Injected positions (rows of zeros left out), and all that follow the first of them without being injected."""
     injected = touched(experiment.edits(0)[p])
-    yield "injected", list(injected)
-    yield "later", later(injected, len(experiment.prompts.ids[p]))
+    return {"injected": list(injected), "later": later(injected, len(experiment.prompts.ids[p]))}
 
 
-def _frame(found: list[dict[Item, list[float]]], options: Statistics, seed: int, name: str) -> pd.DataFrame:
+def _frame(found: list[Numbers], options: Statistics, seed: int, name: str) -> pd.DataFrame:
     items = list(found[0])
     values: Values = np.array([[one[item] for item in items] for one in found])
     kept = [bool(np.isfinite(values[0, i]).all()) for i in range(len(items))]

@@ -1,7 +1,6 @@
 """The default breakdown, part by part; and coefficients as rows of the engine against one hooked pass at a time.
 
-Run with `python -m benchmarks.breakdown`, on an idle machine. Both sides read the same logits; their largest difference
-is
+Run with `python -m benchmarks.breakdown`, on an idle machine. Both sides read the same logits; their largest difference is
 printed beside the ratio.
 """
 
@@ -13,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from benchmarks.common import processor, quiet
-from steerscope.analysis.breakdown.breakdown import breakdown_of
+from steerscope.analysis.breakdown.breakdown import breakdown
 from steerscope.analysis.breakdown.response import default_coefficients, response
 from steerscope.analysis.breakdown.strength import at
 from steerscope.analysis.engine.edits import Edit
@@ -46,7 +45,7 @@ def main() -> None:
         "loss and the limits), "
         f"one hooked pass each {theirs:.1f} s: {theirs / ours:.1f}x; largest difference {gap:.1e} nats"
     )
-    whole, result = timed(lambda: breakdown_of(replace(asked, controls=4)))
+    whole, result = timed(lambda: breakdown(replace(asked, controls=4)))
     print(f"the whole default breakdown with 4 controls: {whole:.1f} s (goal 60); {len(result.frames)} tables")
 
 

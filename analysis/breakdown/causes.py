@@ -19,17 +19,33 @@ import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import percentiles, resampled
-from steerscope.analysis.tools.patches import patches
 
 from .mechanisms import Undo
-from .outcomes import DAMAGE, EFFECT, of_runs
+from .outcomes import DAMAGE, EFFECT, between, bounded, of_runs
 from .strength import at
 
 Values = NDArray[np.float64]
 CARRIERS = 5  # nodes that are listed
+CAUSES: Frames = {
+    "causes": {
+        "cause": Column(
+            "patterns: attention patterns set to clean; seen: injected positions hidden from later ones; values: their "
+            "values set to clean; scales: norms' scales set to clean; norm: the injected stream scaled back to its "
+            "clean length; mean, rogue, sink: the vector's part along the mean stream, in the largest dimensions, "
+            "along the first position's stream, taken away; or a node set to clean",
+            role="label",
+        ),
+        "kind": Column("mechanism, together (all mechanisms undone), or node"),
+        **between("gone", "share of the damage that goes when this alone is undone", drawn=True),
+        **between("effect", "share of the effect that stays then"),
+        **between(
+            "shapley", "Shapley value: share of the damage, over all subsets of mechanisms; for all together, what goes"
+        ),
+    }
+}
 
 
 def causes(experiment: Experiment, coefficient: float, level: float) -> tuple[pd.DataFrame, float]:
@@ -52,8 +68,7 @@ def causes(experiment: Experiment, coefficient: float, level: float) -> tuple[pd
     table += [row(*given) for given in _carriers(experiment, coefficient, whole)]
     summed = np.sum(list(shapley.values()), axis=0) - together
     gap = float(np.abs(summed).max() / max(float(np.abs(whole).max()), 1e-30))
-    frame = pd.DataFrame(table)
-    return frame[list(COLUMNS["breakdown"]["causes"])], gap
+    return pd.DataFrame(table, columns=list(CAUSES["causes"])), gap
 
 
 def _shapley(
@@ -90,7 +105,7 @@ def _row(
             means = resampled(np.stack([part, all_]), seed)
             ratio = means[:, 0] / np.where(means[:, 1] == 0, np.nan, means[:, 1])
             bounds = (ratio[0], *map(float, percentiles(ratio, level)))
-        row |= dict(zip((column, f"{column}_low", f"{column}_high"), bounds, strict=True))
+        row |= bounded(column, bounds)
     return row
 
 
@@ -98,7 +113,7 @@ def _carriers(experiment: Experiment, coefficient: float, whole: Values) -> list
     """The nodes whose clean output takes most of the damage away: name, kind, what goes, the effect that stays."""
     nodes = experiment.reachable
     steering = at(experiment, coefficient)
-    back = patches(experiment, experiment.nothing, nodes)
+    back = experiment.patches(None, nodes)
     runs = (tuple((*own, back[n][p]) for p, own in enumerate(steering)) for n in nodes)
     outcomes = of_runs(experiment, runs)
     gone = whole - outcomes[DAMAGE]

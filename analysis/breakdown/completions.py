@@ -19,30 +19,47 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import run
+from steerscope.analysis.lens.trajectory import RANGE, averaged
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.generation import draw, surprises
-from steerscope.analysis.results.stats import mean_interval
+from steerscope.analysis.results.schema import Column, Frame, Frames
 
 from .mechanisms import hide
+from .outcomes import COEFFICIENT
 from .strength import at, rows
 
 Values = NDArray[np.float64]
 TEMPERATURE, TOP_P = 1.0, 0.95
 WINDOW = 16  # tokens, for how a completion changes on its way
 RUN = 4  # tokens that count as a repetition
-QUANTITIES = ("surprise", "distinct", "repeated")
+_FLUENCY: Frame = {
+    "quantity": Column(
+        "surprise: loss of the completion under the clean model; distinct: different pairs of tokens over all pairs; "
+        "repeated: share of runs of four tokens that were there before",
+        role="measure",
+    ),
+    "value": Column("mean over prompts", "nats per token for surprise", "estimate"),
+    **RANGE,
+}
+COMPLETIONS: Frames = {
+    "completions": COEFFICIENT | _FLUENCY,
+    "texts": {**COEFFICIENT, "prompt": Column("the prompt"), "completion": Column("what was sampled after it")},
+    "cache": {
+        "run": Column("clean or steered", role="label"),
+        "cache": Column("kept: generated tokens see the injected positions; hidden: they do not", role="label"),
+        "token": Column("first token of the window of 16", role="axis"),
+        **_FLUENCY,
+    },
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is completed: a prompt, its edits (which name their positions), and positions that generated tokens do not
-    see.
-    """
+    """What is completed: a prompt, its edits (which name their positions), and what generated tokens do not see."""
 
     prompt: tuple[int, ...]
     edits: tuple[Edit, ...]
@@ -99,21 +116,15 @@ def completions(
     runs: list[Edits] = [at(experiment, c) if c else experiment.nothing for c in coefficients]
     asked = [Row(experiment.prompts.ids[p], edits[p], seed=experiment.seed + p) for edits in runs for p in chosen]
     made = complete(model, asked, tokens, "completions")
-    values = [
-        fluency(own, s) for own, s in zip(made, surprises(model, [row.prompt for row in asked], made), strict=True)
-    ]
-    table, texts = [], []
-    for i, c in enumerate(coefficients):
-        own = slice(i * len(chosen), (i + 1) * len(chosen))
-        table += _rows({"coefficient": c}, values[own], level, experiment.seed)
-        texts += [
-            {"coefficient": c, "prompt": experiment.prompts.texts[p], "completion": model.text(text)}
-            for p, text in zip(chosen, made[own], strict=True)
-        ]
-    return (
-        pd.DataFrame(table)[list(COLUMNS["breakdown"]["completions"])],
-        pd.DataFrame(texts)[list(COLUMNS["breakdown"]["texts"])],
-    )
+    losses = surprises(model, [row.prompt for row in asked], made)
+    about = [(c, experiment.prompts.texts[p]) for c in coefficients for p in chosen]
+    values: dict[tuple[object, ...], list[float]] = {}
+    for (c, _), own, surprise in zip(about, made, losses, strict=True):
+        for quantity, value in fluency(own, surprise).items():
+            values.setdefault((c, quantity), []).append(value)
+    texts = [(*key, model.text(own)) for key, own in zip(about, made, strict=True)]
+    table = averaged(values, COMPLETIONS["completions"], level, experiment.seed)
+    return table, pd.DataFrame(texts, columns=list(COMPLETIONS["texts"]))
 
 
 def cache(experiment: Experiment, coefficient: float, prompts: int, tokens: int, level: float) -> pd.DataFrame:
@@ -121,36 +132,18 @@ def cache(experiment: Experiment, coefficient: float, prompts: int, tokens: int,
     model = experiment.model
     chosen = range(min(prompts, len(experiment.prompts)))
     where = [positions for positions, _ in rows(experiment, coefficient)]
-    conditions = {
-        (run, kept): (experiment.nothing if run == "clean" else at(experiment, coefficient), kept)
-        for run in ("clean", "steered")
-        for kept in (True, False)
-    }
+    runs = {"clean": experiment.nothing, "steered": at(experiment, coefficient)}
+    about = [(name, kept, p) for name in runs for kept in ("kept", "hidden") for p in chosen]
     asked = [
-        Row(experiment.prompts.ids[p], edits[p], () if kept else where[p], experiment.seed + p)
-        for edits, kept in conditions.values()
-        for p in chosen
+        Row(experiment.prompts.ids[p], runs[name][p], () if kept == "kept" else where[p], experiment.seed + p)
+        for name, kept, p in about
     ]
     made = complete(model, asked, tokens, "with and without the cache")
     losses = surprises(model, [row.prompt for row in asked], made)
-    table = []
-    for i, (run_, kept) in enumerate(conditions):
-        own = range(i * len(chosen), (i + 1) * len(chosen))
+    values: dict[tuple[object, ...], list[float]] = {}
+    for (name, kept, _), own, surprise in zip(about, made, losses, strict=True):
         for start in range(0, tokens, WINDOW):
-            values = [fluency(made[j][start : start + WINDOW], losses[j][start : start + WINDOW]) for j in own]
-            table += _rows(
-                {"run": run_, "cache": "kept" if kept else "hidden", "token": start}, values, level, experiment.seed
-            )
-    return pd.DataFrame(table)[list(COLUMNS["breakdown"]["cache"])]
-
-
-def _rows(
-    about: dict[str, object], values: Sequence[dict[str, float]], level: float, seed: int
-) -> list[dict[str, object]]:
-    """A row for each quantity; completions too short to say are left out."""
-    found = []
-    for quantity in QUANTITIES:
-        own = np.array([v[quantity] for v in values])
-        value, low, high = mean_interval(own[np.isfinite(own)], level, seed)
-        found.append(about | {"quantity": quantity, "value": value, "low": low, "high": high})
-    return found
+            window = slice(start, start + WINDOW)
+            for quantity, value in fluency(own[window], surprise[window]).items():
+                values.setdefault((name, kept, start, quantity), []).append(value)
+    return averaged(values, COMPLETIONS["cache"], level, experiment.seed)

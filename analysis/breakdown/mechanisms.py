@@ -27,7 +27,6 @@ from steerscope.analysis.model.nodes import SCALES, Site
 from steerscope.analysis.model.norms import readers, sites, stream
 from steerscope.analysis.model.positions import later
 from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.tools.patches import activations
 
 from .shapes import WAYS
 from .strength import put, rows, site, streams
@@ -128,7 +127,7 @@ class Undo:
     @cached_property
     def _patterns(self) -> list[tuple[Edit, ...]]:
         layers, heads = range(self.first, self.model.n_layers), range(self.model.n_heads)
-        kept = activations(self.experiment, self.experiment.nothing, [("pattern", n) for n in layers])
+        kept = self.experiment.activations(None, [("pattern", n) for n in layers])
         return [
             tuple(Edit(Site("pattern", n, h), "set", own["pattern", n][h]) for n in layers for h in heads)
             for own in kept
@@ -146,7 +145,7 @@ class Undo:
     @cached_property
     def _values(self) -> list[tuple[Edit, ...]]:
         layers = range(self.first, self.model.n_layers)
-        kept = activations(self.experiment, self.experiment.nothing, [("v", n) for n in layers])
+        kept = self.experiment.activations(None, [("v", n) for n in layers])
         return [
             tuple(
                 Edit(Site("v", n, h), "set", own["v", n][list(where), h], where)
@@ -173,7 +172,7 @@ class Undo:
     def _scales(self) -> list[tuple[Edit, ...]]:
         found: list[list[Edit]] = [[] for _ in self.lengths]
         free = self._free
-        clean = activations(self.experiment, self.experiment.nothing, sites(self.model))
+        clean = self.experiment.activations(None, sites(self.model))
         names = dict(zip(("attention", "mlp", "final"), SCALES, strict=True))
         for reader in readers(self.model):
             place = Site(names[reader.name], min(reader.layer, self.model.n_layers - 1))

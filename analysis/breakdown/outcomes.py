@@ -1,7 +1,10 @@
 """What is measured of a run: its effect, its disturbance, how sure it is, its loss on the text at hand, and its damage:
-how much that loss rises above the clean run's; KL, where there is no such text."""
+how much that loss rises above the clean run's; KL, where there is no such text.
 
-from collections.abc import Iterable, Sequence
+And the columns that several tables have: the coefficient, numbers with their intervals.
+"""
+
+from collections.abc import Iterable
 from itertools import islice
 
 import numpy as np
@@ -15,6 +18,7 @@ from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.metrics import Score, kl
+from steerscope.analysis.results.schema import Column, Frame
 
 Values = NDArray[np.float64]
 OUTCOMES = ("effect", "kl", "entropy", "loss")  # measured
@@ -22,13 +26,23 @@ CURVES = (*OUTCOMES, "damage")
 EFFECT, KL, DAMAGE = (CURVES.index(name) for name in ("effect", "kl", "damage"))
 RUNS = 16  # runs of all prompts that are measured at once: bounds what edits take
 
+COEFFICIENT: Frame = {"coefficient": Column("of the first injection; inf and -inf are the exact limits", role="axis")}
+DAMAGED = "loss on the prompts' own tokens above that of the clean run (KL where there are none), mean over prompts"
+DISTURBED = Column("disturbance: KL(run || clean), mean over prompts", "nats")
 
-def _means(experiment: Experiment, variants: Sequence[Variant]) -> Float[Values, "mean variant"]:
-    """Means over the scored positions: the metric, KL to the clean run, entropy, and the loss on the prompt's own next
-    tokens (NaN where no scored position has one)."""
-    prepared = (experiment.scored_positions, experiment.clean, experiment.steered)
-    scores = [experiment.metric.prepare(*prepared), kl().prepare(*prepared), _entropy, _loss(experiment)]
-    return np.asarray(experiment.scores(variants, scores, "logits").T)
+
+def between(name: str, meaning: str, unit: str = "", drawn: bool = False) -> Frame:
+    """The columns of a number with its interval; `drawn`: the frame's own estimate."""
+    return {
+        name: Column(meaning, unit, "estimate" if drawn else "detail"),
+        f"{name}_low": Column("lower end of its interval over prompts", unit, "low" if drawn else "detail"),
+        f"{name}_high": Column("upper end of its interval over prompts", unit, "high" if drawn else "detail"),
+    }
+
+
+def bounded(name: str, bounds: tuple[float, float, float]) -> dict[str, object]:
+    """Its cells in a row."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), bounds, strict=True))
 
 
 def of_runs(
@@ -40,21 +54,17 @@ def of_runs(
         runs: taken a few at a time, so they may be made as they are needed.
         what: name for a progress bar; none by default. total: how many runs there are.
     """
+    disturbance = kl().prepare(experiment.scored_positions, experiment.clean, experiment.steered)
+    scores = [experiment.along, disturbance, _entropy, loss_of(experiment)]
+    prompts, found = range(len(experiment.prompts)), []
     left = iter(track(runs, what, total) if what else runs)
-    found = []
     while batch := list(islice(left, RUNS)):
-        found.append(_of_batch(experiment, batch))
-    return np.concatenate(found, axis=1)
-
-
-def _of_batch(experiment: Experiment, runs: Sequence[Edits]) -> Float[Values, "curve run prompt"]:
-    prompts = range(len(experiment.prompts))
-    variants = [Variant(p, tuple(edits[p])) for edits in (experiment.nothing, *runs) for p in prompts]
-    found = _means(experiment, variants).reshape(-1, 1 + len(runs), len(prompts))
-    effect, kl, _, loss = found
-    effect -= effect[:1].copy()
-    rise = loss - loss[:1]
-    return np.concatenate([found, np.where(np.isnan(rise), kl, rise)[None]])[:, 1:]
+        variants = [Variant(p, tuple(edits[p])) for edits in batch for p in prompts]
+        means = experiment.scores(variants, scores, "logits")
+        found.append(means.T.reshape(len(scores), len(batch), len(prompts)))
+    value, nats, entropy, loss = np.concatenate(found, axis=1)
+    rise = loss - experiment.value(None, scores[-1])
+    return np.stack([value - experiment.value(None), nats, entropy, loss, np.where(np.isnan(rise), nats, rise)])
 
 
 def _entropy(readout: Readout) -> Float[Tensor, " read"]:
@@ -63,8 +73,11 @@ def _entropy(readout: Readout) -> Float[Tensor, " read"]:
     return -(own.exp() * own).sum(dim=-1)
 
 
-def _loss(experiment: Experiment) -> Score:
-    """Weighted so that the mean over scored positions is the mean over those that have a next token."""
+def loss_of(experiment: Experiment) -> Score:
+    """The loss on the prompts' own next tokens, NaN where no scored position has one.
+
+    Weighted so that the mean over scored positions is the mean over those that have a next token.
+    """
     token, weight = [], []
     for ids, positions in zip(experiment.prompts.full, experiment.scored_positions.positions, strict=True):
         have = sum(p + 1 < len(ids) for p in positions)

@@ -12,18 +12,29 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.errors import SteerscopeError
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.metrics import Metric, Outputs, Score, Scored
+from steerscope.analysis.results.schema import Column, Frames
 
-from .outcomes import EFFECT, KL, of_runs
+from .outcomes import COEFFICIENT, DISTURBED, EFFECT, KL, of_runs
 from .strength import at
 
 PLACES = ("front", "middle", "back", "last")
 LAYERS = 12  # at most so many, evenly spaced
+PHASE: Frames = {
+    "phase": {
+        "layer": Column("of the injection", role="label"),
+        "place": Column("front, middle, back or last: where in the prompt", role="label"),
+        **COEFFICIENT,
+        "effect": Column(
+            "change of the metric (along one direction of logits for all), mean over prompts", "{metric}", "estimate"
+        ),
+        "kl": DISTURBED,
+    }
+}
 
 
 def phase(experiment: Experiment, coefficients: Sequence[float]) -> pd.DataFrame:
@@ -39,17 +50,9 @@ def phase(experiment: Experiment, coefficients: Sequence[float]) -> pd.DataFrame
                 found = of_runs(asked, [at(asked, c) for c in coefficients])
             except SteerscopeError:  # a place that a prompt does not have
                 continue
-            table += [
-                {
-                    "layer": layer,
-                    "place": place,
-                    "coefficient": c,
-                    "effect": found[EFFECT, i].mean(),
-                    "kl": found[KL, i].mean(),
-                }
-                for i, c in enumerate(coefficients)
-            ]
-    return pd.DataFrame(table, columns=list(COLUMNS["breakdown"]["phase"]))
+            effect, nats = found[[EFFECT, KL]].mean(axis=-1)
+            table += [(layer, place, c, effect[i], nats[i]) for i, c in enumerate(coefficients)]
+    return pd.DataFrame(table, columns=list(PHASE["phase"]))
 
 
 def _moved(experiment: Experiment, metric: Metric, layer: int, place: str) -> Experiment:

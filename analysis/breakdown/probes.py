@@ -8,20 +8,37 @@ committed   the first layer from which on a later position's most probable token
 from collections.abc import Sequence
 from math import isinf
 
-import numpy as np
 import pandas as pd
+from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.lens.lens import Lens
-from steerscope.analysis.lens.trajectory import commitment
+from steerscope.analysis.lens.trajectory import RANGE, averaged, commitment
 from steerscope.analysis.model.norms import readers, sites, stream
 from steerscope.analysis.model.positions import later
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.stats import mean_interval
-from steerscope.analysis.tools.patches import activations
+from steerscope.analysis.results.schema import Column, Frames
 
+from .outcomes import COEFFICIENT
 from .strength import at, rows
+
+PROBES: Frames = {
+    "probes": {
+        **COEFFICIENT,
+        "quantity": Column(
+            "attention: share that later positions pay to the injected ones; scale: what a norm divides by, over the "
+            "clean run's; committed: first layer from which on the most probable token stays, through a lens",
+            role="measure",
+        ),
+        "layer": Column(
+            "of the attention or the norm; the number of layers for the final norm and for committed", role="label"
+        ),
+        "at": Column("attention, mlp or final (the norm), or lens", role="label"),
+        "where": Column("injected or later positions", role="label"),
+        "value": Column("mean over prompts", role="estimate"),
+        **RANGE,
+    }
+}
 
 
 def probes(experiment: Experiment, lens: Lens, coefficients: Sequence[float], level: float) -> pd.DataFrame:
@@ -29,41 +46,26 @@ def probes(experiment: Experiment, lens: Lens, coefficients: Sequence[float], le
     model, found = experiment.model, readers(experiment.model)
     where = [positions for positions, _ in rows(experiment, 1.0)]
     patterns = [("pattern", n) for n in range(model.n_layers)]
-    clean = activations(experiment, experiment.nothing, sites(model))
-    table = []
+    wanted = [*sites(model), *patterns]
+    clean = experiment.activations(None, wanted)
+    values: dict[tuple[object, ...], list[float]] = {}
+
+    def note(*key: object, value: Tensor) -> None:
+        values.setdefault(key, []).append(float(value))
+
     for c in track(coefficients, "inside the model"):
-        edits = at(experiment, c) if c else experiment.nothing
-        kept = activations(experiment, edits, [*sites(model), *patterns])
-        values: dict[tuple[str, int, str, str], list[float]] = {}
+        kept = experiment.read(at(experiment, c), wanted) if c else clean
         for p, own in enumerate(kept):
             after = later(where[p], len(experiment.prompts.full[p]))
+            places = {"injected": [] if isinf(c) else list(where[p]), "later": after}
             for _, layer in patterns:
-                seen = own["pattern", layer]
-                share = seen[:, after][:, :, list(where[p])].sum(-1).double().mean() if after else float("nan")
-                values.setdefault(("attention", layer, "attention", "later"), []).append(float(share))
+                seen = own["pattern", layer][:, after][:, :, list(where[p])].sum(-1).double()
+                note(c, "attention", layer, "attention", "later", value=seen.mean())
             for reader in found:
-                ratio = reader.norm.scale(stream(model, reader, own)) / reader.norm.scale(
-                    stream(model, reader, clean[p])
-                )
-                for place, positions in (("injected", [] if isinf(c) else list(where[p])), ("later", after)):
-                    mean = float(ratio[positions].double().mean()) if positions else float("nan")
-                    values.setdefault(("scale", reader.layer, reader.name, place), []).append(mean)
-            settled = commitment(lens, own)[after].mean() if after else float("nan")
-            values.setdefault(("committed", model.n_layers, "lens", "later"), []).append(float(settled))
-        for (quantity, layer, name, place), means in values.items():
-            finite = np.array(means)[np.isfinite(means)]
-            if len(finite):
-                value, low, high = mean_interval(finite, level, experiment.seed)
-                table.append(
-                    {
-                        "coefficient": c,
-                        "quantity": quantity,
-                        "layer": layer,
-                        "at": name,
-                        "where": place,
-                        "value": value,
-                        "low": low,
-                        "high": high,
-                    }
-                )
-    return pd.DataFrame(table)[list(COLUMNS["breakdown"]["probes"])]
+                scale, before = (reader.norm.scale(stream(model, reader, run)) for run in (own, clean[p]))
+                for place, positions in places.items():
+                    ratio = (scale / before)[positions].double()
+                    note(c, "scale", reader.layer, reader.name, place, value=ratio.mean())
+            note(c, "committed", model.n_layers, "lens", "later", value=commitment(lens, own)[after].mean())
+    table = averaged(values, PROBES["probes"], level, experiment.seed)
+    return table.dropna(subset="value", ignore_index=True)

@@ -19,19 +19,45 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadMetric
 from steerscope.analysis.model.norms import readers, sites, stream
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import mean_interval, percentiles, resampled
 from steerscope.analysis.tools.injected_gradient import injected_gradient
-from steerscope.analysis.tools.patches import activations
 
 from .response import Response
 from .strength import reference, rows, site
 
 Values = NDArray[np.float64]
 LINEAR, FLUENT, TINY = 0.1, log(1.01), 1e-4
+_RANGE = "end of its interval over prompts"
+REGIMES: Frames = {
+    "regimes": {
+        "regime": Column(
+            "linear: the effect leaves the gradient's prediction by a tenth; half: it reaches half of its limit; "
+            "fluency: the loss rises by 1% of perplexity; safe: it rises by the perplexity that may be lost",
+            role="label",
+        ),
+        "sign": Column("of the coefficient", role="label"),
+        "coefficient": Column(
+            "size of the coefficient where that first happens; missing where it never does", role="estimate"
+        ),
+        "low": Column(f"lower {_RANGE}, of resamples in which it happens", role="low"),
+        "high": Column(f"upper {_RANGE}, of resamples in which it happens", role="high"),
+        "reached": Column("share of resamples of the prompts in which it happens"),
+    },
+    "predictions": {
+        "layer": Column("layer of the norm; the number of layers for the final one", role="axis"),
+        "norm": Column("what reads the stream there: attention, mlp, or final for the unembedding", role="label"),
+        "predicted": Column(
+            "coefficient at which the injected stream there has turned halfway to the vector: |stream| / |vector|",
+            role="estimate",
+        ),
+        "low": Column(f"lower {_RANGE}", role="low"),
+        "high": Column(f"upper {_RANGE}", role="high"),
+    },
+}
 
 
 def slope(experiment: Experiment) -> Float[Values, " prompt"]:
@@ -43,8 +69,7 @@ def slope(experiment: Experiment) -> Float[Values, " prompt"]:
     small = replace(
         experiment, injections=tuple(replace(i, coefficient=TINY * i.coefficient) for i in experiment.injections)
     )
-    score = experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered)
-    gradients = injected_gradient(small, 0, score, 1, "logits")
+    gradients = injected_gradient(small, 0, experiment.along, 1, "logits")
     found = np.zeros(len(experiment.prompts))
     for p, own in enumerate(experiment.edits(0)):
         for gradient, edit in zip(gradients, own, strict=True):
@@ -104,24 +129,16 @@ def regimes(experiment: Experiment, found: Response, loss: float, level: float) 
             if name in gaps:
                 places = crossing(sizes, gaps[name])
                 low, high = percentiles(places, level)
-                table.append(
-                    {
-                        "regime": name,
-                        "sign": sign,
-                        "coefficient": places[0],
-                        "low": float(low),
-                        "high": float(high),
-                        "reached": float(np.isfinite(places[1:]).mean()),
-                    }
-                )
-    return pd.DataFrame(table, columns=list(COLUMNS["breakdown"]["regimes"])), missing
+                reached = float(np.isfinite(places[1:]).mean())
+                table.append((name, sign, places[0], float(low), float(high), reached))
+    return pd.DataFrame(table, columns=list(REGIMES["regimes"])), missing
 
 
 def predictions(experiment: Experiment, level: float) -> pd.DataFrame:
     """At every norm, the coefficient at which the stream at injected positions has turned halfway to the vector."""
     model, place = experiment.model, site(experiment)
     unit = rows(experiment, 1.0)
-    clean = activations(experiment, experiment.nothing, sites(model))
+    clean = experiment.activations(None, sites(model))
     table = []
     for reader in readers(model):
         if reader.layer < place.layer or (
@@ -134,9 +151,8 @@ def predictions(experiment: Experiment, level: float) -> pd.DataFrame:
                 for kept, (where, value) in zip(clean, unit, strict=True)
             ]
         )
-        predicted, low, high = mean_interval(sizes, level, experiment.seed)
-        table.append({"layer": reader.layer, "norm": reader.name, "predicted": predicted, "low": low, "high": high})
-    return pd.DataFrame(table, columns=list(COLUMNS["breakdown"]["predictions"]))
+        table.append((reader.layer, reader.name, *mean_interval(sizes, level, experiment.seed)))
+    return pd.DataFrame(table, columns=list(REGIMES["predictions"]))
 
 
 def broken(found: Response, loss: float, sign: int) -> float | None:

@@ -14,15 +14,40 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, BadInjection, UnsupportedModel
+from steerscope.analysis.lens.trajectory import RANGE
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.stats import percentiles, resampled
+from steerscope.analysis.results.effects import band
+from steerscope.analysis.results.schema import Column, Frame, Frames
+from steerscope.analysis.results.stats import mean_interval, percentiles, resampled
 
-from .outcomes import CURVES, of_runs
-from .strength import at, rows
+from .mechanisms import Undo
+from .outcomes import COEFFICIENT, CURVES, of_runs
+from .strength import at, reference, rows
 
 Values = NDArray[np.float64]
+_VALUE: Frame = {"value": Column("mean over prompts", "{metric} for effect, nats for the others", "estimate"), **RANGE}
+RESPONSE: Frames = {
+    "response": {
+        "outcome": Column(
+            "effect: change of the metric; kl: KL(run || clean); entropy of the prediction; loss on the prompts' own "
+            "next tokens; damage: loss above that of the clean run (kl where there are no such tokens); "
+            "damage_on_topic: the same on the given on-topic texts; means over scored positions and prompts",
+            role="measure",
+        ),
+        **COEFFICIENT,
+        **_VALUE,
+        "control": Column("mean over random vectors of equal norm", "as value", "reference"),
+        "control_low": Column("2.5th percentile over the random vectors", "as value", "reference_low"),
+        "control_high": Column("97.5th percentile over the random vectors", "as value", "reference_high"),
+    },
+    "limits": {
+        "sign": Column("of the infinite coefficient", role="label"),
+        "seen": Column("whether later positions attend to the injected ones", role="label"),
+        "outcome": Column("as in response", role="measure"),
+        **_VALUE,
+    },
+}
 
 
 def default_coefficients() -> tuple[float, ...]:
@@ -104,21 +129,30 @@ def response_table(found: Response, level: float, seed: int) -> pd.DataFrame:
         means = resampled(found.values[0, c], seed)
         low, high = percentiles(means, level)
         controls = found.values[1:, c].mean(axis=-1)
-        empty = np.full(len(found.coefficients), np.nan)
-        band = np.percentile(controls, [2.5, 97.5], axis=0) if len(controls) else (empty, empty)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "outcome": curve,
-                    "coefficient": found.coefficients,
-                    "value": means[0],
-                    "low": low,
-                    "high": high,
-                    "control": controls.mean(axis=0) if len(controls) else empty,
-                    "control_low": band[0],
-                    "control_high": band[1],
-                }
-            )
-        )
-    table = pd.concat(frames, ignore_index=True)
-    return table[table["value"].notna()].reset_index(drop=True)[list(COLUMNS["breakdown"]["response"])]
+        control_low, control_high = band(controls)
+        columns = {
+            "outcome": curve,
+            "coefficient": found.coefficients,
+            "value": means[0],
+            "low": low,
+            "high": high,
+            "control": controls.mean(axis=0) if len(controls) else np.nan,
+            "control_low": control_low,
+            "control_high": control_high,
+        }
+        frames.append(pd.DataFrame(columns))
+    table = pd.concat(frames, ignore_index=True).dropna(subset="value", ignore_index=True)
+    return table[list(RESPONSE["response"])]
+
+
+def limits_table(experiment: Experiment, found: Response, level: float) -> pd.DataFrame:
+    """Both exact limits, with later positions attending to the injected ones and without; empty where there is none."""
+    hidden, table = Undo(experiment, reference(experiment)).hidden, []
+    for sign in (1, -1) if isinf(found.coefficients[-1]) else ():
+        edits = zip(at(experiment, sign * np.inf), hidden, strict=True)
+        unseen = of_runs(experiment, [tuple((*own, *hide) for own, hide in edits)])[:, 0]
+        place = -1 if sign > 0 else 0
+        for seen, values in ((True, found.values[0, :, place]), (False, unseen)):
+            for outcome, own in zip(CURVES, values, strict=True):
+                table.append((sign, seen, outcome, *mean_interval(own, level, experiment.seed)))
+    return pd.DataFrame(table, columns=list(RESPONSE["limits"])).dropna(subset="value", ignore_index=True)

@@ -3,8 +3,7 @@
     addition        x + c v
     same norm       the same, scaled back to |x|: the turn alone
     stretch         x, scaled to |x + c v|: the length alone
-    rotation        x turned towards v in their plane by a share of the angle between them (arXiv 2601.19375,
-    2602.01716)
+    rotation        x turned towards v in their plane by a share of their angle (arXiv 2601.19375, 2602.01716)
     clamping        the component along v set to c |v|, whatever it was
     several layers  the vector at the layers from its own on, each with a part of the coefficient
 
@@ -22,14 +21,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.model.norms import angle
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.injection import compose
+from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import mean_interval, percentiles, resampled
 
-from .outcomes import DAMAGE, EFFECT, KL, of_runs
+from .outcomes import COEFFICIENT, DAMAGE, DAMAGED, DISTURBED, EFFECT, KL, between, bounded, of_runs
 from .strength import put, reference, rows, site, streams
 
 Values = NDArray[np.float64]
@@ -38,6 +37,37 @@ Way = Callable[
 ]  # stream, vector, knob -> stream
 LAYERS = 4  # that "several layers" takes at most
 SHARES = tuple(np.round(np.linspace(0.05, 1, 20), 3).tolist())  # of the angle, for rotation
+SHAPES: Frames = {
+    "angles": {
+        "way": Column(
+            "addition: the whole injection; same norm: its turn alone, at the clean length; stretch: its length alone",
+            role="label",
+        ),
+        **COEFFICIENT,
+        "angle": Column("by how much injected streams turn, mean", "degrees"),
+        "stretch": Column("by what factor they lengthen, mean"),
+        **between("effect", "change of the metric, mean over prompts", "{metric}", drawn=True),
+        **between("damage", DAMAGED, "nats"),
+    },
+    "remedies": {
+        "remedy": Column(
+            "addition; same norm (scaled back to the clean length); rotation; clamping (the component is set); "
+            "several layers",
+            role="label",
+        ),
+        "knob": Column("coefficient; for rotation the share of the angle to the vector", role="axis"),
+        "effect": Column("change of the metric, mean over prompts", "{metric}", "estimate"),
+        "damage": Column(DAMAGED, "nats"),
+        "kl": DISTURBED,
+    },
+    "equal_effect": {
+        "remedy": Column("as in remedies", role="label"),
+        "target": Column("the effect at which all are compared: that of the injection as given", "{metric}"),
+        **between("damage", "damage where the effect first reaches the target", "nats", drawn=True),
+        **between("kl", "disturbance there", "nats"),
+        "reached": Column("share of resamples of the prompts in which the target is reached"),
+    },
+}
 
 
 def _addition(x: Tensor, v: Tensor, c: float) -> Tensor:
@@ -139,13 +169,9 @@ def angles_table(shapes: Shapes, coefficients: Sequence[float], level: float) ->
             turn, stretch = shapes.turned(way, c)
             row = {"way": way, "coefficient": c, "angle": turn, "stretch": stretch}
             for name, outcome in (("effect", EFFECT), ("damage", DAMAGE)):
-                row |= _bounded(name, mean_interval(found[outcome, i], level, seed))
+                row |= bounded(name, mean_interval(found[outcome, i], level, seed))
             table.append(row)
-    return pd.DataFrame(table)[list(COLUMNS["breakdown"]["angles"])]
-
-
-def _bounded(name: str, bounds: tuple[float, float, float]) -> dict[str, object]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), bounds, strict=True))
+    return pd.DataFrame(table, columns=list(SHAPES["angles"]))
 
 
 def remedies_tables(
@@ -158,21 +184,18 @@ def remedies_tables(
         if way == SEVERAL and shapes.layers < 2:
             continue
         knobs = SHARES if way == "rotation" else tuple(coefficients)
-        effect, damage, kl = shapes.outcomes(way, knobs)[[EFFECT, DAMAGE, KL]]
-        curves += [
-            {"remedy": way, "knob": k, "effect": effect[i].mean(), "damage": damage[i].mean(), "kl": kl[i].mean()}
-            for i, k in enumerate(knobs)
-        ]
+        found = effect, damage, kl = shapes.outcomes(way, knobs)[[EFFECT, DAMAGE, KL]]
+        curves += [(way, k, *found[:, i].mean(axis=-1)) for i, k in enumerate(knobs)]
         along = resampled(effect, seed)
         row: dict[str, object] = {"remedy": way, "target": wanted[0]}
         for name, values in (("damage", damage), ("kl", kl)):
             at = _reach(along, resampled(values, seed), wanted)
-            row |= _bounded(name, (at[0], *map(float, percentiles(at, level))))
+            row |= bounded(name, (at[0], *map(float, percentiles(at, level))))
             row["reached"] = float(np.isfinite(at).mean())
         equal.append(row)
     return (
-        pd.DataFrame(curves)[list(COLUMNS["breakdown"]["remedies"])],
-        pd.DataFrame(equal)[list(COLUMNS["breakdown"]["equal_effect"])],
+        pd.DataFrame(curves, columns=list(SHAPES["remedies"])),
+        pd.DataFrame(equal, columns=list(SHAPES["equal_effect"])),
     )
 
 

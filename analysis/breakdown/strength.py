@@ -11,7 +11,6 @@ from steerscope.analysis.engine.edits import Edit, added
 from steerscope.analysis.errors import BadInjection
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.tools.patches import activations
 
 from .limit import WRITES, limit
 
@@ -76,7 +75,7 @@ def streams(experiment: Experiment) -> list[Float[Tensor, "pos d_model"]]:
         for name in WRITES[1 : WRITES.index(place.name) + 1]
         if name != "mlp_out" or experiment.model.has_mlp
     ]
-    found = activations(experiment, experiment.nothing, [before, *others])
+    found = experiment.activations(None, [before, *others])
     return [sum((kept[o] for o in others), kept[before]).double().cpu() for kept in found]
 
 

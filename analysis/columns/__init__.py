@@ -8,28 +8,22 @@ from steerscope.analysis.results.schema import Frames
 
 from .attention import ATTENTION
 from .attribute import ATTRIBUTE
-from .breakdown import BREAKDOWN
-from .lens import LENS
 from .localize import LOCALIZE
 from .paths import PATHS
 from .screen import SCREEN
 from .shapley import SHAPLEY
 from .sparsify import SPARSIFY
 from .sweep import SWEEP
-from .trace import TRACE
 from .writers import WRITERS
 
 COLUMNS: dict[str, Frames] = {
     "attention": ATTENTION,
     "attribute": ATTRIBUTE,
-    "breakdown": BREAKDOWN,
-    "lens": LENS,
     "localize": LOCALIZE,
     "paths": PATHS,
     "screen": SCREEN,
     "shapley": SHAPLEY,
     "sparsify": SPARSIFY,
     "sweep": SWEEP,
-    "trace": TRACE,
     "writers": WRITERS,
 }

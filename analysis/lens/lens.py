@@ -3,10 +3,8 @@
 The logit lens reads a layer's stream as if it were the last. A tuned lens puts an affine translator before
 that, trained so that its prediction comes close to the model's own (Belrose et al. 2023, arXiv 2303.08112).
 A lens is a folder: `config.json`, as the package tuned-lens writes it, and its translators as
-`translators.safetensors`;
-lenses that tuned-lens saved or publishes (`params.pt`) are read with `weights_only=True`. They belong to the raw
-weights:
-folded ones have other streams.
+`translators.safetensors`; lenses that tuned-lens saved or publishes (`params.pt`) are read with `weights_only=True`.
+They belong to the raw weights: folded ones have other streams.
 """
 
 import json
@@ -83,17 +81,19 @@ def new_lens(model: Model) -> Lens:
     return Lens(model, unembed, TunedLens(unembed, config).to(model.device), "untrained")
 
 
-def load_lens(model: Model, source: str | Path | None = None) -> Lens:
+def load_lens(model: Model, source: Lens | str | Path | None = None) -> Lens:
     """A lens for a model.
 
     Args:
         source: a folder, the name of a lens that tuned-lens publishes (asks the hub), or "logit"; by default the
-            one in the
-            model's own folder, as the shipped models have, and the logit lens where there is none.
+            one in the model's own folder, as the shipped models have, and the logit lens where there is none. A lens
+            that is there already is given back.
 
     Raises:
         BadLens: no such lens, or one of another model.
     """
+    if isinstance(source, Lens):
+        return source
     if source is None:
         own = Path(model.source or "") / FOLDER
         if not (own / "config.json").is_file():
@@ -106,15 +106,15 @@ def load_lens(model: Model, source: str | Path | None = None) -> Lens:
     except Exception as error:  # the hub, the file system and torch raise all kinds
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise BadLens(
-            f"{str(source)!r} holds no lens and is none that tuned-lens publishes ({reason}); expected a "
-            "folder with config.json "
-            f"and {WEIGHTS} or params.pt, or a published name and a network; train one with steerscope lens train"
+            f"{str(source)!r} holds no lens and is none that tuned-lens publishes ({reason}); expected a folder with "
+            f"config.json and {WEIGHTS} or params.pt, or a published name and a network; train one with steerscope "
+            "lens train"
         ) from error
     if (config.d_model, config.num_hidden_layers) != (model.d_model, model.n_layers):
         raise BadLens(
-            f"the lens {str(source)!r} is for {config.num_hidden_layers} layers of {config.d_model} "
-            f"dimensions, {model.name} has "
-            f"{model.n_layers} of {model.d_model}; expected a lens of this model; train one with steerscope lens train"
+            f"the lens {str(source)!r} is for {config.num_hidden_layers} layers of {config.d_model} dimensions, "
+            f"{model.name} has {model.n_layers} of {model.d_model}; expected a lens of this model; train one with "
+            "steerscope lens train"
         )
     unembed = ModelUnembed(model)
     _check_hash(config.unembed_hash, unembed, model, str(source))
@@ -145,9 +145,8 @@ def _check_hash(expected: str | None, unembed: ModelUnembed, model: Model, sourc
         return
     if model.dtype == torch.float32:
         raise BadLens(
-            f"the lens {source!r} was trained for another unembedding than that of {model.name}; expected a "
-            "lens of this very "
-            "model, with raw weights; train one with steerscope lens train"
+            f"the lens {source!r} was trained for another unembedding than that of {model.name}; expected a lens of "
+            "this very model, with raw weights; train one with steerscope lens train"
         )
     warnings.warn(
         f"whether the lens {source!r} belongs to {model.name} cannot be checked in {model.dtype}", stacklevel=3

@@ -25,7 +25,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadArgument, BadPrompt, DamagedRun
@@ -33,6 +32,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.prompts import Prompts
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import interval
 
 from .lens import Lens, logit_lens, new_lens
@@ -40,6 +40,22 @@ from .lens import Lens, logit_lens, new_lens
 MOMENTUM, DECAY, CLIP = 0.9, 1e-3, 1.0
 CHECKPOINT = "lens.checkpoint.safetensors"
 Values = NDArray[np.float64]
+COLUMNS: Frames = {
+    "layers": {
+        "layer": Column("the lens reads the stream before this layer", role="axis"),
+        "lens": Column("tuned, or logit for the lens without training", role="label"),
+        "kl": Column(
+            "KL(model's prediction || lens's prediction) on held-out windows, mean over positions", "nats", "estimate"
+        ),
+        "low": Column("lower end of its interval over windows", "nats", "low"),
+        "high": Column("upper end of its interval over windows", "nats", "high"),
+        "agreement": Column("share of positions at which both name the same first token"),
+    },
+    "steps": {
+        "step": Column("step of the training, from 1", role="axis"),
+        "loss": Column("KL summed over layers, on the windows of the step", "nats", "estimate"),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,7 @@ def train_lens(
         steps, batch, rate, held_out: see `Recipe`.
 
     Returns:
-        the lens, and a `Result` of kind "lens".
+        the lens, and a `Result` of kind "train_lens".
 
     Raises:
         BadPrompt: too few windows.
@@ -115,11 +131,14 @@ def train_lens(
     assert lens.tuned is not None
     lens.tuned.requires_grad_(False)
     lens = Lens(model, lens.unembed, lens.tuned, str(folder))
-    aside = list(range(held_out))
-    frame = _score(lens, windows, aside)
+    frames = {
+        "layers": _score(lens, windows, range(held_out)),
+        "steps": pd.DataFrame({"step": range(1, steps + 1), "loss": losses}),
+    }
     result = Result(
-        "lens",
-        {"layers": frame, "steps": pd.DataFrame({"step": range(1, steps + 1), "loss": losses})},
+        "train_lens",
+        frames,
+        COLUMNS,
         {
             "model": model.describe(),
             "recipe": recipe.__dict__,
@@ -237,7 +256,7 @@ def _score(lens: Lens, windows: Prompts, chosen: Sequence[int]) -> pd.DataFrame:
                     "agreement": values[which, 1, layer].mean(),
                 }
             )
-    return pd.DataFrame(rows)[list(COLUMNS["lens"]["layers"])]
+    return pd.DataFrame(rows, columns=list(COLUMNS["layers"]))
 
 
 def _keep(
@@ -261,9 +280,8 @@ def _resume(path: Path, name: str, weights: Sequence[Tensor], optimizer: torch.o
             about = saved.metadata() or {}
             if about.get("run") != name:
                 raise DamagedRun(
-                    f"{str(path)!r} is a checkpoint of another run (model, text or recipe differ); expected "
-                    "one of this run; "
-                    "train into another folder, or remove it"
+                    f"{str(path)!r} is a checkpoint of another run (model, text or recipe differ); expected one of "
+                    "this run; train into another folder, or remove it"
                 )
             for i, weight in enumerate(weights):
                 weight.copy_(saved.get_tensor(f"{i}.weight"))

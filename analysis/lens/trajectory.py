@@ -9,7 +9,7 @@ What it cannot see: what a later layer does with what a lens reads there; a lens
 streams far from it (a very large injection) it says less.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,51 +18,82 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.positions import later
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.metrics import divergence
+from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import mean_interval
-from steerscope.analysis.tools.patches import activations
 
 from .lens import Lens
 
 Values = NDArray[np.float64]
 QUANTITIES = ("entropy", "kl_final", "kl_clean", "agreement", "neighbours")
-TABLE, TOKENS = (list(COLUMNS["trace"][name]) for name in ("lens", "tokens"))
+
+RANGE: Frame = {
+    "low": Column("lower end of its interval over prompts", "as value", "low"),
+    "high": Column("upper end of its interval over prompts", "as value", "high"),
+}
+TRAJECTORIES: Frames = {
+    "lens": {
+        "run": Column("clean, steered (at the given coefficient), or at infinity", role="label"),
+        "layer": Column("the stream before this layer; the number of layers for the final one", role="axis"),
+        "where": Column(
+            "injected positions, or those after the first of them that are not injected (later)", role="label"
+        ),
+        "quantity": Column(
+            "entropy of what the lens predicts; kl_final: KL of the run's final prediction from it; kl_clean: its KL "
+            "from the clean run's at the same layer; agreement: share of positions whose most probable token is the "
+            "final one; neighbours: Jensen-Shannon divergence between neighbouring positions; committed: mean layer "
+            "from which on the most probable token stays",
+            role="measure",
+        ),
+        "value": Column("mean over prompts", "nats, a share or a layer", "estimate"),
+        **RANGE,
+    },
+    "tokens": {
+        "prompt": Column("number of the prompt, from 0", role="label"),
+        "run": Column("as in lens", role="label"),
+        "layer": Column("as in lens", role="label"),
+        "position": Column("in the prompt, from 0", role="axis"),
+        "token": Column("the token that stands there"),
+        "top": Column("the most probable next token, through the lens"),
+        "entropy": Column("of the prediction there", "nats"),
+        "kl_final": Column("KL of the run's final prediction from it", "nats"),
+        "kl_clean": Column("its KL from the clean run's at the same layer", "nats"),
+    },
+}
 
 
 @torch.no_grad()
 def trajectories(
-    experiment: Experiment, lens: Lens, runs: Mapping[str, Edits], shown: int = 0, level: float = 0.95
+    experiment: Experiment, lens: Lens, more: Mapping[str, Edits] | None = None, shown: int = 0, level: float = 0.95
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means over prompts by run, layer and place, and every position of one prompt.
+    """Means over prompts by run, layer and place, and every position of one prompt; of the clean and the steered run.
 
     Args:
-        runs: by name; the clean run is added.
+        more: further runs, by name.
         shown: the prompt whose positions are listed.
     """
-    model, everything = experiment.model, {"clean": experiment.nothing, **runs}
+    model = experiment.model
     sites = streams(model)
-    kept = {name: activations(experiment, edits, sites) for name, edits in everything.items()}
-    values: dict[tuple[str, int, str, str], list[float]] = {}
+    kept = {"clean": experiment.activations(None, sites), "steered": experiment.activations(0, sites)}
+    kept |= {name: experiment.read(edits, sites) for name, edits in (more or {}).items()}
+    values: dict[tuple[object, ...], list[float]] = {}
     tokens = []
     for p, ids in enumerate(experiment.prompts.full):
         clean: list[Tensor] = []
-        for name in everything:
-            seen = [lens.logits(kept[name][p][site], layer).float().log_softmax(-1) for layer, site in enumerate(sites)]
+        for name, run in kept.items():
+            seen = [lens.logits(run[p][site], layer).float().log_softmax(-1) for layer, site in enumerate(sites)]
             clean = seen if name == "clean" else clean
             found = _quantities(seen, clean)
             for where, positions in _places(experiment, p):
                 for quantity, each in found.items():
                     for layer in range(len(sites)):
-                        mean = float(each[layer, positions].mean()) if positions else float("nan")
+                        mean = float(each[layer, positions].mean())  # NaN where there are no such positions
                         values.setdefault((name, layer, where, quantity), []).append(mean)
-                committed = _committed(found["agreement"])[positions]
-                values.setdefault((name, len(sites) - 1, where, "committed"), []).append(
-                    float(committed.mean()) if positions else float("nan")
-                )
+                committed = float(_committed(found["agreement"])[positions].mean())
+                values.setdefault((name, len(sites) - 1, where, "committed"), []).append(committed)
             if p == shown:
                 tokens += [
                     {
@@ -77,12 +108,16 @@ def trajectories(
                     for layer in range(len(sites))
                     for i in range(len(ids))
                 ]
-    rows = []
-    for (name, layer, where, quantity), own in values.items():
-        finite = np.array([v for v in own if np.isfinite(v)])
-        if len(finite):
-            rows.append((name, layer, where, quantity, *mean_interval(finite, level, experiment.seed)))
-    return pd.DataFrame(rows, columns=TABLE), pd.DataFrame(tokens, columns=TOKENS)
+    table = averaged(values, TRAJECTORIES["lens"], level, experiment.seed).dropna(subset="value", ignore_index=True)
+    return table, pd.DataFrame(tokens, columns=list(TRAJECTORIES["tokens"]))
+
+
+def averaged(
+    values: Mapping[tuple[object, ...], Sequence[float]], columns: Frame, level: float, seed: int
+) -> pd.DataFrame:
+    """A row for each key: the key, then the mean and its interval over the prompts that have a number."""
+    rows = [(*key, *mean_interval(np.array(own)[np.isfinite(own)], level, seed)) for key, own in values.items()]
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def _quantities(seen: list[Tensor], clean: list[Tensor]) -> dict[str, Float[Tensor, "layer pos"]]:

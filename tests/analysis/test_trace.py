@@ -8,7 +8,6 @@ import torch
 from reference import plain_pass
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadInjection, UnsupportedModel
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
@@ -16,7 +15,7 @@ from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.prompts import make_prompts
-from steerscope.analysis.trace import trace
+from steerscope.analysis.trace import COLUMNS, trace
 from steerscope.analysis.vectors.vector import SteeringVector
 
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35], [2, 71, 82, 81, 8], [7, 1, 9, 33, 4, 6]]
@@ -73,7 +72,7 @@ def test_shares_add_up_and_the_run_says_so(small_model: Model) -> None:
     np.testing.assert_allclose(sums, 1, atol=1e-6)
     [check] = result.manifest["checks"]
     assert check["passed"] and check["value"] < 1e-5
-    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS["trace"].items()}
+    assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
 
 
 def test_before_the_injection_nothing_moves(small_model: Model) -> None:

@@ -22,7 +22,6 @@ from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import kl
 from steerscope.analysis.question.prompts import make_prompts
-from steerscope.analysis.tools.patches import activations
 from steerscope.analysis.vectors.vector import SteeringVector
 
 
@@ -185,6 +184,6 @@ def test_prompts_shorter_than_the_number_of_heads_keep_all_heads() -> None:
         frozen = plain_pass(asked.model, ids, undo.edits({"patterns"})[p])["pattern", 1]
         assert len(frozen) == 12
         torch.testing.assert_close(frozen, plain_pass(asked.model, ids)["pattern", 1], atol=1e-5, rtol=0)
-    seen = activations(asked, asked.nothing, [("pattern", 1)])
+    seen = asked.activations(None, [("pattern", 1)])
     for p, ids in enumerate(asked.prompts.ids):
         torch.testing.assert_close(seen[p]["pattern", 1], plain_pass(asked.model, ids)["pattern", 1], atol=1e-5, rtol=0)

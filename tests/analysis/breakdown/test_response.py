@@ -10,13 +10,12 @@ import torch
 from questions import PROMPTS, TARGET, experiment, one
 from reference import plain_pass
 
-from steerscope.analysis.breakdown.breakdown import breakdown_of
+from steerscope.analysis.breakdown.breakdown import COLUMNS, breakdown
 from steerscope.analysis.breakdown.outcomes import CURVES, OUTCOMES, of_runs
 from steerscope.analysis.breakdown.phase import phase
 from steerscope.analysis.breakdown.regimes import broken, crossing, predictions, regimes, slope
 from steerscope.analysis.breakdown.response import Response, default_coefficients, response, response_table
 from steerscope.analysis.breakdown.strength import at
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
@@ -171,7 +170,7 @@ def test_overflows_are_named_and_left_out(tiny_folder: Path, dtype: str, huge: f
 def test_arguments_out_of_range_are_refused(small_model: Model, options: "dict[str, float]", message: str) -> None:
     given = {"coefficients": [1.0, 30.0]} | options
     with pytest.raises(BadArgument, match=message):
-        breakdown_of(experiment(small_model), **given)  # type: ignore[arg-type]
+        breakdown(experiment(small_model), **given)  # type: ignore[arg-type]
 
 
 def test_injections_without_one_place_in_the_stream_are_refused(small_model: Model) -> None:
@@ -179,7 +178,7 @@ def test_injections_without_one_place_in_the_stream_are_refused(small_model: Mod
     inside = Injection(SteeringVector(values, Site("z", 0, 1), {"recipe": "given"}), 1.0, positions=(1,))
     asked = Experiment(small_model, (inside,), make_prompts(small_model, PROMPTS), kl(), controls=0)
     with pytest.raises(BadInjection, match="L0H1.z"):
-        breakdown_of(asked)
+        breakdown(asked)
     with pytest.raises(BadInjection, match="coefficient 0"):
         at(experiment(small_model), 1.0) and at(
             replace(
@@ -194,12 +193,12 @@ def result(tiny: Model, stories: list[str]) -> Result:
     asked = Experiment(
         tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 0), 3.0),), make_prompts(tiny, stories[:5]), controls=2
     )
-    return breakdown_of(asked, coefficients=[-100, -1, 0, 0.1, 1, 3, 10, 100, 1e4], on_topic=stories[5:7])
+    return breakdown(asked, coefficients=[-100, -1, 0, 0.1, 1, 3, 10, 100, 1e4], on_topic=stories[5:7])
 
 
 def test_all_tables_have_the_columns_that_are_described(result: Result) -> None:
     assert {name: list(frame.columns) for name, frame in result.frames.items()} == {
-        name: list(columns) for name, columns in COLUMNS["breakdown"].items()
+        name: list(columns) for name, columns in COLUMNS.items()
     }
     assert all(c["passed"] for c in result.manifest["checks"]), result.manifest["checks"]
     assert "damage_on_topic" in set(result.frames["response"]["outcome"])

@@ -10,10 +10,9 @@ from questions import PROMPTS, experiment, one
 from reference import plain_pass
 from tuned_lens.nn.unembed import Unembed
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, BadLens, BadPrompt, DamagedRun
 from steerscope.analysis.lens.lens import Lens, load_lens, logit_lens, new_lens
-from steerscope.analysis.lens.train import CHECKPOINT, train_lens
+from steerscope.analysis.lens.train import CHECKPOINT, COLUMNS, train_lens
 from steerscope.analysis.lens.trajectory import trajectories
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
@@ -54,9 +53,7 @@ def test_training_brings_every_layer_closer_than_the_logit_lens(tiny: Model, win
         assert row("tuned", layer)["kl"] < 0.7 * row("logit", layer)["kl"]
     losses = result.frames["steps"]["loss"].to_numpy()
     assert losses[-10:].mean() < 0.7 * losses[:3].mean()
-    assert {name: list(f.columns) for name, f in result.frames.items()} == {
-        n: list(c) for n, c in COLUMNS["lens"].items()
-    }
+    assert {name: list(f.columns) for name, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
     again = load_lens(tiny, tmp_path)
     assert again.name == "tuned lens" and lens.tuned is not None and again.tuned is not None
     for a, b in zip(lens.tuned.parameters(), again.tuned.parameters(), strict=True):
@@ -174,7 +171,7 @@ def test_the_shipped_models_bring_their_lenses() -> None:
 @torch.no_grad()
 def test_trajectories_equal_plain_passes(small_model: Model) -> None:
     asked, lens = experiment(small_model, layer=1), logit_lens(small_model)
-    table, tokens = trajectories(asked, lens, {"steered": asked.edits(0)}, shown=1)
+    table, tokens = trajectories(asked, lens, shown=1)
     row = one(table, "run", "layer", "where", "quantity")
     streams = {}
     for run, edits in (("clean", asked.nothing), ("steered", asked.edits(0))):
