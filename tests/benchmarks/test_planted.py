@@ -63,7 +63,7 @@ def test_either_of_a_redundant_pair_is_enough() -> None:
     result = shapley(planted.experiment, nodes=["L0H0", "L0H1", "L1M"], passes=8)
     pairs = result.frames["interactions"].set_index(["node_a", "node_b"])["effect"]
     assert pairs["L0H0", "L0H1"] < -0.3 * total < 0.3 * total < pairs["L0H0", "L1M"]
-    shares = result.frames["values"].set_index("node")["share"]
+    shares = result.frames["effects"].set_index("node")["share"]
     assert shares["L0H0"] == pytest.approx(shares["L0H1"], abs=1e-3) and shares["L0H0"] > 0.1
 
 
