@@ -117,9 +117,9 @@ MEMORY = """
 import sys, threading, time, torch
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils.logging import disable_progress_bar
-from steerscope.analysis.loading import load
-from steerscope.analysis.backward import backward
-from steerscope.analysis.edits import Variant
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.engine.backward import backward
+from steerscope.analysis.engine.edits import Variant
 import tempfile
 disable_progress_bar()
 layers = int(sys.argv[1])

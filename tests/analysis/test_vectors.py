@@ -85,9 +85,7 @@ def test_what_recipes_there_are_is_known_without_torch() -> None:
 
 
 def test_options_that_make_no_vector_are_refused(tiny: Model) -> None:
-    with pytest.raises(
-        BadVector, match="'probe' is no recipe with options; expected prompt_pair or random; choose one"
-    ):
+    with pytest.raises(BadVector, match=f"'probe' is no recipe .*; expected {' or '.join(OFFERED)}; choose one"):
         make(tiny, "probe")
     with pytest.raises(BadVector, match=r"'sum' is no recipe .* write for example a \+ b"):
         make(tiny, "sum")
