@@ -16,7 +16,6 @@ What it cannot see: what the writers read; vectors that were not recorded from a
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,14 +26,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.results.effects import Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import interval, ratio_interval
 from steerscope.analysis.tools.patching import against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
@@ -44,6 +43,82 @@ from steerscope.analysis.vectors.vector import SteeringVector
 from .parts import Part, Parts, parts
 
 MEASURES = ("alone", "without")
+_WRITER: Frame = {
+    "injection": Column("number of the injection whose vector it is, from 0", role="label"),
+    "writer": Column(
+        "embedding (token and position), head (L0H3) or MLP (L0M) that wrote a part of the vector in the runs that "
+        "it was recorded from; a layer's bias where a norm keeps it from cancelling",
+        role="node",
+    ),
+}
+
+
+def _tried_columns(measure: str, meaning: str) -> Frame:
+    """Of one way to try a writer's part: `NUMBERS`, each name after that of the measure."""
+    own: Frame = NUMBERS | {
+        "effect": Column(f"effect of {meaning}; mean over prompts", "{metric}", "estimate"),
+        "control": Column(
+            "the same with random parts of equal norm, position by position; mean", "{metric}", "reference"
+        ),
+        "control_low": Column("2.5th percentile over the random parts", "{metric}", "reference_low"),
+        "control_high": Column("97.5th percentile over the random parts", "{metric}", "reference_high"),
+        "p_adjusted": Column("p after Benjamini-Hochberg over writers"),
+        "p_holm": Column("p after Holm over writers, for claims in words"),
+        "share": Column("the same over the total effect; these shares need not add up", role="share"),
+    }
+    return {_name(measure, name): column for name, column in own.items()}
+
+
+def _name(measure: str, column: str) -> str:
+    return measure if column == "effect" else f"{measure}_{column}"
+
+
+COLUMNS: Frames = {
+    "writers": {
+        **_WRITER,
+        "layer": Column("layer of the writer; missing for the embedding", role="layer"),
+        "head": Column("head within the layer", role="head"),
+        "kind": Column("embedding, head, mlp or bias"),
+        "norm": Column("norm of the writer's part, over all rows together", "stream units"),
+        "share": Column(
+            "projection of its part on the vector over the vector's square, all rows together; shares add up to 1, "
+            "negative ones write against the vector"
+        ),
+        "cosine": Column("cosine of its part with the vector; missing where the part is zero"),
+        **_tried_columns("alone", "injecting its part alone (coefficient, layer and positions of the injection)"),
+        **_tried_columns("without", "leaving its part out of the vector: the effect that is lost"),
+    },
+    "rows": {
+        **_WRITER,
+        "row": Column("row of the vector, from 0", role="label"),
+        "plus": Column("token of the plus prompt at this row (all of them for a mean)"),
+        "minus": Column("token of the minus prompt at this row"),
+        "norm": Column("norm of the writer's part in this row", "stream units"),
+        "share": Column("share of this row alone; missing where the row is zero", role="estimate"),
+        "cosine": Column("cosine of its part with the vector in this row"),
+    },
+    "totals": {
+        "quantity": Column(
+            "total: steered minus clean; kl: disturbance of the steered run; sum_alone: alone, summed over all "
+            "writers; sum_without: without, summed over all writers",
+            role="label",
+        ),
+        "value": Column("mean over prompts", "{unit}", "estimate"),
+        "low": Column("lower end of the interval over prompts", "{unit}", "low"),
+        "high": Column("upper end of the interval over prompts", "{unit}", "high"),
+        "unit": Column("unit of value, low and high"),
+        "share": Column("value over the total effect (missing for total and kl)", role="share"),
+        "share_low": Column("lower end of the interval of the share"),
+        "share_high": Column("upper end of the interval of the share"),
+    },
+    "per_prompt": {
+        "prompt": Column("index of the prompt"),
+        **_WRITER,
+        "alone": Column("effect of its part alone on this prompt", "{metric}", "estimate"),
+        "without": Column("effect lost on this prompt when its part is left out", "{metric}", "estimate"),
+    },
+}
+
 Values = NDArray[np.float64]
 Checks = list[dict[str, object]]
 
@@ -56,31 +131,35 @@ class Written:
         split: by injection.
         owner: by part, the number of its injection.
         effects: by vector (0 for the real parts, then random ones of equal norm).
-        total: steered minus clean.
     """
 
     split: tuple[Parts, ...]
     owner: tuple[int, ...]
     effects: Float[Values, "vector measure part prompt"]
-    total: Float[Values, " prompt"]
 
     @property
     def parts(self) -> list[Part]:
         return [part for split in self.split for part in split.parts]
+
+    @property
+    def names(self) -> dict[str, list[Any]]:
+        return {"injection": list(self.owner), "writer": [part.writer for part in self.parts]}
 
 
 def writers(experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05) -> Result:
     """Who wrote the injected vectors, and what each writer's part does.
 
     Returns:
-        a `Result` of kind "writers"; frames and columns as in `columns.COLUMNS["writers"]`.
+        a `Result` of kind "writers"; frames and columns as in `COLUMNS`.
 
     Raises:
         BadVector: a vector that was not recorded from a prompt pair, or that the model does not reproduce.
     """
     start = time.perf_counter()
     frames, checks = written(experiment, Statistics(level, alpha))
-    return record("writers", experiment, frames, start, checks=checks, method="exact", level=level, alpha=alpha)
+    return record(
+        "writers", experiment, frames, COLUMNS, start, checks=checks, method="exact", level=level, alpha=alpha
+    )
 
 
 def written(
@@ -109,27 +188,18 @@ def effects(experiment: Experiment, controls: int) -> Written:
     split = tuple(parts(experiment.model, i.vector) for i in experiment.injections)
     owner = tuple(number for number, found in enumerate(split) for _ in found.parts)
     every = [part for found in split for part in found.parts]
-    prompts, model = range(len(experiment.prompts)), experiment.model
-    score = experiment.metric.prepare(experiment.scored_positions, experiment.clean, experiment.steered)
-    whole = [Variant(p) for p in prompts] + [Variant(p, experiment.edits(0)[p]) for p in prompts]
-    clean, steered = experiment.scores(whole, [score], experiment.reads).reshape(2, -1)
-    found = []
+    prompts, found = range(len(experiment.prompts)), []
     for vector in track(range(1 + controls), "writers"):
-        tried = [
-            part.values if vector == 0 else _random(experiment, vector, number, part)
-            for number, part in enumerate(every)
-        ]
+        tried = [_random(experiment, vector, n, part) if vector else part.values for n, part in enumerate(every)]
         variants = [
-            Variant(p, edits)
+            Variant(p, _tried(experiment, measure, p, number, values.to(experiment.model.device)))
             for number, values in zip(owner, tried, strict=True)
             for measure in MEASURES
             for p in prompts
-            for edits in [_tried(experiment, measure, p, number, values.to(model.device))]
         ]
-        values = experiment.scores(variants, [score], experiment.reads)
-        alone, rest = values.reshape(len(every), 2, len(prompts)).swapaxes(0, 1)
-        found.append([alone - clean, steered - rest])
-    return Written(split, owner, np.array(found), steered - clean)
+        alone, rest = experiment.score(variants).reshape(len(every), 2, len(prompts)).swapaxes(0, 1)
+        found.append([alone - experiment.value(None), experiment.value(0) - rest])
+    return Written(split, owner, np.array(found))
 
 
 def _random(experiment: Experiment, vector: int, number: int, part: Part) -> Tensor:
@@ -154,57 +224,34 @@ def _put(edit: Edit, injection: Injection, values: Float[Tensor, "row width"]) -
     return replace(edit, value=injection.coefficient * values[-len(edit.value) :])
 
 
-def _names(raw: Written) -> dict[str, list[Any]]:
-    return {"injection": list(raw.owner), "writer": [part.writer for part in raw.parts]}
-
-
 def _table(experiment: Experiment, raw: Written, options: Statistics) -> pd.DataFrame:
-    total = nonzero(raw.total.mean())
     measured: dict[str, object] = {}
     for index, measure in enumerate(MEASURES):
         columns = estimates(raw.effects[:, index], options, experiment.seed)
-        effect = columns.pop("effect")
-        measured |= {measure: effect, f"{measure}_share": effect / total}
-        measured |= {f"{measure}_{name}": values for name, values in columns.items()}
-    geometry = [
-        _geometry(part.values, experiment.injections[number].vector.values)
-        for number, part in zip(raw.owner, raw.parts, strict=True)
-    ]
-    frame = pd.DataFrame(
-        _names(raw)
-        | {
-            "layer": pd.array([part.layer for part in raw.parts], dtype="Int64"),
-            "head": pd.array([part.head for part in raw.parts], dtype="Int64"),
-            "kind": [part.kind for part in raw.parts],
-        }
-        | {name: [g[name] for g in geometry] for name in ("norm", "share", "cosine")}
-        | measured
-    )
-    return frame[list(COLUMNS["writers"]["writers"])]
+        columns["share"] = columns["effect"] / nonzero(experiment.effect().mean())
+        measured |= {_name(measure, name): values for name, values in columns.items()}
+    vectors = [experiment.injections[number].vector.values for number in raw.owner]
+    geometry = [_geometry(part.values, vector) for part, vector in zip(raw.parts, vectors, strict=True)]
+    nodes = {
+        "layer": pd.array([part.layer for part in raw.parts], dtype="Int64"),
+        "head": pd.array([part.head for part in raw.parts], dtype="Int64"),
+        "kind": [part.kind for part in raw.parts],
+    }
+    return pd.concat([pd.DataFrame(raw.names | nodes), pd.DataFrame(geometry), pd.DataFrame(measured)], axis=1)
 
 
-def _geometry(part: Tensor, vector: Tensor) -> Mapping[str, float]:
+def _geometry(part: Tensor, vector: Tensor) -> dict[str, float]:
     """Norm, share along the vector, and cosine, of some rows of a part."""
     vector = vector.double()
-    along, size, norm = float((part * vector).sum()), float(vector.norm()), float(part.norm())
-    return {
-        "norm": norm,
-        "share": along / nonzero(size) / nonzero(size),
-        "cosine": along / nonzero(norm) / nonzero(size),
-    }
+    along, size, norm = float((part * vector).sum()), nonzero(float(vector.norm())), float(part.norm())
+    return {"norm": norm, "share": along / size / size, "cosine": along / nonzero(norm) / size}
 
 
 def _rows(experiment: Experiment, raw: Written) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {
-                "injection": number,
-                "writer": part.writer,
-                "row": row,
-                "plus": plus,
-                "minus": minus,
-                **_geometry(part.values[row], experiment.injections[number].vector.values[row]),
-            }
+            {"injection": number, "writer": part.writer, "row": row, "plus": plus, "minus": minus}
+            | _geometry(part.values[row], experiment.injections[number].vector.values[row])
             for number, split in enumerate(raw.split)
             for part in split.parts
             for row, (plus, minus) in enumerate(split.tokens)
@@ -213,62 +260,45 @@ def _rows(experiment: Experiment, raw: Written) -> pd.DataFrame:
 
 
 def _totals(experiment: Experiment, raw: Written, options: Statistics) -> pd.DataFrame:
+    total, unit, asked = experiment.effect(), experiment.metric.unit, (options.level, experiment.seed)
     alone, without = raw.effects[0].sum(axis=1)
-    unit = experiment.metric.unit
     rows = []
     for name, values, of in (
-        ("total", raw.total, unit),
-        ("kl", experiment.disturbance(experiment.steered), "nats"),
+        ("total", total, unit),
+        ("kl", experiment.disturbed(), "nats"),
         ("sum_alone", alone, unit),
         ("sum_without", without, unit),
     ):
-        low, high = interval(values, options.level, experiment.seed)
-        row = {
-            "quantity": name,
-            "value": values.mean(),
-            "low": float(low),
-            "high": float(high),
-            "unit": of,
-            "share": np.nan,
-            "share_low": np.nan,
-            "share_high": np.nan,
-        }
-        if name.startswith("sum"):
-            row["share"] = values.mean() / nonzero(raw.total.mean())
-            row["share_low"], row["share_high"] = ratio_interval(values, raw.total, options.level, experiment.seed)
-        rows.append(row)
-    return pd.DataFrame(rows)
+        summed = name.startswith("sum")
+        share = values.mean() / nonzero(total.mean()) if summed else np.nan
+        bounds = ratio_interval(values, total, *asked) if summed else (np.nan, np.nan)
+        rows.append((name, values.mean(), *map(float, interval(values, *asked)), of, share, *bounds))
+    return pd.DataFrame(rows, columns=list(COLUMNS["totals"]))
 
 
 def _per_prompt(raw: Written) -> pd.DataFrame:
-    count = len(raw.total)
-    names = {name: np.repeat(values, count) for name, values in _names(raw).items()}
-    prompt = {"prompt": np.tile(np.arange(count), len(raw.parts))}
+    count = raw.effects.shape[-1]
+    names = {name: np.repeat(values, count) for name, values in raw.names.items()}
     measured = {m: raw.effects[0, i].ravel() for i, m in enumerate(MEASURES)}
-    return pd.DataFrame(prompt | names | measured)
+    return pd.DataFrame({"prompt": np.tile(np.arange(count), len(raw.parts))} | names | measured)
 
 
 def _checks(experiment: Experiment, raw: Written, samples: int = 4) -> Checks:
-    limit = tolerance(experiment.model)
-    found = [
-        check("the writers' parts add up to the vector (relative)", max(s.error for s in raw.split), limit),
-        check(
-            "the runs that the vector was recorded from give it again (relative)",
-            max(s.recorded for s in raw.split),
-            limit,
-        ),
-    ]
-    generator = np.random.default_rng(experiment.seed)
+    device, generator = experiment.model.device, np.random.default_rng(experiment.seed)
     questions = []
     for _ in range(samples):
         n, p = int(generator.integers(len(raw.owner))), int(generator.integers(len(experiment.prompts)))
-        values = raw.parts[n].values.to(experiment.model.device)
-        edits = _tried(experiment, MEASURES[generator.integers(2)], p, raw.owner[n], values)
-        questions.append(Variant(p, edits))
-    gap = against_plain(experiment, questions)
-    found.append(check("sampled parts equal one plain pass each", gap, limit))
-    sums = [torch.stack([part.values for part in s.parts]).sum(0).to(experiment.model.device) for s in raw.split]
+        measure, values = MEASURES[generator.integers(2)], raw.parts[n].values.to(device)
+        questions.append(Variant(p, _tried(experiment, measure, p, raw.owner[n], values)))
+    sums = [torch.stack([part.values for part in s.parts]).sum(0).to(device) for s in raw.split]
     together = tuple(tuple(map(_put, edits, experiment.injections, sums)) for edits in experiment.edits(0))
     outputs = experiment.outputs(together).logits.log_softmax(-1)
-    gap = float((outputs - experiment.steered.logits.log_softmax(-1)).abs().max())
-    return [*found, check("all parts together give the steered run", gap, limit)]
+    apart = float((outputs - experiment.steered.logits.log_softmax(-1)).abs().max())
+    error, recorded = max(s.error for s in raw.split), max(s.recorded for s in raw.split)
+    limit = tolerance(experiment.model)
+    return [
+        check("the writers' parts add up to the vector (relative)", error, limit),
+        check("the runs that the vector was recorded from give it again (relative)", recorded, limit),
+        check("sampled parts equal one plain pass each", against_plain(experiment, questions), limit),
+        check("all parts together give the steered run", apart, limit),
+    ]

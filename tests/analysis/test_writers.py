@@ -11,15 +11,14 @@ import transformers as hf
 from architectures import ARCHITECTURES
 from reference import plain_logits, plain_pass
 
-from steerscope.analysis.carriers.localize import localize
-from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.carriers.exact import exact
 from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.origin.parts import parts
-from steerscope.analysis.origin.writers import writers
+from steerscope.analysis.origin.writers import COLUMNS, writers
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import log_prob
@@ -276,7 +275,7 @@ def test_the_result_is_whole_and_repeats(tiny: Model, tmp_path: Path) -> None:
     for name, frame in runs[0].frames.items():
         assert frame.equals(runs[1].frames[name])
     saved = Result.load(runs[0].save(tmp_path))
-    assert {n: list(f.columns) for n, f in saved.frames.items()} == {n: list(c) for n, c in COLUMNS["writers"].items()}
+    assert {n: list(f.columns) for n, f in saved.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
 
 
 def recorded(model: Model) -> SteeringVector:
@@ -312,18 +311,17 @@ def test_a_vector_without_known_writers_is_refused(make: Any, message: str, tiny
         parts(tiny, make(tiny))
 
 
-def test_localize_says_why_there_are_no_writers(tiny: Model, tmp_path: Path) -> None:
+def test_exact_says_why_there_are_no_writers(tiny: Model, tmp_path: Path) -> None:
     vector = random_like(recorded(tiny), 0)
-    texts = make_prompts(tiny, TEXTS)
-    found = localize(tiny, Injection(vector), texts, controls=1, completions=0, attention=False)
+    question = Experiment(tiny, (Injection(vector),), make_prompts(tiny, TEXTS), controls=1)
+    found = exact(question, completions=0, attention=False)
     assert found.frames["writers"].empty and found.frames["attention"].empty
     assert "recipe 'random'" in found.manifest["missing"]["writers"]
-    assert found.manifest["missing"]["attention"] == "localize was run with attention=False"
+    assert found.manifest["missing"]["attention"] == "exact was run with attention=False"
     Result.load(found.save(tmp_path))
 
 
-def test_localize_has_the_writers_of_the_method(tiny: Model) -> None:
-    injection = Injection(recorded(tiny), 3.0)
-    question = asked(tiny, injection, texts=TEXTS, controls=2)
-    found = localize(tiny, injection, TEXTS, question.metric, controls=2, completions=0, attention=False)
+def test_exact_has_the_writers_of_the_method(tiny: Model) -> None:
+    question = asked(tiny, Injection(recorded(tiny), 3.0), texts=TEXTS, controls=2)
+    found = exact(question, completions=0, attention=False)
     assert found.frames["writers"].equals(writers(question).frames["writers"])
