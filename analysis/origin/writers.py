@@ -112,7 +112,7 @@ COLUMNS: Frames = {
         "share_high": Column("upper end of the interval of the share"),
     },
     "per_prompt": {
-        "prompt": Column("index of the prompt"),
+        "prompt": Column("index of the prompt", role="label"),
         **_WRITER,
         "alone": Column("effect of its part alone on this prompt", "{metric}", "estimate"),
         "without": Column("effect lost on this prompt when its part is left out", "{metric}", "estimate"),

@@ -74,7 +74,7 @@ COLUMNS: Frames = {
         "effect": Column("steered minus clean, mean over prompts", role="estimate"),
     },
     "per_prompt": {
-        "prompt": Column("index of the prompt"),
+        "prompt": Column("index of the prompt", role="label"),
         "position": Column("a position that the injection reaches, patched alone", role="axis"),
         "token": Column("its token"),
         "where": Column("its place", role="label"),
@@ -83,7 +83,7 @@ COLUMNS: Frames = {
         "effect": Column("effect of the node at this position", "{metric}", "estimate"),
     },
     "prompts": {
-        "prompt": Column("index of the prompt"),
+        "prompt": Column("index of the prompt", role="label"),
         "text": Column("the prompt, as given"),
         "effect": Column("steered minus clean, of the whole injection", "{metric}", "estimate"),
         "injected": Column("positions that the vector is added to, rows of zeros left out"),

@@ -94,7 +94,7 @@ COLUMNS: Frames = {
         **_SHARES,
     },
     "per_prompt": {
-        "prompt": Column("index of the prompt"),
+        "prompt": Column("index of the prompt", role="label"),
         "node": Column("the carrier", role="node"),
         "part": _PART,
         "effect": Column("on this prompt", "{metric}", "estimate"),
