@@ -1,6 +1,6 @@
-"""The knobs of a question, read from its source without importing it: help and parsing cost no torch.
+"""The knobs of a question (or a recipe), read from its source without importing it: help costs no torch.
 
-1. Find the question's function in its file: every parameter after the first is a knob.
+1. Find the function in its file: every parameter after the first is a knob.
 2. Its kind is its annotation, its help the entry of that name under `Args:` in the docstring, its default a literal
    or the module's own literal constant.
 3. Text of the command line becomes the value by its kind (`KINDS`).
@@ -12,6 +12,7 @@ import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from steerscope.analysis.errors import BadArgument
@@ -76,6 +77,9 @@ KINDS: Mapping[str, Kind] = {
     "Literal": Kind(str),
     "Text": Kind(str),
     "Lens | str": Kind(str),
+    "str | int": Kind(str),
+    "str | Sequence[int]": Kind(str),
+    "SteeringVector | str": Kind(str),
     "Sequence[str]": _LIST,
     "Sequence[Node | str]": _LIST,
     "Sequence[float]": _FLOATS,
@@ -103,20 +107,21 @@ def knobs(question: Question, own: bool = False) -> Knobs:
 
     The methods' have no default here: what is left out keeps the method's own.
     """
-    found = _read(question)
+    found = read(question.source, question.name)
     more = {}
     for member in QUESTIONS.values():
         if member.door == question.name and not own:
-            for knob in _read(member).own:
+            for knob in read(member.source, member.name).own:
                 more[knob.name] = Knob(knob.name, knob.kind, f"{knob.help} ({member.name})", None, knob.choices)
     return Knobs(
         found.help, (*found.own, *(more[n] for n in more if n not in {k.name for k in found.own})), found.shared
     )
 
 
-def _read(question: Question) -> Knobs:
-    module = ast.parse(question.source.read_text(encoding="utf-8"))
-    function = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == question.name)
+def read(file: Path, name: str) -> Knobs:
+    """The knobs of a function in a file."""
+    module = ast.parse(file.read_text(encoding="utf-8"))
+    function = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name)
     constants = {
         target.id: node.value
         for node in module.body

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerscope.analysis.errors import BadArgument, BadMetric, BadVector
+from steerscope.analysis.errors import BadMetric
+from steerscope.commands import vectors
 from steerscope.knobs import KINDS, NONE, Knob, Knobs, knobs
 from steerscope.questions import Question
 
@@ -34,10 +35,10 @@ EXAMPLE = (
 def command(question: Question) -> Callable[..., None]:
     """A command that asks the question, saves the result, writes its page and says what was found."""
     read = knobs(question)
-    shared = list(inspect.signature(_experiment).parameters.values())
+    vector, shared = vectors.options(), list(inspect.signature(_experiment).parameters.values())[1:]
     around = [o for o in inspect.signature(_around).parameters.values() if o.name in ("out", "overwrite", "report")]
     levels = [o for o in inspect.signature(_around).parameters.values() if o.name in read.shared]
-    options = [*shared, *map(_option, read.own), *levels, *around]
+    options = [*shared, *vector, *map(_option, read.own), *levels, *around]
     options = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     options.sort(key=lambda option: option.default is not inspect.Parameter.empty)
 
@@ -49,7 +50,9 @@ def command(question: Question) -> Callable[..., None]:
         levels = {name: given[name] for name in read.shared}
         Statistics(**levels)  # refuses what makes no sense
         own = _given(read, given)
-        experiment = _experiment(**{option.name: given[option.name] for option in shared})
+        wanted = {name: given[name] for name in (*vectors.OF_COMMAND, *(option.name for option in vector))}
+        [one] = vectors.chosen(wanted)
+        experiment = _experiment(one, **{option.name: given[option.name] for option in shared})
         finish(question.function(experiment, **own, **levels), given["out"], given["overwrite"], given["report"])
 
     needed = "".join(f" --{k.name.replace('_', '-')} ..." for k in read.own if k.default is NONE)
@@ -88,19 +91,12 @@ def _around(
 
 
 def _experiment(
+    wanted_vector: vectors.Chosen,
     model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
     prompts: Annotated[
         Path, typer.Option(help="One text a line, or .jsonl, .csv, .parquet with a column prompt or text.")
     ],
-    plus: Annotated[
-        str | None, typer.Option(help="Text of the vector's positive side; a leading space matters.")
-    ] = None,
-    minus: Annotated[str, typer.Option(help="Text of its negative side.")] = " ",
-    vector: Annotated[Path | None, typer.Option(help="A saved vector instead of --plus and --minus.")] = None,
     layer: Annotated[int | None, typer.Option(help="Layer to record and inject at.")] = None,
-    site: Annotated[str, typer.Option(help="resid_pre, attn_out, mlp_out or z.")] = "resid_pre",
-    head: Annotated[int | None, typer.Option(help="Head, for --site z.")] = None,
-    pad: Annotated[str, typer.Option(help="Single token that fills up the shorter side.")] = " ",
     coef: Annotated[float, typer.Option(help="Coefficient of the vector.")] = 1.0,
     positions: Annotated[str, typer.Option(help=POSITIONS)] = "front",
     metric: Annotated[str, typer.Option(help="logit_direction, log_prob, kl or perplexity.")] = "logit_direction",
@@ -124,30 +120,19 @@ def _experiment(
     # What needs no model is refused before one is loaded.
     from steerscope.analysis.question.injection import Injection
     from steerscope.analysis.question.prompts import read_prompts
-    from steerscope.analysis.vectors.vector import SteeringVector
     from steerscope.commands.finish import hush
 
-    if (plus is None) == (vector is None):
-        raise BadVector(
-            "got both or neither of --plus and --vector; expected one of them; give --plus TEXT or --vector FILE"
-        )
-    if plus is not None and layer is None:
-        raise BadArgument(
-            "no --layer given; expected the layer to record and inject at, counted from 0; add for example --layer 0"
-        )
     wanted = metric_of(metric, targets, against, continuation)
     texts = read_prompts(prompts)
-    saved = None if vector is None else SteeringVector.load(vector)
     hush()
 
     from steerscope.analysis.question.experiment import Experiment
     from steerscope.analysis.question.prompts import make_prompts
-    from steerscope.analysis.vectors.prompt_pair import prompt_pair
     from steerscope.loader import load
 
     loaded = load(model, device=device, dtype=dtype, selfcheck=selfcheck)
     given = make_prompts(loaded, texts, source=str(prompts))
-    made = saved or prompt_pair(loaded, plus or "", minus, layer or 0, site=site, head=head, pad=pad)
+    made = wanted_vector.make(loaded)
     if positions in ("last", "all") and made.body.rows > 1:
         made = made.row(-1)  # these positions take one row: that of the last token, as is usual
     injection = Injection(made, coef, layer, positions)

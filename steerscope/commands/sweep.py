@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
-from steerscope.analysis.errors import BadArgument, BadVector
+from steerscope.analysis.errors import BadArgument
+from steerscope.commands.vectors import Chosen, offers
 
 if TYPE_CHECKING:
     from steerscope.analysis.model.models import Model
@@ -42,16 +43,11 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by def
 
 
 @app.command("run")
+@offers
 def run(
+    wanted_vectors: list[Chosen],
     model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on with it.")],
-    plus: Annotated[
-        list[str] | None, typer.Option(help="Text of a vector's positive side; several for several vectors.")
-    ] = None,
-    minus: Annotated[
-        list[str] | None, typer.Option(help="Text of its negative side; one for all, or one each.")
-    ] = None,
-    vector: Annotated[list[Path] | None, typer.Option(help="Saved vectors instead of --plus and --minus.")] = None,
     layer: Annotated[int | None, typer.Option(help="Layer of the whole injection, which trials are parts of.")] = None,
     coef: Annotated[str, typer.Option(help="Coefficients, separated by commas: a grid, such as 1,2,4.")] = "1",
     trials: Annotated[int, typer.Option(help="How many, controls included.")] = 2000,
@@ -101,30 +97,26 @@ def run(
     from steerscope.analysis.question.corpora import windows
     from steerscope.analysis.question.prompts import make_prompts, read_prompts
     from steerscope.analysis.sweeps.executors import executor as executor_of
-    from steerscope.analysis.vectors.vector import SteeringVector
     from steerscope.commands.asked import metric_of
     from steerscope.commands.finish import command_line, hush
 
     where = executor_of(executor.value, workers, address)
-    given = _vectors(plus, minus, vector, layer)
     coefficients, numbers = _numbers("--coef", coef, float), _range(k)
     wanted = metric_of(metric, targets, against, None)
-    saved = [SteeringVector.load(path) for path in vector or []]
     texts = read_prompts(prompts) if tokens == 0 else None
     hush()
     from steerscope.analysis.sweeps.plan import plan
     from steerscope.analysis.sweeps.runner import begin
     from steerscope.analysis.sweeps.store import Store
-    from steerscope.analysis.vectors.prompt_pair import prompt_pair
     from steerscope.loader import load
 
     loaded = load(model, device=device, dtype=dtype)
-    vectors = saved or [prompt_pair(loaded, a, b, layer or 0) for a, b in given]
+    vectors = [one.make(loaded) for one in wanted_vectors]
     if texts is None:
         base = windows(loaded, prompts, count=count, tokens=tokens, seed=seed, read=read)
     else:
         base = make_prompts(loaded, texts, source=prompts)
-    files = {f"vector {i}": path for i, path in enumerate(vector or [])}
+    files = {f"vector {i}": one.file for i, one in enumerate(wanted_vectors) if one.file is not None}
     made = plan(
         loaded,
         vectors,
@@ -260,26 +252,6 @@ def _loader(name: str, loaded: "Model") -> Any:
 
     kind = str(loaded.dtype).removeprefix("torch.")
     return partial(load, name, device=loaded.device.type, dtype=kind, selfcheck=False)
-
-
-def _vectors(
-    plus: list[str] | None, minus: list[str] | None, files: list[Path] | None, layer: int | None
-) -> list[tuple[str, str]]:
-    if bool(plus) == bool(files):
-        raise BadVector(
-            "got both or neither of --plus and --vector; expected one of them; give --plus TEXT or --vector FILE"
-        )
-    if plus and layer is None:
-        raise BadArgument(
-            "no --layer given; expected the layer of the whole injection, counted from 0; add for example --layer 0"
-        )
-    several = minus or [" "]
-    if plus and len(several) not in (1, len(plus)):
-        raise BadVector(
-            f"{len(plus)} times --plus and {len(several)} times --minus; expected one --minus for all, or one "
-            "for each --plus"
-        )
-    return [(a, several[i % len(several)]) for i, a in enumerate(plus or [])]
 
 
 def _numbers(option: str, text: str, kind: Any) -> tuple[Any, ...]:

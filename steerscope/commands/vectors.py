@@ -1,0 +1,131 @@
+"""The options that make a vector: those of every recipe of the family, or saved ones.
+
+A recipe's options are read from its signature, as a question's knobs are; `layer` and `seed` are those of the command.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from steerscope.analysis.errors import BadArgument, BadVector
+from steerscope.analysis.vectors.recipes import OFFERED, RECIPES
+from steerscope.knobs import KINDS, NONE, Knob, read
+
+if TYPE_CHECKING:
+    from steerscope.analysis.model.models import Model
+    from steerscope.analysis.vectors.vector import SteeringVector
+
+OF_COMMAND = ("layer", "seed")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A vector that was asked for: a saved one, or a recipe with its options."""
+
+    recipe: str = ""
+    options: Mapping[str, Any] | None = None
+    saved: "SteeringVector | None" = None
+    file: Path | None = None
+
+    def make(self, model: "Model") -> "SteeringVector":
+        from steerscope.analysis.vectors.recipes import make
+
+        return self.saved or make(model, self.recipe, **(self.options or {}))
+
+
+def offers(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first parameter, a list of `Chosen`, is filled from the options of recipes, each given any number
+    of times.
+    """
+    own = list(inspect.signature(command).parameters.values())[1:]
+    made = options(several=True)
+    names = [option.name for option in made]
+
+    @wraps(command)
+    def filled(**given: Any) -> None:
+        wanted = {name: given[name] for name in (*names, *OF_COMMAND) if name in given}
+        command(chosen(wanted), **{option.name: given[option.name] for option in own})
+
+    both = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in (*own, *made)]
+    filled.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+    filled.__annotations__ = {option.name: option.annotation for option in both}
+    return filled
+
+
+def options(several: bool = False) -> list[inspect.Parameter]:
+    """`--recipe`, `--vector`, and the options of every recipe, once each; all of them lists where `several`."""
+    kinds = {knob.name: knob for name in reversed(OFFERED) for knob in _knobs(name) if knob.name not in OF_COMMAND}
+    names = f"{'Saved vectors' if several else 'A saved vector'} instead of a recipe."
+    found = [
+        _option("recipe", Literal[OFFERED], "How the vector is made.", OFFERED[0]),
+        _option("vector", list[Path] if several else Path, names),
+    ]
+    for knob in reversed(kinds.values()):
+        kind = KINDS[knob.kind].type
+        found.append(_option(knob.name, GenericAlias(list, (kind,)) if several else kind, _about(knob)))
+    return found
+
+
+def chosen(given: Mapping[str, Any]) -> list[Chosen]:
+    """The vectors that the options ask for; what needs no model is refused here.
+
+    Raises:
+        BadVector: a recipe and a saved vector, or neither; lists of options that do not pair up.
+        BadArgument: no layer.
+    """
+    from steerscope.analysis.vectors.vector import SteeringVector
+
+    recipe, knobs = given["recipe"], _knobs(given["recipe"])
+    files = _list(given["vector"])
+    lists = {knob.name: _list(given.get(knob.name)) for knob in knobs if knob.name not in OF_COMMAND}
+    needed = [knob.name for knob in knobs if knob.default is NONE]
+    if bool(files) == all(lists[name] for name in needed):
+        named = " and ".join(f"--{name}" for name in needed)
+        example = " ".join(f"--{name} ..." for name in needed)
+        raise BadVector(
+            f"got both or neither of {named} and --vector; expected one of them; give {example} or --vector FILE"
+        )
+    if files:
+        return [Chosen(saved=SteeringVector.load(path), file=path) for path in files]
+    of_command = {knob.name: given[knob.name] for knob in knobs if knob.name in OF_COMMAND and knob.name in given}
+    if of_command.get("layer", 0) is None:
+        raise BadArgument(
+            "no --layer given; expected the layer to record and inject at, counted from 0; add for example --layer 0"
+        )
+    count = max(len(values) for values in lists.values())
+    for name, values in lists.items():
+        if len(values) not in (0, 1, count):
+            raise BadVector(
+                f"{count} vectors and {len(values)} times --{name}; expected one --{name} for all, or one for each"
+            )
+    return [
+        Chosen(recipe, of_command | {name: values[i % len(values)] for name, values in lists.items() if values})
+        for i in range(count)
+    ]
+
+
+def _knobs(recipe: str) -> tuple[Knob, ...]:
+    return read(RECIPES[recipe].source, recipe).own
+
+
+def _list(given: Any) -> list[Any]:
+    return [] if given is None else given if isinstance(given, list) else [given]
+
+
+def _about(knob: Knob) -> str:
+    return knob.help if knob.default in (NONE, None) else f"{knob.help} [default: {knob.default!r}]"
+
+
+def _option(name: str, kind: Any, about: str, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind | None if default is None else kind, typer.Option(help=about)],
+    )
