@@ -149,11 +149,6 @@ def patched(measure: str, prompt: int, edits: Edits, edited: Sequence[Edit]) -> 
     return Variant(prompt, (*edits[prompt], *edited) if measure == "necessity" else tuple(edited))
 
 
-def effect(experiment: Experiment) -> Float[Values, " prompt"]:
-    """The whole effect of the injection on every prompt."""
-    return experiment.effect()
-
-
 def against_plain(experiment: Experiment, variants: Sequence[Variant]) -> float:
     """Largest difference in log-probability at the scored positions between the engine and plain passes."""
     scored = experiment.scored_positions.positions
