@@ -11,7 +11,7 @@ A test holds every reading against `inspect.signature`.
 import ast
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +108,17 @@ def knobs(question: Question, own: bool = False) -> Knobs:
     The methods' have no default here: what is left out keeps the method's own.
     """
     found = read(question.source, question.name)
-    more = {}
-    for member in QUESTIONS.values():
-        if member.door == question.name and not own:
+    more: dict[str, Knob] = {}
+    takes: dict[str, list[str]] = {}
+    for member in QUESTIONS.values() if not own else ():
+        if member.door == question.name:
             for knob in read(member.source, member.name).own:
-                more[knob.name] = Knob(knob.name, knob.kind, f"{knob.help} ({member.name})", None, knob.choices)
-    return Knobs(
-        found.help, (*found.own, *(more[n] for n in more if n not in {k.name for k in found.own})), found.shared
-    )
+                more.setdefault(knob.name, knob)
+                takes.setdefault(knob.name, []).append(member.name)
+    for knob in found.own:
+        more.pop(knob.name, None)
+    others = (replace(k, help=f"{k.help} ({', '.join(takes[k.name])})", default=None) for k in more.values())
+    return Knobs(found.help, (*found.own, *others), found.shared)
 
 
 def read(file: Path, name: str) -> Knobs:
@@ -171,4 +174,5 @@ def _arguments(docstring: str) -> dict[str, str]:
             found |= dict.fromkeys(names, entry[2].strip())
         else:
             found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
-    return {name: text[:1].upper() + text[1:] for name, text in found.items()}
+    # A sentence begins with a capital, the name of a thing does not.
+    return {name: text if "_" in text.split(" ")[0] else text[:1].upper() + text[1:] for name, text in found.items()}

@@ -38,7 +38,7 @@ def command(question: Question) -> Callable[..., None]:
     vector, shared = vectors.options(), list(inspect.signature(_experiment).parameters.values())[1:]
     around = [o for o in inspect.signature(_around).parameters.values() if o.name in ("out", "overwrite", "report")]
     levels = [o for o in inspect.signature(_around).parameters.values() if o.name in read.shared]
-    options = [*shared, *vector, *map(_option, read.own), *levels, *around]
+    options = [*vector, *shared, *map(_option, read.own), *levels, *around]
     options = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     options.sort(key=lambda option: option.default is not inspect.Parameter.empty)
 
@@ -57,7 +57,7 @@ def command(question: Question) -> Callable[..., None]:
 
     needed = "".join(f" --{k.name.replace('_', '-')} ..." for k in read.own if k.default is NONE)
     example = EXAMPLE.format(question.command, int(question.name == "writers"), needed, question.command)
-    ask.__doc__ = f"{question.asks} {read.help}\n\nExample: {example}"
+    ask.__doc__ = f"{read.help}\n\nExample: {example}"
     ask.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     ask.__annotations__ = {option.name: option.annotation for option in options}
     return ask
@@ -71,7 +71,9 @@ def _option(knob: Knob) -> inspect.Parameter:
         knob.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if default is NONE else default,
-        annotation=Annotated[kind | None if default is None else kind, typer.Option(help=knob.help)],
+        annotation=Annotated[
+            kind | None if default is None else kind, typer.Option(help=knob.help, rich_help_panel="This question")
+        ],
     )
 
 

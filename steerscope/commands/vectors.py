@@ -60,13 +60,15 @@ def offers(command: Callable[..., None]) -> Callable[..., None]:
 
 def options(several: bool = False) -> list[inspect.Parameter]:
     """`--recipe`, `--vector`, and the options of every recipe, once each; all of them lists where `several`."""
-    kinds = {knob.name: knob for name in reversed(OFFERED) for knob in _knobs(name) if knob.name not in OF_COMMAND}
+    kinds: dict[str, Knob] = {}
+    for knob in (knob for name in OFFERED for knob in _knobs(name) if knob.name not in OF_COMMAND):
+        kinds.setdefault(knob.name, knob)
     names = f"{'Saved vectors' if several else 'A saved vector'} instead of a recipe."
     found = [
         _option("recipe", Literal[OFFERED], "How the vector is made.", OFFERED[0]),
         _option("vector", list[Path] if several else Path, names),
     ]
-    for knob in reversed(kinds.values()):
+    for knob in kinds.values():
         kind = KINDS[knob.kind].type
         found.append(_option(knob.name, GenericAlias(list, (kind,)) if several else kind, _about(knob)))
     return found
@@ -127,5 +129,7 @@ def _option(name: str, kind: Any, about: str, default: Any = None) -> inspect.Pa
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[kind | None if default is None else kind, typer.Option(help=about)],
+        annotation=Annotated[
+            kind | None if default is None else kind, typer.Option(help=about, rich_help_panel="Vector")
+        ],
     )
