@@ -95,11 +95,8 @@ def make(model: "Model", recipe: str, **options: Any) -> "SteeringVector":
     needed = {name for name, option in known.items() if option.default is option.empty}
     unknown, missing = sorted(set(options) - set(known)), sorted(needed - set(options))
     if unknown or missing:
-        wrong = [f"does not have {', '.join(unknown)}"] * bool(unknown) + [f"needs {', '.join(missing)}"] * bool(
-            missing
-        )
+        faults = (("does not have", unknown), ("needs", missing))
+        wrong = " and ".join(f"{verb} {', '.join(names)}" for verb, names in faults if names)
         example = ", ".join(f"{name}={value!r}" for name, value in member.example.items())
-        raise BadVector(
-            f"the recipe {recipe} {' and '.join(wrong)}; expected {', '.join(known)}; give for example {example}"
-        )
+        raise BadVector(f"the recipe {recipe} {wrong}; expected {', '.join(known)}; give for example {example}")
     return member.function(model, **options)
