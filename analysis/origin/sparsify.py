@@ -1,12 +1,10 @@
 """`sparsify`: how few dimensions of a vector keep its effect.
 
 1. Put the dimensions of each row of the vector in an order: by size |v_i|; by gradient |v_i g_i|, with g the gradient
-   of
-   the metric with respect to the injected vector, averaged along the coefficient (integrated gradients); as they stand
-   (first); or at random, several times.
+   of the metric with respect to the injected vector, averaged along the coefficient (integrated gradients); as they
+   stand (first); or at random, several times.
 2. Keep a fraction of them, set the others to zero, inject, and measure the effect and the disturbance exactly. Once
-   more
-   with each row scaled back to its norm.
+   more with each row scaled back to its norm.
 3. The gradient's order is chosen on one half of the prompts and measured on the other, both ways round.
 4. The same for random vectors of equal norm, each along its own change of logits, in its own order.
 5. The smallest fraction from which on so much of the effect is kept, with its interval over prompts.
@@ -21,30 +19,222 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.run import Reads
 from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.question.metrics import kl, logit_direction
-from steerscope.analysis.results.effects import Statistics
+from steerscope.analysis.question.metrics import kl
+from steerscope.analysis.results.effects import Statistics, band, nonzero, over_controls, wrong_way
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column, Frame, Frames
+from steerscope.analysis.results.stats import benjamini_hochberg, interval, ratio_interval, sign_flip_p
 from steerscope.analysis.tools.injected_gradient import injected_gradient
 from steerscope.analysis.tools.patching import against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
 
-from .sparsify_tables import curves_table, dimensions_table, per_prompt_table, smallest_table
+_ORDER: Frame = {
+    "order": Column(
+        "which dimensions are kept first: size (largest values), gradient (largest value times gradient, chosen on the "
+        "other half of the prompts), first (as they stand), random (mean over several draws)",
+        role="label",
+    ),
+    "rescaled": Column("whether each row was scaled back to its norm", role="label"),
+}
+_FRACTION: Frame = {"fraction": Column("share of the dimensions of each row that is kept", role="axis")}
+_BAND: Frame = {
+    "control_low": Column("2.5th percentile over the random vectors", role="reference_low"),
+    "control_high": Column("97.5th percentile over the random vectors", role="reference_high"),
+}
+COLUMNS: Frames = {
+    "curves": {
+        **_ORDER,
+        **_FRACTION,
+        "dimensions": Column("how many are kept of each row (of the first injection)", "dimensions"),
+        "norm": Column("share of the vector's norm that they have, before any rescaling"),
+        "effect": Column("effect of what is kept; mean over prompts", "{metric}"),
+        "low": Column("lower end of the interval over prompts", "{metric}"),
+        "high": Column("upper end of the interval over prompts", "{metric}"),
+        "kept": Column("effect over the effect of the whole vector", role="estimate"),
+        "kept_low": Column("lower end of its interval over prompts", role="low"),
+        "kept_high": Column("upper end of its interval over prompts", role="high"),
+        "kl": Column("disturbance: KL(run || clean), mean over prompts", "nats"),
+        "kl_low": Column("lower end of its interval over prompts", "nats"),
+        "kl_high": Column("upper end of its interval over prompts", "nats"),
+        "kl_kept": Column("disturbance over that of the whole vector"),
+        "own_kept": Column("share that is kept of the vector's own change of logits"),
+        "control": Column(
+            "the same of random vectors, each of its own change in its own order; mean", role="reference"
+        ),
+        **_BAND,
+        "p": Column("sign-flip test over prompts of own_kept minus the random vectors' mean"),
+        "wrong_way": Column("share of prompts whose effect has the opposite sign of the mean"),
+        "p_adjusted": Column("p after Benjamini-Hochberg over rows"),
+        "significant": Column("p_adjusted below the manifest's alpha", role="verdict"),
+    },
+    "smallest": {
+        **_ORDER,
+        "keep": Column("how much of the effect is to be kept"),
+        "fraction": Column("the smallest fraction tried from which on so much is kept", role="estimate"),
+        "low": Column("lower end of its interval, over resampled prompts", role="low"),
+        "high": Column("upper end of its interval, over resampled prompts", role="high"),
+        "dimensions": Column("how many dimensions of each row that is (first injection)", "dimensions"),
+        "kl_kept": Column("share of the disturbance that is kept there"),
+        "own": Column("the same fraction for the vector's own change of logits"),
+        "control": Column("the same for random vectors; mean", role="reference"),
+        **_BAND,
+    },
+    "dimensions": {
+        "injection": Column("number of the injection, from 0", role="label"),
+        "row": Column("row of what is injected (rows of zeros left out)", role="label"),
+        "dimension": Column("index", role="label"),
+        "value": Column("coefficient times vector", "stream units", "estimate"),
+        "gradient": Column(
+            "gradient of the metric along the coefficient, mean over prompts; missing where it was not asked for",
+            "{metric} per stream unit",
+        ),
+        "contribution": Column("value times gradient; they add up to the effect, up to the manifest's gap", "{metric}"),
+        "rank_size": Column("1 for the largest value of the row"),
+        "rank_gradient": Column("1 for the largest contribution of the row, either sign"),
+    },
+    "per_prompt": {
+        **_ORDER,
+        **_FRACTION,
+        "prompt": Column("index of the prompt", role="label"),
+        "effect": Column("effect of what is kept", "{metric}", "estimate"),
+        "kl": Column("disturbance", "nats"),
+    },
+}
 
 ORDERS = ("size", "gradient", "first", "random")
 FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
+RESAMPLES = 4_999
+ALONE = {"halves": "with one prompt the gradient's order is chosen on the prompt that it is measured on"}
 Values = NDArray[np.float64]
-Ranks = list[Float[Tensor, "row dimension"]]  # by injection: which dimension comes first, second...
+Gradients = list[Float[Tensor, "prompt row dimension"]] | None  # by injection
+
+
+def sparsify(
+    experiment: Experiment,
+    *,
+    orders: Sequence[str] = ORDERS,
+    fractions: Sequence[float] = FRACTIONS,
+    keep: float = 0.9,
+    rescale: bool = True,
+    draws: int = 3,
+    steps: int = 8,
+    controls_at_most: int = 4,
+    level: float = 0.95,
+    alpha: float = 0.05,
+) -> Result:
+    """Effect and disturbance that are kept with some dimensions of the vector alone.
+
+    Args:
+        orders: in which dimensions are kept: size, gradient, first, random.
+        fractions: of the dimensions of each row, rounded up; 1 is always added, and fractions that come to the same
+            number of dimensions are run once.
+        keep: how much of the effect should be kept, for the smallest fraction.
+        rescale: whether to try each row scaled back to its norm, too.
+        draws: random orders that are averaged over.
+        steps: points along the coefficient for the gradient.
+        controls_at_most: random vectors of equal norm, at most as many as the experiment has.
+
+    Returns:
+        a `Result` of kind "sparsify"; frames and columns as in `COLUMNS`.
+
+    Raises:
+        BadArgument: an unknown order, a fraction outside of (0, 1], or no draws.
+        BadInjection: the injection has no effect that could be kept.
+        BadMetric: a metric without a gradient, for the gradient's order.
+    """
+    options = Statistics(level, alpha)
+    _check_arguments(orders, fractions, keep, draws, steps)
+    start = time.perf_counter()
+    experiment = experiment.fewer(controls_at_most)
+    if not experiment.effect().any():
+        raise BadInjection(
+            f"the injection has no effect (coefficient {experiment.injections[0].coefficient:g}), so no share of it "
+            "can be kept; expected a coefficient other than 0; choose one"
+        )
+    widths = tuple(i.vector.values.shape[1] for i in experiment.injections)
+    tried = Tried(tuple(dict.fromkeys(orders)), (False, True)[: 1 + rescale], _distinct(fractions, widths), widths)
+    curves, checks, gradients, gap = [], [], None, None
+    for vector in track(range(1 + experiment.controls), "sparse vectors"):
+        work = _Vector(experiment, vector, tried, draws, steps)
+        curves.append(work.curves())
+        if vector == 0:
+            gradients, checks = work.gradients, work.checks(curves[0])
+    edits, total, asked = experiment.edits(0)[0], curves[0].total, (options, experiment.seed)
+    if gradients is not None:
+        reached = sum((g * _values(e).to(g)).sum((1, 2)).numpy() for g, e in zip(gradients, edits, strict=True))
+        gap = float(np.abs(reached - total).mean() / np.abs(total).mean())
+    names = product(tried.orders, tried.scales, tried.really, range(len(total)))
+    cases = pd.DataFrame(names, columns=["order", "rescaled", "fraction", "prompt"])
+    frames = {
+        "curves": _curves(curves, tried, *asked),
+        "smallest": smallest(curves, tried, keep, *asked),
+        "dimensions": _dimensions(edits, gradients),
+        "per_prompt": cases.assign(effect=curves[0].effect.ravel(), kl=curves[0].kl.ravel()),
+    }
+    missing = ALONE if "gradient" in orders and len(experiment.prompts) < 2 else {}
+    about: dict[str, Any] = {"orders": list(tried.orders), "keep": keep, "draws": draws}
+    about |= {"gradient": {"steps": steps, "gap": gap}, "total": float(total.mean())}
+    about |= {"kl": float(curves[0].kl_total.mean()), "level": level, "alpha": alpha}
+    return record("sparsify", experiment, frames, COLUMNS, start, checks=checks, missing=missing, **about)
+
+
+def _check_arguments(orders: Sequence[str], fractions: Sequence[float], keep: float, draws: int, steps: int) -> None:
+    unknown = [order for order in orders if order not in ORDERS]
+    if unknown or not orders:
+        some = ", ".join(map(repr, unknown)) or "none"
+        raise BadArgument(f"orders={list(orders)}; expected some of {', '.join(ORDERS)}; leave out {some}")
+    outside = [f for f in fractions if not 0 < f <= 1]
+    if outside or not fractions:
+        wanted = "expected shares of the dimensions above 0 and at most 1"
+        raise BadArgument(f"fractions={list(fractions)}; {wanted}; change {outside or 'it'}")
+    if not 0 < keep < 1 or draws < 1 or steps < 1:
+        wanted = "expected keep between 0 and 1, and at least 1 of the others; 0.9, 3 and 8 are usual"
+        raise BadArgument(f"keep={keep}, draws={draws}, steps={steps}; {wanted}")
+
+
+def _distinct(fractions: Sequence[float], widths: Sequence[int]) -> tuple[float, ...]:
+    """In order, 1 at the end, one for each set of numbers of dimensions."""
+    found = {tuple(_count(f, width) for width in widths): f for f in sorted({*fractions, 1.0}, reverse=True)}
+    return tuple(sorted(found.values()))
+
+
+def _count(fraction: float, width: int) -> int:
+    """How many dimensions a fraction keeps."""
+    return ceil(fraction * width - 1e-9)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """All orders, scalings and fractions, for injections of some widths."""
+
+    orders: tuple[str, ...]
+    scales: tuple[bool, ...]
+    fractions: tuple[float, ...]
+    widths: tuple[int, ...]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """By fraction and injection, how many dimensions are kept."""
+        return np.array([[_count(fraction, width) for width in self.widths] for fraction in self.fractions])
+
+    @property
+    def really(self) -> Float[Values, " fraction"]:
+        """The fractions that are kept, of the dimensions of all injections together."""
+        return np.asarray(self.counts.sum(axis=1) / sum(self.widths))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +242,8 @@ class Curves:
     """What is kept of one vector.
 
     Attributes:
-        effect: along the metric (of the real vector), or along the vector's own change of logits.
-        own: along its own change of logits.
+        effect: along the metric, of the real vector; of others as `own`.
+        own: along the vector's own change of logits.
         kl: disturbance.
         norm: share of the vector's norm that is kept, before any rescaling; the same for all prompts of a half.
         total, own_total, kl_total: of the whole vector.
@@ -67,124 +257,10 @@ class Curves:
     own_total: Float[Values, " prompt"]
     kl_total: Float[Values, " prompt"]
 
-
-def sparsify(
-    experiment: Experiment,
-    *,
-    orders: Sequence[str] = ORDERS,
-    fractions: Sequence[float] = FRACTIONS,
-    keep: float = 0.9,
-    rescale: bool = True,
-    draws: int = 3,
-    steps: int = 8,
-    controls: int = 4,
-    level: float = 0.95,
-    alpha: float = 0.05,
-) -> Result:
-    """Effect and disturbance that are kept with some dimensions of the vector alone.
-
-    Args:
-        orders: in which dimensions are kept: size, gradient, first, random.
-        fractions: of the dimensions of each row, rounded up; 1 is always added, and fractions that come to the same
-            number
-            of dimensions are run once.
-        keep: how much of the effect should be kept, for the smallest fraction.
-        rescale: whether to try each row scaled back to its norm, too.
-        draws: random orders that are averaged over. steps: points along the coefficient for the gradient.
-        controls: random vectors of equal norm, at most as many as the experiment has.
-
-    Returns:
-        a `Result` of kind "sparsify"; frames and columns as in `columns.COLUMNS["sparsify"]`.
-
-    Raises:
-        BadArgument: an unknown order, a fraction outside of (0, 1], or no draws.
-        BadInjection: the injection has no effect that could be kept.
-        BadMetric: a metric without a gradient, for the gradient's order.
-    """
-    options = Statistics(level, alpha)
-    _check_arguments(orders, fractions, keep, draws, steps)
-    start = time.perf_counter()
-    experiment = experiment.fewer(controls)
-    widths = [i.vector.values.shape[1] for i in experiment.injections]
-    fractions = _distinct(fractions, widths)
-    orders = tuple(dict.fromkeys(orders))
-    scales = (False, True) if rescale else (False,)
-    curves, gradients, checks = [], None, []
-    for vector in track(range(1 + experiment.controls), "sparse vectors"):
-        work = _Vector(experiment, vector, orders, draws, steps)
-        curves.append(work.curves(fractions, scales))
-        if vector == 0:
-            gradients, checks = work.gradients, work.checks(curves[0], fractions, scales)
-    asked = options, experiment.seed
-    frames = {
-        "curves": curves_table(curves, orders, scales, fractions, widths, *asked),
-        "smallest": smallest_table(curves, orders, scales, fractions, widths, keep, *asked),
-        "dimensions": dimensions_table(experiment.edits(0)[0], gradients),
-        "per_prompt": per_prompt_table(curves[0], orders, scales, fractions, widths),
-    }
-    gap = None
-    if gradients is not None:
-        edits = experiment.edits(0)[0]
-        reached = sum(
-            (g * e.value.to(g)).sum((1, 2)).numpy()
-            for g, e in zip(gradients, edits, strict=True)
-            if isinstance(e.value, Tensor)
-        )
-        gap = float(np.abs(reached - curves[0].total).mean() / np.abs(curves[0].total).mean())
-    return record(
-        "sparsify",
-        experiment,
-        frames,
-        start,
-        checks=checks,
-        missing=_missing(experiment, orders),
-        orders=list(orders),
-        keep=keep,
-        draws=draws,
-        gradient={"steps": steps, "gap": gap},
-        total=float(curves[0].total.mean()),
-        kl=float(curves[0].kl_total.mean()),
-        level=level,
-        alpha=alpha,
-    )
-
-
-def _check_arguments(orders: Sequence[str], fractions: Sequence[float], keep: float, draws: int, steps: int) -> None:
-    unknown = [order for order in orders if order not in ORDERS]
-    if unknown or not orders:
-        raise BadArgument(
-            f"orders={list(orders)}; expected some of {', '.join(ORDERS)}; leave out "
-            f"{', '.join(map(repr, unknown)) or 'none'}"
-        )
-    outside = [f for f in fractions if not 0 < f <= 1]
-    if outside or not fractions:
-        raise BadArgument(
-            f"fractions={list(fractions)}; expected shares of the dimensions above 0 and at most 1; change "
-            f"{outside or 'it'}"
-        )
-    if not 0 < keep < 1 or draws < 1 or steps < 1:
-        raise BadArgument(
-            f"keep={keep}, draws={draws}, steps={steps}; expected keep between 0 and 1, and at least 1 of the "
-            "others; 0.9, 3 "
-            "and 8 are usual"
-        )
-
-
-def _distinct(fractions: Sequence[float], widths: Sequence[int]) -> tuple[float, ...]:
-    """In order, 1 at the end, one for each set of numbers of dimensions."""
-    found = {tuple(count(f, width) for width in widths): f for f in sorted({*fractions, 1.0}, reverse=True)}
-    return tuple(sorted(found.values()))
-
-
-def count(fraction: float, width: int) -> int:
-    """How many dimensions a fraction keeps."""
-    return ceil(fraction * width - 1e-9)
-
-
-def _missing(experiment: Experiment, orders: Sequence[str]) -> dict[str, str]:
-    if "gradient" in orders and len(experiment.prompts) < 2:
-        return {"halves": "with one prompt the gradient's order is chosen on the prompt that it is measured on"}
-    return {}
+    @property
+    def shares(self) -> Float[Values, "order rescaled fraction prompt"]:
+        """Of its own change of logits."""
+        return self.own / nonzero(self.own_total.mean())
 
 
 @dataclass
@@ -193,63 +269,54 @@ class _Vector:
 
     experiment: Experiment
     vector: int
-    orders: Sequence[str]
+    tried: Tried
     draws: int
     steps: int
 
     def __post_init__(self) -> None:
-        asked = self.experiment
+        asked, own = self.experiment, self.experiment.own(self.vector)
         self.edits: Edits = asked.edits(self.vector)
+        self.values = [_values(edit) for edit in self.edits[0]]
         self.halves = [p % 2 if len(self.edits) > 1 else 0 for p in range(len(self.edits))]
-        prepared = (asked.scored_positions, asked.clean)
-        outputs = asked.outputs(self.edits)
-        own = logit_direction().prepare(*prepared, outputs)
-        along = asked.metric.prepare(*prepared, outputs) if self.vector == 0 else own
-        self.scores = [along, own, kl().prepare(*prepared, outputs)]
-        self.gradients: list[Float[Tensor, "prompt row dimension"]] | None = None
-        if "gradient" in self.orders:
-            reads = asked.reads if self.vector == 0 else "logits"
+        along = own if self.vector else asked.along
+        self.scores = [along, own, kl().prepare(asked.scored_positions, asked.clean, asked.steered)]
+        self.clean = np.stack([asked.value(None, score) for score in self.scores])
+        self.gradients: Gradients = None
+        if "gradient" in self.tried.orders:
+            reads: Reads = "logits" if self.vector else asked.reads
             self.gradients = injected_gradient(asked, self.vector, along, self.steps, reads)
 
-    def run(self, variants: list[Variant]) -> Float[Values, "score row prompt"]:
-        """Changes from the clean run, of variants that are all prompts in turn."""
-        clean = [Variant(p) for p in range(len(self.edits))]
-        values = self.experiment.scores([*clean, *variants], self.scores, "logits").T
-        rows = values.reshape(len(self.scores), -1, len(clean))
-        return np.asarray(rows[:, 1:] - rows[:, :1])
+    def changes(self, variants: list[Variant]) -> Float[Values, "score row prompt"]:
+        """From the clean run, of variants that are all prompts in turn."""
+        values = self.experiment.scores(variants, self.scores, "logits").T
+        return np.asarray(values.reshape(len(values), -1, len(self.edits)) - self.clean[:, None])
 
-    def curves(self, fractions: Sequence[float], scales: Sequence[bool]) -> Curves:
+    def curves(self) -> Curves:
         """Steps 1 and 2."""
-        whole = self.run([Variant(p, edits) for p, edits in enumerate(self.edits)])[:, 0]
-        if not whole[0].any():
-            raise BadInjection(
-                f"the injection has no effect (coefficient {self.experiment.injections[0].coefficient:g}), so "
-                "no share of it can "
-                "be kept; expected a coefficient other than 0; choose one"
-            )
-        shape = (len(self.orders), len(scales), len(fractions))
-        found = np.zeros((len(self.scores), *shape, len(self.edits)))
-        norm = np.zeros((len(self.orders), len(fractions)))
-        for o, order in enumerate(self.orders):
-            times = self.draws if order == "random" else 1
-            for draw in range(times):
-                ranks = [self.ranks(order, draw, half) for half in (0, 1)]
-                variants = []
-                for (s, rescaled), (f, fraction) in product(enumerate(scales), enumerate(fractions)):
-                    cut = [self.cut(rank, fraction, rescaled) for rank in ranks]
-                    variants += [self.variant(p, cut[half]) for p, half in enumerate(self.halves)]
-                    if s == 0:
-                        norm[o, f] += np.mean([self.share(cut[half]) for half in self.halves]) / times
-                values = self.run(variants).reshape(len(self.scores), *shape[1:], -1)
-                found[:, o] += values / times
-        return Curves(found[0], found[1], found[2], norm, whole[0], whole[1], whole[2])
+        found, norm = [], []
+        for order in self.tried.orders:
+            draws = [self.draw(order, draw) for draw in range(self.draws if order == "random" else 1)]
+            found.append(np.mean([values for values, _ in draws], axis=0))
+            norm.append(np.mean([shares for _, shares in draws], axis=0))
+        whole = np.stack([self.experiment.value(self.vector, score) for score in self.scores]) - self.clean
+        effect, own, disturbance = np.stack(found, axis=1)
+        return Curves(effect, own, disturbance, np.array(norm), whole[0], whole[1], whole[2])
 
-    def ranks(self, order: str, draw: int, half: int) -> Ranks:
+    def draw(self, order: str, draw: int) -> tuple[Values, Float[Values, " fraction"]]:
+        """What all fractions change, in one order [score, rescaled, fraction, prompt], and the norm that they keep."""
+        scales, fractions = self.tried.scales, self.tried.fractions
+        ranks = [self.ranks(order, draw, half) for half in (0, 1)]
+        cuts = [[self.cut(rank, f, rescaled) for rank in ranks] for rescaled, f in product(scales, fractions)]
+        values = self.changes([self.variant(p, cut[half]) for cut in cuts for p, half in enumerate(self.halves)])
+        norm = np.array([[_norm(cut[half]) for half in self.halves] for cut in cuts[: len(fractions)]])
+        return values.reshape(len(values), len(scales), len(fractions), -1), norm.mean(axis=1) / _norm(self.values)
+
+    def ranks(self, order: str, draw: int, half: int) -> list[Tensor]:
         """By injection and row, the place of each dimension in the order, for the prompts of a half."""
         generator = torch.Generator().manual_seed(self.experiment.seed * 1009 + draw)
         found = []
-        for i, edit in enumerate(self.edits[0]):
-            value = _values(edit)
+        for i, value in enumerate(self.values):
+            weight = value.abs()
             if order == "first":
                 weight = -torch.arange(value.shape[1], dtype=value.dtype).expand_as(value)
             elif order == "random":
@@ -258,45 +325,36 @@ class _Vector:
                 assert self.gradients is not None
                 others = [p for p, h in enumerate(self.halves) if h != half] or list(range(len(self.halves)))
                 weight = (value * self.gradients[i][others].mean(dim=0)).abs()
-            else:
-                weight = value.abs()
             found.append(weight.argsort(dim=1, descending=True, stable=True).argsort(dim=1))
         return found
 
-    def cut(self, ranks: Ranks, fraction: float, rescaled: bool) -> list[Tensor]:
+    def cut(self, ranks: Sequence[Tensor], fraction: float, rescaled: bool) -> list[Tensor]:
         """By injection, the values that are left."""
         found = []
-        for edit, rank in zip(self.edits[0], ranks, strict=True):
-            value = _values(edit)
-            left = torch.where(rank < count(fraction, value.shape[1]), value, 0.0)
+        for value, rank in zip(self.values, ranks, strict=True):
+            left = torch.where(rank < _count(fraction, value.shape[1]), value, 0.0)
             if rescaled:
-                norms = [x.norm(dim=1, keepdim=True) for x in (value, left)]
-                left = left * torch.where(norms[1] > 0, norms[0] / norms[1].clamp_min(1e-30), 0.0)
+                whole, part = (x.norm(dim=1, keepdim=True) for x in (value, left))
+                left = left * torch.where(part > 0, whole / part.clamp_min(1e-30), 0.0)
             found.append(left)
         return found
 
     def variant(self, prompt: int, values: Sequence[Tensor]) -> Variant:
-        edits = self.edits[prompt]
-        return Variant(prompt, tuple(replace(e, value=v) for e, v in zip(edits, values, strict=True)))
+        edits = zip(self.edits[prompt], values, strict=True)
+        return Variant(prompt, tuple(replace(edit, value=value) for edit, value in edits))
 
-    def share(self, values: Sequence[Tensor]) -> float:
-        left, whole = (sum(v.double().square().sum().item() for v in x) for x in (values, map(_values, self.edits[0])))
-        return float((left / whole) ** 0.5) if whole else 0.0
-
-    def checks(self, found: Curves, fractions: Sequence[float], scales: Sequence[bool]) -> list[dict[str, object]]:
+    def checks(self, found: Curves) -> list[dict[str, object]]:
         """All dimensions give the whole effect, none gives none; sampled rows equal plain passes."""
-        size = np.abs(found.total).max()
+        tried, size = self.tried, np.abs(found.total).max()
         everything = np.abs(found.effect[:, :, -1] - found.total).max() / size
-        empty = [torch.zeros_like(_values(edit)) for edit in self.edits[0]]
-        prompts = range(len(self.edits))
-        nothing = np.abs(self.run([self.variant(p, empty) for p in prompts])[0]).max() / size
+        empty = [torch.zeros_like(value) for value in self.values]
+        nothing = np.abs(self.changes([self.variant(p, empty) for p in range(len(self.edits))])[0]).max() / size
         generator = np.random.default_rng(self.experiment.seed)
         sampled = []
         for _ in range(4):
-            p = int(generator.integers(len(self.edits)))
-            ranks = self.ranks(str(generator.choice(list(self.orders))), 0, self.halves[p])
-            fraction, rescaled = float(generator.choice(fractions)), bool(generator.choice(scales))
-            sampled.append(self.variant(p, self.cut(ranks, fraction, rescaled)))
+            p, order = int(generator.integers(len(self.edits))), str(generator.choice(tried.orders))
+            fraction, rescaled = float(generator.choice(tried.fractions)), bool(generator.choice(tried.scales))
+            sampled.append(self.variant(p, self.cut(self.ranks(order, 0, self.halves[p]), fraction, rescaled)))
         wide = tolerance(self.experiment.model)
         return [
             check("all dimensions give the whole effect (relative)", everything, wide),
@@ -308,3 +366,84 @@ class _Vector:
 def _values(edit: Edit) -> Float[Tensor, "row dimension"]:
     assert isinstance(edit.value, Tensor)
     return edit.value
+
+
+def _norm(values: Sequence[Tensor]) -> float:
+    return float(torch.cat([value.double().flatten() for value in values]).norm())
+
+
+def _curves(curves: Sequence[Curves], tried: Tried, options: Statistics, seed: int) -> pd.DataFrame:
+    """One row for each order, scaling and fraction; p is that of a share unlike the random vectors'."""
+    real, shares = curves[0], np.stack([c.shares for c in curves])
+    p, control = sign_flip_p(shares[0] - over_controls(shares[1:]), seed=seed), over_controls(shares[1:]).mean(-1)
+    p[..., -1] = np.nan  # with all dimensions nothing is asked
+    if len(curves) == 1:
+        p[:], control[:] = np.nan, np.nan
+    adjusted = np.where(np.isnan(p), np.nan, 0.0)
+    adjusted[adjusted == 0] = benjamini_hochberg(p[adjusted == 0])
+    found = {
+        "dimensions": np.broadcast_to(tried.counts[:, 0], p.shape),
+        "norm": np.broadcast_to(real.norm[:, None], p.shape),
+        "effect": real.effect.mean(-1),
+        "kept": real.effect.mean(-1) / nonzero(real.total.mean()),
+        "kl": real.kl.mean(-1),
+        "kl_kept": real.kl.mean(-1) / nonzero(real.kl_total.mean()),
+        "own_kept": shares[0].mean(-1),
+        "control": control,
+        "p": p,
+        "wrong_way": wrong_way(real.effect),
+        "p_adjusted": adjusted,
+        "significant": adjusted < options.alpha,
+    }
+    found["low"], found["high"] = interval(real.effect, options.level, seed)
+    found["kl_low"], found["kl_high"] = interval(real.kl, options.level, seed)
+    found["control_low"], found["control_high"] = band(shares[1:].mean(axis=-1))
+    kept = [ratio_interval(row, real.total, options.level, seed) for row in real.effect.reshape(-1, len(real.total))]
+    found["kept_low"], found["kept_high"] = np.array(kept).T
+    names = pd.DataFrame(product(tried.orders, tried.scales, tried.really), columns=["order", "rescaled", "fraction"])
+    return names.assign(**{name: values.ravel() for name, values in found.items()})[list(COLUMNS["curves"])]
+
+
+def smallest(curves: Sequence[Curves], tried: Tried, keep: float, options: Statistics, seed: int) -> pd.DataFrame:
+    """The smallest fraction from which on `keep` of the effect is kept; resampled prompts give its interval."""
+    real, prompts = curves[0], len(curves[0].total)
+    at = _first(real.effect.mean(-1) / nonzero(real.total.mean()), keep)  # [order, rescaled]
+    own = tried.really[_first(np.stack([c.shares for c in curves]).mean(-1), keep)]  # [vector, order, rescaled]
+    drawn = np.random.default_rng(seed).integers(0, prompts, size=(RESAMPLES, prompts))
+    weights = np.array([np.bincount(row, minlength=prompts) for row in drawn]).T
+    parts = (real.effect @ weights) / (real.total @ weights)  # [order, rescaled, fraction, resample]
+    tail, nothing = 100 * (1 - options.level) / 2, np.full(at.shape, np.nan)
+    kl_kept = real.kl.mean(-1) / nonzero(real.kl_total.mean())
+    found = {
+        "fraction": tried.really[at],
+        "dimensions": tried.counts[at, 0],
+        "kl_kept": np.take_along_axis(kl_kept, at[..., None], axis=-1),
+        "own": own[0],
+        "control": over_controls(own[1:]) if len(curves) > 1 else nothing,
+    }
+    ends = np.percentile(tried.really[_first(np.moveaxis(parts, 2, -1), keep)], [tail, 100 - tail], axis=-1)
+    found["low"], found["high"] = ends if prompts > 1 else (nothing, nothing)
+    found["control_low"], found["control_high"] = band(own[1:])
+    names = pd.DataFrame(product(tried.orders, tried.scales), columns=["order", "rescaled"]).assign(keep=keep)
+    return names.assign(**{name: values.ravel() for name, values in found.items()})[list(COLUMNS["smallest"])]
+
+
+def _first(shares: Float[Values, "... fraction"], keep: float) -> NDArray[np.int64]:
+    """Index of the first fraction from which on no share is below `keep`; the last one keeps all by definition."""
+    enough = shares >= keep
+    enough[..., -1] = True
+    return np.asarray(np.logical_and.accumulate(enough[..., ::-1], axis=-1)[..., ::-1].argmax(axis=-1))
+
+
+def _dimensions(edits: Sequence[Edit], gradients: Gradients) -> pd.DataFrame:
+    """Every dimension of every row that is not zero: its value times the coefficient, its gradient, and its ranks."""
+    frames = []
+    for i, values in enumerate(_values(edit).double().numpy() for edit in edits):
+        mean = np.full_like(values, np.nan) if gradients is None else gradients[i].mean(0).double().numpy()
+        for row in np.flatnonzero(values.any(axis=1)):
+            numbers = {"dimension": range(len(mean[row])), "value": values[row], "gradient": mean[row]}
+            table = pd.DataFrame({"injection": i, "row": row, **numbers}).assign(contribution=values[row] * mean[row])
+            for name, of in (("rank_size", "value"), ("rank_gradient", "contribution")):
+                table[name] = table[of].abs().rank(method="first", ascending=False)
+            frames.append(table)
+    return pd.concat(frames, ignore_index=True)

@@ -1,22 +1,19 @@
 """Sparse vectors against plain passes, their gradients against autograd, and what is refused."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from questions import one
 from reference import plain_pass
 from torch import Tensor
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import measure
 from steerscope.analysis.errors import BadArgument, BadInjection, BadMetric
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.origin.sparsify import sparsify
-from steerscope.analysis.origin.sparsify_tables import smallest_table
+from steerscope.analysis.origin.sparsify import COLUMNS, Curves, Tried, smallest, sparsify
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import Metric, Outputs, Score, Scored, kl, log_prob
@@ -28,7 +25,6 @@ from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 
 FEW = (0.02, 0.25, 0.5)
-Values = NDArray[np.float64]
 
 
 def experiment(model: Model, texts: list[str], coefficient: float = 3.0, **options: object) -> Experiment:
@@ -38,7 +34,7 @@ def experiment(model: Model, texts: list[str], coefficient: float = 3.0, **optio
 
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
-    return sparsify(experiment(tiny, stories[:6]), fractions=FEW, controls=2)
+    return sparsify(experiment(tiny, stories[:6]), fractions=FEW, controls_at_most=2)
 
 
 def slow_effect(asked: Experiment, p: int, values: Tensor, target: int) -> float:
@@ -59,7 +55,7 @@ def test_what_is_kept_equals_plain_passes_with_a_vector_that_was_cut_by_hand(
 ) -> None:
     target = tiny.single_token(" wedding")
     asked = experiment(tiny, [stories[0], "Tom had a red ball", stories[3]], metric=log_prob([target]))
-    table = sparsify(asked, orders=[order], fractions=FEW, controls=0, steps=4).frames["per_prompt"]
+    table = sparsify(asked, orders=[order], fractions=FEW, controls_at_most=0, steps=4).frames["per_prompt"]
     kept = table[table["rescaled"] == rescaled].set_index(["fraction", "prompt"])["effect"]
     value = asked.edits(0)[0][0].value
     assert isinstance(value, Tensor)
@@ -101,7 +97,7 @@ def test_the_largest_values_have_more_of_the_norm_than_any_others(result: Result
 
 def test_it_has_the_columns_that_are_described(result: Result) -> None:
     assert {name: list(frame.columns) for name, frame in result.frames.items()} == {
-        name: list(columns) for name, columns in COLUMNS["sparsify"].items()
+        name: list(columns) for name, columns in COLUMNS.items()
     }
 
 
@@ -153,7 +149,7 @@ def test_contributions_of_all_dimensions_add_up_to_the_effect(tiny: Model, stori
 def test_fractions_that_come_to_the_same_dimensions_are_run_once(tiny: Model, stories: list[str]) -> None:
     asked = experiment(tiny, stories[:2])
     table = sparsify(
-        asked, orders=["size"], fractions=[0.001, 0.01, 0.03, 0.04, 1.0], controls=0, rescale=False
+        asked, orders=["size"], fractions=[0.001, 0.01, 0.03, 0.04, 1.0], controls_at_most=0, rescale=False
     ).frames["curves"]
     assert table["dimensions"].tolist() == [1, 2, 32]
     assert table["fraction"].tolist() == [1 / 32, 2 / 32, 1.0]
@@ -163,32 +159,20 @@ def test_several_injections_are_cut_each_by_its_own_width(tiny: Model, stories: 
     stream = Injection(prompt_pair(tiny, " wedding", " ship", 0), 2.0)
     inside = Injection(prompt_pair(tiny, " wedding", " ship", 1, site="z", head=1), 2.0)
     asked = Experiment(tiny, (stream, inside), make_prompts(tiny, stories[:3]), controls=1)
-    found = sparsify(asked, fractions=[0.25], controls=1, draws=1)
+    found = sparsify(asked, fractions=[0.25], controls_at_most=1, draws=1)
     assert found.frames["curves"]["fraction"].min() == (8 + 2) / (32 + 8)
     assert set(found.frames["dimensions"]["injection"]) == {0, 1}
     assert all(c["passed"] for c in found.manifest["checks"])
-
-
-@dataclass(frozen=True, eq=False)
-class MadeUp:
-    """Curves by hand: `[order, rescaled, fraction, prompt]`."""
-
-    effect: Values
-    own: Values
-    kl: Values
-    norm: Values
-    total: Values
-    own_total: Values
-    kl_total: Values
 
 
 def test_the_smallest_fraction_is_the_first_from_which_on_enough_is_kept() -> None:
     share = np.array([0.3, 0.95, 0.7, 0.92, 1.0])  # 0.95 does not last
     values = np.ones(4)[None, None, None, :] * share[None, None, :, None]
     whole = np.ones(4)
-    real = MadeUp(values, values, values, np.ones((1, 5)), whole, whole, whole)
+    real = Curves(values, values, values, np.ones((1, 5)), whole, whole, whole)
     control = replace(real, own=values * np.array([1, 1, 1, 0.5, 1])[None, None, :, None])
-    table = smallest_table([real, control], ["size"], [False], [0.1, 0.2, 0.3, 0.5, 1.0], [10], 0.9, Statistics(), 0)
+    tried = Tried(("size",), (False,), (0.1, 0.2, 0.3, 0.5, 1.0), (10,))
+    table = smallest([real, control], tried, 0.9, Statistics(), 0)
     row = table.iloc[0]
     assert (row["fraction"], row["low"], row["high"], row["dimensions"]) == (0.5, 0.5, 0.5, 5)
     assert (row["own"], row["control"]) == (0.5, 1.0)
@@ -196,13 +180,13 @@ def test_the_smallest_fraction_is_the_first_from_which_on_enough_is_kept() -> No
 
 
 def test_the_same_seed_gives_the_same_numbers(result: Result, tiny: Model, stories: list[str]) -> None:
-    again = sparsify(experiment(tiny, stories[:6]), fractions=FEW, controls=2)
+    again = sparsify(experiment(tiny, stories[:6]), fractions=FEW, controls_at_most=2)
     for name, frame in result.frames.items():
         assert frame.equals(again.frames[name])
 
 
 def test_one_prompt_and_no_controls_say_what_is_missing(tiny: Model, stories: list[str]) -> None:
-    found = sparsify(experiment(tiny, stories[:1]), fractions=[0.5], controls=0, draws=1)
+    found = sparsify(experiment(tiny, stories[:1]), fractions=[0.5], controls_at_most=0, draws=1)
     assert {"intervals", "controls", "halves"} <= set(found.manifest["missing"])
     table = found.frames["curves"]
     assert table[["low", "control", "p", "p_adjusted"]].isna().all(axis=None)
@@ -231,7 +215,7 @@ def test_arguments_out_of_range_are_refused(
 
 def test_an_injection_without_effect_is_refused(tiny: Model, stories: list[str]) -> None:
     with pytest.raises(BadInjection, match=r"no effect \(coefficient 0\)"):
-        sparsify(experiment(tiny, stories[:2], 0.0), controls=0)
+        sparsify(experiment(tiny, stories[:2], 0.0), controls_at_most=0)
 
 
 def test_a_metric_without_a_gradient_is_refused_by_the_gradients_order_alone(tiny: Model, stories: list[str]) -> None:
@@ -240,8 +224,8 @@ def test_a_metric_without_a_gradient_is_refused_by_the_gradients_order_alone(tin
 
     asked = experiment(tiny, stories[:2], metric=Metric("a logit", "logits", prepare))
     with pytest.raises(BadMetric, match="a logit has no gradient"):
-        sparsify(asked, controls=0)
-    found = sparsify(asked, orders=["size"], fractions=[0.5], controls=0)
+        sparsify(asked, controls_at_most=0)
+    found = sparsify(asked, orders=["size"], fractions=[0.5], controls_at_most=0)
     assert found.frames["dimensions"]["gradient"].isna().all()
 
 
@@ -253,7 +237,7 @@ def test_a_vector_that_lives_in_few_dimensions_is_found_out(tiny: Model, stories
     asked = Experiment(
         tiny, (Injection(SteeringVector(values, vector.site), 4.0),), make_prompts(tiny, stories), controls=3
     )
-    found = sparsify(asked, orders=["size", "first"], fractions=[4 / 32, 0.5], rescale=False, controls=3)
+    found = sparsify(asked, orders=["size", "first"], fractions=[4 / 32, 0.5], rescale=False, controls_at_most=3)
     row = one(found.frames["curves"], "order", "fraction")("size", 0.125)
     assert row["kept"] == pytest.approx(1.0, abs=1e-5)
     assert row["significant"] and row["control"] < 0.9
