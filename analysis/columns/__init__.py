@@ -5,6 +5,8 @@ docs and a test read this.
 """
 
 from steerscope.analysis.results.schema import Frames
+from steerscope.analysis.sweeps.rows import TRIALS
+from steerscope.analysis.sweeps.summary import COLUMNS as SWEEP
 
 from .attention import ATTENTION
 from .attribute import ATTRIBUTE
@@ -13,7 +15,6 @@ from .paths import PATHS
 from .screen import SCREEN
 from .shapley import SHAPLEY
 from .sparsify import SPARSIFY
-from .sweep import SWEEP
 from .writers import WRITERS
 
 COLUMNS: dict[str, Frames] = {
@@ -24,6 +25,6 @@ COLUMNS: dict[str, Frames] = {
     "screen": SCREEN,
     "shapley": SHAPLEY,
     "sparsify": SPARSIFY,
-    "sweep": SWEEP,
+    "sweep": {"trials": TRIALS} | SWEEP,
     "writers": WRITERS,
 }

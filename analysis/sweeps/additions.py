@@ -171,8 +171,7 @@ def _check_stream(model: Model, vector: SteeringVector) -> None:
     if vector.site.name != "resid_pre" or vector.values.shape[1] != model.d_model:
         raise BadVector(
             f"a vector at {vector.site} of width {vector.values.shape[1]}; expected one at resid_pre of width "
-            f"{model.d_model}; "
-            "record it at resid_pre, or give each node its own (mode given)"
+            f"{model.d_model}; record it at resid_pre, or give each node its own (mode given)"
         )
 
 
@@ -181,9 +180,8 @@ def _own(model: Model, vector: SteeringVector, chosen: Sequence[Unit]) -> tuple[
     source = vector.source
     if "plus" not in source or "minus" not in source:
         raise BadVector(
-            f"mode own needs the plus and minus prompts of ({vector.label}), and this vector has none; "
-            "expected one made "
-            "from a prompt pair; use --plus and --minus (steering_vector), or mode through or shared"
+            f"mode own needs the plus and minus prompts of ({vector.label}), and this vector has none; expected one "
+            "made from a prompt pair; use --plus and --minus (steering_vector), or mode through or shared"
         )
     pair = paired(model, source["plus"], source["minus"], source.get("pad", " "))
     sites = sorted({(unit.site.name, unit.layer) for unit in chosen})

@@ -7,7 +7,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -30,38 +30,11 @@ from steerscope.analysis.vectors.vector import SteeringVector
 
 from .design import Trial
 from .numbers import Numbers
+from .rows import SCHEMA
 from .work import Answer, Block, Work
 
 EDITS = 5000  # kept between blocks, at most
 TOLERANCE = 1e-3  # nats: engine against plain passes, in the run's own check
-
-SCHEMA = pa.schema(
-    [
-        ("trial", pa.int64()),
-        ("visit", pa.int32()),
-        ("prompt", pa.int32()),
-        ("nodes", pa.list_(pa.string())),
-        ("k", pa.int16()),
-        ("design", pa.string()),
-        ("antithetic", pa.bool_()),
-        ("mode", pa.string()),
-        ("vector", pa.int16()),
-        ("drawn", pa.list_(pa.int16())),
-        ("control", pa.int16()),
-        ("coefficient", pa.float64()),
-        ("effect", pa.float32()),
-        ("kl", pa.float32()),
-        ("perplexity", pa.float32()),
-        ("entropy", pa.float32()),
-        ("norm", pa.float32()),
-        ("clean_perplexity", pa.float32()),
-        ("clean_entropy", pa.float32()),
-        ("steered_effect", pa.float32()),
-        ("steered_kl", pa.float32()),
-        ("steered_perplexity", pa.float32()),
-    ]
-)
-
 
 _KEPT: dict[str, "Bench"] = {}  # the one of this process
 
@@ -89,8 +62,8 @@ def _load(work: Work) -> Model:
     if model.weights_hash != work.weights_hash:
         raise BrokenInvariant(
             f"a worker loaded {model.name} with weights {model.weights_hash[:12]}, the run has "
-            f"{work.weights_hash[:12]}; "
-            "expected the same model on every machine; give a path or a name that is the same everywhere"
+            f"{work.weights_hash[:12]}; expected the same model on every machine; give a path or a name that is the "
+            "same everywhere"
         )
     return model
 
@@ -126,15 +99,10 @@ class Bench:
         start = time.perf_counter()
         if len(self._edits) > EDITS:
             self._edits.clear()
-        trials = [self.work.design.trial(i, self.work.additions.units) for i in range(block.start, block.stop)]
-        visits = self._visits(trials, block.prompts)
-        variants = [Variant(visits.slots[t.visit], self.edits(t, visits.ids[visits.slots[t.visit]])) for t in trials]
-        values = self._measure(visits, variants)
-        table = self._table(trials, visits, values)
+        trials, visits, _, values = self._measure(range(block.start, block.stop), block.prompts)
+        table, metrics = self._table(trials, visits, values), visits.scores.seconds
         seconds = time.perf_counter() - start
-        return Answer(
-            block.index, table, {"forward": seconds - visits.scores.seconds, "metrics": visits.scores.seconds}
-        )
+        return Answer(block.index, table, {"forward": seconds - metrics, "metrics": metrics})
 
     # Runs.
 
@@ -159,16 +127,17 @@ class Bench:
         slots = {visit: slot for slot, visit in enumerate(numbers)}
         return _Visits(slots, ids, scored, scores, numbers_of[0], numbers_of[1], norms)
 
-    def _measure(self, visits: _Visits, variants: Sequence[Variant]) -> Float[Tensor, "trial number"]:
-        return measure(
-            self.model,
-            visits.ids,
-            variants,
-            visits.scored.positions,
-            visits.scores,
-            reads=self.reads,
-            budget=self.work.budget,
-        )
+    def _measure(
+        self, numbers: Iterable[int], prompts: Mapping[int, tuple[int, ...]]
+    ) -> tuple[list[Trial], _Visits, list[Variant], Float[Tensor, "trial number"]]:
+        """Trials by their numbers, their visits, the edited runs, and what was measured of them."""
+        trials = [self.work.design.trial(i, self.work.additions.units) for i in numbers]
+        visits = self._visits(trials, prompts)
+        slots = [visits.slots[t.visit] for t in trials]
+        variants = [Variant(slot, self.edits(t, visits.ids[slot])) for slot, t in zip(slots, trials, strict=True)]
+        options: dict[str, Any] = {"reads": self.reads, "budget": self.work.budget}
+        values = measure(self.model, visits.ids, variants, visits.scored.positions, visits.scores, **options)
+        return trials, visits, variants, values
 
     def _whole(self, vector: int | None, coefficient: float, ids: tuple[int, ...]) -> tuple[Edit, ...]:
         """The whole injection; with mixed vectors the mean of all."""
@@ -286,10 +255,7 @@ class Bench:
             BrokenInvariant: it is too large for the numbers to be trusted.
         """
         spread = np.unique(np.linspace(block.start, block.stop - 1, trials).round().astype(int))
-        chosen = [self.work.design.trial(int(i), self.work.additions.units) for i in spread]
-        visits = self._visits(chosen, block.prompts)
-        variants = [Variant(visits.slots[t.visit], self.edits(t, visits.ids[visits.slots[t.visit]])) for t in chosen]
-        expected = self._measure(visits, variants)
+        _, visits, variants, expected = self._measure(spread.tolist(), block.prompts)
         worst = 0.0
         for row, variant in enumerate(variants):
             logits = plain_logits(self.model, visits.ids[variant.prompt], variant.edits)
@@ -304,12 +270,11 @@ class Bench:
             worst = max(worst, float((visits.scores.of_logits(readout).mean(dim=-1) - expected[row, 1:]).abs().max()))
         if not worst <= TOLERANCE:
             raise BrokenInvariant(
-                f"the engine and plain passes of {self.model.name} differ by {worst:.1e} nats; expected at "
-                f"most {TOLERANCE:g}; "
-                "please report this model"
+                f"the engine and plain passes of {self.model.name} differ by {worst:.1e} nats; expected at most "
+                f"{TOLERANCE:g}; please report this model"
             )
         return {
-            "name": f"engine against plain passes, {len(chosen)} trials (nats)",
+            "name": f"engine against plain passes, {len(variants)} trials (nats)",
             "value": worst,
             "limit": TOLERANCE,
             "passed": True,

@@ -12,12 +12,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steerscope.analysis.errors import BadArgument
 
-if TYPE_CHECKING:
-    from .units import Unit
+from .units import Unit
 
 KINDS = ("uniform", "stratified", "horizontal", "vertical")
 
@@ -119,9 +118,8 @@ class Design:
             raise BadArgument(f"k={self.k}; expected a number of nodes or a range such as 1-4, at least 1")
         if min(self.trials, self.prompts, self.vectors) < 1 or not self.coefficients:
             raise BadArgument(
-                f"{self.trials} trials, {self.prompts} prompts, {self.vectors} vectors, "
-                f"{len(self.coefficients)} coefficients; "
-                "expected at least one of each"
+                f"{self.trials} trials, {self.prompts} prompts, {self.vectors} vectors, {len(self.coefficients)} "
+                "coefficients; expected at least one of each"
             )
         if self.controls < 0 or self.control_every < 2 or self.visit < 0:
             raise BadArgument(
@@ -169,7 +167,7 @@ class Design:
         vector, coefficient = divmod(combination, len(self.coefficients))
         return prompt, None if self.mixed else vector, self.coefficients[coefficient]
 
-    def trial(self, index: int, units: "Sequence[Unit]") -> Trial:
+    def trial(self, index: int, units: Sequence[Unit]) -> Trial:
         """Trial `index`, whatever was run before it, and wherever."""
         visit, place = divmod(index, self.visit)
         prompt, vector, coefficient = self.of_visit(visit)
@@ -188,7 +186,7 @@ class Design:
             index, visit, prompt, kind, tuple(chosen), tuple(vectors), coefficient, control, bool(second), self.mixed
         )
 
-    def _choose(self, kind: str, units: "Sequence[Unit]", draws: _Draws) -> tuple[list[int], list[int]]:
+    def _choose(self, kind: str, units: Sequence[Unit], draws: _Draws) -> tuple[list[int], list[int]]:
         """The units of a set, and the pool that its complement is taken from."""
         k = self.k[0] + draws.below(self.k[1] - self.k[0] + 1)
         everything = list(range(len(units)))
@@ -210,7 +208,7 @@ class Design:
         start = draws.below(len(layers) - span)
         return layers[start : start + span + 1 : self._step]
 
-    def check(self, units: "Sequence[Unit]") -> None:
+    def check(self, units: Sequence[Unit]) -> None:
         """Refuses a k that these units cannot give.
 
         Raises:
@@ -228,9 +226,8 @@ class Design:
             limit = most[kind] - (1 if self.antithetic else 0)
             if self.k[1] > limit:
                 raise BadArgument(
-                    f"k goes up to {self.k[1]} and a {kind} design over these {len(units)} nodes in "
-                    f"{len(layers)} layers "
-                    f"has room for {limit}; expected at most that; choose a smaller k"
+                    f"k goes up to {self.k[1]} and a {kind} design over these {len(units)} nodes in {len(layers)} "
+                    f"layers has room for {limit}; expected at most that; choose a smaller k"
                 )
 
     def describe(self) -> dict[str, Any]:
@@ -242,14 +239,14 @@ def _is_step(text: str) -> bool:
     return text.isdigit() and int(text) >= 1
 
 
-def _by(units: "Sequence[Unit]", key: Any) -> dict[Any, list[int]]:
+def _by(units: Sequence[Unit], key: Any) -> dict[Any, list[int]]:
     groups: dict[Any, list[int]] = {}
     for index, unit in enumerate(units):
         groups.setdefault(key(unit), []).append(index)
     return groups
 
 
-def _stratified(units: "Sequence[Unit]", k: int, draws: _Draws) -> list[int]:
+def _stratified(units: Sequence[Unit], k: int, draws: _Draws) -> list[int]:
     """The same number from every stratum of layer and kind, the rest from strata drawn at random."""
     strata = list(_by(units, lambda unit: (unit.layer, unit.kind)).values())
     rest = [draws.sample(stratum, len(stratum)) for stratum in strata]

@@ -91,9 +91,8 @@ class Plan:
         found = differences(store.manifest(), self.about)
         if found:
             raise OutputExists(
-                f"{str(store.folder)!r} holds another sweep: {'; '.join(found)}; expected the same one, to go "
-                "on with it; "
-                "choose another folder, or give what that run was given"
+                f"{str(store.folder)!r} holds another sweep: {'; '.join(found)}; expected the same one, to go on with "
+                "it; choose another folder, or give what that run was given"
             )
 
 
@@ -183,9 +182,8 @@ def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
     if about["model"]["weights_hash"] != model.weights_hash:
         found = differences({"model": about["model"]}, {"model": model.describe()})
         raise OutputExists(
-            f"the model is not the one of the run in {str(store.folder)!r}: {'; '.join(found)}; expected the "
-            "same weights; "
-            "bring them back, or begin another run"
+            f"the model is not the one of the run in {str(store.folder)!r}: {'; '.join(found)}; expected the same "
+            "weights; bring them back, or begin another run"
         )
     drawn: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in about["design"].items()
@@ -288,9 +286,8 @@ def _portable(model: Model, metric: Metric) -> tuple[str, dict[str, Any]]:
     """The metric as plain data, its words as token ids, so that workers need no tokenizer."""
     if metric.name not in METRICS or "continuation" in metric.options:
         raise BadMetric(
-            f"a sweep cannot measure {metric.name} {metric.options or ''}; expected one of "
-            f"{', '.join(METRICS)}, without a "
-            "continuation of your own (each prompt's own text is what follows); choose one"
+            f"a sweep cannot measure {metric.name} {metric.options or ''}; expected one of {', '.join(METRICS)}, "
+            "without a continuation of your own (each prompt's own text is what follows); choose one"
         )
     return metric.name, {name: [model.single_token(t) for t in words] for name, words in metric.options.items()}
 
@@ -304,9 +301,8 @@ def _check_prompts(model: Model, work: Work, prompts: Prompts) -> None:
     short = next((i for i, ids in enumerate(prompts.ids) if len(ids) < 3), None)
     if short is not None:
         raise BadPrompt(
-            f"prompt {short + 1} ({prompts.texts[short]!r}) has {len(prompts.ids[short])} tokens; expected at "
-            "least 3, since the "
-            "last one is only predicted; give longer prompts"
+            f"prompt {short + 1} ({prompts.texts[short]!r}) has {len(prompts.ids[short])} tokens; expected at least 3, "
+            "since the last one is only predicted; give longer prompts"
         )
     for length in {len(ids) for ids in prompts.ids}:
         work.positions(length)
@@ -321,9 +317,8 @@ def _reachable(model: Model, work: Work, prompts: Prompts) -> tuple[Work, tuple[
         return work, ()
     if not kept:
         raise BadNode(
-            "none of the chosen nodes can change a scored position: those of the last layer act only where "
-            "they are injected "
-            f"({work.place}); expected nodes of earlier layers, or positions all; choose others"
+            "none of the chosen nodes can change a scored position: those of the last layer act only where they are "
+            f"injected ({work.place}); expected nodes of earlier layers, or positions all; choose others"
         )
     fewer = Additions(
         tuple(old.units[i] for i in kept),

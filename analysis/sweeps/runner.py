@@ -19,6 +19,7 @@ from .executors import Executor, Processes, Ray, local
 from .executors import executor as executor_of
 from .plan import Loader, Plan, plan, reopen
 from .store import Store
+from .summary import COLUMNS as COLUMNS  # the question's own, beside its function
 from .summary import summarize
 from .work import Answer, Block
 
@@ -62,14 +63,15 @@ def sweep(
         prompts: texts, lists of token ids, or `Prompts`; the last token of each is only predicted.
         out: folder of the run.
         executor: local, processes or ray; or `Processes(n)`, `Ray(address)` of `steerscope.analysis.sweeps.executors`.
-        level: of the intervals. alpha: threshold on adjusted p-values.
+        level: of the intervals.
+        alpha: threshold on adjusted p-values.
         options: trials, k (a number or a range), design (uniform, stratified, horizontal, vertical, or several),
             mode (own, through, shared, given), nodes, positions, coefficients, metric, scored, controls,
             control_every, spacing, antithetic, mixed, visit, block (trials of a part), seed, loader, sources, budget:
             see `steerscope.analysis.sweeps.plan.plan` and `Design`.
 
     Returns:
-        a `Result` of kind "sweep"; frames and columns as in `columns.COLUMNS["sweep"]`.
+        a `Result` of kind "sweep"; frames and columns as in `COLUMNS`.
 
     Raises:
         OutputExists: the folder holds another sweep; the message names every difference.
@@ -95,9 +97,8 @@ def begin(made: Plan, store: Store) -> None:
     folder = store.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputExists(
-            f"{str(folder)!r} is there and is no sweep; expected a new or empty folder, or one of a sweep to "
-            "go on with; "
-            "choose another --out"
+            f"{str(folder)!r} is there and is no sweep; expected a new or empty folder, or one of a sweep to go on "
+            "with; choose another --out"
         )
     made.create(store)
 

@@ -98,8 +98,7 @@ class Store:
             if not path.is_file() or _digest(path.read_bytes()) != digest:
                 raise DamagedRun(
                     f"{str(path)!r} is missing or has changed since the run began; expected the file as it was "
-                    "written; "
-                    "bring it back, or begin another run"
+                    "written; bring it back, or begin another run"
                 )
 
     def done(self) -> dict[int, Path]:

@@ -1,42 +1,39 @@
 """`summarize`: a run's trials, as far as they are there, become a `Result` of kind "sweep"."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from steerscope.analysis.errors import BadArgument, DamagedRun
+from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
-from steerscope.analysis.sweeps import tables
+from steerscope.analysis.results.schema import Column, Frames
+from steerscope.analysis.sweeps import doses, tables
 
-from .design import KINDS
-from .estimate import GROUPS, LEAST, Trials, open_directions
+from .estimate import GROUPS, LEAST, open_directions
+from .rows import Rows, read
 from .store import Store
-from .tables import Table, Unit
+from .tables import Table
+from .units import Unit
 
-COLUMNS = [
-    "prompt",
-    "nodes",
-    "k",
-    "design",
-    "vector",
-    "control",
-    "coefficient",
-    "effect",
-    "kl",
-    "perplexity",
-    "norm",
-    "clean_perplexity",
-    "steered_effect",
-    "steered_kl",
-    "steered_perplexity",
-]
+COLUMNS: Frames = {
+    **tables.NODES,
+    **doses.DOSES,
+    "prompts": {
+        "prompt": Column("index of the prompt", role="label"),
+        "text": Column("the prompt (token ids where there is no tokenizer)"),
+        "tokens": Column("number of tokens, BOS included"),
+        "trials": Column("trials on it"),
+        "effect": Column("mean effect of its trials", "{metric}", "estimate"),
+        "kl": Column("mean disturbance of its trials", "nats"),
+        "clean_perplexity": Column("perplexity of the clean run"),
+        "steered_effect": Column("effect of the whole injection", "{metric}"),
+        "steered_kl": Column("disturbance of the whole injection", "nats"),
+    },
+}
+PACKAGES = ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy", "pyarrow")
 
 
 def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05) -> Result:
@@ -45,22 +42,20 @@ def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05) -> Resu
     Raises:
         DamagedRun: no run, or not a single whole part.
     """
-    if not (0 < level < 1 and 0 < alpha < 1):
-        raise BadArgument(f"level={level}, alpha={alpha}; expected both between 0 and 1; 0.95 and 0.05 are usual")
+    Statistics(level, alpha)  # refuses what makes no sense, before all rows are read
     about = store.manifest()
     rows = read(store, about)
-    units = [Unit.parse(name) for name in about["nodes"]]
-    table = Table(rows, units, level, alpha, about["metric"]["unit"])
-    real, random = rows.real, rows.random
+    table = Table(rows, [Unit.parse(name) for name in about["nodes"]], level, alpha, about["metric"]["unit"])
     pairs, method = tables.pairs(table)
+    nodes = tables.nodes(table)
     frames = {
-        "nodes": tables.nodes(table),
-        "frontier": tables.frontier(table),
-        "response": tables.response(table),
-        "dose": tables.dose(table),
+        "nodes": nodes,
+        "frontier": tables.frontier(table, nodes),
+        "response": doses.response(table),
+        "dose": doses.dose(table),
         "pairs": pairs,
         "trends": tables.trends(table),
-        "designs": tables.designs(table),
+        "designs": doses.designs(table),
         "convergence": tables.convergence(table),
         "prompts": _prompts(store, rows),
     }
@@ -71,99 +66,19 @@ def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05) -> Resu
         "trials": {
             "planned": planned,
             "done": done,
-            "real": int(real.sum()),
-            "random": int(random.sum()),
+            "real": int(rows.real.sum()),
+            "random": int(rows.random.sum()),
             "damaged": [path.name for path in store.damaged()],
         },
         "pairs": method,
-        "whole": tables.whole(table),
+        "whole": doses.whole(table),
         "missing": _missing(table, frames),
         "notes": _notes(table, about),
         **_sessions(store),
-        "versions": {
-            p: version(p)
-            for p in ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy", "pyarrow")
-        },
+        "versions": {p: version(p) for p in PACKAGES},
         "summarized": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Result("sweep", frames, manifest)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """All trials of a run as arrays; three outcomes: effect, KL, rise of the log-perplexity."""
-
-    x: NDArray[np.bool_]
-    y: NDArray[np.float64]
-    whole: NDArray[np.float64]
-    prompt: NDArray[np.int64]
-    k: NDArray[np.int64]
-    design: NDArray[np.int64]
-    cell: NDArray[np.int64]
-    coefficient: NDArray[np.float64]
-    control: NDArray[np.int64]
-    norm: NDArray[np.float64]
-    clean: NDArray[np.float64]
-
-    @property
-    def real(self) -> NDArray[np.bool_]:
-        return np.asarray(self.control < 0)
-
-    @property
-    def random(self) -> NDArray[np.bool_]:
-        return np.asarray(self.control >= 0)
-
-    def trials(self, chosen: NDArray[np.bool_]) -> Trials:
-        """What the estimates need of some of them."""
-        return Trials(self.x, self.y, self.prompt, self.cell).where(chosen)
-
-
-def read(store: Store, about: dict[str, Any]) -> Rows:
-    """The rows that are there, a part at a time.
-
-    Raises:
-        DamagedRun: there are none.
-    """
-    names = {name: i for i, name in enumerate(about["nodes"])}
-    parts = [_part(table, names, about["coefficients"]) for table in store.read(COLUMNS)]
-    if not parts:
-        raise DamagedRun(
-            f"no trials in {str(store.folder)!r} yet; expected at least one whole part; "
-            f"go on with `steerscope sweep resume {store.folder}`"
-        )
-    return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _part(table: pa.Table, names: dict[str, int], coefficients: Sequence[float]) -> tuple[Any, ...]:
-    column = {name: table[name].combine_chunks() for name in COLUMNS if name != "nodes"}
-    lists = table["nodes"].combine_chunks()
-    lengths = np.diff(lists.offsets.to_numpy())
-    x = np.zeros((len(lists), len(names)), dtype=bool)
-    at = [names[name] for name in lists.flatten().to_pylist()]
-    x[np.repeat(np.arange(len(lists)), lengths), at] = True
-
-    def array(name: str) -> NDArray[np.float64]:
-        return np.asarray(column[name].to_numpy(zero_copy_only=False), dtype=np.float64)
-
-    loss = np.log(array("perplexity")) - np.log(array("clean_perplexity"))
-    steered = np.log(array("steered_perplexity")) - np.log(array("clean_perplexity"))
-    vector = np.asarray(column["vector"].fill_null(0).to_numpy(), dtype=np.int64)
-    coefficient = array("coefficient")
-    cell = vector * len(coefficients) + np.searchsorted(np.sort(coefficients), coefficient)
-    design = np.array([KINDS.index(d) for d in column["design"].to_pylist()], dtype=np.int64)
-    return (
-        x,
-        np.stack([array("effect"), array("kl"), loss], axis=1),
-        np.stack([array("steered_effect"), array("steered_kl"), steered], axis=1),
-        array("prompt").astype(np.int64),
-        array("k").astype(np.int64),
-        design,
-        cell,
-        coefficient,
-        array("control").astype(np.int64),
-        array("norm"),
-        array("clean_perplexity"),
-    )
+    return Result("sweep", frames, COLUMNS, manifest)
 
 
 def _prompts(store: Store, rows: Rows) -> pd.DataFrame:
@@ -182,11 +97,9 @@ def _prompts(store: Store, rows: Rows) -> pd.DataFrame:
     )
     found = frame.groupby("prompt").agg({"trials": "size"} | dict.fromkeys(frame.columns[1:-1], "mean"))
     found = found.reset_index()
-    found.insert(1, "text", [prompts[p]["text"] for p in found["prompt"]])
-    found.insert(2, "tokens", [len(prompts[p]["ids"]) for p in found["prompt"]])
-    return found[
-        ["prompt", "text", "tokens", "trials", "effect", "kl", "clean_perplexity", "steered_effect", "steered_kl"]
-    ]
+    found["text"] = [prompts[p]["text"] for p in found["prompt"]]
+    found["tokens"] = [len(prompts[p]["ids"]) for p in found["prompt"]]
+    return found[list(COLUMNS["prompts"])]
 
 
 def _missing(table: Table, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
@@ -210,16 +123,14 @@ def _notes(table: Table, about: dict[str, Any]) -> list[str]:
     notes = []
     if about["left_out"]:
         notes.append(
-            f"Left out: {', '.join(about['left_out'])}. In the last layer they act only on the positions that "
-            "are injected, "
-            "and none of these is scored."
+            f"Left out: {', '.join(about['left_out'])}. In the last layer they act only on the positions that are "
+            "injected, and none of these is scored."
         )
     open_ = open_directions(table.rows.trials(table.rows.real))
     if open_ > 0:
         notes.append(
-            f"The design cannot tell apart {open_} combinations of contributions (such as whole layers that "
-            "every trial injects into "
-            "equally often); differences within them hold, their levels do not."
+            f"The design cannot tell apart {open_} combinations of contributions (such as whole layers that every "
+            "trial injects into equally often); differences within them hold, their levels do not."
         )
     return notes
 

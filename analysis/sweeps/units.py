@@ -3,10 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from steerscope.analysis.errors import BadNode
-from steerscope.analysis.model.models import Model
-from steerscope.analysis.model.nodes import Node, Site
+from steerscope.analysis.model.nodes import Node, Site, parse_node
+
+if TYPE_CHECKING:  # tables name units where no model is
+    from steerscope.analysis.model.models import Model
 
 EXPECTED = "all, heads, mlps, or a list such as L0H1,L2M,L3-L5"
 
@@ -29,13 +32,24 @@ class Unit:
     def layer(self) -> int:
         return self.site.layer
 
+    @property
+    def head(self) -> int | None:
+        return self.site.head
+
+    @classmethod
+    def parse(cls, name: str) -> "Unit":
+        """A unit by its name."""
+        if name.endswith("A"):
+            return cls(name, "attention", Site("attn_out", int(name[1:-1])))
+        return of_node(parse_node(name))
+
 
 def of_node(node: Node) -> Unit:
     """A head (at its `z`) or an MLP (at its output)."""
     return Unit(str(node), node.kind, node.site)
 
 
-def units(model: Model, shared: bool, wanted: str | Sequence[str] = "all") -> tuple[Unit, ...]:
+def units(model: "Model", shared: bool, wanted: str | Sequence[str] = "all") -> tuple[Unit, ...]:
     """The units of a model that are wanted, layer by layer.
 
     Args:
@@ -45,23 +59,18 @@ def units(model: Model, shared: bool, wanted: str | Sequence[str] = "all") -> tu
     Raises:
         BadNode: a name that says nothing here.
     """
-    known = _attentions(model) if shared else tuple(of_node(node) for node in model.nodes)
+    if shared:
+        kinds = "AM" if model.has_mlp else "A"
+        known = tuple(Unit.parse(f"L{layer}{kind}") for layer in range(model.n_layers) for kind in kinds)
+    else:
+        known = tuple(of_node(node) for node in model.nodes)
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     items = [item.strip() for name in names for item in name.split(",")]
     chosen = {unit for item in items for unit in _matching(known, item, model, shared)}
     return tuple(unit for unit in known if unit in chosen)
 
 
-def _attentions(model: Model) -> tuple[Unit, ...]:
-    found = []
-    for layer in range(model.n_layers):
-        found.append(Unit(f"L{layer}A", "attention", Site("attn_out", layer)))
-        if model.has_mlp:
-            found.append(Unit(f"L{layer}M", "mlp", Site("mlp_out", layer)))
-    return tuple(found)
-
-
-def _matching(known: Sequence[Unit], item: str, model: Model, shared: bool) -> list[Unit]:
+def _matching(known: Sequence[Unit], item: str, model: "Model", shared: bool) -> list[Unit]:
     span = re.fullmatch(r"L(\d+)(?:-L?(\d+))?", item)
     if item == "all":
         found = list(known)

@@ -87,8 +87,7 @@ class Work:
             found = after if self.place.repeats else free or after[-1:]
         if not found:
             raise BadPrompt(
-                f"a prompt of {length} tokens has no position left to score; expected a token that follows a "
-                "scored one; "
-                "use longer prompts"
+                f"a prompt of {length} tokens has no position left to score; expected a token that follows a scored "
+                "one; use longer prompts"
             )
         return found

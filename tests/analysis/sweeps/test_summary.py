@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument, DamagedRun
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.sweeps.plan import plan
-from steerscope.analysis.sweeps.runner import begin, sweep
+from steerscope.analysis.sweeps.rows import read
+from steerscope.analysis.sweeps.runner import COLUMNS, begin, sweep
 from steerscope.analysis.sweeps.store import Store
-from steerscope.analysis.sweeps.summary import read, summarize
+from steerscope.analysis.sweeps.summary import summarize
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.reports.records import records
 
@@ -33,7 +33,7 @@ def result(tiny: Model, stories: list[str], tmp_path_factory: pytest.TempPathFac
 
 
 def test_frames_have_exactly_the_columns_that_are_described(result: Result) -> None:
-    described = {name: list(columns) for name, columns in COLUMNS["sweep"].items() if name != "trials"}
+    described = {name: list(columns) for name, columns in COLUMNS.items()}
     assert {name: list(frame.columns) for name, frame in result.frames.items()} == described
     assert not any(frame.empty for frame in result.frames.values())
 

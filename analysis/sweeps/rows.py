@@ -1,0 +1,132 @@
+"""The rows of a run: what each trial notes, and all of them as arrays."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from steerscope.analysis.errors import DamagedRun
+from steerscope.analysis.results.schema import Column, Frame
+
+from .design import KINDS
+from .estimate import Trials
+from .store import Store
+
+_ROW: Mapping[str, tuple[pa.DataType, Column]] = {
+    "trial": (pa.int64(), Column("number of the trial; with the seed it fixes everything else in the row")),
+    "visit": (pa.int32(), Column("trials of one visit share prompt, vector and coefficient")),
+    "prompt": (pa.int32(), Column("index of the prompt")),
+    "nodes": (pa.list_(pa.string()), Column("what was injected into, as a list")),
+    "k": (pa.int16(), Column("how many nodes")),
+    "design": (pa.string(), Column("uniform, stratified, horizontal or vertical")),
+    "antithetic": (pa.bool_(), Column("whether it is the complement of the trial before it")),
+    "mode": (pa.string(), Column("what each node gets: own, through, shared or given")),
+    "vector": (pa.int16(), Column("which vector, by its number; missing where each node draws its own")),
+    "drawn": (
+        pa.list_(pa.int16()),
+        Column("with mixed vectors: the number of each node's vector, in the order of nodes"),
+    ),
+    "control": (pa.int16(), Column("number of the random vectors; -1 for the real ones")),
+    "coefficient": (pa.float64(), Column("multiplies what is injected")),
+    "effect": (pa.float32(), Column("metric of this run minus the same of the clean run", "{metric}", "estimate")),
+    "kl": (pa.float32(), Column("disturbance: KL(run || clean), mean over scored positions", "nats")),
+    "perplexity": (pa.float32(), Column("of the text that truly follows, at the scored positions")),
+    "entropy": (pa.float32(), Column("of the next token, mean over scored positions", "nats")),
+    "norm": (
+        pa.float32(),
+        Column(
+            "norm of the sum of what the nodes were given, as written into the stream, each relative to the clean "
+            "stream's norm at its layer; root mean square over injected positions",
+            "stream norms",
+        ),
+    ),
+    "clean_perplexity": (pa.float32(), Column("the same of the clean run")),
+    "clean_entropy": (pa.float32(), Column("the same of the clean run", "nats")),
+    "steered_effect": (pa.float32(), Column("effect of the whole injection on this prompt", "{metric}")),
+    "steered_kl": (pa.float32(), Column("disturbance of the whole injection", "nats")),
+    "steered_perplexity": (pa.float32(), Column("perplexity under the whole injection")),
+}
+SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _ROW.items()])
+TRIALS: Frame = {name: column for name, (_, column) in _ROW.items()}
+"""The parts of a run have these columns; its result, which is made from them, does not hold them."""
+_UNREAD = {"trial", "visit", "antithetic", "mode", "drawn", "entropy", "clean_entropy"}  # by no estimate
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All trials of a run as arrays; three outcomes: effect, KL, rise of the log-perplexity."""
+
+    x: NDArray[np.bool_]
+    y: NDArray[np.float64]
+    whole: NDArray[np.float64]
+    prompt: NDArray[np.int64]
+    k: NDArray[np.int64]
+    design: NDArray[np.int64]
+    cell: NDArray[np.int64]
+    coefficient: NDArray[np.float64]
+    control: NDArray[np.int64]
+    norm: NDArray[np.float64]
+    clean: NDArray[np.float64]
+
+    @property
+    def real(self) -> NDArray[np.bool_]:
+        return np.asarray(self.control < 0)
+
+    @property
+    def random(self) -> NDArray[np.bool_]:
+        return np.asarray(self.control >= 0)
+
+    def trials(self, chosen: NDArray[np.bool_]) -> Trials:
+        """What the estimates need of some of them."""
+        return Trials(self.x, self.y, self.prompt, self.cell).where(chosen)
+
+
+def read(store: Store, about: dict[str, Any]) -> Rows:
+    """The rows that are there, a part at a time.
+
+    Raises:
+        DamagedRun: there are none.
+    """
+    names = {name: i for i, name in enumerate(about["nodes"])}
+    wanted = [name for name in TRIALS if name not in _UNREAD]
+    parts = [_part(table, names, about["coefficients"]) for table in store.read(wanted)]
+    if not parts:
+        raise DamagedRun(
+            f"no trials in {str(store.folder)!r} yet; expected at least one whole part; "
+            f"go on with `steerscope sweep resume {store.folder}`"
+        )
+    return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _part(table: pa.Table, names: dict[str, int], coefficients: Sequence[float]) -> tuple[Any, ...]:
+    lists = table["nodes"].combine_chunks()
+    lengths = np.diff(lists.offsets.to_numpy())
+    x = np.zeros((len(lists), len(names)), dtype=bool)
+    at = [names[name] for name in lists.flatten().to_pylist()]
+    x[np.repeat(np.arange(len(lists)), lengths), at] = True
+
+    def array(name: str, kind: Any = np.float64) -> NDArray[Any]:
+        return np.asarray(table[name].combine_chunks().to_numpy(zero_copy_only=False), dtype=kind)
+
+    def outcomes(before: str) -> NDArray[np.float64]:
+        loss = np.log(array(f"{before}perplexity")) - np.log(array("clean_perplexity"))
+        return np.stack([array(f"{before}effect"), array(f"{before}kl"), loss], axis=1)
+
+    vector = np.asarray(table["vector"].combine_chunks().fill_null(0).to_numpy(), dtype=np.int64)
+    coefficient = array("coefficient")
+    return (
+        x,
+        outcomes(""),
+        outcomes("steered_"),
+        array("prompt", np.int64),
+        array("k", np.int64),
+        np.array([KINDS.index(d) for d in table["design"].to_pylist()], dtype=np.int64),
+        vector * len(coefficients) + np.searchsorted(np.sort(coefficients), coefficient),
+        coefficient,
+        array("control", np.int64),
+        array("norm"),
+        array("clean_perplexity"),
+    )
