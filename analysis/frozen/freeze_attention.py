@@ -17,11 +17,14 @@ What it cannot see: whether what survives goes through values or through MLPs (c
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit, Variant
@@ -29,18 +32,97 @@ from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadArgument, SteerscopeError, UnsupportedModel
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import Statistics
+from steerscope.analysis.results.effects import NUMBERS, Statistics, band, estimates, over_controls
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column, Frame, Frames
+from steerscope.analysis.results.stats import benjamini_hochberg, holm, interval, ratio_interval, sign_flip_p
 from steerscope.analysis.tools.ordinary import Text, ordinary
 from steerscope.analysis.tools.patching import against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
 
-from .freezing import FROZEN, Freezing, Kept, clean_edits, freeze, lost, reached, shared
-from .freezing_tables import tables
+from .freezing import FROZEN, Freezing, Kept, Lost, clean_edits, freeze, lost, reached, shared
+
+_OUTCOME: Frame = {
+    "outcome": Column(
+        "effect: the metric on the prompts; damage: loss of the true next tokens of ordinary text; both steered minus "
+        "clean",
+        role="label",
+    )
+}
+_FROZEN: Frame = {
+    "frozen": Column(
+        "what is set to its clean value in the steered run: patterns (where heads look; what survives goes through "
+        "values and MLPs), values (what heads move; patterns steered), or both (MLPs and the direct path are left)",
+        role="measure",
+    )
+}
+_PROMPT: Frame = {"prompt": Column("index of the prompt, or of the window of ordinary text", role="label")}
+COLUMNS: Frames = {
+    "attention": {
+        **_OUTCOME,
+        "unit": Column("unit of the outcome"),
+        **_FROZEN,
+        "scope": Column("all: in all layers at once; layer: in one layer; head: of one head", role="label"),
+        "node": Column("all, a layer (L2), a head (L2H3), or the values that several heads share (L2KV1)", role="node"),
+        "layer": Column("layer that is frozen; missing for all", role="layer"),
+        "head": Column("head that is frozen (of values: key-value head); missing for whole layers", role="head"),
+        "total": Column("the outcome with nothing frozen; mean over prompts", "{unit}"),
+        "total_low": Column("lower end of its interval over prompts", "{unit}"),
+        "total_high": Column("upper end of its interval over prompts", "{unit}"),
+        "lost": Column("outcome that is lost when this is frozen; mean over prompts", "{unit}", "estimate"),
+        "survives": Column(
+            "1 minus lost over total; missing where the total cannot be told from zero (or a damage is none)"
+        ),
+        "survives_low": Column("lower end of its interval, prompts resampled together"),
+        "survives_high": Column("upper end of its interval"),
+        **{n: replace(c, unit=c.unit and "{unit}") for n, c in NUMBERS.items() if n not in ("effect", "share")},
+        "p": Column(
+            "effect: sign-flip tests over prompts that lost differs from zero and goes beyond the mean control in the "
+            "same direction (the larger p); damage, which random vectors do as well: that lost differs from zero"
+        ),
+        "p_adjusted": Column("p after Benjamini-Hochberg over the rows of an outcome"),
+        "p_holm": Column("p after Holm over the rows of an outcome, for claims in words"),
+        "own_survives": Column(
+            "share of the vector's own change of the logits that survives (damage: of its own damage)"
+        ),
+        "control_survives": Column(
+            "the same for random vectors, each of its own; mean of those whose total is no zero, missing where "
+            "these are less than half"
+        ),
+        "control_survives_low": Column("2.5th percentile over these random vectors"),
+        "control_survives_high": Column("97.5th percentile over these random vectors"),
+        "p_own": Column(
+            "sign-flip test over prompts of the own share that is lost minus that of random vectors; 1 where one is "
+            "missing"
+        ),
+        "p_own_adjusted": Column("p_own after Benjamini-Hochberg over the rows of an outcome"),
+    },
+    "per_prompt": {
+        **_OUTCOME,
+        **_PROMPT,
+        **_FROZEN,
+        "node": Column("as in attention", role="node"),
+        "total": Column("steered minus clean with nothing frozen", "{unit}"),
+        "lost": Column("what of it is lost", "{unit}", "estimate"),
+        "control": Column("lost for random vectors, along the same metric; mean", "{unit}", "reference"),
+    },
+    "texts": {
+        **_OUTCOME,
+        **_PROMPT,
+        "text": Column("its text (token ids where there is no tokenizer)"),
+        "tokens": Column("number of tokens, BOS included"),
+        "injected": Column("positions that the injection edits"),
+        "scored": Column("positions that are scored"),
+        "clean": Column("outcome of the clean run: the metric, or the loss", "{unit}"),
+        "steered": Column("the same of the steered run", "{unit}", "estimate"),
+    },
+}
 
 SCOPES = ("all", "layer", "head")
 SAMPLES = 2  # runs of each outcome that are checked against plain passes
+CLEAR = 3  # standard errors
 OF_HEADS = "attention patterns of single heads"
+Values = NDArray[np.float64]
 
 
 def freeze_attention(
@@ -58,23 +140,12 @@ def freeze_attention(
         by: some of all (layers at once), layer (each), head (each).
 
     Returns:
-        a `Result` of kind "attention"; frames and columns as in `columns.COLUMNS["attention"]`.
+        a `Result` of kind "freeze_attention"; frames and columns as in `COLUMNS`.
     """
     start = time.perf_counter()
-    frames, checks, missing, about = frozen(experiment, Statistics(level, alpha), text, by)
-    return record(
-        "attention",
-        experiment,
-        frames,
-        start,
-        checks=checks,
-        missing=missing,
-        method="exact",
-        level=level,
-        alpha=alpha,
-        by=list(by),
-        text=about,
-    )
+    frames, checks, missing, windows = frozen(experiment, Statistics(level, alpha), text, by)
+    about: dict[str, Any] = {"method": "exact", "level": level, "alpha": alpha, "by": list(by), "text": windows}
+    return record("freeze_attention", experiment, frames, COLUMNS, start, checks=checks, missing=missing, **about)
 
 
 def frozen(
@@ -95,16 +166,17 @@ def frozen(
     asked = {"effect": experiment}
     try:
         asked["damage"] = ordinary(experiment, text)
+        vars(asked["damage"])["steering"] = experiment.steering  # controls are scaled on the prompts, not on the text
     except SteerscopeError as error:
         if text is not None:
             raise
         missing["damage"] = f"no ordinary text for this model and injection ({error})"
-    steering = experiment.steering[: None if controls is None else 1 + controls]
+    vectors = 1 + (experiment.controls if controls is None else min(controls, experiment.controls))
     patterns = shared(experiment.model) and "head" in by and OF_HEADS not in missing
     raw, checks = {}, []
     for outcome, question in asked.items():
         kept = clean_edits(question, patterns)
-        raw[outcome] = lost(question, freezings, kept, steering, own=outcome == "effect")
+        raw[outcome] = lost(question, freezings, kept, vectors, own=outcome == "effect")
         checks += _checks(question, outcome, kept)
     frames, unclear = tables(asked, raw, options)
     about = asked["damage"].describe()["prompts"] if "damage" in asked else {}
@@ -187,3 +259,132 @@ def _patterns_apart(experiment: Experiment, variants: Sequence[Variant]) -> floa
                 seen[index, site[1]] = readout.activations[site][row, :, :length, :length].clone()
     count = len(variants)
     return max(float((x - seen[i % count + count, layer]).abs().max()) for (i, layer), x in seen.items() if i < count)
+
+
+def tables(
+    asked: Mapping[str, Experiment], raw: Mapping[str, Lost], options: Statistics
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """All frames by name, and why some shares are missing."""
+    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
+    missing = {}
+    for outcome, experiment in asked.items():
+        table, reason = _outcome(experiment, outcome, raw[outcome], options)
+        found = (table, _per_prompt(experiment, raw[outcome]), _texts(experiment))
+        for own, frame in zip(rows.values(), found, strict=True):
+            own.append(frame.assign(outcome=outcome))
+        if reason:
+            missing[f"shares of the {outcome}"] = reason
+        clear = _clear(raw[outcome].own_total[1:], outcome)
+        if len(clear) and not _enough(clear):
+            missing[f"random vectors' shares of the {outcome}"] = (
+                f"of {len(clear)} random vectors {clear.sum()} have one that is {CLEAR} standard errors from "
+                "zero, fewer than half"
+            )
+    frames = {name: pd.concat(own, ignore_index=True)[list(COLUMNS[name])] for name, own in rows.items()}
+    return frames, missing
+
+
+def _names(experiment: Experiment, raw: Lost) -> dict[str, list[str]]:
+    return {"frozen": [f.frozen for f in raw.freezings], "node": [f.node(experiment.model) for f in raw.freezings]}
+
+
+def _outcome(experiment: Experiment, outcome: str, raw: Lost, options: Statistics) -> tuple[pd.DataFrame, str]:
+    """One row for every freezing, and why its shares are missing, if they are."""
+    seed, level, unit, total = experiment.seed, options.level, experiment.metric.unit, raw.total[0]
+    low, high = (float(bound) for bound in interval(total, level, seed))
+    columns: dict[str, Any] = dict(estimates(raw.along, options, seed))
+    if outcome == "damage":  # random vectors do damage, too: they are no null for it
+        columns |= _differs(raw.along[0], options, seed)
+    columns["lost"] = columns.pop("effect")
+    columns |= dict.fromkeys(("survives", "survives_low", "survives_high"), np.nan)
+    reason = ""
+    if _clear(raw.total[:1], outcome)[0]:
+        ends = [ratio_interval(total - gone, total, level, seed) for gone in raw.along[0]]
+        columns["survives"] = 1 - columns["lost"] / total.mean()
+        columns["survives_low"], columns["survives_high"] = np.array(ends).T
+    else:
+        bounds = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else ""
+        wanted = "above" if outcome == "damage" else "away from"
+        reason = (
+            f"the {outcome} is {total.mean():.3g}{bounds} {unit}, not {CLEAR} standard errors {wanted} zero: shares of "
+            "it would mean nothing"
+        )
+    named = {
+        **_names(experiment, raw),
+        "scope": [f.scope for f in raw.freezings],
+        "layer": pd.array([f.layer for f in raw.freezings], dtype="Int64"),
+        "head": pd.array([f.head for f in raw.freezings], dtype="Int64"),
+    }
+    whole = {"unit": unit, "total": total.mean(), "total_low": low, "total_high": high}
+    return pd.DataFrame({**named, **whole, **columns, **_own(raw, outcome, seed)}), reason
+
+
+def _clear(totals: Float[Values, "vector prompt"], outcome: str) -> NDArray[np.bool_]:
+    """Of which totals one can speak of shares: they are 3 standard errors from zero (a damage: above zero).
+
+    A ratio to less than that has intervals without end, for lack of a denominator.
+    """
+    means, count = totals.mean(-1), totals.shape[-1]
+    errors = totals.std(-1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros(len(means))
+    sizes = means if outcome == "damage" else np.abs(means)
+    return np.asarray((sizes > 0) & (sizes >= CLEAR * errors))
+
+
+def _enough(clear: NDArray[np.bool_]) -> bool:
+    """Whether the controls that have shares can speak for all: a few that were picked for a large total cannot."""
+    return bool(clear.any() and 2 * clear.sum() >= len(clear))
+
+
+def _differs(lost: Values, options: Statistics, seed: int) -> dict[str, NDArray[Any]]:
+    """That what is lost differs from zero, in the columns of `estimates`."""
+    p = sign_flip_p(lost, seed=seed)
+    adjusted = benjamini_hochberg(p)
+    return {"p": p, "p_adjusted": adjusted, "p_holm": holm(p), "significant": adjusted < options.alpha}
+
+
+def _own(raw: Lost, outcome: str, seed: int) -> dict[str, Values]:
+    """Shares of each vector's own change that survive: of the real one, and of random ones, where most have a total to
+    speak of.
+    """
+    clear = _clear(raw.own_total, outcome)
+    shares = raw.own / np.where(clear, raw.own_total.mean(-1), np.nan)[:, None, None]
+    controls = shares[1:][clear[1:] & _enough(clear[1:])]
+    left = 1 - shares.mean(-1)
+    control_low, control_high = band(1 - controls.mean(-1))
+    mean = over_controls(controls) if len(controls) else np.full(shares.shape[1:], np.nan)
+    gap = shares[0] - mean
+    p = sign_flip_p(gap, seed=seed) if np.isfinite(gap).all() else np.ones(len(gap))
+    return {
+        "own_survives": left[0],
+        "control_survives": 1 - mean.mean(-1),
+        "control_survives_low": control_low,
+        "control_survives_high": control_high,
+        "p_own": p,
+        "p_own_adjusted": benjamini_hochberg(p),
+    }
+
+
+def _per_prompt(experiment: Experiment, raw: Lost) -> pd.DataFrame:
+    count, freezings = raw.total.shape[-1], len(raw.freezings)
+    names = {name: np.repeat(values, count) for name, values in _names(experiment, raw).items()}
+    return pd.DataFrame(names).assign(
+        prompt=np.tile(np.arange(count), freezings),
+        total=np.tile(raw.total[0], freezings),
+        lost=raw.along[0].ravel(),
+        control=over_controls(raw.along[1:]).ravel(),
+    )
+
+
+def _texts(experiment: Experiment) -> pd.DataFrame:
+    prompts, scored = experiment.prompts, experiment.scored_positions.positions
+    return pd.DataFrame(
+        {
+            "prompt": range(len(prompts)),
+            "text": prompts.texts,
+            "tokens": [len(ids) for ids in prompts.full],
+            "injected": [",".join(map(str, p)) for p in experiment.injected],
+            "scored": [",".join(map(str, p)) for p in scored],
+            "clean": experiment.value(None),
+            "steered": experiment.value(0),
+        }
+    )

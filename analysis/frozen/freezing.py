@@ -4,22 +4,18 @@ A pattern is a function of queries and keys: setting both back freezes it, on ev
 several query heads share cannot be set back for one of them: there the head's pattern itself is set.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit, Variant
-from steerscope.analysis.engine.run import run
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.injection import Injection, compose
-from steerscope.analysis.question.metrics import logit_direction
 
 FROZEN = ("patterns", "values", "both")
 SITES = {"patterns": ("q", "k"), "values": ("v",), "both": ("q", "k", "v")}
@@ -62,8 +58,6 @@ class Lost:
     own: Float[Values, "vector freezing prompt"]
     total: Float[Values, "vector prompt"]
     own_total: Float[Values, "vector prompt"]
-    clean: Float[Values, " prompt"]
-    steered: Float[Values, " prompt"]
 
 
 def shared(model: Model) -> bool:
@@ -78,29 +72,17 @@ def reached(experiment: Experiment) -> list[int]:
 
 def clean_edits(experiment: Experiment, patterns: bool = False) -> list[Kept]:
     """By prompt, edits that set queries, keys, values (patterns) and MLPs to what they are in the clean run."""
-    model, prompts = experiment.model, experiment.prompts.full
-    names = ["q", "k", "v"] + ["pattern"] * patterns + ["mlp_out"] * model.has_mlp
+    names = ["q", "k", "v"] + ["pattern"] * patterns + ["mlp_out"] * experiment.model.has_mlp
     sites = [(name, layer) for name in names for layer in reached(experiment)]
-    found: list[Kept] = [{} for _ in prompts]
-    variants = [Variant(p) for p in range(len(prompts))]
-    for chunk, readout in run(model, prompts, variants, reads="none", sites=sites, budget=experiment.budget):
-        for row, p in enumerate(chunk):
-            for name, layer in sites:
-                x = readout.activations[name, layer][row]
-                for head, value in _heads(name, x, len(prompts[p])):
-                    edit = Edit(Site(name, layer, head), "set", value.clone())
-                    found[p][name, layer, head] = edit
+    found: list[Kept] = []
+    for read in experiment.read(experiment.nothing, sites):
+        found.append({})
+        for (name, layer), x in read.items():
+            heads = [x] if name == "mlp_out" else x if name == "pattern" else x.unbind(1)
+            for i, value in enumerate(heads):
+                head = None if name == "mlp_out" else i
+                found[-1][name, layer, head] = Edit(Site(name, layer, head), "set", value)
     return found
-
-
-def _heads(name: str, x: Tensor, length: int) -> Iterator[tuple[int | None, Tensor]]:
-    """The heads of an activation of one row, without padding; the whole where it has none."""
-    if name == "mlp_out":
-        yield None, x[:length]
-    elif name == "pattern":
-        yield from enumerate(x[:, :length, :length])
-    else:
-        yield from enumerate(x[:length].unbind(1))
 
 
 def freeze(model: Model, freezing: Freezing, kept: Kept) -> tuple[Edit, ...]:
@@ -116,35 +98,24 @@ def freeze(model: Model, freezing: Freezing, kept: Kept) -> tuple[Edit, ...]:
 
 
 def lost(
-    experiment: Experiment,
-    freezings: Sequence[Freezing],
-    kept: Sequence[Kept],
-    steering: Sequence[Sequence[Injection]],
-    own: bool,
+    experiment: Experiment, freezings: Sequence[Freezing], kept: Sequence[Kept], vectors: int = 1, own: bool = True
 ) -> Lost:
     """What each freezing takes away, for every vector, on the prompts of one experiment.
 
     Args:
         kept: clean values by prompt.
-        steering: the injections, then those of each control.
+        vectors: how many: the real one, then controls.
         own: whether to read each vector's own change of logits, too; without it the metric is every vector's own.
     """
     prompts, model = range(len(experiment.prompts)), experiment.model
-    edited = [[freeze(model, freezing, kept[p]) for p in prompts] for freezing in freezings]
-    prepared = (experiment.scored_positions, experiment.clean)
-    metric = experiment.metric.prepare(*prepared, experiment.steered)
-    rows = []
-    for vector in track(steering, "frozen attention"):
-        edits = [compose(vector, len(ids), model.bos is not None) for ids in experiment.prompts.ids]
-        scores = [metric]
-        if own:
-            outputs = experiment.outputs(tuple(edits))
-            scores.append(logit_direction().prepare(*prepared, outputs))
-        variants = [Variant(p) for p in prompts] + [Variant(p, edits[p]) for p in prompts]
-        variants += [Variant(p, (*row[p], *edits[p])) for row in edited for p in prompts]
-        found = experiment.scores(variants, scores, experiment.reads)
-        rows.append(found.T.reshape(len(scores), 2 + len(freezings), len(prompts)))
-    values = np.array(rows)  # [vector, score, run, prompt]
-    clean, steered = values[:, :, 0], values[:, :, 1]
-    gone, total = steered[:, :, None] - values[:, :, 2:], steered - clean
-    return Lost(tuple(freezings), gone[:, 0], gone[:, -1], total[:, 0], total[:, -1], clean[0, 0], steered[0, 0])
+    frozen = [[freeze(model, freezing, kept[p]) for p in prompts] for freezing in freezings]
+    rows, totals = [], []
+    for vector in track(range(vectors), "frozen attention"):
+        edits = experiment.edits(vector)
+        scores = [experiment.along, experiment.own(vector)] if own else [experiment.along]
+        found = experiment.scores([Variant(p, (*row[p], *edits[p])) for row in frozen for p in prompts], scores)
+        steered = np.stack([experiment.value(vector, score) for score in scores])
+        rows.append(steered[:, None] - found.T.reshape(len(scores), len(freezings), len(prompts)))
+        totals.append([experiment.effect(vector), experiment.own_effect(vector) if own else experiment.effect(vector)])
+    gone, total = np.array(rows), np.array(totals)  # [vector, score, freezing, prompt], [vector, score, prompt]
+    return Lost(tuple(freezings), gone[:, 0], gone[:, -1], total[:, 0], total[:, 1])

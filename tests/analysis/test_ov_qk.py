@@ -12,15 +12,13 @@ from reference import plain_logits, plain_pass
 from torch import Tensor
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-from steerscope.analysis.carriers.localize import localize
-from steerscope.analysis.columns import COLUMNS
+from steerscope.analysis.carriers.exact import exact
 from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadArgument, BadInjection, UnsupportedModel
 from steerscope.analysis.frozen import freeze_attention as ov_qk
-from steerscope.analysis.frozen.freeze_attention import freeze_attention
+from steerscope.analysis.frozen.freeze_attention import COLUMNS, freeze_attention, tables
 from steerscope.analysis.frozen.freezing import Freezing, Lost, clean_edits, lost, reached
-from steerscope.analysis.frozen.freezing_tables import tables
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
@@ -75,7 +73,7 @@ def test_every_freezing_equals_plain_passes(every_architecture: Model) -> None:
     kept = clean_edits(question, patterns=model.n_kv_heads < model.n_heads)
     freezings = [Freezing(name, layer) for name in ("patterns", "values", "both") for layer in (None, 1)]
     freezings += [Freezing("patterns", 0, 3), Freezing("values", 1, 1)]
-    found = lost(question, freezings, kept, [question.injections], own=True)
+    found = lost(question, freezings, kept, own=True)
     for p, ids in enumerate(IDS):
         clean, steering = plain_pass(model, ids), list(question.edits(0)[p])
         positions = list(question.scored_positions.positions[p])
@@ -130,9 +128,7 @@ def test_both_frozen_leaves_nothing_where_nothing_is_injected(result: Result) ->
 
 def test_the_frames_are_as_described_and_survive_saving(result: Result, tmp_path: Path) -> None:
     saved = Result.load(result.save(tmp_path))
-    assert {n: list(f.columns) for n, f in saved.frames.items()} == {
-        n: list(c) for n, c in COLUMNS["attention"].items()
-    }
+    assert {n: list(f.columns) for n, f in saved.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
     table = saved.frames["attention"]
     assert len(table) == 2 * (3 + 3 * 2 + 2 * 2 * 4)
     means = saved.frames["per_prompt"].groupby(["outcome", "frozen", "node"])["lost"].mean()
@@ -288,7 +284,7 @@ def test_a_few_random_vectors_with_a_total_do_not_speak_for_all(clear: int, tiny
     question = asked(tiny, texts=STORIES)
     total = np.tile([1.0, 1.1, 0.9, 1.0, 1.0], (4, 1))
     total[1 + clear :] = [3.0, -3.0, 1.0, -1.0, 0.1]
-    raw = Lost((Freezing("values"),), total[:, None] / 4, total[:, None] / 2, total, total, total[0], total[0])
+    raw = Lost((Freezing("values"),), total[:, None] / 4, total[:, None] / 2, total, total)
     frames, missing = tables({"effect": question}, {"effect": raw}, Statistics())
     row = frames["attention"].iloc[0]
     assert row["survives"] == pytest.approx(0.75) and row["own_survives"] == pytest.approx(0.5)
@@ -356,9 +352,9 @@ def test_unknown_scopes_are_refused(by: tuple[str, ...], small_model: Model) -> 
         freeze_attention(asked(small_model), by=by)
 
 
-def test_localize_has_the_same_numbers(tiny: Model) -> None:
+def test_exact_has_the_same_numbers(tiny: Model) -> None:
     question = asked(tiny, texts=STORIES, controls=2)
-    found = localize(tiny, question.injections, STORIES, question.metric, controls=2, completions=0, writers=False)
+    found = exact(question, completions=0, writers=False)
     alone = freeze_attention(question, by=("all",)).frames["attention"]
     assert found.frames["attention"].equals(alone)
     assert found.manifest["ends"]["text"]["source"] == "shipped"
