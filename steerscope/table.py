@@ -35,8 +35,15 @@ DOOR = next(iter({question.door for question in QUESTIONS.values() if question.d
 def _knobs(question: Question) -> str:
     if not question.experiment:
         return "see the docs"
-    own = [f"`{k.name}`" if k.default is NONE else f"`{k.name}={k.default!r}`" for k in knobs(question, own=True).own]
+    own = [
+        f"`{k.name}`" if k.default is NONE else f"`{k.name}={_short(k.default)}`" for k in knobs(question, own=True).own
+    ]
     return ", ".join(own) or "none"
+
+
+def _short(default: object) -> str:
+    text = repr(default)
+    return text if len(text) <= 40 else text[:20].rsplit(",", 1)[0] + ", ...)"
 
 
 if __name__ == "__main__":
