@@ -199,7 +199,8 @@ class Experiment:
 
     def outputs_of(self, vector: int | None) -> Outputs:
         """The same of the clean run (None), the steered run (0), or that of a control (1, 2, ...)."""
-        return self._runs.get("outputs", vector, lambda: self.outputs(self.edits_of(vector)))
+        found: Outputs = self._runs.get("outputs", vector, lambda: self.outputs(self.edits_of(vector)))
+        return found
 
     @property
     def clean(self) -> Outputs:
