@@ -132,7 +132,7 @@ def trace(
             f"a vector at {inside[0].site} reaches the stream through a head's output matrix; expected one at "
             "resid_pre, attn_out or mlp_out; record it there"
         )
-    seen_by = load_lens(model, lens)
+    lens = load_lens(model, lens)
     kept = [*sites(model), *sorted({(node.site.name, node.layer) for node in experiment.reachable})]
     clean = experiment.activations(None, kept)
     streams, outputs, worst = [], [], 0.0
@@ -143,7 +143,7 @@ def trace(
         worst = max(worst, error)
         streams.append(values)
         outputs.append(_nodes(experiment, clean, steered))
-    seen, tokens = trajectories(experiment, seen_by, level=level)
+    seen, tokens = trajectories(experiment, lens, level=level)
     return record(
         "trace",
         experiment,
@@ -157,7 +157,7 @@ def trace(
         COLUMNS,
         start,
         checks=[check("parts of the normalized stream add up to it (relative)", worst, 1e-5)],
-        lens={"name": seen_by.name, "source": seen_by.source},
+        lens=lens.describe(),
         weights="folded" if _folded(found) else "raw",
         level=level,
         alpha=alpha,

@@ -1,7 +1,7 @@
 """The default breakdown, part by part; and coefficients as rows of the engine against one hooked pass at a time.
 
-Run with `python -m benchmarks.breakdown`, on an idle machine. Both sides read the same logits; their largest difference is
-printed beside the ratio.
+Run with `python -m benchmarks.breakdown`, on an idle machine. Both sides read the same logits; their largest
+difference is printed beside the ratio.
 """
 
 import time

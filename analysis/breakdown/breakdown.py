@@ -86,7 +86,7 @@ def breakdown(
     site(experiment)
     sign = 1 if given > 0 else -1
     experiment = experiment.fewer(controls_at_most)
-    seen_by, topic = load_lens(model, lens), _texts(model, on_topic)
+    lens, topic = load_lens(model, lens), _texts(model, on_topic)
     found = response(experiment, coefficients or default_coefficients())
     frames = {
         "response": _with_topic(experiment, found, topic, level),
@@ -109,9 +109,9 @@ def breakdown(
     some = [0.0, *_around(given, worst, grid), *inf]
     frames["completions"], frames["texts"] = completions(few, some, WRITTEN, TOKENS, level)
     frames["cache"] = cache(few, given, WRITTEN, LONG, level)
-    frames["probes"] = probes(few, seen_by, [0.0, *grid, *inf], level)
+    frames["probes"] = probes(few, lens, [0.0, *grid, *inf], level)
     limit = {"at infinity": at(few, inf[0])} if inf else {}
-    frames["lens"], frames["tokens"] = trajectories(few, seen_by, limit, level=level)
+    frames["lens"], frames["tokens"] = trajectories(few, lens, limit, level=level)
     clean_loss = float(experiment.value(None, loss_of(experiment)).mean())
     return record(
         "breakdown",
@@ -123,7 +123,7 @@ def breakdown(
         missing=found.missing | missing,
         broken_at=worst,
         loss=loss,
-        lens={"name": seen_by.name, "source": seen_by.source},
+        lens=lens.describe(),
         total=float(found.of("effect")[_nearest(found, given)].mean()),
         clean_loss=clean_loss if np.isfinite(clean_loss) else None,
         level=level,

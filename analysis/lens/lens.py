@@ -19,6 +19,7 @@ from torch import Tensor
 from tuned_lens.load_artifacts import load_lens_artifacts
 from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadLens
 from steerscope.analysis.model.models import Model
 
@@ -28,7 +29,7 @@ FOLDER = "lens"  # in a model's own folder
 WEIGHTS = "translators.safetensors"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Lens:
     """A lens on one model.
 
@@ -45,6 +46,13 @@ class Lens:
     @property
     def name(self) -> str:
         return "logit lens" if self.tuned is None else "tuned lens"
+
+    def __repr__(self) -> str:
+        return f"<Lens of {brief(self.model.name, 40)}: {self.name} from {brief(self.source)}>"
+
+    def describe(self) -> dict[str, str]:
+        """What a manifest says of it."""
+        return {"name": self.name, "source": self.source}
 
     def logits(self, stream: Float[Tensor, "*rows d_model"], layer: int) -> Float[Tensor, "*rows vocab"]:
         """What the stream before a layer predicts; layer `n_layers` is the model's own prediction."""

@@ -146,18 +146,8 @@ def plan(
     chosen = _units(model, mode, nodes, several)
     made = additions(model, mode, several, chosen, place)
     wanted = metric or logit_direction()
-    work = Work(
-        key="",
-        loader=loader or _loader(model),
-        weights_hash=model.weights_hash,
-        design=drawn,
-        additions=made,
-        mode=mode,
-        place=place,
-        metric=_portable(model, wanted),
-        scored=scored,
-        has_bos=model.bos is not None,
-        budget=budget,
+    work = _work(
+        model, loader, wanted, design=drawn, additions=made, mode=mode, place=place, scored=scored, budget=budget
     )
     _check_prompts(model, work, texts)
     work, left_out = _reachable(model, work, texts)
@@ -165,8 +155,7 @@ def plan(
     about = _about(model, work, texts, wanted, sources or {}, left_out)
     about["block"] = block or about["block"]
     about |= {} if command is None else {"command": command}
-    key = hashlib.sha256(json.dumps({name: about[name] for name in FIXED}).encode()).hexdigest()
-    return Plan(model, texts, replace(work, key=key), about)
+    return Plan(model, texts, replace(work, key=_key(about)), about)
 
 
 def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
@@ -185,29 +174,44 @@ def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
             f"the model is not the one of the run in {str(store.folder)!r}: {'; '.join(found)}; expected the same "
             "weights; bring them back, or begin another run"
         )
-    drawn: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in about["design"].items()
-    }
-    design = Design(**drawn)
-    scored = about["metric"]["scored_as"]
-    wanted = METRICS[about["metric"]["name"]](**about["metric"]["options"])
-    work = Work(
-        key=hashlib.sha256(json.dumps({name: about[name] for name in FIXED}).encode()).hexdigest(),
-        loader=loader or _loader(model),
-        weights_hash=model.weights_hash,
-        design=design,
+    metric = about["metric"]
+    work = _work(
+        model,
+        loader,
+        METRICS[metric["name"]](**metric["options"]),
+        key=_key(about),
+        design=Design(**{name: _frozen(value) for name, value in about["design"].items()}),
         additions=Additions.load(store.folder / ADDITIONS),
         mode=about["mode"],
         place=parse_positions(about["positions"]),
-        metric=_portable(model, wanted),
-        scored=tuple(scored) if isinstance(scored, list) else scored,
-        has_bos=model.bos is not None,
+        scored=_frozen(metric["scored_as"]),
         budget=about["budget"],
     )
     table = store.prompts()
     ids = tuple(map(tuple, table["ids"].to_pylist()))
     prompts = Prompts(ids, tuple(table["text"].to_pylist()), about["prompts"]["source"])
     return Plan(model, prompts, work, about)
+
+
+def _work(model: Model, loader: Loader | None, metric: Metric, *, key: str = "", **more: Any) -> Work:
+    """A work on `model`; `more`: what does not follow from it."""
+    return Work(
+        key=key,
+        loader=loader or _loader(model),
+        weights_hash=model.weights_hash,
+        metric=_portable(model, metric),
+        has_bos=model.bos is not None,
+        **more,
+    )
+
+
+def _key(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps({name: about[name] for name in FIXED}).encode()).hexdigest()
+
+
+def _frozen(value: Any) -> Any:
+    """What JSON made a list of was a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_sources(store: Store, about: Mapping[str, Any]) -> None:

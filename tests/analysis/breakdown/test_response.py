@@ -10,13 +10,13 @@ import torch
 from questions import PROMPTS, TARGET, experiment, one
 from reference import plain_pass
 
-from steerscope.analysis.breakdown.breakdown import COLUMNS, breakdown
+from steerscope.analysis.breakdown.breakdown import COLUMNS, _texts, breakdown
 from steerscope.analysis.breakdown.outcomes import CURVES, OUTCOMES, of_runs
 from steerscope.analysis.breakdown.phase import phase
 from steerscope.analysis.breakdown.regimes import broken, crossing, predictions, regimes, slope
 from steerscope.analysis.breakdown.response import Response, default_coefficients, response, response_table
 from steerscope.analysis.breakdown.strength import at
-from steerscope.analysis.errors import BadArgument, BadInjection
+from steerscope.analysis.errors import BadArgument, BadInjection, BadLens, BadPrompt
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
@@ -186,6 +186,17 @@ def test_injections_without_one_place_in_the_stream_are_refused(small_model: Mod
             ),
             1.0,
         )
+
+
+def test_texts_and_lenses_may_be_named(tiny: Model, stories: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "topic.txt"
+    file.write_text("\n".join(stories[5:7]), encoding="utf-8")
+    named, given = _texts(tiny, str(file)), _texts(tiny, stories[5:7])
+    assert named and given and named.ids == given.ids and named.source == str(file) and _texts(tiny, None) is None
+    with pytest.raises(BadPrompt, match="no prompts file"):
+        breakdown(experiment(tiny), on_topic=str(tmp_path / "nowhere.txt"))
+    with pytest.raises(BadLens, match="holds no lens"):
+        breakdown(experiment(tiny), lens=str(tmp_path / "nowhere"))
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,9 @@ def test_the_shipped_models_bring_their_lenses() -> None:
 
     for name in ("tinystories-1l", "tinystories-2l"):
         model = load_any(name)
-        assert load_lens(model).name == "tuned lens"
+        lens = load_lens(model)
+        assert lens.name == "tuned lens" and load_lens(model, lens) is lens
+        assert repr(lens).startswith(f"<Lens of {name}: tuned lens from ") and len(repr(lens)) < 200
         assert load_lens(model, "logit").name == "logit lens"
 
 
