@@ -14,6 +14,7 @@ FONT = 'ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, s
 POSITIVE, NEGATIVE, NEUTRAL, CONTROL = "#c4501b", "#2166ac", "#8a8f98", "#9aa0a8"
 DIVERGING = [[0.0, "#1b4f8f"], [0.25, "#6fa3d4"], [0.5, "#f1f1ef"], [0.75, "#eb9c6b"], [1.0, "#a63a0c"]]
 GRID = "rgba(128,134,144,0.25)"
+LEGEND = {"showlegend": True, "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}}
 
 
 def figure(height: int, **layout: Any) -> go.Figure:
@@ -41,6 +42,24 @@ def axis(title: str = "", **more: Any) -> dict[str, Any]:
         "zerolinecolor": "rgba(128,134,144,0.7)",
         "automargin": True,
         **more,
+    }
+
+
+def said(labels: Any) -> dict[str, Any]:
+    """Hover labels, one for each point."""
+    return {"customdata": labels, "hovertemplate": "%{customdata}<extra></extra>"}
+
+
+def bars(middle: Any, low: Any, high: Any, colour: Any, thickness: float = 1.5, width: int = 3) -> dict[str, Any]:
+    """Intervals around points."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": high - middle,
+        "arrayminus": middle - low,
+        "thickness": thickness,
+        "width": width,
+        "color": colour,
     }
 
 

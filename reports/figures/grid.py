@@ -1,55 +1,64 @@
 """A map of cells with names on both sides: nodes by places of a prompt, or by its tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
-from steerscope.reports.theme import DIVERGING, axis, figure
+from steerscope.reports.records import records
+from steerscope.reports.theme import DIVERGING, axis, figure, said
 
 GAP = 0.5  # before the columns that stand apart
 
 
 def grid(
-    values: NDArray[np.float64],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    hover: NDArray[np.object_],
+    table: pd.DataFrame,
+    by: tuple[str, str],
+    rows: Mapping[Any, str],
+    columns: Mapping[Any, str],
+    describe: Callable[[Any], str],
     *,
+    value: str = "effect",
     limit: float,
-    text: NDArray[np.object_] | None = None,
-    muted: NDArray[np.bool_] | None = None,
+    cell: Callable[[Any], str] | None = None,
+    muted: Callable[[Any], bool] = lambda row: False,
     apart: int = 0,
     title: str = "",
     tall: float = 0,
 ) -> go.Figure:
-    """One cell for each row and column; missing ones stay empty.
+    """One cell for each row of a table; what is not there stays empty.
 
     Args:
-        rows, columns: names, already escaped. hover, text: of each cell, likewise.
+        by: the columns that say where in the map a row of the table stands.
+        rows, columns: names, already escaped, of what stands there, in order.
+        describe, cell: from a row of the table to the hover label and the text of its cell, already escaped.
         limit: the ends of the colour scale; what is beyond has its ends' colours.
-        muted: cells in pale colour.
+        muted: whether a cell is pale.
         apart: so many columns at the end stand apart.
         title: of the columns. tall: room for long names under them.
     """
-    muted = np.zeros(values.shape, dtype=bool) if muted is None else muted
+    shape = (len(rows), len(columns))
+    values, pale = np.full(shape, np.nan), np.zeros(shape, dtype=bool)
+    text, hover = np.full(shape, "", dtype=object), np.full(shape, "", dtype=object)
+    places = [{key: i for i, key in enumerate(names)} for names in (rows, columns)]
+    for r in records(table):
+        at = places[0][getattr(r, by[0])], places[1][getattr(r, by[1])]
+        values[at], pale[at], hover[at] = getattr(r, value), muted(r), describe(r)
+        text[at] = cell(r) if cell else ""
     head = len(columns) - apart
-    at = np.arange(len(columns)) + np.where(np.arange(len(columns)) >= head, GAP, 0.0)
-    chart = figure(
-        height=round(100 + tall + 27 * len(rows)),
-        margin={"l": 62, "r": 8, "t": 8, "b": 46 + tall},
-        plot_bgcolor="#ffffff",
-    )
-    for chosen, opacity in ((muted, 0.35), (~muted, 1.0)):
+    across = np.arange(len(columns)) + np.where(np.arange(len(columns)) >= head, GAP, 0.0)
+    margin = {"l": 62, "r": 8, "t": 8, "b": 46 + tall}
+    chart = figure(height=round(100 + tall + 27 * len(rows)), margin=margin, plot_bgcolor="#ffffff")
+    for chosen, opacity in ((pale, 0.35), (~pale, 1.0)):
         for part in (slice(0, head), slice(head, None)):
             z = np.where(chosen, values, np.nan)[:, part]
             if z.size and not np.isnan(z).all():
                 chart.add_heatmap(
-                    x=at[part],
+                    x=across[part],
                     y=list(range(len(rows))),
                     z=z,
-                    customdata=hover[:, part],
                     opacity=opacity,
                     xgap=2,
                     ygap=2,
@@ -58,35 +67,18 @@ def grid(
                     zmax=limit,
                     showscale=False,
                     hoverongaps=False,
-                    hovertemplate="%{customdata}<extra></extra>",
+                    **said(hover[:, part]),
                 )
-    if text is not None:
+    if cell:
         y, x = np.nonzero(~np.isnan(values))
         strong = np.abs(values[y, x]) > 0.55 * limit
-        chart.add_scatter(
-            x=at[x],
-            y=y,
-            mode="text",
-            text=text[y, x],
-            hoverinfo="skip",
-            textfont={
-                "size": 10,
-                "color": [
-                    "#8a8f98" if m else "#ffffff" if s else "#1d2026" for m, s in zip(muted[y, x], strong, strict=True)
-                ],
-            },
-        )
-    names: dict[str, object] = {"showgrid": False, "zeroline": False}
-    chart.update_xaxes(
-        axis(title),
-        tickvals=at,
-        ticktext=list(columns),
-        tickangle=-45 if tall else -30,
-        tickfont={"size": 11},
-        range=[-0.6, at[-1] + 0.6],
-        **names,
-    )
-    chart.update_yaxes(
-        axis(), tickvals=list(range(len(rows))), ticktext=list(rows), range=[len(rows) - 0.5, -0.5], **names
-    )
+        colour = np.where(pale[y, x], "#8a8f98", np.where(strong, "#ffffff", "#1d2026")).tolist()
+        font = {"size": 10, "color": colour}
+        chart.add_scatter(x=across[x], y=y, mode="text", text=text[y, x], hoverinfo="skip", textfont=font)
+    plain: dict[str, Any] = {"showgrid": False, "zeroline": False}
+    ticks = {"tickvals": across, "ticktext": list(columns.values()), "tickfont": {"size": 11}}
+    ends = [-0.6, across[-1] + 0.6]
+    chart.update_xaxes(axis(title), tickangle=-45 if tall else -30, range=ends, **ticks, **plain)
+    names = {"tickvals": list(range(len(rows))), "ticktext": list(rows.values()), "range": [len(rows) - 0.5, -0.5]}
+    chart.update_yaxes(axis(), **names, **plain)
     return chart

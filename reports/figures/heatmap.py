@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from steerscope.reports import words
 from steerscope.reports.records import records
-from steerscope.reports.theme import DIVERGING, axis, figure
+from steerscope.reports.theme import DIVERGING, axis, figure, said
 
 Hover = Callable[[Any, str], str]
 EXTRA = {"attention": "attention, all heads", "mlp": "MLP"}  # columns beside the heads, by kind
@@ -21,14 +21,13 @@ def hover(row: Any, unit: str) -> str:
     lines = [
         f"<b>{escape(str(row.node))}</b> {row.measure}",
         (
-            f"{words.signed(row.effect)} {escape(unit)}{words.between(row.low, row.high)}, "
-            f"{words.percent(row.share)} of the effect"
+            f"{words.signed(row.effect)} {escape(unit)}{words.between(row.low, row.high)}, {words.percent(row.share)} "
+            "of the effect"
         ),
         f"control {words.signed(row.control)}{words.between(row.control_low, row.control_high)}",
         f"{words.p_value(row.p_adjusted)} (adjusted), {words.p_value(row.p_holm)} (Holm)",
-        f"{row.reach if row.significant else 'not significant'}; wrong way on {words.percent(row.wrong_way)} "
-        "of the prompts; "
-        f"found on {words.percent(row.stability)} of resamples",
+        f"{row.reach if row.significant else 'not significant'}; wrong way on {words.percent(row.wrong_way)} of the "
+        f"prompts; found on {words.percent(row.stability)} of resamples",
     ]
     return "<br>".join(lines)
 
@@ -169,16 +168,7 @@ def _cells(
         z[layer, place], text[layer, place] = row.effect, describe(row, unit)
     shown = {"colorscale": DIVERGING, "zmin": -limit, "zmax": limit, "showscale": False, "opacity": opacity}
     size = {"dx": 1, "dy": 1, "x0": float(columns[0]), "y0": int(layers[0])}
-    return go.Heatmap(
-        z=z,
-        customdata=text,
-        hovertemplate="%{customdata}<extra></extra>",
-        xgap=2,
-        ygap=2,
-        hoverongaps=False,
-        **size,
-        **shown,
-    )
+    return go.Heatmap(z=z, **said(text), xgap=2, ygap=2, hoverongaps=False, **size, **shown)
 
 
 def _short(effect: float) -> str:

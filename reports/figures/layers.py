@@ -1,17 +1,16 @@
 """Quantities by layer, a line a run; and what a lens reads at every layer and position of one prompt."""
 
 from html import escape
-from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from steerscope.reports import words
-from steerscope.reports.figures.coefficient import COLOURS
-from steerscope.reports.figures.lines import line
+from steerscope.reports.figures.lines import lines
 from steerscope.reports.records import records
-from steerscope.reports.theme import axis, figure, visible
+from steerscope.reports.theme import axis, figure, said, visible
 
 
 def by_layer(table: pd.DataFrame, by: str, title: str, last: int | None = None, log: bool = False) -> go.Figure:
@@ -20,25 +19,14 @@ def by_layer(table: pd.DataFrame, by: str, title: str, last: int | None = None, 
     Args:
         table: layer, value, low, high. last: the layer that stands for the end of the model.
     """
-    chart = figure(
-        height=320,
-        margin={"l": 62, "r": 14, "t": 34, "b": 46},
-        showlegend=True,
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
-    )
-    for name, colour in zip(dict.fromkeys(table[by]), cycle(COLOURS), strict=False):
-        rows = table[table[by] == name].sort_values("layer")
-        hover = [
-            (
-                f"<b>{escape(str(name))}</b>, "
-                f"{_layer(r.layer, last)}<br>{words.number(r.value)}{words.between(r.low, r.high)}"
-            )
-            for r in records(rows)
-        ]
-        line(chart, rows, "layer", "value", colour, hover=hover, name=escape(str(name)), shown=True)
+
+    def hover(name: str, r: Any) -> str:
+        value = f"{words.number(r.value)}{words.between(r.low, r.high)}"
+        return f"<b>{escape(name)}</b>, {_layer(r.layer, last)}<br>{value}"
+
+    chart = lines({str(name): table[table[by] == name] for name in dict.fromkeys(table[by])}, "layer", "value", hover)
     layers = sorted(set(table["layer"]))
-    every = max(1, len(layers) // 12)
-    ticks = layers[::every]
+    ticks = layers[:: max(1, len(layers) // 12)]
     chart.update_xaxes(axis("before layer"), tickvals=ticks, ticktext=["end" if t == last else f"{t:g}" for t in ticks])
     chart.update_yaxes(axis(title), **({"type": "log"} if log else {"rangemode": "tozero"}))
     return chart
@@ -65,9 +53,8 @@ def read(table: pd.DataFrame, largest: float) -> go.Figure:
         z[at], text[at] = r.entropy, visible(r.top)[:9]
         hover[at] = (
             f"after <b>{visible(r.token)}</b>, {_layer(r.layer, layers[0])}<br>most probable: "
-            f"<b>{visible(r.top)}</b><br>entropy {words.number(r.entropy)} nats"
-            f"<br>KL of the final prediction {words.number(r.kl_final)}<br>KL from the clean run "
-            f"{words.number(r.kl_clean)}"
+            f"<b>{visible(r.top)}</b><br>entropy {words.number(r.entropy)} nats<br>KL of the final prediction "
+            f"{words.number(r.kl_final)}<br>KL from the clean run {words.number(r.kl_clean)}"
         )
     chart = figure(height=round(110 + 30 * len(layers)), margin={"l": 56, "r": 8, "t": 8, "b": 76})
     chart.add_heatmap(
@@ -77,20 +64,16 @@ def read(table: pd.DataFrame, largest: float) -> go.Figure:
         text=text,
         texttemplate="%{text}",
         textfont={"size": 10},
-        customdata=hover,
-        hovertemplate="%{customdata}<extra></extra>",
         colorscale=[[0, "#8cb8dd"], [0.5, "#eef1f4"], [1, "#f2b48c"]],
         zmin=0,
         zmax=largest,
         showscale=False,
         xgap=2,
         ygap=2,
+        **said(hover),
     )
-    chart.update_xaxes(
-        axis(), tickvals=positions, ticktext=[visible(t) for t in tokens], tickangle=-45, showgrid=False, zeroline=False
-    )
+    plain: dict[str, Any] = {"showgrid": False, "zeroline": False}
+    chart.update_xaxes(axis(), tickvals=positions, ticktext=[visible(t) for t in tokens], tickangle=-45, **plain)
     names = ["end" if layer == layers[0] else f"L{layer:g}" for layer in layers]
-    chart.update_yaxes(
-        axis(), tickvals=list(range(len(layers))), ticktext=names, autorange="reversed", showgrid=False, zeroline=False
-    )
+    chart.update_yaxes(axis(), tickvals=list(range(len(layers))), ticktext=names, autorange="reversed", **plain)
     return chart

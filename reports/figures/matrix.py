@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from steerscope.reports import words
 from steerscope.reports.figures.heatmap import Hover, add_bar
 from steerscope.reports.records import records
-from steerscope.reports.theme import DIVERGING, axis, figure
+from steerscope.reports.theme import DIVERGING, axis, figure, said
 
 SHOWN = 40
 UNSEEN = "#d5d8dc"
@@ -51,8 +51,7 @@ def matrix(pairs: pd.DataFrame, nodes: Sequence[str], unit: str, describe: Hover
                 z[i, j], text[i, j], seen[i, j] = row.interaction, describe(row, unit), True
         chart.add_heatmap(
             z=z,
-            customdata=text,
-            hovertemplate="%{customdata}<extra></extra>",
+            **said(text),
             hoverongaps=False,
             opacity=opacity,
             xgap=1,

@@ -2,18 +2,21 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
-from steerscope.reports.page import Page, Section, Table
+from steerscope.reports.figures.heatmap import Hover, heatmap
+from steerscope.reports.page import Page, Panel, Section, Table
+
+ROWS = 20_000  # of a frame that a page carries along as CSV
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def page(
+def layout(
     result: Result,
     question: str,
     method: str,
@@ -32,25 +35,53 @@ def page(
         warnings: what a reader must know first, beside checks that failed.
     """
     manifest = result.manifest
-    model = manifest.get("model", {})
     labels = [i["vector"]["label"] for i in manifest.get("injections", [])] or ["the vector"]
     count = manifest.get("prompts", {}).get("count", "?")
+    return framed(
+        result,
+        question.format(vector=words.listing(labels), model=model_name(result)),
+        f"{words.injection(manifest)} · {count} prompts · {metric_name(manifest)} · {method}",
+        headline,
+        [*sections, legend(result, text)],
+        glance,
+        warnings,
+    )
+
+
+def framed(
+    result: Result,
+    title: str,
+    subtitle: str,
+    headline: Sequence[str],
+    sections: Sequence[Section],
+    glance: Sequence[tuple[str, str, str]] = (),
+    warnings: Sequence[str] = (),
+) -> Page:
+    """The frame around the sections of any page: failed checks above; checks, manifest and command below."""
+    manifest = result.manifest
     return Page(
-        title=question.format(vector=words.listing(labels), model=model.get("name", "the model")),
-        subtitle=f"{words.injection(manifest)} · {count} prompts · {metric_name(manifest)} · {method}",
-        headline=list(headline),
+        title,
+        subtitle,
+        list(headline),
         warnings=[*failed_checks(manifest), *warnings],
         glance=list(glance),
-        sections=[
-            *sections,
-            legend(result.kind, text),
-            checks(manifest),
-            whole_manifest(manifest),
-            reproduce(manifest),
-        ],
+        sections=[*sections, checks(manifest), whole_manifest(manifest), reproduce(manifest)],
         footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
-        f"{words.number(manifest.get('seconds', math.nan))} seconds on {model.get('device', '?')}",
+        f"{words.number(manifest.get('seconds', math.nan))} seconds on {manifest.get('model', {}).get('device', '?')}",
     )
+
+
+def model_name(result: Result) -> str:
+    """The model's name."""
+    return str(result.manifest.get("model", {}).get("name", "the model"))
+
+
+def of(result: Result, frame: str, **values: Any) -> pd.DataFrame:
+    """Rows of a frame in which columns have these values."""
+    table = result.frames[frame]
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
 
 
 def everything(frame: pd.DataFrame, columns: Sequence[str], title: str, result: Result) -> Section:
@@ -62,13 +93,33 @@ def everything(frame: pd.DataFrame, columns: Sequence[str], title: str, result: 
     return Section(title, text, table=Table(columns, rows, numeric), folded=True, download=downloads)
 
 
+def saved(result: Result) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """What the buttons of a page save, by file name, and a word where that is not all."""
+    notes = [
+        f"{name}.csv holds the first {ROWS:,} of {len(table):,} rows; all of them are in {name}.parquet of the run's "
+        "folder."
+        for name, table in result.frames.items()
+        if len(table) > ROWS
+    ]
+    return {f"{name}.csv": table.head(ROWS) for name, table in result.frames.items()}, notes
+
+
+def map_panel(name: str, table: pd.DataFrame, unit: str, describe: Hover) -> Panel:
+    """A map whose numbers are multiplied where they are too small for two decimals."""
+    limit = float(table["effect"].abs().max())
+    power = 3 * math.ceil(math.log10(0.2 / limit) / 3) if 0 < limit < 0.2 else 0
+    small = f"10{str(-power).translate(RAISED)} " if power else ""
+    chart = heatmap(table, unit, limit, describe=describe, factor=10.0**power, bar=True)
+    numbers = any(trace.mode == "text" for trace in chart.data if trace.type == "scatter")
+    shown = f"{small if numbers else ''}{unit}".strip()
+    return Panel(f"{name} ({shown})" if shown else name, chart)
+
+
 def metric_name(manifest: Any) -> str:
     """The metric with its targets."""
     metric = manifest.get("metric", {})
-    targets = metric.get("targets")
-    return str(metric.get("name", "metric")).replace("_", " ") + (
-        f" of {', '.join(map(repr, targets))}" if targets else ""
-    )
+    targets = f" of {', '.join(map(repr, metric['targets']))}" if metric.get("targets") else ""
+    return str(metric.get("name", "metric")).replace("_", " ") + targets
 
 
 def metric_unit(result: Result) -> str:
@@ -88,26 +139,27 @@ def cell(value: Any) -> str:
 
 def failed_checks(manifest: Any) -> list[str]:
     """A warning for each check that did not hold."""
-    failed = [c for c in manifest.get("checks", []) if not c["passed"]]
     return [
-        (
-            f"A check failed: {c['name']} is off by {c['value']:.2g}, at most {c['limit']:g} was expected. Do not "
-            "trust the numbers below."
-        )
-        for c in failed
+        f"A check failed: {c['name']} is off by {c['value']:.2g}, at most {c['limit']:g} was expected. Do not trust "
+        "the numbers below."
+        for c in manifest.get("checks", [])
+        if not c["passed"]
     ]
 
 
-def legend(kind: str, text: Sequence[str]) -> Section:
+def legend(result: Result, text: Sequence[str]) -> Section:
     """How to read the page: some paragraphs, then every column of every frame."""
-    frames: Mapping[str, Mapping[str, tuple[str, str]]] = COLUMNS[kind]
     rows = [
-        [name, column, meaning, unit.format(metric="of the metric", unit="as said in the row")]
-        for name, columns in frames.items()
-        for column, (meaning, unit) in columns.items()
+        [name, column, about.meaning, unit_of(about.unit, "of the metric", "as said in the row")]
+        for name, columns in result.columns.items()
+        for column, about in columns.items()
     ]
-    table = Table(["table", "column", "meaning", "unit"], rows)
-    return Section("How to read this", text, table=table, folded=True)
+    return Section("How to read this", text, table=Table(["table", "column", "meaning", "unit"], rows), folded=True)
+
+
+def unit_of(unit: str, metric: str, row: str) -> str:
+    """A column's unit, where it is the metric's or stands in the row."""
+    return unit.replace("{metric}", metric).replace("{unit}", row)
 
 
 def checks(manifest: Any) -> Section:

@@ -1,17 +1,32 @@
-"""The report of a trained lens: what it is worth at every layer, beside the logit lens."""
+"""The report of a trained lens: what it is worth at every layer, beside the logit lens; and what a lens reads, for the
+reports of `trace` and `breakdown`.
+"""
 
 import pandas as pd
 
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
-from steerscope.reports.figures.layers import by_layer
+from steerscope.reports.figures.layers import by_layer, read
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, page
+from steerscope.reports.pages.common import everything, layout, of
 from steerscope.reports.records import records
 from steerscope.reports.theme import POSITIVE, axis, figure
 
 
-def lens_page(result: Result) -> Page:
+def headline(result: Result) -> list[str]:
+    """KL of both lenses, layer by layer."""
+    tuned, logit = (records(of(result, "layers", lens=name).sort_values("layer")) for name in ("tuned", "logit"))
+    named = [
+        f"{words.ranged(a, 'kl')} before layer {a.layer} (logit lens {words.number(b.kl)})"
+        for a, b in zip(tuned, logit, strict=True)
+    ]
+    shown = named if len(named) <= 6 else [*named[:3], *named[-3:]]
+    return [
+        f"On held-out text the lens' prediction is within a KL of {words.listing(shown)} of the model's own, in nats."
+    ]
+
+
+def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     table, steps = result.frames["layers"], result.frames["steps"]
     named = table.assign(value=table["kl"], run=table["lens"] + " lens")
@@ -25,28 +40,34 @@ def lens_page(result: Result) -> Page:
     ]
     windows = result.manifest.get("windows", {})
     text = [
-        "For every layer an affine translator makes the stream's prediction come close to the model's own "
-        "(Belrose et al. 2023). "
-        f"Trained on {windows.get('count', '?')} windows of {windows.get('tokens', '?')} tokens; measured on "
-        "windows that nothing was learned from."
+        "For every layer an affine translator makes the stream's prediction come close to the model's own (Belrose et "
+        f"al. 2023). Trained on {windows.get('count', '?')} windows of {windows.get('tokens', '?')} tokens; measured "
+        "on windows that nothing was learned from."
     ]
-    return page(
-        result,
-        "What does a tuned lens see in {model}?",
-        "SGD with Nesterov momentum",
-        lens_sentences(table),
-        [Section("Layers", text, panels), everything(table, list(table.columns), "All layers", result)],
-    )
+    sections = [Section("Layers", text, panels), everything(table, list(table.columns), "All layers", result)]
+    question, method = "What does a tuned lens see in {model}?", "SGD with Nesterov momentum"
+    return layout(result, question, method, headline(result), sections)
 
 
-def lens_sentences(table: pd.DataFrame) -> list[str]:
-    """KL of both lenses, layer by layer."""
-    both = {name: list(records(table[table["lens"] == name].sort_values("layer"))) for name in ("tuned", "logit")}
-    named = [
-        f"{words.number(a.kl)}{words.between(a.low, a.high)} before layer {a.layer} (logit lens {words.number(b.kl)})"
-        for a, b in zip(both["tuned"], both["logit"], strict=True)
+def trajectories(table: pd.DataFrame, tokens: pd.DataFrame, text: str) -> list[Section]:
+    """Entropy and divergences by layer, then every layer and position of one prompt in each run."""
+    title = "Prediction trajectories"
+    if table.empty:
+        return [Section(title, [], [Panel("Lens", None, "not computed")])]
+    names = {
+        "kl_final": "KL of the final prediction (later positions, nats)",
+        "kl_clean": "KL from the clean run (later positions, nats)",
+        "entropy": "Entropy (later positions, nats)",
+        "neighbours": "Divergence between neighbouring positions (nats)",
+    }
+    last, later = int(table["layer"].max()), table[table["where"] == "later"]
+    panels = [
+        Panel(name, by_layer(later[later["quantity"] == q], "run", q.replace("_", " "), last))
+        for q, name in names.items()
     ]
-    shown = named if len(named) <= 6 else [*named[:3], *named[-3:]]
-    return [
-        f"On held-out text the lens' prediction is within a KL of {words.listing(shown)} of the model's own, in nats."
+    largest = float(tokens["entropy"].max()) if len(tokens) else 1.0
+    runs = [
+        Panel(f"Most probable next token, {run}", read(tokens[tokens["run"] == run], largest))
+        for run in dict.fromkeys(tokens["run"])
     ]
+    return [Section(title, [text], panels), *(Section("", [], [panel]) for panel in runs)]

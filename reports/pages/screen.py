@@ -1,102 +1,71 @@
-"""The report of `localize(method="screen")`: exact effects of the nodes that gradients rank highest, and what may be
-missed.
-"""
+"""The report of `screen`: exact effects of the nodes that gradients rank highest, and what may be missed."""
 
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.agreement import agreement
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, metric_unit, page
+from steerscope.reports.pages.common import everything, layout, metric_unit, of
 from steerscope.reports.records import largest, records
 
 MEASURES = ("necessity", "sufficiency")
 
 
-def screen_page(result: Result) -> Page:
-    """All sections, from a saved result alone."""
-    sections = [_ranking(result), _missed(result), _agreement(result), _cost(result), _table(result)]
-    text = [
-        "Gradients rank all nodes; those with the largest estimates, and a random sample of the others, are "
-        "patched exactly. "
-        "p-values are corrected as if every node had been tested."
+def headline(result: Result) -> list[str]:
+    """The strongest verified carriers, what was left out, what it cost."""
+    table = of(result, "effects", measure="necessity")
+    own = table[table["significant"]]
+    named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(largest(own, 4))])
+    first = f"{len(own)} verified nodes carry the effect, above all {named}."
+    [left] = records(of(result, "totals", quantity="unverified_necessity"))
+    rest = next(records(result.frames["missed"]))
+    second = (
+        f"The {rest.unverified} nodes that were not verified one by one carry together "
+        f"{words.ranged(left, 'share', words.percent)} of the effect (exactly); at least {words.percent(rest.covers)} "
+        f"of them carry less than {words.number(rest.bound)} {metric_unit(result)} each."
+    )
+    cost = {r.what: words.number(r.passes) for r in records(result.frames["cost"])}
+    return [
+        first if len(own) else "No verified node carries a significant part.",
+        second if rest.unverified else "Every node was verified.",
+        f"It cost {cost['screen']} forward passes; patching every node costs {cost['exact']}.",
     ]
-    estimator = result.manifest.get("estimator", "gradient")
-    return page(
+
+
+def page(result: Result) -> Page:
+    """All sections, from a saved result alone."""
+    text = [
+        "Gradients rank all nodes; those with the largest estimates, and a random sample of the others, are patched "
+        "exactly. p-values are corrected as if every node had been tested."
+    ]
+    return layout(
         result,
         "Who carries {vector} in {model}? Screened and verified",
-        f"ranked by {estimator}, verified by exact patching",
-        screen_sentences(result),
-        sections,
+        f"ranked by {result.manifest.get('estimator', 'gradient')}, verified by exact patching",
+        headline(result),
+        [part(result) for part in (_ranking, _missed, _agreement, _cost, _table)],
         text=text,
     )
 
 
-def screen_sentences(result: Result) -> list[str]:
-    """The strongest verified carriers, what was left out, what it cost."""
-    unit, table = metric_unit(result), result.frames["effects"]
-    own = table[(table["measure"] == "necessity") & table["significant"]]
-    best = largest(own, 4)
-    named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(best)])
-    first = (
-        f"{len(own)} verified nodes carry the effect, above all {named}."
-        if len(best)
-        else "No verified node carries a significant part."
-    )
-    totals = result.frames["totals"].set_index("quantity")
-    rest = next(records(result.frames["missed"]))
-    left = totals.loc["unverified_necessity"]
-    second = (
-        f"The {rest.unverified} nodes that were not verified one by one carry together {words.percent(left['share'])}"
-        f"{words.between(left['share_low'], left['share_high'], words.percent)} of the effect (exactly); at "
-        f"least {words.percent(rest.covers)} of them "
-        f"carry less than {words.number(rest.bound)} {unit} each."
-    )
-    cost = result.frames["cost"].set_index("what")
-    third = (
-        f"It cost {words.number(cost.loc['screen', 'passes'])} forward passes; patching every node costs "
-        f"{words.number(cost.loc['exact', 'passes'])}."
-    )
-    return [first, second if rest.unverified else "Every node was verified.", third]
-
-
 def _ranking(result: Result) -> Section:
-    table, unit = result.frames["effects"], metric_unit(result)
-    panels = [Panel(m.capitalize(), ranking(table[table["measure"] == m], unit)) for m in MEASURES]
+    unit = metric_unit(result)
+    panels = [Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit)) for m in MEASURES]
     return Section("Verified carriers", ["Exact effects; grey bands are random vectors of equal norm."], panels)
 
 
 def _missed(result: Result) -> Section:
-    names = [
-        "measure",
-        "unverified",
-        "sampled",
-        "together",
-        "together_share",
-        "largest_estimate",
-        "worst_error",
-        "bound",
-        "covers",
-    ]
+    names = ["measure", "unverified", "sampled", "together", "together_share", "largest_estimate", "worst_error"]
+    names += ["bound", "covers"]
+    show = {"together": words.signed, "together_share": words.percent, "covers": words.percent}
     rows = [
-        [
-            r.measure,
-            str(r.unverified),
-            str(r.sampled),
-            words.signed(r.together),
-            words.percent(r.together_share),
-            words.number(r.largest_estimate),
-            words.number(r.worst_error),
-            words.number(r.bound),
-            words.percent(r.covers),
-        ]
+        [str(getattr(r, n)) if n in names[:3] else show.get(n, words.number)(getattr(r, n)) for n in names]
         for r in records(result.frames["missed"])
     ]
     text = (
-        "Together: all nodes that were not verified, patched at once; exact. Bound: the largest estimate among "
-        "them plus the worst error "
-        "on the random sample; it holds for at least the share of them in the last column, at the level of the "
-        "intervals."
+        "Together: all nodes that were not verified, patched at once; exact. Bound: the largest estimate among them "
+        "plus the worst error on the random sample; it holds for at least the share of them in the last column, at the "
+        "level of the intervals."
     )
     titles = [name.replace("_", " ") for name in names]
     return Section("What may be missed", [text], table=Table(titles, rows, frozenset(titles[1:])))
@@ -107,8 +76,7 @@ def _agreement(result: Result) -> Section:
     panels = []
     for measure in MEASURES:
         own = table[(table["measure"] == measure) & (table["verified"] != "unverified")]
-        names = [str(n) for n in own["node"]]
-        chart = agreement(names, own["estimate"].tolist(), own["effect"].tolist(), own["verified"].tolist(), unit)
+        chart = agreement(own["node"], own["estimate"], own["effect"], own["verified"], unit)
         panels.append(Panel(measure.capitalize(), chart))
     return Section("Estimates and exact effects", [], panels)
 
@@ -119,8 +87,8 @@ def _cost(result: Result) -> Section:
         for r in records(result.frames["cost"])
     ]
     text = (
-        "A patched row costs the layers from its node on, since what comes before is shared; a gradient counts "
-        "four passes a row."
+        "A patched row costs the layers from its node on, since what comes before is shared; a gradient counts four "
+        "passes a row."
     )
     titles = ["part", "forward passes", "exact costs so many times as much"]
     return Section("Cost", [text], table=Table(titles, rows, frozenset(titles[1:])), folded=True)

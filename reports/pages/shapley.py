@@ -1,5 +1,6 @@
 """The report of `shapley`: the effect shared out among nodes, and which of them stand in for or need each other."""
 
+from html import escape
 from typing import Any
 
 from steerscope.analysis.results.result import Result
@@ -8,50 +9,23 @@ from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.matrix import matrix, strongest
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, metric_unit, page
+from steerscope.reports.pages.common import everything, layout, metric_unit
 from steerscope.reports.records import largest, records
 
 
-def shapley_page(result: Result) -> Page:
-    """All sections, from a saved result alone."""
-    manifest = result.manifest
-    sections = [_maps(result), _interactions(result), _table(result)]
-    text = [
-        "The game: nodes of a coalition run live in the steered run, all others are held at their clean "
-        "outputs. A Shapley value is a "
-        "node's mean contribution over all orders in which nodes could be let go; with the injection's direct "
-        "way they add up to the effect.",
-        "Two nodes that do the same share what either could do alone, and their interaction is negative; two "
-        "that need each other share "
-        "what they do together, and it is positive.",
-    ]
-    how = f"{manifest.get('estimator', '')} over {manifest.get('passes', '?')} coalitions a prompt"
-    return page(
-        result,
-        "How is the effect of {vector} in {model} shared out?",
-        how,
-        shapley_sentences(result),
-        sections,
-        text=text,
-    )
-
-
-def shapley_sentences(result: Result) -> list[str]:
+def headline(result: Result) -> list[str]:
     """The largest values, the direct way, the strongest interactions."""
-    unit, table = metric_unit(result), result.frames["values"]
-    best = largest(table, 4)
-    named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(best)])
-    totals = result.frames["totals"].set_index("quantity")["value"]
-    error = float(table["sampling_error"].mean())
-    direct, whole = float(totals["direct"]), float(totals["effect"])
-    past = (
-        f"{words.signed(direct)} goes past all nodes"
-        if abs(direct) > 1e-3 * abs(whole)
-        else "nothing goes past the nodes"
-    )
+    unit, table = metric_unit(result), result.frames["effects"]
+    named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(largest(table, 4))])
+    totals = {r.quantity: float(r.value) for r in records(result.frames["totals"])}
+    direct, whole = totals["direct"], totals["effect"]
+    past = f"{words.signed(direct)} goes past all nodes"
+    if abs(direct) <= 1e-3 * abs(whole):
+        past = "nothing goes past the nodes"
+    error = words.number(table["sampling_error"].mean())
     found = [
-        f"Of {words.signed(totals['effect'])} {unit}, the largest shares belong to {named}; {past}.",
-        f"Running some coalitions only leaves an error of about {words.number(error)} {unit} a value.",
+        f"Of {words.signed(whole)} {unit}, the largest shares belong to {named}; {past}.",
+        f"Running some coalitions only leaves an error of about {error} {unit} a value.",
     ]
     pairs = result.frames["interactions"]
     clear = pairs[pairs["significant"]] if len(pairs) else pairs
@@ -63,59 +37,65 @@ def shapley_sentences(result: Result) -> list[str]:
     return found
 
 
-def hover(row: Any, unit: str) -> str:
-    """All that is known of a value."""
-    return "<br>".join(
-        [
-            f"<b>{row.node}</b>",
-            (
-                f"{words.signed(row.effect)} {unit}{words.between(row.low, row.high)}, {words.percent(row.share)} "
-                "of the effect"
-            ),
-            f"error from sampling coalitions {words.number(row.sampling_error)}",
-            f"control {words.signed(row.control)}{words.between(row.control_low, row.control_high)}",
-            f"{words.p_value(row.p_adjusted)} (adjusted)",
-        ]
+def page(result: Result) -> Page:
+    """All sections, from a saved result alone."""
+    text = [
+        "The game: nodes of a coalition run live in the steered run, all others are held at their clean outputs. A "
+        "Shapley value is a node's mean contribution over all orders in which nodes could be let go; with the "
+        "injection's direct way they add up to the effect.",
+        "Two nodes that do the same share what either could do alone, and their interaction is negative; two that need "
+        "each other share what they do together, and it is positive.",
+    ]
+    return layout(
+        result,
+        "How is the effect of {vector} in {model} shared out?",
+        f"{result.manifest.get('estimator', '')} over {result.manifest.get('passes', '?')} coalitions a prompt",
+        headline(result),
+        [_maps(result), _interactions(result), _table(result)],
+        text=text,
     )
+
+
+def _hover(row: Any, unit: str) -> str:
+    effect, control, p = words.estimate(row, unit)
+    error = f"error from sampling coalitions {words.number(row.sampling_error)}"
+    return "<br>".join([f"<b>{escape(str(row.node))}</b>", effect, error, control, p])
 
 
 def _pair(row: Any, unit: str) -> str:
     return "<br>".join(
         [
-            f"<b>{row.first} and {row.second}</b>",
-            f"{words.signed(row.interaction)} {unit} beyond the sum{words.between(row.low, row.high)}",
+            f"<b>{escape(f'{row.first} and {row.second}')}</b>",
+            f"{words.signed(row.interaction)} {escape(unit)} beyond the sum{words.between(row.low, row.high)}",
             f"{words.p_value(row.p_adjusted)} (adjusted); sampling error {words.number(row.sampling_error)}",
         ]
     )
 
 
 def _maps(result: Result) -> Section:
-    table, unit = result.frames["values"], metric_unit(result)
+    table, unit = result.frames["effects"], metric_unit(result)
     panels = [
-        Panel("Heads by layers", heatmap(table, unit, describe=hover)),
-        Panel("Ranked", ranking(table, unit, describe=hover, title="Shapley value")),
+        Panel("Heads by layers", heatmap(table, unit, describe=_hover)),
+        Panel("Ranked", ranking(table, unit, describe=_hover, title="Shapley value")),
     ]
     return Section("Shapley values", [f"In {unit}; grey bands are random vectors of equal norm."], panels)
 
 
 def _interactions(result: Result) -> Section:
-    pairs, unit = result.frames["interactions"], metric_unit(result)
-    title = "Pairs"
+    pairs, title = result.frames["interactions"], "Pairs"
     if pairs.empty:
         why = "the permutation estimator gives none, or they were not asked for"
         return Section(title, [], [Panel("Interactions", None, why)])
-    named = pairs.rename(columns={"node_a": "first", "node_b": "second", "effect": "interaction"}).assign(
-        outcome="effect"
-    )
-    chart = matrix(named, strongest(named, 24), unit, _pair)
+    named = pairs.rename(columns={"node_a": "first", "node_b": "second", "effect": "interaction"})
+    named = named.assign(outcome="effect")
+    chart = matrix(named, strongest(named, 24), metric_unit(result), _pair)
     text = (
-        "Orange: the two need each other (one feeds the other); blue: they stand in for each other. Muted "
-        "pairs are not significant, or "
-        "within two sampling errors of zero."
+        "Orange: the two need each other (one feeds the other); blue: they stand in for each other. Muted pairs are "
+        "not significant, or within two sampling errors of zero."
     )
     return Section(title, [text], [Panel("Interactions of the strongest pairs", chart)])
 
 
 def _table(result: Result) -> Section:
     columns = ["node", "effect", "low", "high", "share", "sampling_error", "control", "p_adjusted", "p_holm"]
-    return everything(result.frames["values"], columns, "All nodes", result)
+    return everything(result.frames["effects"], columns, "All nodes", result)

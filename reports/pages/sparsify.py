@@ -1,91 +1,139 @@
 """The report of `sparsify`: how few dimensions of a vector keep its effect."""
 
+from html import escape
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
-from steerscope.reports.figures.kept import NAME, disturbed, kept
+from steerscope.reports.figures.lines import lines
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, missing, page
+from steerscope.reports.pages.common import everything, layout, missing
 from steerscope.reports.records import records
+from steerscope.reports.theme import CONTROL, GRID, axis
 
 SCALES = {False: "as they are", True: "scaled back to the vector's norm"}
+NAME = {"gradient": "largest by gradient", "size": "largest values", "first": "the first ones", "random": "random ones"}
+COLOURS = {"gradient": "#c4501b", "size": "#2f7bbf", "first": "#8f63ad", "random": "#5f666f"}
+TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def sparsify_page(result: Result) -> Page:
+def headline(result: Result) -> list[str]:
+    """The best order's smallest fraction, a random choice of as many, the disturbance, random vectors."""
+    table, smallest = _scaled(result, "curves", False), _scaled(result, "smallest", False)
+    best = next(records(smallest.sort_values("fraction", kind="stable")))
+    at = {r.order: r for r in records(table[table["fraction"] == best.fraction])}
+    own, other = at[best.order], at.get("random")
+    first = (
+        f"{words.ranged(best, 'fraction', words.percent)} of the dimensions ({best.dimensions} a row), "
+        f"{NAME[best.order]}, are the fewest tried that keep {words.percent(best.keep)} of the effect: "
+        f"{words.ranged(own, 'kept', words.percent)} of it, with {words.percent(own.kl_kept)} of the disturbance"
+    )
+    if best.order != "random" and other is not None:
+        first += f"; as many random ones keep {words.ranged(other, 'kept', words.percent)}"
+    found = [first + "."]
+    if best.control == best.control:
+        how = "fewer" if best.control < best.own else "more" if best.control > best.own else "as many"
+        found.append(
+            f"Random vectors of equal norm need {how}: {words.ranged(best, 'control', words.percent)} for as much of "
+            f"their own change of logits (this vector, of its own: {words.percent(best.own)})."
+        )
+    scaled = _scaled(result, "smallest", True)
+    for r in records(scaled.sort_values("fraction", kind="stable").head(1)):
+        found.append(
+            f"Scaled back to the vector's norm, {words.ranged(r, 'fraction', words.percent)} ({NAME[r.order]}) are "
+            f"enough, with {words.percent(r.kl_kept)} of the disturbance."
+        )
+    return found
+
+
+def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
-        "Dimensions are the model's own, ordered in each row of the vector by itself; the others are set to "
-        "zero. The gradient is averaged along "
-        "the coefficient, and its order is chosen on one half of the prompts and measured on the other.",
-        "Effect kept is not the same output kept: a sparse vector can push as far along the metric and disturb "
-        "more besides, so both "
-        "are shown. Random vectors of equal norm are judged each by its own change of logits: what a random "
-        "vector can lose as "
-        "well says nothing about this one.",
+        "Dimensions are the model's own, ordered in each row of the vector by itself; the others are set to zero. The "
+        "gradient is averaged along the coefficient, and its order is chosen on one half of the prompts and measured "
+        "on the other.",
+        "Effect kept is not the same output kept: a sparse vector can push as far along the metric and disturb more "
+        "besides, so both are shown. Random vectors of equal norm are judged each by its own change of logits: what a "
+        "random vector can lose as well says nothing about this one.",
     ]
-    return page(
+    return layout(
         result,
         "How few dimensions does {vector} need in {model}?",
         "dimensions set to zero, exactly",
-        sparsify_sentences(result),
+        headline(result),
         [_curves(result), _smallest(result), _table(result)],
         text=text,
     )
 
 
-def sparsify_sentences(result: Result) -> list[str]:
-    """The best order's smallest fraction, a random choice of as many, the disturbance, random vectors."""
-    table, smallest = result.frames["curves"], result.frames["smallest"]
-    plain = smallest[~smallest["rescaled"].astype(bool)]
-    best = next(records(plain.sort_values("fraction", kind="stable")))
-    at = table[~table["rescaled"].astype(bool) & (table["fraction"] == best.fraction)].set_index("order")
-    own = at.loc[best.order]
-    first = (
-        f"{words.percent(best.fraction)}{words.between(best.low, best.high, words.percent)} of the dimensions "
-        f"({best.dimensions} a row), "
-        f"{NAME[best.order]}, are the fewest tried that keep {words.percent(best.keep)} of the effect: "
-        f"{words.percent(own['kept'])}{words.between(own['kept_low'], own['kept_high'], words.percent)} of it, with "
-        f"{words.percent(own['kl_kept'])} of the disturbance"
-    )
-    if best.order != "random" and "random" in at.index:
-        other = at.loc["random"]
-        first += (
-            "; as many random ones keep "
-            f"{words.percent(other['kept'])}{words.between(other['kept_low'], other['kept_high'], words.percent)}"
-        )
-    found = [first + "."]
-    if best.control == best.control:
-        how = "fewer" if best.control < best.own else "more" if best.control > best.own else "as many"
-        found.append(
-            f"Random vectors of equal norm need {how}: {words.percent(best.control)}"
-            f"{words.between(best.control_low, best.control_high, words.percent)} for as much of their own "
-            "change of logits "
-            f"(this vector, of its own: {words.percent(best.own)})."
-        )
-    scaled = smallest[smallest["rescaled"].astype(bool)]
-    if len(scaled):
-        r = next(records(scaled.sort_values("fraction", kind="stable")))
-        found.append(
-            "Scaled back to the vector's norm, "
-            f"{words.percent(r.fraction)}{words.between(r.low, r.high, words.percent)} "
-            f"({NAME[r.order]}) are enough, with {words.percent(r.kl_kept)} of the disturbance."
-        )
-    return found
+def _scaled(result: Result, frame: str, rescaled: bool) -> pd.DataFrame:
+    table = result.frames[frame]
+    return table[table["rescaled"].astype(bool) == rescaled]
 
 
 def _curves(result: Result) -> Section:
-    table, keep = result.frames["curves"], float(result.manifest.get("keep", 0.9))
     panels = []
     for rescaled, name in SCALES.items():
-        own = table[table["rescaled"].astype(bool) == rescaled]
+        own = _scaled(result, "curves", rescaled)
         if len(own):
-            panels += [Panel(f"Effect, {name}", kept(own, keep)), Panel(f"Disturbance, {name}", disturbed(own))]
+            effect = _kept(own, float(result.manifest.get("keep", 0.9)))
+            panels += [Panel(f"Effect, {name}", effect), Panel(f"Disturbance, {name}", _disturbed(own))]
+    known = result.frames["curves"]["control"].notna().any()
+    without = "" if known else f" (missing: {missing(result, 'controls')})"
     text = (
-        "Bands are intervals over prompts. Dotted: random vectors of equal norm, in the same order, each of "
-        "its own change of logits"
-        f"{'' if table['control'].notna().any() else ' (missing: ' + missing(result, 'controls') + ')'}. The "
-        "dashed line is the share that is asked for."
+        "Bands are intervals over prompts. Dotted: random vectors of equal norm, in the same order, each of its own "
+        f"change of logits{without}. The dashed line is the share that is asked for."
     )
     return Section("Kept against dimensions", [text], panels)
+
+
+def _kept(table: pd.DataFrame, keep: float) -> go.Figure:
+    """Share of the effect over the share of dimensions, a line an order with its band; dotted: random vectors."""
+    drawn = table.assign(low=table["kept_low"], high=table["kept_high"])
+    chart = _over_dimensions(drawn, "kept", _kept_hover, dotted="control")
+    chart.add_hline(y=keep, line_width=1, line_color=CONTROL, line_dash="dash")
+    chart.update_yaxes(axis("share of the effect kept"), tickformat=".0%", rangemode="tozero")
+    return chart
+
+
+def _kept_hover(name: str, row: Any) -> str:
+    tested = words.p_value(row.p_adjusted) if row.p_adjusted == row.p_adjusted else "not tested"
+    return "<br>".join(
+        [
+            f"<b>{escape(name)}</b>: {row.dimensions} dimensions, {words.percent(row.norm)} of the norm",
+            f"{words.ranged(row, 'kept', words.percent)} of the effect, {words.percent(row.kl_kept)} of the "
+            "disturbance",
+            f"random vectors, of their own: {words.ranged(row, 'control', words.percent)}",
+            f"unlike them: {tested} (adjusted)",
+        ]
+    )
+
+
+def _disturbed(table: pd.DataFrame) -> go.Figure:
+    """Share of the disturbance over the share of dimensions."""
+
+    def hover(name: str, row: Any) -> str:
+        kl = words.ranged(row, "kl", unit="nats")
+        return f"<b>{escape(name)}</b>, {words.percent(row.fraction)}<br>KL {kl}"
+
+    chart = _over_dimensions(table.assign(low=float("nan"), high=float("nan")), "kl_kept", hover)
+    chart.add_hline(y=1.0, line_width=1, line_color=GRID)
+    chart.update_yaxes(axis("disturbance over that of the whole vector"), tickformat=".0%", rangemode="tozero")
+    return chart
+
+
+def _over_dimensions(table: pd.DataFrame, y: str, hover: Any, dotted: str = "") -> go.Figure:
+    known = [order for order in NAME if (table["order"] == order).any()]
+    series = {NAME[order]: table[table["order"] == order] for order in known}
+    look: dict[str, Any] = {"height": 390, "margin": {"l": 66, "r": 14, "t": 56, "b": 50}}
+    chart = lines(series, "fraction", y, hover, dotted=dotted, colours=[COLOURS[order] for order in known], **look)
+    ticks = [t for t in TICKS if t >= float(table["fraction"].min()) * 0.9]
+    names = [f"{100 * t:g}%" for t in ticks]
+    chart.update_xaxes(axis("dimensions kept (log scale)"), type="log", tickvals=ticks, ticktext=names)
+    return chart
 
 
 def _smallest(result: Result) -> Section:
@@ -93,46 +141,24 @@ def _smallest(result: Result) -> Section:
         [
             NAME.get(r.order, r.order),
             SCALES[bool(r.rescaled)],
-            f"{words.percent(r.fraction)}{words.between(r.low, r.high, words.percent)}",
+            words.ranged(r, "fraction", words.percent),
             str(r.dimensions),
             words.percent(r.kl_kept),
             words.percent(r.own),
-            f"{words.percent(r.control)}{words.between(r.control_low, r.control_high, words.percent)}",
+            words.ranged(r, "control", words.percent),
         ]
         for r in records(result.frames["smallest"])
     ]
-    titles = [
-        "order",
-        "values",
-        "smallest fraction",
-        "dimensions a row",
-        "disturbance there",
-        "for its own change of logits",
-        "random vectors",
-    ]
+    titles = ["order", "values", "smallest fraction", "dimensions a row", "disturbance there"]
+    titles += ["for its own change of logits", "random vectors"]
     text = (
-        f"The smallest fraction tried from which on {words.percent(result.manifest.get('keep', 0.9))} of the "
-        "effect is kept, whatever is added."
+        f"The smallest fraction tried from which on {words.percent(result.manifest.get('keep', 0.9))} of the effect is "
+        "kept, whatever is added."
     )
     return Section("How few are enough", [text], table=Table(titles, rows, frozenset(titles[2:])))
 
 
 def _table(result: Result) -> Section:
-    columns = [
-        "order",
-        "rescaled",
-        "fraction",
-        "dimensions",
-        "norm",
-        "effect",
-        "low",
-        "high",
-        "kept",
-        "kl",
-        "kl_kept",
-        "control",
-        "p_adjusted",
-        "wrong_way",
-    ]
-    table = result.frames["curves"].astype({"rescaled": str})
-    return everything(table, columns, "All fractions", result)
+    columns = ["order", "rescaled", "fraction", "dimensions", "norm", "effect", "low", "high", "kept", "kl", "kl_kept"]
+    columns += ["control", "p_adjusted", "wrong_way"]
+    return everything(result.frames["curves"].astype({"rescaled": str}), columns, "All fractions", result)

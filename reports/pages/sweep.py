@@ -6,111 +6,313 @@ from typing import Any
 import pandas as pd
 
 from steerscope.analysis.results.result import Result
-from steerscope.reports import sentences_sweep as say
+from steerscope.analysis.results.stats import holm
 from steerscope.reports import words
 from steerscope.reports.page import Page, Section, Table
-from steerscope.reports.pages import sweep_figures as figures
-from steerscope.reports.pages.common import (
-    cell,
-    checks,
-    failed_checks,
-    legend,
-    metric_name,
-    metric_unit,
-    missing,
-    reproduce,
-    whole_manifest,
-)
+from steerscope.reports.pages import sweep_sections as sections
+from steerscope.reports.pages.common import cell, framed, legend, metric_name, metric_unit, missing, model_name, saved
+from steerscope.reports.pages.sweep_sections import DIFFERENCE, flagged, frame, of_outcome
 from steerscope.reports.records import records
 
-ROWS = 20_000  # of a frame that a page carries along as CSV
+MODES = {
+    "own": "Mode own: every node gets its own activation difference between the vector's two prompts (a head in its z, "
+    "before its output matrix; an MLP in its output), so a trial is the activation addition restricted to the nodes "
+    "that were drawn.",
+    "through": "Mode through: a head gets the z whose image under its output matrix comes closest to the vector (least "
+    "squares), an MLP the vector itself; so each head adds as much of the vector as it can write.",
+    "shared": "Mode shared: the vector itself is added to the stream where a node writes. The heads of a layer write "
+    "into one stream, so they are one node here: all heads of the layer (L0A).",
+    "given": "Mode given: every node gets the vector that was given for it.",
+}
+SAME = (
+    "Adding one vector of the stream to different heads of a layer is the same edit, since they all write into one "
+    "stream; a sweep must therefore say what each node gets."
+)
+KINDS = {
+    "uniform": "any of all nodes",
+    "stratified": "spread evenly over layers and kinds",
+    "horizontal": "all in one layer",
+    "vertical": "one node a layer",
+}
+UNTOLD = "its disturbance cannot be told from zero"
+READING = (
+    "A contribution is what injecting into a node adds to an outcome when everything else stays as it is: its "
+    "coefficient in a regression on all nodes, prompts as blocks, averaged over what else was injected. It is causal "
+    "for these injections, since the nodes were drawn at random.",
+    "Intervals come from leaving out each group of prompts in turn: they say how far a number holds for further "
+    "prompts of this kind, on this model.",
+    "Controls are random vectors that write as much into the stream at the same nodes. A node whose contribution is "
+    "that of random vectors responds to anything; a responsive node responds to this vector.",
+    "Disturbance is the KL divergence from the clean run at the scored positions; loss is the rise of the "
+    "log-perplexity of the text that truly follows.",
+    "Significant is meant after Benjamini-Hochberg over nodes (or pairs). Sentences at the top of this page use Holm's "
+    "correction for nodes.",
+    "Effects that need more than two nodes are spread over the contributions; a sweep of small k does not see them.",
+)
 
 
-def sweep_page(result: Result) -> Page:
+def headline(result: Result) -> list[str]:
+    """What was found; nodes by Holm's p, pairs by the adjusted p, the comparison of designs by Holm's p over
+    outcomes.
+    """
+    if of_outcome(result, "nodes", "effect").empty:
+        return ["There is no estimate of any node yet."]
+    nodes = _claimed(result)
+    parts = [_responsive(result, nodes), _useful(result, nodes), _interaction(result), _direction(result)]
+    return [part for part in parts if part]
+
+
+def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     manifest = result.manifest
-    model = manifest.get("model", {})
-    return Page(
-        title=f"Which nodes respond to {say.vectors(manifest)} in {model.get('name', 'the model')}?",
-        subtitle=f"randomized injection sweep · mode {manifest.get('mode', '?')} · "
-        f"{manifest.get('prompts', {}).get('count', '?')} prompts · "
-        f"{manifest.get('trials', {}).get('done', 0):,} trials · {metric_name(manifest)}",
-        headline=say.headline(result),
-        warnings=[*failed_checks(manifest), *say.unfinished(manifest)],
-        glance=_glance(result),
-        sections=[
-            Section("What a trial injects", say.design(manifest)),
-            *figures.sections(result),
+    return framed(
+        result,
+        f"Which nodes respond to {_vectors(manifest)} in {model_name(result)}?",
+        f"randomized injection sweep · mode {manifest.get('mode', '?')} · "
+        f"{manifest.get('prompts', {}).get('count', '?')} prompts · {manifest.get('trials', {}).get('done', 0):,} "
+        f"trials · {metric_name(manifest)}",
+        headline(result),
+        [
+            Section("What a trial injects", _design(manifest)),
+            *sections.all_of(result),
             _prompts(result),
-            legend("sweep", say.READING),
+            legend(result, READING),
             _table(result),
-            checks(manifest),
-            whole_manifest(manifest),
-            reproduce(manifest),
         ],
-        footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
-        f"{words.number(manifest.get('seconds', math.nan))} seconds on {model.get('device', '?')}",
+        _glance(result),
+        _unfinished(manifest),
     )
+
+
+def _alpha(result: Result) -> float:
+    return float(result.manifest.get("alpha", 0.05))
+
+
+def _vectors(manifest: Any) -> str:
+    """The labels of the vectors; of many, the first."""
+    labels = [f"({vector.get('label', 'vector')})" for vector in manifest.get("vectors", [])]
+    shown = labels if len(labels) <= 3 else [*labels[:3], f"{len(labels) - 3} more"]
+    return words.listing(shown or ["the vector"])
+
+
+def _unfinished(manifest: Any) -> list[str]:
+    """What a reader must know of a run that is not whole."""
+    trials, found = manifest.get("trials", {}), []
+    done, planned = trials.get("done", 0), trials.get("planned", 0)
+    if done < planned:
+        found.append(f"{done:,} of {planned:,} trials are there: the run is not finished.")
+    if trials.get("damaged"):
+        damaged = words.listing(list(trials["damaged"]))
+        found.append(f"Damaged parts were left out: {damaged}. A resumed run makes them again.")
+    return found
+
+
+def _claimed(result: Result) -> pd.DataFrame:
+    """Nodes of which a claim in words may be made, largest first.
+
+    Holm's p is below alpha, the node is responsive, and it does more than random vectors do there, not less.
+    """
+    table = of_outcome(result, "nodes", "effect")
+    responsive = flagged(frame(result, "frontier"), "responsive")["node"]
+    control = table["control"].astype(float).fillna(0.0)
+    beyond = (table["contribution"] - control) * table["contribution"] > 0
+    rows = table[(table["p_holm"] < _alpha(result)) & table["node"].isin(responsive) & beyond]
+    return rows.sort_values("contribution", key=abs, ascending=False)
+
+
+def _responsive(result: Result, nodes: pd.DataFrame) -> str:
+    unit, table = metric_unit(result), of_outcome(result, "nodes", "effect")
+    if nodes.empty:
+        most = next(records(table.sort_values("contribution", key=abs, ascending=False)))
+        beyond = " and goes beyond that of random vectors" if math.isfinite(most.control) else ""
+        text = (
+            f"No node of {model_name(result)} can be said to respond to {_vectors(result.manifest)}: none of "
+            f"{len(table)} has a contribution that passes Holm's correction{beyond}. The largest is that of "
+            f"{_contribution(most, unit)}."
+        )
+        why = missing(result, "intervals", "")
+        return f"{text} There are no intervals: {why}." if why else text
+    against = nodes[nodes["contribution"] < 0]
+    shown = [_contribution(row, unit) for row in records(nodes.head(3))]
+    text = (
+        f"{len(nodes)} of {len(table)} nodes of {model_name(result)} respond to {_vectors(result.manifest)}, above all "
+        f"{words.listing(shown)}"
+    )
+    if 0 < len(against) < len(nodes):
+        lower = "lowers" if len(against) == 1 else "lower"
+        text += f"; {len(against)} of them {lower} the metric ({words.listing(words.some(list(against['node'])))})"
+    return text + "."
+
+
+def _contribution(row: Any, unit: str) -> str:
+    control = "no controls were run"
+    if math.isfinite(row.control):
+        ends = words.between(row.control_low, row.control_high, words.signed)
+        control = f"random vectors {words.signed(row.control)}{ends}"
+    return f"{row.node} ({words.ranged(row, 'contribution', words.signed, unit)}; {control})"
+
+
+def _together(result: Result, column: str) -> float:
+    """Effect for each nat of all nodes together, of the vector or (column control) of random ones."""
+    effect, kl = (of_outcome(result, "nodes", outcome)[column].astype(float).to_numpy() for outcome in ("effect", "kl"))
+    return float(effect.sum() / kl.sum()) if kl.sum() > 0 else math.nan
+
+
+def _useful(result: Result, nodes: pd.DataFrame) -> str:
+    if nodes.empty:
+        return ""
+    table = flagged(frame(result, "frontier"), "useful")
+    table = table[table["node"].isin(nodes["node"])].sort_values("effect", ascending=False)
+    random = _together(result, "control")
+    typical = f"{words.number(_together(result, 'contribution'))} {metric_unit(result)} per nat"
+    typical += f"; random vectors: {words.number(random)}" if math.isfinite(random) else ""
+    more = f"with more effect for each nat of disturbance than all nodes have together ({typical})"
+    if table.empty:
+        return f"None of them is useful, {more}."
+    shown = [
+        f"{r.node} ({words.ranged(r, 'efficiency') if math.isfinite(r.efficiency) else UNTOLD})"
+        for r in records(table.head(4))
+    ]
+    if len(table) > 4:
+        shown.append(f"{len(table) - 4} more")
+    return f"Useful, {more}: {words.listing(shown)}."
+
+
+def _interaction(result: Result) -> str:
+    table = of_outcome(result, "pairs", "effect")
+    if table.empty:
+        return ""
+    found = table[table["p_adjusted"] < _alpha(result)]
+    if found.empty:
+        return f"No interaction of two nodes is significant ({len(table):,} pairs were tested)."
+    row = next(records(found.sort_values("interaction", key=abs, ascending=False)))
+    return (
+        f"The strongest interaction is between {row.first} and {row.second}: both together do "
+        f"{words.ranged(row, 'interaction', words.signed, metric_unit(result))} beyond the sum of their "
+        f"contributions{_manner(result, row)} ({words.p_value(row.p_adjusted)}, adjusted; {len(found):,} of "
+        f"{len(table):,} pairs are significant)."
+    )
+
+
+def _manner(result: Result, pair: Any) -> str:
+    """Whether two nodes stand in for each other: only where both have a significant contribution of the same sign."""
+    table = flagged(of_outcome(result, "nodes", "effect"), "significant")
+    values = table.loc[table["node"].isin([pair.first, pair.second]), "contribution"].to_numpy(float)
+    if len(values) < 2 or values[0] * values[1] <= 0:
+        return ""
+    return f", so they {'strengthen' if values[0] * pair.interaction > 0 else 'stand in for'} each other"
+
+
+def _direction(result: Result) -> str:
+    table = frame(result, "designs")
+    table = table[table["design"] == DIFFERENCE].dropna(subset=["p"])
+    if table.empty:
+        return ""
+    unit, p = metric_unit(result), holm(table["p"].to_numpy(float))
+    parts = []
+    for row, corrected in zip(records(table), p, strict=True):
+        if corrected < _alpha(result):
+            of = unit if row.outcome == "effect" else "nats"
+            name = {"kl": "disturbance"}.get(row.outcome, row.outcome)
+            size = words.between(*((row.low, row.high) if row.mean > 0 else (-row.high, -row.low)))
+            parts.append(f"{words.number(abs(row.mean))} {of} {'more' if row.mean > 0 else 'less'} {name}{size}")
+    start = "Horizontally (in one layer)"
+    if parts:
+        same = "the same number of nodes at the same norm"
+        return f"{start} {same} has {words.listing(parts)} than vertically (over layers)."
+    effect = next((r for r in records(table) if r.outcome == "effect"), None)
+    value = "" if effect is None else f" (effect {words.ranged(effect, 'mean', words.signed, unit)})"
+    return (
+        f"{start} and vertically (over layers) the same number of nodes at the same norm do the same, as far as can be "
+        f"told{value}."
+    )
+
+
+def _design(manifest: Any) -> list[str]:
+    """What a trial injects and how trials are drawn, in words."""
+    about, trials = manifest.get("design", {}), manifest.get("trials", {})
+    low, high = (*about.get("k", [1, 1]), 1)[:2]
+    nodes = f"{low} node{'s' if low > 1 else ''}"
+    if low < high:
+        nodes = f"{low} {'or' if high == low + 1 else 'to'} {high} nodes (each number equally likely)"
+    kinds = " or ".join(f"{kind} ({KINDS.get(kind, kind)})" for kind in about.get("kinds", ["uniform"]))
+    parts = [
+        f"Each of {trials.get('planned', about.get('trials', 0)):,} trials injects into {nodes}, drawn {kinds}, with "
+        f"{_vectors(manifest)} at {_coefficients(manifest)}, positions {manifest.get('positions', 'all')}."
+    ]
+    if about.get("antithetic"):
+        parts.append("Every set is followed by its complement.")
+    if about.get("mixed"):
+        parts.append("Every node draws its own vector.")
+    if about.get("controls"):
+        parts.append(
+            f"One in {about.get('control_every', '?')} draws is a control: the same nodes with one of "
+            f"{about['controls']} random vectors that write as much into the stream."
+        )
+    if about.get("visit"):
+        parts.append(f"{about['visit']} trials in a row share prompt, vector and coefficient.")
+    mode = MODES.get(manifest.get("mode", ""), f"Mode {manifest.get('mode', 'unknown')}.")
+    return [f"{mode} {SAME}", " ".join([*parts, *_cost(manifest)]), *map(str, manifest.get("notes", []))]
+
+
+def _coefficients(manifest: Any) -> str:
+    values = [f"{float(value):g}" for value in manifest.get("coefficients", [1.0])]
+    if len(values) == 1:
+        return f"coefficient {values[0]}"
+    return f"coefficients {words.listing(values)} in turn (contributions are means over them)"
+
+
+def _cost(manifest: Any) -> list[str]:
+    if not manifest.get("seconds"):
+        return []
+    spent = ", ".join(f"{words.percent(share)} {name}" for name, share in (manifest.get("shares") or {}).items())
+    each = f"{words.number(manifest.get('trials_per_second'))} trials a second{f'; {spent}' if spent else ''}"
+    return [f"It took {words.number(manifest['seconds'])} seconds ({each})."]
 
 
 def _glance(result: Result) -> list[tuple[str, str, str]]:
     manifest, unit = result.manifest, metric_unit(result)
-    trials = manifest.get("trials", {})
-    nodes, rows = say.of_outcome(result, "nodes", "effect"), say.frame(result, "prompts")
-    responsive = say.flagged(say.frame(result, "frontier"), "responsive")
+    trials, prompts = manifest.get("trials", {}), manifest.get("prompts", {})
+    nodes, rows = of_outcome(result, "nodes", "effect"), frame(result, "prompts")
+    responsive = flagged(frame(result, "frontier"), "responsive")
     width = (nodes["high"].astype(float) - nodes["low"].astype(float)).median()
-    effect, of_effect = _whole(result, "effect")
-    kl, of_kl = _whole(result, "kl")
-    level, alpha = manifest.get("level", 0.95), manifest.get("alpha", 0.05)
+    (effect, of_effect), (kl, of_kl) = _whole(result, "effect"), _whole(result, "kl")
+    controls = "no controls"
+    if trials.get("random", 0):
+        count = manifest.get("design", {}).get("controls", "?")
+        controls = f"{trials['random']:,} controls with {count} random vectors of equal norm"
+    level = words.percent(manifest.get("level", 0.95))
     return [
-        ("trials", f"{trials.get('done', 0):,}", f"{trials.get('real', 0):,} with the vector, {_controls(manifest)}"),
-        (
-            "prompts",
-            f"{manifest.get('prompts', {}).get('count', len(rows)):,}",
-            str(manifest.get("prompts", {}).get("source", "")),
-        ),
+        ("trials", f"{trials.get('done', 0):,}", f"{trials.get('real', 0):,} with the vector, {controls}"),
+        ("prompts", f"{prompts.get('count', len(rows)):,}", str(prompts.get("source", ""))),
         ("whole injection", f"{words.signed(effect)} {unit}", f"mean effect on {metric_name(manifest)}{of_effect}"),
         ("its disturbance", f"{words.number(kl)} nats", f"KL to the clean run{of_kl}"),
         (
             "responsive nodes",
             f"{len(responsive)} of {len(nodes)}",
-            f"Benjamini-Hochberg at {alpha:g}, unlike random vectors; {len(say.claimed(result))} pass Holm and do more",
+            f"Benjamini-Hochberg at {_alpha(result):g}, unlike random vectors; {len(_claimed(result))} pass Holm and "
+            "do more",
         ),
         (
             "interval width",
             f"{words.number(width)} {unit}" if pd.notna(width) else "–",
-            f"median over nodes, of contributions to the effect at level {words.percent(level)}",
+            f"median over nodes, of contributions to the effect at level {level}",
         ),
     ]
-
-
-def _controls(manifest: Any) -> str:
-    random, count = manifest.get("trials", {}).get("random", 0), manifest.get("design", {}).get("controls", "?")
-    return f"{random:,} controls with {count} random vectors of equal norm" if random else "no controls"
 
 
 def _whole(result: Result, outcome: str) -> tuple[float, str]:
     """Mean of the fully steered run over prompts, and its interval in words."""
     found = result.manifest.get("whole", {}).get(outcome) or {}
     if found.get("mean") is not None:
-        ends = [math.nan if found.get(name) is None else found[name] for name in ("low", "high")]
-        return found["mean"], words.between(*ends)
-    rows = say.frame(result, "prompts")
-    return float(pd.to_numeric(rows[f"steered_{outcome}"]).mean()), ""
+        return found["mean"], words.between(found.get("low"), found.get("high"))
+    return float(pd.to_numeric(frame(result, "prompts")[f"steered_{outcome}"]).mean()), ""
 
 
 def _prompts(result: Result) -> Section:
-    table, unit = say.frame(result, "prompts"), metric_unit(result)
-    columns = [
-        "prompt",
-        "tokens",
-        "trials",
-        f"effect ({unit})",
-        "KL (nats)",
-        "clean perplexity",
-        f"whole injection ({unit})",
-        "its KL (nats)",
-    ]
+    table, unit = frame(result, "prompts"), metric_unit(result)
+    columns = ["prompt", "tokens", "trials", f"effect ({unit})", "KL (nats)", "clean perplexity"]
+    columns += [f"whole injection ({unit})", "its KL (nats)"]
     rows = [
         [
             r.text,
@@ -128,43 +330,20 @@ def _prompts(result: Result) -> Section:
     text = ["Effect and KL are means over the trials of a prompt with the vector, not random ones."]
     text += [f"Scored: {scored}."] if scored else []
     text += [f"Missing: {missing(result, 'prompts')}."] if table.empty else []
-    numeric = frozenset(columns[1:])
-    return Section(f"Prompts ({len(table)})", text, table=Table(columns, rows, numeric), folded=True)
+    return Section(f"Prompts ({len(table)})", text, table=Table(columns, rows, frozenset(columns[1:])), folded=True)
 
 
 def _table(result: Result) -> Section:
-    columns = [
-        "node",
-        "outcome",
-        "contribution",
-        "low",
-        "high",
-        "control",
-        "control_low",
-        "control_high",
-        "difference",
-        "sampled",
-        "p_adjusted",
-        "p_holm",
-        "p_specific",
-    ]
-    rows = [[_plain(row[c]) for c in columns] for row in say.frame(result, "nodes")[columns].to_dict("records")]
+    columns = ["node", "outcome", "contribution", "low", "high", "control", "control_low", "control_high", "difference"]
+    columns += ["sampled", "p_adjusted", "p_holm", "p_specific"]
+    rows = [[_plain(row[c]) for c in columns] for row in frame(result, "nodes")[columns].to_dict("records")]
     text = [
-        (
-            "A click on a heading sorts. The buttons save the tables as CSV; the trials themselves are in the "
-            "parquet files of the run's folder."
-        )
+        "A click on a heading sorts. The buttons save the tables as CSV; the trials themselves are in the parquet "
+        "files of the run's folder."
     ]
-    downloads = {}
-    for name, table in result.frames.items():
-        downloads[f"{name}.csv"] = table.head(ROWS)
-        if len(table) > ROWS:
-            text.append(
-                f"{name}.csv holds the first {ROWS:,} of {len(table):,} rows; all of them are in "
-                f"{name}.parquet of the run's folder."
-            )
-    numeric = frozenset(columns) - {"node", "outcome"}
-    return Section("All nodes", text, table=Table(columns, rows, numeric), folded=True, download=downloads)
+    downloads, notes = saved(result)
+    shown = Table(columns, rows, frozenset(columns) - {"node", "outcome"})
+    return Section("All nodes", [*text, *notes], table=shown, folded=True, download=downloads)
 
 
 def _plain(value: Any) -> str:
