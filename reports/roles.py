@@ -1,0 +1,169 @@
+"""Frames as charts read them, whatever their question: by the roles of their columns."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from pandas.api.types import is_bool_dtype
+
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Frame, with_role
+from steerscope.reports import words
+from steerscope.reports.records import records
+
+NUMBERS = {
+    "low": "low",
+    "high": "high",
+    "control": "reference",
+    "control_low": "reference_low",
+    "control_high": "reference_high",
+}
+LARGEST_MAP = 20_000  # cells
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What of a frame can be drawn: a ranking of names, or lines along an axis.
+
+    Attributes:
+        frame: its name.
+        what: the column of the estimate; meaning: in words.
+        axis: the column that rows run along; empty for a ranking.
+        verdict: the column of truth values that marks rows; empty where there is none.
+        table: group (the measure), unit, name, effect, low, high, control, control_low, control_high, significant,
+            layer, head, kind, and x along the axis. One row for each group, name and x.
+    """
+
+    frame: str
+    what: str
+    meaning: str
+    axis: str
+    verdict: str
+    table: pd.DataFrame
+
+    def groups(self) -> Iterator[tuple[str, str, pd.DataFrame]]:
+        """Name, unit and rows of each group."""
+        for (group, unit), rows in self.table.groupby(["group", "unit"], sort=False):
+            yield str(group), str(unit), rows
+
+
+def drawn(result: Result, name: str) -> Drawn | None:
+    """What of a frame can be drawn; None where there is nothing to rank or to follow, or rows cannot be told apart."""
+    table, frame = result.frames[name].reset_index(drop=True), result.columns[name]
+    estimates = with_role(frame, "estimate")
+    if table.empty or not estimates:
+        return None
+    what = estimates[0]
+    axes = [column for column in with_role(frame, "axis") if _numeric(table[column])][:1]
+    labels = with_role(frame, "node") + [c for c in frame if frame[c].role in ("label", "axis") and c not in axes]
+    verdicts = [c for c in with_role(frame, "verdict") if is_bool_dtype(table[c].dropna().infer_objects())]
+    made = _numbers(table, frame, what).assign(
+        group=_names(table, with_role(frame, "measure")),
+        unit=_units(result, table, frame[what].unit),
+        name=_names(table, labels),
+        significant=table[verdicts[0]].astype("boolean").fillna(False).astype(bool) if verdicts else True,
+        x=pd.to_numeric(table[axes[0]]).astype(float) if axes else 0.0,
+    )
+    made = made.dropna(subset=["effect", "x"])
+    if not (labels or axes) or made.duplicated(["group", "unit", "name", "x"]).any() or made.empty:
+        return None
+    return Drawn(name, what, frame[what].meaning, next(iter(axes), ""), next(iter(verdicts), ""), made)
+
+
+def placed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a group that have a place among heads by layers; none where two have the same."""
+    found = rows[rows["layer"].ge(0) & rows["kind"].ne("") & ~rows["head"].lt(0)]
+    cells = (found["layer"].max() + 1) * (found["head"].max(skipna=True) + 2 if found["head"].notna().any() else 2)
+    clash = found.duplicated(["layer", "head", "kind"]).any()
+    return found.iloc[:0] if clash or not cells <= LARGEST_MAP else found
+
+
+def _numeric(column: pd.Series) -> bool:
+    return bool(pd.to_numeric(column, errors="coerce").notna().eq(column.notna()).all())
+
+
+def _numbers(table: pd.DataFrame, frame: Frame, what: str) -> pd.DataFrame:
+    """The estimate with what belongs to it: of several estimates' intervals, what stands before the next estimate."""
+    columns, estimates = list(frame), with_role(frame, "estimate")
+    if len(estimates) > 1:
+        columns = columns[columns.index(what) : columns.index(estimates[1])]
+    found = {"effect": what}
+    for name, role in NUMBERS.items():
+        found[name] = next((c for c in columns if frame[c].role == role), "")
+    node, layer, head = (next(iter(with_role(frame, role)), "") for role in ("node", "layer", "head"))
+    found |= {"layer": layer, "head": head}
+    missing = pd.Series(math.nan, index=table.index)
+    numbers = pd.DataFrame(
+        {name: pd.to_numeric(table[c], errors="coerce").astype(float) if c else missing for name, c in found.items()}
+    ).replace([math.inf, -math.inf], math.nan)
+    if not (node and layer and head):
+        return numbers.assign(kind="")
+    last = table[node].astype(str).str[-1:].map({"M": "mlp", "A": "attention"}).fillna("")
+    return numbers.assign(kind=last.where(numbers["head"].isna(), "head"))
+
+
+def _units(result: Result, table: pd.DataFrame, unit: str) -> Any:
+    metric = str(result.manifest.get("metric", {}).get("unit", ""))
+    unit = unit.replace("{metric}", metric)
+    return table["unit"].astype(str) if unit == "{unit}" and "unit" in table else unit.replace("{unit}", "")
+
+
+def _names(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """What rows are called: text as it is, numbers with the name of their column."""
+    parts = [table[c].map(lambda value, c=c: _name(c, value)) for c in columns]
+    if not parts:
+        return pd.Series("", index=table.index)
+    return pd.concat(parts, axis=1).agg(", ".join, axis=1)
+
+
+def _name(column: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    shown = "–" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{column.replace('_', ' ')} {shown}"
+
+
+def first(result: Result) -> Drawn | None:
+    """The first frame that can be drawn."""
+    return next((shown for name in result.frames if (shown := drawn(result, name))), None)
+
+
+def sentence(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> str:
+    """The largest estimate of a group, with its interval and its reference, and no more."""
+    what, where = plain(shown.what), plain(shown.frame) + (f" ({group})" if group else "")
+    row, value = largest_of(rows, unit)
+    count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
+    if row.effect == 0:
+        return f"Every {what} in {where} is zero ({count})."
+    size = " by size" if (rows["effect"] < 0).any() else ""
+    random = f" (random vectors {words.ranged(row, 'control', words.signed)})" if words.finite(row.control) else ""
+    verdict = f", not {plain(shown.verdict)}" if shown.verdict and not row.significant else ""
+    ends = words.between(row.low, row.high)
+    return f"Largest {what}{size} in {where}: {at(shown, row)}, {value}{ends}{random}{verdict}; {count}."
+
+
+def largest_of(rows: pd.DataFrame, unit: str) -> tuple[Any, str]:
+    """The row with the largest estimate, of either sign, and that estimate with its unit."""
+    row = next(records(rows.loc[[rows["effect"].abs().idxmax()]]))
+    spoken = len(unit.split()) <= 3 and "," not in unit  # some units are explanations
+    return row, f"{words.signed(row.effect)} {unit if spoken else ''}".strip()
+
+
+def at(shown: Drawn, row: Any) -> str:
+    """What a row is called, and where it stands on its axis."""
+    along = f"{plain(shown.axis)} {axis_value(row.x)}" if shown.axis else ""
+    return " at ".join(part for part in (str(row.name), along) if part)
+
+
+def axis_value(x: float) -> str:
+    """A place on an axis; limits are exact runs, too."""
+    if math.isinf(x):
+        return "∞" if x > 0 else "−∞"
+    return f"{x:,.0f}".replace("-", "−") if x.is_integer() else words.number(x)
+
+
+def plain(name: str) -> str:
+    """The name of a column or frame as words."""
+    return name.replace("_", " ")
