@@ -166,11 +166,12 @@ def frozen(
     asked = {"effect": experiment}
     try:
         asked["damage"] = ordinary(experiment, text)
-        vars(asked["damage"])["steering"] = experiment.steering  # controls are scaled on the prompts, not on the text
     except SteerscopeError as error:
         if text is not None:
             raise
         missing["damage"] = f"no ordinary text for this model and injection ({error})"
+    for question in asked.values():
+        vars(question)["steering"] = experiment.steering  # controls that are scaled on the prompts, not on the text
     vectors = 1 + (experiment.controls if controls is None else min(controls, experiment.controls))
     patterns = shared(experiment.model) and "head" in by and OF_HEADS not in missing
     raw, checks = {}, []
