@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from steerscope.analysis.columns.attention import ATTENTION
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import Readout, measure
 from steerscope.analysis.errors import BadVector
+from steerscope.analysis.frozen.freeze_attention import COLUMNS as ATTENTION
 from steerscope.analysis.frozen.freeze_attention import frozen
 from steerscope.analysis.origin.writers import COLUMNS as WRITERS
 from steerscope.analysis.origin.writers import written
