@@ -1,6 +1,4 @@
-"""`edge_graph`: the edges of a result as a weighted `networkx.DiGraph` from the injection to the logits. No model is
-needed.
-"""
+"""`edge_graph`: the edges of a result as a weighted `networkx.DiGraph` from the injection to the logits."""
 
 import re
 
@@ -30,9 +28,8 @@ def edge_graph(result: Result, strongest: int = 40) -> "nx.DiGraph[str]":
     """
     if result.kind != "edges" or strongest < 1:
         raise BadArgument(
-            f"a graph of the {strongest} strongest edges of a result of kind {result.kind!r}; expected at "
-            "least 1, and edges; "
-            "make it with edges(experiment)"
+            f"a graph of the {strongest} strongest edges of a result of kind {result.kind!r}; expected at least 1, "
+            "and edges; make it with edges(experiment)"
         )
     table = result.frames["edges"]
     size = table["effect"].abs()
