@@ -9,21 +9,11 @@ from steerscope.analysis.sweeps.rows import TRIALS
 from steerscope.analysis.sweeps.summary import COLUMNS as SWEEP
 
 from .attention import ATTENTION
-from .attribute import ATTRIBUTE
-from .localize import LOCALIZE
-from .paths import PATHS
-from .screen import SCREEN
-from .shapley import SHAPLEY
 from .sparsify import SPARSIFY
 from .writers import WRITERS
 
 COLUMNS: dict[str, Frames] = {
     "attention": ATTENTION,
-    "attribute": ATTRIBUTE,
-    "localize": LOCALIZE,
-    "paths": PATHS,
-    "screen": SCREEN,
-    "shapley": SHAPLEY,
     "sparsify": SPARSIFY,
     "sweep": {"trials": TRIALS} | SWEEP,
     "writers": WRITERS,

@@ -41,7 +41,7 @@ def page(result: Result) -> Page:
     return layout(
         result,
         "Who carries {vector} in {model}? Screened and verified",
-        f"ranked by {result.manifest.get('estimator', 'gradient')}, verified by exact patching",
+        f"ranked by {result.manifest.get('ranked_by', 'gradient')}, verified by exact patching",
         headline(result),
         [part(result) for part in (_ranking, _missed, _agreement, _cost, _table)],
         text=text,
