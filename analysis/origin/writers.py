@@ -212,10 +212,11 @@ def _random(experiment: Experiment, vector: int, number: int, part: Part) -> Ten
 def _tried(experiment: Experiment, measure: str, prompt: int, number: int, values: Tensor) -> tuple[Edit, ...]:
     """The edits of a prompt that inject a part alone, or everything without it."""
     injection, edits = experiment.injections[number], experiment.edits(0)[prompt]
+    vector = injection.vector.values.to(values.device)
+    values = values.to(vector)  # rounded as the vector is, so that what is all of it leaves nothing
     if measure == "alone":
         return (_put(edits[number], injection, values),)
-    rest = injection.vector.values.to(values) - values
-    return tuple(_put(edit, injection, rest) if i == number else edit for i, edit in enumerate(edits))
+    return tuple(_put(edit, injection, vector - values) if i == number else edit for i, edit in enumerate(edits))
 
 
 def _put(edit: Edit, injection: Injection, values: Float[Tensor, "row width"]) -> Edit:
