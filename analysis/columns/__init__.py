@@ -8,13 +8,4 @@ from steerscope.analysis.results.schema import Frames
 from steerscope.analysis.sweeps.rows import TRIALS
 from steerscope.analysis.sweeps.summary import COLUMNS as SWEEP
 
-from .attention import ATTENTION
-from .sparsify import SPARSIFY
-from .writers import WRITERS
-
-COLUMNS: dict[str, Frames] = {
-    "attention": ATTENTION,
-    "sparsify": SPARSIFY,
-    "sweep": {"trials": TRIALS} | SWEEP,
-    "writers": WRITERS,
-}
+COLUMNS: dict[str, Frames] = {"sweep": {"trials": TRIALS} | SWEEP}
