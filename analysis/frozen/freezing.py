@@ -114,8 +114,8 @@ def lost(
         edits = experiment.edits(vector)
         scores = [experiment.along, experiment.own(vector)] if own else [experiment.along]
         found = experiment.scores([Variant(p, (*row[p], *edits[p])) for row in frozen for p in prompts], scores)
-        steered = np.stack([experiment.value(vector, score) for score in scores])
-        rows.append(steered[:, None] - found.T.reshape(len(scores), len(freezings), len(prompts)))
+        values = found.T.reshape(len(scores), len(freezings), len(prompts))
+        rows.append([-experiment.change(own, vector, vector, score) for own, score in zip(values, scores, strict=True)])
         totals.append([experiment.effect(vector), experiment.own_effect(vector) if own else experiment.effect(vector)])
     gone, total = np.array(rows), np.array(totals)  # [vector, score, freezing, prompt], [vector, score, prompt]
     return Lost(tuple(freezings), gone[:, 0], gone[:, -1], total[:, 0], total[:, 1])

@@ -198,7 +198,7 @@ def effects(experiment: Experiment, controls: int) -> Written:
             for p in prompts
         ]
         alone, rest = experiment.score(variants).reshape(len(every), 2, len(prompts)).swapaxes(0, 1)
-        found.append([alone - experiment.value(None), experiment.value(0) - rest])
+        found.append([experiment.change(alone, None), -experiment.change(rest, 0)])
     return Written(split, owner, np.array(found))
 
 

@@ -29,6 +29,7 @@ from .prompts import Prompts, make_prompts
 Edits = tuple[tuple[Edit, ...], ...]  # by prompt
 Activations = list[dict[tuple[str, int], Tensor]]  # by prompt
 Patches = dict[Node, list[Edit]]  # by node, one edit for each prompt
+ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -280,6 +281,20 @@ class Experiment:
         readout = self.scored_positions.readout(self.outputs_of(vector))
         return self.scored_positions.mean((score or self.along)(readout).double()).cpu().numpy()
 
+    def change(
+        self,
+        values: Float[NDArray[np.float64], "*rows prompt"],
+        base: int | None,
+        vector: int = 0,
+        score: Score | None = None,
+    ) -> Float[NDArray[np.float64], "*rows prompt"]:
+        """How far a score of some runs is from that of the base: the clean run (None), or a vector's.
+
+        One run in two batches differs by rounding, which is no effect (`beyond_rounding`).
+        """
+        clean, steered = self.value(None, score), self.value(vector, score)
+        return beyond_rounding(values - (clean if base is None else steered), values, clean, steered)
+
     def effect(self, vector: int = 0) -> Float[NDArray[np.float64], " prompt"]:
         """Steered minus clean, along the metric of the real vector."""
         return self._runs.fact("effect", vector, lambda: self.value(vector) - self.value(None))
@@ -368,6 +383,14 @@ class _Runs:
         if (what, vector) not in self._facts:
             self._facts[what, vector] = make()
         return self._facts[what, vector]
+
+
+def beyond_rounding(
+    change: Float[NDArray[np.float64], "..."], *of: Float[NDArray[np.float64], "..."]
+) -> Float[NDArray[np.float64], "..."]:
+    """A difference; zero where it is less than 8 units in the last place of the largest of what it came from."""
+    size = np.max(np.broadcast_arrays(*map(np.abs, of)), axis=0)
+    return np.where(np.abs(change) <= ROUNDING * size, 0.0, change)
 
 
 def _scaled(injections: Sequence[Injection], factor: float) -> tuple[Injection, ...]:

@@ -31,7 +31,7 @@ from torch import Tensor
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
-from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.experiment import Experiment, beyond_rounding
 from steerscope.analysis.results.effects import NODE, NUMBERS, Statistics, node_columns
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
@@ -178,7 +178,8 @@ def _changes(
     variants = [patched(MEASURES[m], p, edits, [edit]) for (m, _, p, _), edit in zip(patches, made, strict=True)]
     base = np.stack([experiment.value(vector), experiment.value(None)])
     measure, prompt = np.array([(m, p) for m, _, p, _ in patches]).T
-    change = base[measure, prompt] - experiment.score(variants)
+    values = experiment.score(variants)
+    change = beyond_rounding(base[measure, prompt] - values, values, *base[:, prompt])
     return np.asarray(np.where(measure == 0, change, -change))
 
 

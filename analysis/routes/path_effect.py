@@ -187,7 +187,7 @@ def exact_paths(experiment: Experiment, paths: Sequence[Path], vector: int = 0) 
     found = []
     for question in _questions(experiment, paths, vector):
         values = experiment.score([variant for row in question.outputs() for variant in row])
-        found.append(question.sign * (values.reshape(len(paths), -1) - experiment.value(question.base)))
+        found.append(question.sign * experiment.change(values.reshape(len(paths), -1), question.base, vector))
     return np.stack(found)
 
 

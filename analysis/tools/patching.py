@@ -89,8 +89,11 @@ def _one(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> Float[Va
         for p in prompts
     ]
     values = experiment.scores(variants, scores).T.reshape(len(scores), len(MEASURES), len(nodes), len(prompts))
-    clean, steered = (np.stack([experiment.value(v, score) for score in scores]) for v in (None, vector))
-    return np.stack([steered[:, None] - values[:, 0], values[:, 1] - clean[:, None]], axis=1)
+    found = [
+        [-experiment.change(lost, vector, vector, score), experiment.change(given, None, vector, score)]
+        for (lost, given), score in zip(values, scores, strict=True)
+    ]
+    return np.array(found)
 
 
 def _sources(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> dict[str, Patches]:
@@ -113,10 +116,10 @@ def together(
             for p in range(len(experiment.prompts))
         ]
         values = experiment.score(variants).reshape(len(asked), -1)
-        clean = experiment.value(None)
-        steered = clean + experiment.effect(vector)
         for (at, measure, _), own in zip(asked, values, strict=True):
-            found[vector, at] = steered - own if measure == "necessity" else own - clean
+            lost = measure == "necessity"
+            change = experiment.change(own, vector if lost else None, vector)
+            found[vector, at] = -change if lost else change
     return found
 
 
