@@ -35,7 +35,6 @@ def made_writers(layers: int, heads: int, mlp: bool, scale: float, controls: int
                 measure: value,
                 f"{measure}_low": value - 0.1,
                 f"{measure}_high": value + 0.1,
-                f"{measure}_share": value / (2 * scale) if scale else np.nan,
                 f"{measure}_control": edge,
                 f"{measure}_control_low": -edge,
                 f"{measure}_control_high": edge,
@@ -44,6 +43,7 @@ def made_writers(layers: int, heads: int, mlp: bool, scale: float, controls: int
                 f"{measure}_p_holm": p,
                 f"{measure}_significant": p < 0.05,
                 f"{measure}_wrong_way": 0.1,
+                f"{measure}_share": value / (2 * scale) if scale else np.nan,
             }
         rows.append(row)
     return pd.DataFrame(rows).astype({"layer": "Int64", "head": "Int64"})
@@ -73,11 +73,11 @@ def made_attention(layers: int, heads: int, scale: float, controls: int, by: tup
                         "total_low": 0.9 * total,
                         "total_high": 1.1 * total,
                         "lost": (1 - share) * total,
-                        "low": 0.8 * (1 - share) * total,
-                        "high": 1.2 * (1 - share) * total,
                         "survives": share if scale else np.nan,
                         "survives_low": share - 0.1 if scale else np.nan,
                         "survives_high": share + 0.1 if scale else np.nan,
+                        "low": 0.8 * (1 - share) * total,
+                        "high": 1.2 * (1 - share) * total,
                         "control": 0.0,
                         "control_low": -0.1,
                         "control_high": 0.1,

@@ -1,4 +1,4 @@
-"""Results as `localize` saves them, of any size, with numbers that are made up but hang together."""
+"""Results as `exact` and `sweep` save them, of any size, with numbers that are made up but hang together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from made_up import Unit, made_attention, made_writers
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.results.result import Result
+from steerscope.questions import QUESTIONS
 from steerscope.reports.records import records
 
 Maker = Callable[..., Result]
@@ -24,7 +24,7 @@ def make_result(
     controls: int = 5,
     **manifest: Any,
 ) -> Result:
-    """A result of kind "localize"; `text` stands wherever a model, a prompt or a file could put something."""
+    """A result of kind "exact"; `text` stands wherever a model, a prompt or a file could put something."""
     generator = np.random.default_rng(0)
     nodes: list[tuple[str, int, int | None, str]] = []
     nodes += [(f"L{layer}H{h}", layer, h, "head") for layer in range(layers) for h in range(heads)]
@@ -45,22 +45,22 @@ def make_result(
                     "effect": effect,
                     "low": effect - 0.1 * scale,
                     "high": effect + 0.1 * scale,
-                    "share": effect / 2,
                     "control": 0.0,
                     "control_low": -0.2 * scale,
                     "control_high": 0.2 * scale,
                     "p": p,
                     "p_adjusted": p,
                     "p_holm": p,
+                    "significant": significant,
+                    "wrong_way": 0.1,
+                    "share": effect / 2,
                     "own_share": effect / 2,
                     "own_control": 0.1 * scale,
                     "own_control_low": 0.0,
                     "own_control_high": 0.2 * scale,
                     "p_own": p,
                     "p_own_adjusted": p,
-                    "significant": significant,
                     "reach": ("specific" if index % 2 else "general") if significant else "none",
-                    "wrong_way": 0.1,
                     "stability": 0.9,
                 }
             )
@@ -153,15 +153,16 @@ def make_result(
             }
         ]
     )
+    columns = QUESTIONS["exact"].columns
     frames = {
         "writers": made_writers(layers, heads, mlp, scale, controls),
         "attention": made_attention(layers, heads, scale, controls, ("all",)),
         "effects": effects,
-        "per_prompt": pd.DataFrame(columns=list(COLUMNS["localize"]["per_prompt"])),
+        "per_prompt": pd.DataFrame(columns=list(columns["per_prompt"])),
         "totals": totals,
         "vectors": vectors,
         "prompts": prompts,
-        "positions": pd.DataFrame(columns=list(COLUMNS["localize"]["positions"])),
+        "positions": pd.DataFrame(columns=list(columns["positions"])),
         "tokens": tokens,
         "completions": completions,
     }
@@ -188,7 +189,7 @@ def make_result(
         "created": "2026-11-20",
         "versions": {"steerscope": "0.1.0"},
     }
-    return Result("localize", frames, base | manifest)
+    return Result("exact", frames, columns, base | manifest)
 
 
 @pytest.fixture
@@ -296,7 +297,7 @@ def make_sweep(
         "created": "2026-11-20",
         "versions": {"steerscope": "0.1.0"},
     }
-    return Result("sweep", frames, base | manifest)
+    return Result("sweep", frames, QUESTIONS["sweep"].columns, base | manifest)
 
 
 def sweep_units(layers: int, heads: int, mode: str) -> list[Unit]:

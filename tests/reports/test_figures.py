@@ -6,11 +6,9 @@ import numpy as np
 import pandas as pd
 
 from steerscope.analysis.results.result import Result
-from steerscope.reports.figures.disturbance import disturbance
 from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.ranking import ranking
-from steerscope.reports.figures.reach import reach
-from steerscope.reports.figures.tokens import tokens
+from steerscope.reports.pages.exact import _disturbance_chart, _reach_chart, _token_bars
 from steerscope.reports.records import records
 from steerscope.reports.theme import visible
 
@@ -60,19 +58,19 @@ def test_the_ranking_is_by_size_with_intervals_over_the_controls_band(maker: Mak
 
 
 def test_the_steering_vector_stands_among_its_controls(maker: Maker) -> None:
-    controls, real = disturbance(maker(controls=7).frames["vectors"], "nats").data
+    controls, real = _disturbance_chart(maker(controls=7).frames["vectors"], "nats").data
     assert len(controls.x) == 7 and list(real.x) == [0.5] and list(real.y) == [2.0]
 
 
 def test_bars_show_the_change_of_probability(maker: Maker) -> None:
     frame = maker(text="<b>ring").frames["tokens"]
-    gain = tokens(frame, "gain")
+    gain = _token_bars(frame, "gain")
     np.testing.assert_allclose(gain.data[0].x, 0.2)
     assert gain.layout.yaxis.ticktext[0] == "␣&lt;b&gt;ring"
 
 
 def test_each_reach_has_its_own_colour(maker: Maker) -> None:
-    chart = reach(necessity(maker()))
+    chart = _reach_chart(necessity(maker()))
     assert [t.name for t in chart.data] == ["none", "general", "specific"]
     assert len({t.marker.color for t in chart.data}) == 3
 

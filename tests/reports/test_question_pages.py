@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 from checkpoints import save_gpt2
 
-from steerscope.analysis.breakdown.breakdown import breakdown_of
+from steerscope.analysis.breakdown.breakdown import breakdown
 from steerscope.analysis.carriers.attribute import attribute
 from steerscope.analysis.carriers.screen import screen
 from steerscope.analysis.carriers.shapley import shapley
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
@@ -23,6 +22,7 @@ from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column
 from steerscope.analysis.routes.by_position import by_position
 from steerscope.analysis.routes.edges import edges
 from steerscope.analysis.routes.path_effect import path_effect
@@ -30,11 +30,11 @@ from steerscope.analysis.routes.self_repair import self_repair
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.circuits.edge_graph import INJECTION, LOGITS, edge_graph
+from steerscope.questions import QUESTIONS, page_of
 from steerscope.reports.figures.coefficient import curves
-from steerscope.reports.figures.graph import graph
 from steerscope.reports.page import render
-from steerscope.reports.pages import PAGES
 from steerscope.reports.pages.breakdown import LINES, _by
+from steerscope.reports.pages.edges import _graph
 from steerscope.reports.report import report
 
 METHODS: dict[str, Callable[[Experiment], Result]] = {
@@ -42,12 +42,12 @@ METHODS: dict[str, Callable[[Experiment], Result]] = {
     "screen": lambda asked: screen(asked, top=3, sample=2),
     "shapley": lambda asked: shapley(asked),
     "edges": lambda asked: edges(asked, verify=5, sample=3),
-    "positions": lambda asked: by_position(asked, nodes=["L0M", "L1H1"]),
+    "by_position": lambda asked: by_position(asked, nodes=["L0M", "L1H1"]),
     "sparsify": lambda asked: sparsify(asked, fractions=[0.1, 0.5], steps=2),
     "self_repair": lambda asked: self_repair(asked, ["L0M", "L0H1"]),
     "trace": lambda asked: trace(asked),
-    "breakdown": lambda asked: breakdown_of(asked, coefficients=[-10, 0, 1, 3, 10, 100, 1e4]),
-    "paths": lambda asked: path_effect(asked, ["injection", "L0H1"], ["L1H2.q", "L1M", "logits"]),
+    "breakdown": lambda asked: breakdown(asked, coefficients=[-10, 0, 1, 3, 10, 100, 1e4]),
+    "path_effect": lambda asked: path_effect(asked, ["injection", "L0H1"], ["L1H2.q", "L1M", "logits"]),
 }
 TEXTS = ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park"]
 
@@ -75,9 +75,10 @@ def test_a_page_says_what_was_found(results: dict[str, Result], kind: str, tmp_p
     body = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert "&#34; wedding&#34; - &#34; ship&#34;" in body
     assert not re.search(r"\bnan\b", body.replace("NaN", ""))
-    for sentence in PAGES[kind](result).headline:
+    for sentence in page_of(kind).page(result).headline:
         assert len(sentence) > 20 and not re.search(r"\bnan\b|\bNone\b", sentence)
-    for frame, columns in COLUMNS[kind].items():
+    assert result.columns == QUESTIONS[kind].columns
+    for frame, columns in result.columns.items():
         assert list(result.frames[frame].columns) == list(columns)
         assert f">{next(iter(columns))}<" in page  # the legend
 
@@ -88,7 +89,7 @@ def test_a_single_prompt_without_controls_has_a_page(model: Model, kind: str) ->
     asked = Experiment(model, (injection,), make_prompts(model, TEXTS[:1]), controls=0)
     result = METHODS[kind](asked)
     assert "one prompt gives no interval" in result.manifest["missing"]["intervals"]
-    assert render(PAGES[kind](result))
+    assert render(page_of(kind).page(result))
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -98,7 +99,7 @@ def test_what_comes_from_a_model_is_escaped(results: dict[str, Result], kind: st
     manifest["model"] = {**manifest["model"], "name": bad}
     [injection] = manifest["injections"]
     manifest["injections"] = [{**injection, "vector": {**injection["vector"], "label": bad}}]
-    page = render(PAGES[kind](replace(results[kind], manifest=manifest)))
+    page = render(page_of(kind).page(replace(results[kind], manifest=manifest)))
     assert bad not in page and "&lt;img src=x" in page
 
 
@@ -113,7 +114,7 @@ def test_the_graph_leads_from_the_injection_to_the_logits(results: dict[str, Res
         chosen = parts[parts["effect"].abs() >= table["effect"].abs().nlargest(60).min()]
         assert data["weight"] == pytest.approx(chosen["effect"].sum())
         assert data["weight"] == pytest.approx(sum(data["inputs"].values()))
-    drawn = graph(given, "logits")
+    drawn = _graph(given, "logits")
     lines = [trace for trace in drawn.data if trace.mode == "lines"]
     assert len(lines) == given.number_of_edges()
     widest = max(lines, key=lambda trace: trace.line.width)
@@ -127,13 +128,13 @@ def test_a_graph_of_something_else_is_refused(results: dict[str, Result]) -> Non
 
 
 def test_shared_keys_and_values_are_a_vertex_that_leads_to_their_heads() -> None:
-    import pandas as pd
-
     rows = [("injection", "L0H1.k", 3.0), ("injection", "L0H3.q", 1.0), ("L0H3", "logits", 2.0), ("L0H2", "L1M", 9.0)]
     table = pd.DataFrame(rows, columns=["sender", "receiver", "effect"]).assign(
         sender_layer=0, receiver_layer=[0, 0, 2, 1]
     )
-    given = edge_graph(Result("edges", {"edges": table}, {"shared": 2}))
+    given = edge_graph(
+        Result("edges", {"edges": table}, {"edges": {c: Column("of it") for c in map(str, table)}}, {"shared": 2})
+    )
     assert set(given.nodes) == {"injection", "L0KV1", "L0H3", "logits"}  # heads 2 and 3 share; 2 leads nowhere
     assert given.edges["L0KV1", "L0H3"]["weight"] == 0
     assert given.edges["injection", "L0KV1"]["inputs"] == {"k": 3.0}

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from steerscope.analysis.columns import COLUMNS
-from steerscope.analysis.errors import DamagedRun
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.schema import Column
+from steerscope.questions import QUESTIONS
 from steerscope.reports.page import render
-from steerscope.reports.pages.localize import localize_page
+from steerscope.reports.pages import exact
 from steerscope.reports.report import report
 
 Maker = Callable[..., Result]
@@ -27,12 +28,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 def html(result: Result) -> str:
-    return render(localize_page(result))
+    return render(exact.page(result))
 
 
 def test_the_made_up_result_has_the_real_columns(maker: Maker) -> None:
     assert {n: list(f.columns) for n, f in maker().frames.items()} == {
-        n: list(c) for n, c in COLUMNS["localize"].items()
+        n: list(c) for n, c in QUESTIONS["exact"].columns.items()
     }
 
 
@@ -105,7 +106,7 @@ def test_what_is_missing_is_named_with_its_reason(maker: Maker) -> None:
         "completions": result.frames["completions"].iloc[:0],
         "tokens": result.frames["tokens"].iloc[:0],
     }
-    page = html(Result("localize", frames, result.manifest))
+    page = html(replace(result, frames=frames))
     assert "Missing: toy has no tokenizer." in page
     assert "Missing: run with controls=0." in page
     assert "does not change the next token" in page
@@ -130,14 +131,16 @@ def test_the_command_that_made_it_can_be_copied(maker: Maker) -> None:
 def test_a_report_is_made_from_the_folder_alone_without_a_model_library(maker: Maker, tmp_path: Path) -> None:
     maker().save(tmp_path)
     code = (
-        "import sys; from steerscope.reports.report import report; report(sys.argv[1]); "
-        "print([m for m in ('torch', 'transformers', 'transformer_lens') if m in sys.modules])"
+        "import sys; from steerscope.reports.report import report; report(sys.argv[1]); print([m for m in ('torch', "
+        "'transformers', 'transformer_lens') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]" and (tmp_path / "report.html").stat().st_size > 1_000_000
 
 
-def test_a_kind_that_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
-    Result("dream", {}).save(tmp_path)
-    with pytest.raises(DamagedRun, match="kind 'dream'; expected one of .*localize"):
-        report(tmp_path)
+def test_a_kind_that_nobody_knows_is_drawn_by_its_columns(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"who": ["Lily", "<b>Tom"], "how": [1.5, -2.5]})
+    columns = {"dreams": {"who": Column("the dreamer", role="label"), "how": Column("how much", "dreams", "estimate")}}
+    Result("dream", {"dreams": frame}, columns).save(tmp_path)
+    page = report(tmp_path).read_text(encoding="utf-8")
+    assert "Largest how by size in dreams: &lt;b&gt;Tom, −2.50 dreams; 2 rows." in page and "<b>Tom" not in page

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,18 @@ import pandas as pd
 import pytest
 from plotly.utils import PlotlyJSONEncoder
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.results.result import Result
-from steerscope.reports import sentences_sweep as say
+from steerscope.questions import QUESTIONS
 from steerscope.reports import words
-from steerscope.reports.figures.contribution import contribution
-from steerscope.reports.figures.convergence import width
-from steerscope.reports.figures.designs import designs
 from steerscope.reports.figures.frontier import frontier
 from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.labels import HIGH, WIDE, offsets
 from steerscope.reports.figures.matrix import matrix, strongest
-from steerscope.reports.figures.response import response
 from steerscope.reports.page import Page, render
-from steerscope.reports.pages.sweep import ROWS, sweep_page
+from steerscope.reports.pages import sweep
+from steerscope.reports.pages.common import ROWS
+from steerscope.reports.pages.sweep import _claimed, _design
+from steerscope.reports.pages.sweep_sections import _contribution, _means, _responses, _widths, of_outcome
 from steerscope.reports.records import records
 
 Maker = Callable[..., Result]
@@ -33,22 +32,22 @@ ATTACK = "<script>document.title='pwned'</script>"
 @pytest.fixture(scope="module")
 def plain(sweep_maker: Maker) -> Page:
     """The page of the usual sweep."""
-    return sweep_page(sweep_maker())
+    return sweep.page(sweep_maker())
 
 
 def html(result: Result) -> str:
-    return render(sweep_page(result))
+    return render(sweep.page(result))
 
 
 def without(result: Result, *names: str) -> Result:
     """The same result, some of its frames without rows."""
-    empty = {n: pd.DataFrame(columns=list(COLUMNS["sweep"][n])) for n in names}
-    return Result("sweep", dict(result.frames) | empty, result.manifest)
+    empty = {n: pd.DataFrame(columns=list(result.columns[n])) for n in names}
+    return replace(result, frames=dict(result.frames) | empty)
 
 
 def changed(result: Result, name: str, **columns: Any) -> Result:
     """The same result, some columns of a frame replaced."""
-    return Result("sweep", dict(result.frames) | {name: result.frames[name].assign(**columns)}, result.manifest)
+    return replace(result, frames=dict(result.frames) | {name: result.frames[name].assign(**columns)})
 
 
 def row(result: Result, name: str, **wanted: Any) -> Any:
@@ -60,7 +59,7 @@ def row(result: Result, name: str, **wanted: Any) -> Any:
 
 
 def test_the_made_up_sweep_has_the_real_columns(sweep_maker: Maker) -> None:
-    real = {n: list(c) for n, c in COLUMNS["sweep"].items() if n != "trials"}
+    real = {n: list(c) for n, c in QUESTIONS["sweep"].columns.items()}
     assert {n: list(f.columns) for n, f in sweep_maker().frames.items()} == real
 
 
@@ -77,7 +76,7 @@ def test_the_made_up_sweep_has_the_real_columns(sweep_maker: Maker) -> None:
 )
 def test_sweeps_of_every_shape_get_every_section(shape: dict[str, Any], sweep_maker: Maker) -> None:
     result = sweep_maker(**shape)
-    titles = [section.title for section in sweep_page(result).sections]
+    titles = [section.title for section in sweep.page(result).sections]
     assert titles == [
         "What a trial injects",
         "Which nodes respond",
@@ -99,7 +98,7 @@ def test_sweeps_of_every_shape_get_every_section(shape: dict[str, Any], sweep_ma
     assert html(result).count('class="chart"') >= 13
 
 
-@pytest.mark.parametrize("name", [n for n in COLUMNS["sweep"] if n != "trials"])
+@pytest.mark.parametrize("name", list(QUESTIONS["sweep"].columns))
 def test_a_frame_without_rows_leaves_the_rest_of_the_page(name: str, sweep_maker: Maker) -> None:
     result = without(sweep_maker(missing={name: f"no {name} because of the moon"}), name)
     page = html(result)
@@ -108,9 +107,9 @@ def test_a_frame_without_rows_leaves_the_rest_of_the_page(name: str, sweep_maker
 
 
 def test_a_sweep_without_any_rows_still_has_a_page(sweep_maker: Maker) -> None:
-    page = html(without(sweep_maker(), *(n for n in COLUMNS["sweep"] if n != "trials")))
+    page = html(without(sweep_maker(), *QUESTIONS["sweep"].columns))
     assert "There is no estimate of any node yet." in page
-    assert html(Result("sweep", {}, {})).count("<h2>") == 16
+    assert html(Result("sweep", {}, {}, {})).count("<h2>") == 16
 
 
 def test_without_intervals_nothing_is_claimed(sweep_maker: Maker) -> None:
@@ -130,10 +129,10 @@ def test_without_intervals_nothing_is_claimed(sweep_maker: Maker) -> None:
     result = changed(result, "pairs", low=np.nan, high=np.nan, p_adjusted=1.0, significant=False)
     result = changed(result, "convergence", width=np.nan)
     result = changed(changed(result, "designs", p=np.nan), "trends", p=np.nan, low=np.nan)
-    first, second = say.headline(result)
+    first, second = sweep.headline(result)
     assert "can be said to respond" in first and "fewer than 4 prompts were visited." in first
     assert "No interaction of two nodes" in second
-    assert {n: v for n, v, _ in sweep_page(result).glance}["interval width"] == "–"
+    assert {n: v for n, v, _ in sweep.page(result).glance}["interval width"] == "–"
     assert "Missing: fewer than 4 prompts were visited." in html(result)
 
 
@@ -165,17 +164,17 @@ def test_a_node_with_a_hostile_name_stays_text_in_every_figure(sweep_maker: Make
     for name, of in columns.items():
         frame = result.frames[name]
         result = changed(result, name, **{c: frame[c].replace("L1H9", "<i>L1H9") for c in of})
-    figures = [p.figure for s in sweep_page(result).sections for p in s.panels if p.figure]
+    figures = [p.figure for s in sweep.page(result).sections for p in s.panels if p.figure]
     drawn = [json.dumps(figure.to_plotly_json(), cls=PlotlyJSONEncoder) for figure in figures]
     assert not any("<i>" in text for text in drawn)
     assert sum("&lt;i&gt;L1H9" in text for text in drawn) == 10
-    assert "<i>L1H9" not in render(sweep_page(result))
+    assert "<i>L1H9" not in render(sweep.page(result))
 
 
 def test_the_headline_tells_the_numbers_of_the_frames(sweep_maker: Maker) -> None:
     result = sweep_maker()
-    first, second, third, fourth = say.headline(result)
-    claimed = say.claimed(result)
+    first, second, third, fourth = sweep.headline(result)
+    claimed = _claimed(result)
     top = row(result, "nodes", outcome="effect", node=claimed["node"].iloc[0])
     assert first.startswith(f"{len(claimed)} of 22 nodes of model One day respond to")
     assert (
@@ -196,22 +195,22 @@ def test_the_headline_tells_the_numbers_of_the_frames(sweep_maker: Maker) -> Non
 def test_only_what_passes_holm_and_is_beyond_random_vectors_is_claimed(sweep_maker: Maker) -> None:
     result = sweep_maker()
     table = result.frames["nodes"]
-    strongest_node = say.claimed(result)["node"].iloc[0]
+    strongest_node = _claimed(result)["node"].iloc[0]
     at = (table["node"] == strongest_node) & (table["outcome"] == "effect")
     weak = changed(result, "nodes", p_holm=table["p_holm"].where(~at, 0.06))
-    assert strongest_node not in say.headline(weak)[0]
+    assert strongest_node not in sweep.headline(weak)[0]
     front = result.frames["frontier"]
     alike = changed(result, "frontier", responsive=front["responsive"] & (front["node"] != strongest_node))
-    assert strongest_node not in say.headline(alike)[0]
+    assert strongest_node not in sweep.headline(alike)[0]
     less = changed(result, "nodes", control=table["control"].where(~at, 2 * table["contribution"]))
-    assert strongest_node not in say.headline(less)[0]
+    assert strongest_node not in sweep.headline(less)[0]
 
 
 def test_nothing_found_is_said_plainly(sweep_maker: Maker) -> None:
     result = changed(sweep_maker(), "nodes", p_holm=0.9)
     result = changed(result, "pairs", p_adjusted=0.9)
     designs_p = result.frames["designs"]["p"] * 0 + 0.5
-    first, second, third = say.headline(changed(result, "designs", p=designs_p))
+    first, second, third = sweep.headline(changed(result, "designs", p=designs_p))
     assert first.startswith("No node of model One day can be said to respond")
     assert second.startswith("No interaction of two nodes is significant")
     assert "do the same, as far as can be told (effect −0.0750 nats [−0.105, −0.0450])" in third
@@ -219,20 +218,20 @@ def test_nothing_found_is_said_plainly(sweep_maker: Maker) -> None:
 
 def test_a_responsive_node_that_disturbs_as_much_is_not_called_useful(sweep_maker: Maker) -> None:
     result = changed(sweep_maker(), "frontier", useful=False)
-    assert say.headline(result)[1].startswith("None of them is useful")
+    assert sweep.headline(result)[1].startswith("None of them is useful")
 
 
 def test_nodes_stand_in_for_each_other_only_where_both_do_something(sweep_maker: Maker) -> None:
     result = sweep_maker()
-    names = list(say.claimed(result)["node"].head(2))
+    names = list(_claimed(result)["node"].head(2))
     pairs = result.frames["pairs"].copy()
     pairs.loc[0, ["first", "second", "interaction", "p_adjusted"]] = [*names, -9.0, 1e-5]
-    result = Result("sweep", dict(result.frames) | {"pairs": pairs}, result.manifest)
-    assert "so they stand in for each other" in say.headline(result)[2]
+    result = replace(result, frames=dict(result.frames) | {"pairs": pairs})
+    assert "so they stand in for each other" in sweep.headline(result)[2]
     pairs.loc[0, "interaction"] = 9.0
-    assert "so they strengthen each other" in say.headline(result)[2]
+    assert "so they strengthen each other" in sweep.headline(result)[2]
     silent = changed(result, "nodes", significant=False)
-    assert "each other" not in say.headline(silent)[2]
+    assert "each other" not in sweep.headline(silent)[2]
 
 
 def test_without_controls_the_page_says_so(sweep_maker: Maker) -> None:
@@ -248,20 +247,20 @@ def test_numbers_at_a_glance(plain: Page, sweep_maker: Maker) -> None:
     assert glance["whole injection"][0] == "+2.50 nats" and "[2.20, 2.80]" in glance["whole injection"][1]
     effect = result.frames["nodes"].query("outcome == 'effect'")
     assert glance["interval width"][0] == f"{words.number((effect['high'] - effect['low']).median())} nats"
-    old = {name: value for name, value, _ in sweep_page(sweep_maker(whole={})).glance}
+    old = {name: value for name, value, _ in sweep.page(sweep_maker(whole={})).glance}
     assert old["whole injection"] == f"+{result.frames['prompts']['steered_effect'].mean():.1f} nats"
 
 
 @pytest.mark.parametrize("mode", ["own", "through", "shared", "given"])
 def test_every_mode_is_explained(mode: str, sweep_maker: Maker) -> None:
-    text = say.design(sweep_maker(mode=mode).manifest)
+    text = _design(sweep_maker(mode=mode).manifest)
     assert text[0].startswith(f"Mode {mode}:") and "is the same edit" in text[0]
     assert "1 to 6 nodes" in text[1] and "coefficients 0.5, 1 and 2" in text[1]
 
 
 def test_whole_layers_stand_in_one_column_beside_the_mlps(sweep_maker: Maker) -> None:
-    table = say.of_outcome(sweep_maker(12, 12, "shared"), "nodes", "effect")
-    chart = heatmap(table.rename(columns={"contribution": "effect"}), "nats", describe=contribution)
+    table = of_outcome(sweep_maker(12, 12, "shared"), "nodes", "effect")
+    chart = heatmap(table.rename(columns={"contribution": "effect"}), "nats", describe=_contribution)
     assert chart.layout.xaxis.ticktext == ("attention, all heads", "MLP")
     shown = sum(np.isfinite(np.array(t.z, dtype=float)).sum() for t in chart.data if t.type == "heatmap")
     assert shown == 24
@@ -269,8 +268,8 @@ def test_whole_layers_stand_in_one_column_beside_the_mlps(sweep_maker: Maker) ->
 
 def test_small_numbers_are_multiplied_and_the_title_says_so(plain: Page, sweep_maker: Maker) -> None:
     result = sweep_maker(scale=0.01)
-    maps = sweep_page(result).sections[1]
-    top = say.claimed(result).iloc[0]["contribution"]
+    maps = sweep.page(result).sections[1]
+    top = _claimed(result).iloc[0]["contribution"]
     assert maps.panels[0].figure
     assert f"<b>{1000 * top:.2f}</b>" in maps.panels[0].figure.data[-1].text
     assert maps.panels[0].title == "Contribution to the effect (10⁻³ nats)"
@@ -301,7 +300,7 @@ def test_names_do_not_cover_each_other() -> None:
 
 
 def test_the_matrix_is_symmetric_and_mutes_what_is_not_significant(sweep_maker: Maker) -> None:
-    table = say.of_outcome(sweep_maker(), "pairs", "effect")
+    table = of_outcome(sweep_maker(), "pairs", "effect")
     nodes = strongest(table)
     muted, clear, unseen = (np.array(t.z, dtype=float) for t in matrix(table, nodes, "nats").data[:3])
     for z in (muted, clear, unseen):
@@ -331,7 +330,7 @@ def test_of_many_nodes_the_matrix_shows_forty_in_the_models_order(sweep_maker: M
 
 def test_each_node_has_a_column_of_responses(sweep_maker: Maker) -> None:
     table = sweep_maker().frames["response"]
-    chart = response(table, ["L0H0", "L1M"], "nats")
+    chart = _responses(table, ["L0H0", "L1M"], "nats")
     lines = [t for t in chart.data if t.mode == "lines+markers"]
     assert len(lines) == 2 * 4
     wanted = table[(table["node"] == "L1M") & (table["by"] == "k") & (table["outcome"] == "effect")]
@@ -339,7 +338,7 @@ def test_each_node_has_a_column_of_responses(sweep_maker: Maker) -> None:
 
 
 def test_the_reference_falls_as_one_over_the_root_and_ends_at_the_last_width(sweep_maker: Maker) -> None:
-    chart = width(sweep_maker().frames["convergence"], "nats")
+    chart = _widths(sweep_maker().frames["convergence"], "nats")
     reference, line = chart.data[:2]
     assert chart.layout.xaxis.type == chart.layout.yaxis.type == "log"
     assert reference.y[-1] == line.y[-1]
@@ -347,7 +346,7 @@ def test_the_reference_falls_as_one_over_the_root_and_ends_at_the_last_width(swe
 
 
 def test_a_difference_that_may_be_zero_is_an_open_circle(sweep_maker: Maker) -> None:
-    effect, kl, _ = designs(sweep_maker().frames["designs"], "nats").data
+    effect, kl, _ = _means(sweep_maker().frames["designs"], "nats").data
     assert list(effect.marker.symbol) == ["circle"] * 4
     assert list(kl.marker.symbol) == ["circle"] * 3 + ["circle-open"]
 
@@ -359,12 +358,12 @@ def test_every_frame_can_be_saved_and_long_ones_are_cut_with_a_word(plain: Page,
     assert section.table and len(section.table.rows) == 3 * 22
     pairs = result.frames["pairs"]
     many = pd.concat([pairs] * (ROWS // len(pairs) + 1), ignore_index=True)
-    long = Result("sweep", dict(result.frames) | {"pairs": many}, result.manifest)
-    section = next(s for s in sweep_page(long).sections if s.title == "All nodes")
+    long = replace(result, frames=dict(result.frames) | {"pairs": many})
+    section = next(s for s in sweep.page(long).sections if s.title == "All nodes")
     assert len(section.download["pairs.csv"]) == ROWS
     assert f"pairs.csv holds the first 20,000 of {len(many):,} rows" in section.text[-1]
 
 
 def test_the_legend_explains_every_frame(plain: Page) -> None:
     section = next(s for s in plain.sections if s.title == "How to read this")
-    assert section.table and {r[0] for r in section.table.rows} == set(COLUMNS["sweep"])
+    assert section.table and {r[0] for r in section.table.rows} == set(QUESTIONS["sweep"].columns)

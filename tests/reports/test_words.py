@@ -5,6 +5,7 @@ import pytest
 
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
+from steerscope.reports.pages.exact import _carriers
 
 Maker = Callable[..., Result]
 
@@ -38,7 +39,7 @@ def test_the_headline_claims_only_what_passes_holm(maker: Maker) -> None:
     table.loc[table["measure"] == "necessity", "share"] = [0.5, 0.1, -0.2]
     table.loc[table["measure"] == "necessity", "p_holm"] = [0.001, 0.2, 0.01]
     table.loc[table["measure"] == "necessity", "reach"] = ["specific", "none", "general"]
-    first, second, third = words.headline(result)
+    first, second, third = _carriers(result)
     assert first.startswith(
         '1 of 3 heads and MLPs of model wedding carry 3 × ("wedding" - " ") at L0.resid_pre, front, above all '
         "L0H0 (50%)"
@@ -52,6 +53,6 @@ def test_the_headline_claims_only_what_passes_holm(maker: Maker) -> None:
 def test_nothing_found_is_said_plainly(maker: Maker) -> None:
     result = maker()
     result.frames["effects"]["p_holm"] = 0.9
-    first, second = words.headline(result)
+    first, second = _carriers(result)
     assert first.startswith("No head or MLP of model One day can be called a carrier")
     assert "The whole effect on log prob is" in second

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,10 @@ import pandas as pd
 import pytest
 from made_up import made_attention, made_writers
 
-from steerscope.analysis.columns import COLUMNS
 from steerscope.analysis.results.result import Result
+from steerscope.questions import QUESTIONS
 from steerscope.reports.page import render
-from steerscope.reports.pages.attention import attention_page, attention_sentences
-from steerscope.reports.pages.localize import localize_page
-from steerscope.reports.pages.writers import writers_page, writers_sentences
+from steerscope.reports.pages import exact, freeze_attention, writers
 from steerscope.reports.report import report
 
 ATTACK = "</script><img src=x onerror=\"document.title='pwned'\">"
@@ -73,9 +72,9 @@ def made_writers_result(text: str = "One", scale: float = 1.0, controls: int = 5
             for q, s in (("total", np.nan), ("kl", np.nan), ("sum_alone", 1.4), ("sum_without", 0.7))
         ]
     )
-    per_prompt = pd.DataFrame(columns=list(COLUMNS["writers"]["per_prompt"]))
+    per_prompt = pd.DataFrame(columns=list(QUESTIONS["writers"].columns["per_prompt"]))
     frames = {"writers": table, "rows": rows, "totals": totals, "per_prompt": per_prompt}
-    return Result("writers", frames, manifest(text, controls, **more))
+    return Result("writers", frames, QUESTIONS["writers"].columns, manifest(text, controls, **more))
 
 
 def made_attention_result(
@@ -99,16 +98,16 @@ def made_attention_result(
     frames = {
         "attention": made_attention(layers, 4, scale, controls, by),
         "texts": texts,
-        "per_prompt": pd.DataFrame(columns=list(COLUMNS["attention"]["per_prompt"])),
+        "per_prompt": pd.DataFrame(columns=list(QUESTIONS["freeze_attention"].columns["per_prompt"])),
     }
-    return Result("attention", frames, manifest(text, controls, **more))
+    return Result("freeze_attention", frames, QUESTIONS["freeze_attention"].columns, manifest(text, controls, **more))
 
 
 @pytest.mark.parametrize("make", [made_writers_result, made_attention_result])
 def test_made_up_results_have_the_real_columns(make: Any) -> None:
     result = make()
     assert {n: list(f.columns) for n, f in result.frames.items()} == {
-        n: list(c) for n, c in COLUMNS[result.kind].items()
+        n: list(c) for n, c in QUESTIONS[result.kind].columns.items()
     }
 
 
@@ -126,7 +125,7 @@ def test_both_pages_are_made_from_a_folder(options: dict[str, Any], tmp_path: Pa
 
 
 def test_no_text_becomes_markup() -> None:
-    for page in (writers_page(made_writers_result(ATTACK)), attention_page(made_attention_result(ATTACK))):
+    for page in (writers.page(made_writers_result(ATTACK)), freeze_attention.page(made_attention_result(ATTACK))):
         html = render(page)
         assert ATTACK not in html and html.count("&lt;/script&gt;") > 2
         found = re.findall(r'class="data">(.*?)</script>', html, re.S)
@@ -137,7 +136,7 @@ def test_no_text_becomes_markup() -> None:
 def test_the_sentence_names_those_who_wrote_nine_tenths() -> None:
     result = made_writers_result()
     table = result.frames["writers"].sort_values("share", ascending=False)
-    sentence = writers_sentences(result)[0]
+    sentence = writers.headline(result)[0]
     first = table.iloc[0]
     assert sentence.startswith(f"Written above all by {first['writer']} ({100 * first['share']:.0f}% of it)")
     assert "injected alone" in sentence
@@ -146,7 +145,7 @@ def test_the_sentence_names_those_who_wrote_nine_tenths() -> None:
 def test_a_single_writer_is_named_alone() -> None:
     result = made_writers_result()
     one = result.frames["writers"].head(1).assign(share=1.0)
-    assert writers_sentences(Result("writers", {**result.frames, "writers": one}, result.manifest)) == [
+    assert writers.headline(replace(result, frames={**result.frames, "writers": one})) == [
         "Written by the embedding alone."
     ]
 
@@ -155,18 +154,17 @@ def test_each_injection_has_its_sentence_and_panel() -> None:
     result = made_writers_result()
     two = pd.concat([result.frames["writers"], result.frames["writers"].assign(injection=1)])
     twice = [*result.manifest["injections"], {**result.manifest["injections"][0], "vector": {"label": '"B" - " "'}}]
-    result = Result("writers", {**result.frames, "writers": two}, {**result.manifest, "injections": twice})
-    assert [s.split(" was ")[0] for s in writers_sentences(result)] == ['("One" - " ")', '("B" - " ")']
-    assert len(writers_page(result).sections[0].panels) == 2
+    manifest = {**result.manifest, "injections": twice}
+    result = replace(result, frames={**result.frames, "writers": two}, manifest=manifest)
+    assert [s.split(" was ")[0] for s in writers.headline(result)] == ['("One" - " ")', '("B" - " ")']
+    assert len(writers.page(result).sections[0].panels) == 2
 
 
 def test_the_sentence_says_what_frozen_patterns_and_values_cost() -> None:
-    assert attention_sentences(made_attention_result()) == [
-        "Frozen attention patterns cost 75% [65%, 85%] of the effect and 75% [65%, 85%] of the damage; frozen "
-        "values cost "
-        "60% [50%, 70%] of the effect and 60% [50%, 70%] of the damage. The damage is +0.300 nats per token "
-        "[0.270, 0.330] "
-        "on ordinary text."
+    assert freeze_attention.headline(made_attention_result()) == [
+        "Frozen attention patterns cost 75% [65%, 85%] of the effect and 75% [65%, 85%] of the damage; frozen values "
+        "cost 60% [50%, 70%] of the effect and 60% [50%, 70%] of the damage. The damage is +0.300 nats per token "
+        "[0.270, 0.330] on ordinary text."
     ]
 
 
@@ -178,30 +176,30 @@ def test_a_missing_share_is_left_out_and_its_reason_shown() -> None:
     result = made_attention_result(missing={"shares of the damage": why})
     table = result.frames["attention"].copy()
     table.loc[table["outcome"] == "damage", ["survives", "survives_low", "survives_high"]] = np.nan
-    result = Result("attention", {**result.frames, "attention": table}, result.manifest)
-    sentence = attention_sentences(result)[0]
+    result = replace(result, frames={**result.frames, "attention": table})
+    sentence = freeze_attention.headline(result)[0]
     assert "of the effect; frozen values cost" in sentence and "% of the damage" not in sentence
-    assert f"Missing: shares of the damage: {why}." in render(attention_page(result))
+    assert f"Missing: shares of the damage: {why}." in render(freeze_attention.page(result))
 
 
 def test_what_was_not_frozen_is_named() -> None:
-    page = render(attention_page(made_attention_result(by=("all",), layers=2)))
+    page = render(freeze_attention.page(made_attention_result(by=("all",), layers=2)))
     assert "no layer was frozen" in page
     assert "no head was frozen" in page
 
 
-def test_localize_shows_both_ends_of_the_vector(maker: Any) -> None:
-    page = localize_page(maker())
+def test_exact_shows_both_ends_of_the_vector(maker: Any) -> None:
+    page = exact.page(maker())
     titles = [section.title for section in page.sections]
     assert titles.index("Writers") < titles.index("Attention: what heads move, or where they look")
     assert any(s.startswith("Written above all by") for s in page.headline)
     assert any(s.startswith("Frozen attention patterns cost") for s in page.headline)
 
 
-def test_localize_says_why_an_end_is_missing(maker: Any) -> None:
+def test_exact_says_why_an_end_is_missing(maker: Any) -> None:
     result = maker(missing={"writers": "the recipe is 'random'", "attention": "attention=False"})
     empty = {name: result.frames[name].iloc[:0] for name in ("writers", "attention")}
-    page = localize_page(Result("localize", {**result.frames, **empty}, result.manifest))
+    page = exact.page(replace(result, frames={**result.frames, **empty}))
     text = render(page)
     assert "Missing: the recipe is &#39;random&#39;." in text and "Missing: attention=False." in text
     assert not any(s.startswith(("Written", "Frozen")) for s in page.headline)
@@ -210,4 +208,6 @@ def test_localize_says_why_an_end_is_missing(maker: Any) -> None:
 def test_an_older_result_without_the_two_ends_is_still_drawn(maker: Any) -> None:
     result = maker()
     frames = {n: f for n, f in result.frames.items() if n not in ("writers", "attention")}
-    assert "Missing: not in this result." in render(localize_page(Result("localize", frames, result.manifest)))
+    assert "Missing: not in this result." in render(
+        exact.page(replace(result, frames=frames, columns={n: result.columns[n] for n in frames}))
+    )
