@@ -29,11 +29,11 @@ SMALL = "font-size:.85em;opacity:.75"
 def html(result: Result) -> str:
     """For `_repr_html_`."""
     page = page_of(result.kind).page(result)
-    title = f"<div style='{SMALL}'>steerscope · {escape(result.kind)}</div><b>{escape(page.title)}</b>"
-    said = "".join(f"<p style='margin:.4em 0'>{escape(line)}</p>" for line in [*page.warnings, *page.headline])
+    title = f"<div style='{SMALL}'>steerscope · {_safe(result.kind)}</div><b>{_safe(page.title)}</b>"
+    said = "".join(f"<p style='margin:.4em 0'>{_safe(line)}</p>" for line in [*page.warnings, *page.headline])
     tiles = "".join(
-        f"<div style='{TILE}'><div style='{SMALL}'>{escape(name)}</div><div "
-        f"style='font-size:1.25em'>{escape(value)}</div><div style='{SMALL}'>{escape(note)}</div></div>"
+        f"<div style='{TILE}'><div style='{SMALL}'>{_safe(name)}</div><div "
+        f"style='font-size:1.25em'>{_safe(value)}</div><div style='{SMALL}'>{_safe(note)}</div></div>"
         for name, value, note in page.glance or default.page(result).glance
     )
     boxes = f"<div style='display:flex;flex-wrap:wrap;gap:6px;margin:.6em 0'>{tiles}</div>" if tiles else ""
@@ -42,7 +42,7 @@ def html(result: Result) -> str:
 
 def _picture(result: Result) -> str:
     """The ranking of the first frame of nodes; else the first lines; else any ranking."""
-    found = [shown for name in result.frames if (shown := drawn(result, name))]
+    found = [shown for name in result.columns if (shown := drawn(result, name))]
     nodes = [s for s in found if with_role(result.columns[s.frame], "node") and not s.axis]
     shown = next(iter(nodes or [s for s in found if s.axis] or found), None)
     if shown is None:
@@ -53,7 +53,7 @@ def _picture(result: Result) -> str:
     parts += [f"the {most} largest of {count:,}"] if count > most else []
     parts += [f"{'dotted' if shown.axis else 'grey'}: random vectors"] if rows["control"].notna().any() else []
     parts += [f"open: not {plain(shown.verdict)}"] if shown.verdict and not shown.axis else []
-    return f"<div style='{SMALL}'>{escape('; '.join(parts))}</div>{_svg(shown, unit, rows)}"
+    return f"<div style='{SMALL}'>{_safe('; '.join(parts))}</div>{_svg(shown, unit, rows)}"
 
 
 def _svg(shown: Drawn, unit: str, rows: pd.DataFrame) -> str:
@@ -106,6 +106,15 @@ def _lines(axes: Any, shown: Drawn, rows: pd.DataFrame) -> None:
 
 
 def _text(name: str) -> str:
-    """A name that fits, without characters that no document may hold."""
-    shown = "".join(c if c.isprintable() else "·" for c in str(name))
+    """A name that fits."""
+    shown = _printable(name)
     return shown if len(shown) <= LONG else f"{shown[: LONG - 1]}…"
+
+
+def _safe(text: str) -> str:
+    return escape(_printable(text))
+
+
+def _printable(text: str) -> str:
+    """Text without characters that no document may hold."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "·" for c in text)

@@ -56,10 +56,11 @@ def drawn(result: Result, name: str) -> Drawn | None:
     if table.empty or not estimates:
         return None
     what = estimates[0]
+    own = _own(frame, estimates)
     axes = [column for column in with_role(frame, "axis") if _numeric(table[column])][:1]
     labels = with_role(frame, "node") + [c for c in frame if frame[c].role in ("label", "axis") and c not in axes]
-    verdicts = [c for c in with_role(frame, "verdict") if is_bool_dtype(table[c].dropna().infer_objects())]
-    made = _numbers(table, frame, what).assign(
+    verdicts = [c for c in with_role(own, "verdict") if is_bool_dtype(table[c].dropna().infer_objects())]
+    made = _numbers(table, frame, own).assign(
         group=_names(table, with_role(frame, "measure")),
         unit=_units(result, table, frame[what].unit),
         name=_names(table, labels),
@@ -84,14 +85,18 @@ def _numeric(column: pd.Series) -> bool:
     return bool(pd.to_numeric(column, errors="coerce").notna().eq(column.notna()).all())
 
 
-def _numbers(table: pd.DataFrame, frame: Frame, what: str) -> pd.DataFrame:
-    """The estimate with what belongs to it: of several estimates' intervals, what stands before the next estimate."""
-    columns, estimates = list(frame), with_role(frame, "estimate")
-    if len(estimates) > 1:
-        columns = columns[columns.index(what) : columns.index(estimates[1])]
-    found = {"effect": what}
-    for name, role in NUMBERS.items():
-        found[name] = next((c for c in columns if frame[c].role == role), "")
+def _own(frame: Frame, estimates: Sequence[str]) -> Frame:
+    """What belongs to the first estimate: of several, it and what stands before the next."""
+    if len(estimates) == 1:
+        return frame
+    columns = list(frame)
+    return {c: frame[c] for c in columns[columns.index(estimates[0]) : columns.index(estimates[1])]}
+
+
+def _numbers(table: pd.DataFrame, frame: Frame, own: Frame) -> pd.DataFrame:
+    """The estimate with its interval and reference, and its place on the node map."""
+    roles = {"effect": "estimate", **NUMBERS}
+    found = {name: next(iter(with_role(own, role)), "") for name, role in roles.items()}
     node, layer, head = (next(iter(with_role(frame, role)), "") for role in ("node", "layer", "head"))
     found |= {"layer": layer, "head": head}
     missing = pd.Series(math.nan, index=table.index)
@@ -112,22 +117,21 @@ def _units(result: Result, table: pd.DataFrame, unit: str) -> Any:
 
 def _names(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """What rows are called: text as it is, numbers with the name of their column."""
-    parts = [table[c].map(lambda value, c=c: _name(c, value)) for c in columns]
-    if not parts:
-        return pd.Series("", index=table.index)
-    return pd.concat(parts, axis=1).agg(", ".join, axis=1)
+    parts = [[_name(c, value) for value in table[c]] for c in columns]
+    joined = [", ".join(row) for row in zip(*parts, strict=True)] if parts else ""
+    return pd.Series(joined, index=table.index, dtype=object)
 
 
 def _name(column: str, value: Any) -> str:
     if isinstance(value, str):
         return value
-    shown = "–" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{column.replace('_', ' ')} {shown}"
+    missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    return f"{plain(column)} {'–' if missing else f'{value:g}' if isinstance(value, float) else value}"
 
 
 def first(result: Result) -> Drawn | None:
     """The first frame that can be drawn."""
-    return next((shown for name in result.frames if (shown := drawn(result, name))), None)
+    return next((shown for name in result.columns if (shown := drawn(result, name))), None)
 
 
 def sentence(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> str:

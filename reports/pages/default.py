@@ -60,7 +60,7 @@ def page(result: Result) -> Page:
         " · ".join(part for part in about if part),
         headline(result),
         [
-            *(section for name in result.frames for section in _section(result, name, drawn(result, name))),
+            *(section for name in result.columns for section in _section(result, name, drawn(result, name))),
             legend(result, [READING]),
             _downloads(result),
         ],
