@@ -57,6 +57,12 @@ class Question:
         return getattr(self.module, "COLUMNS", None)
 
     @property
+    def tables(self) -> frozenset[str]:
+        """Names of the tables that its results may have."""
+        members = [self, *(other for other in QUESTIONS.values() if other.door == self.name)]
+        return frozenset(name for member in members for name in member.columns or ())
+
+    @property
     def source(self) -> Path:
         """The file of the home: what can be read without importing it."""
         return Path(__file__).parent.joinpath(*self.home.split(".")).with_suffix(".py")

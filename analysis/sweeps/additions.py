@@ -31,8 +31,8 @@ from steerscope.analysis.errors import BadVector
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, parse_site
 from steerscope.analysis.model.positions import Positions
-from steerscope.analysis.vectors.prompt_pair import paired
 from steerscope.analysis.vectors.random import random_like
+from steerscope.analysis.vectors.recipes import recipe_of
 from steerscope.analysis.vectors.vector import SteeringVector
 
 from .units import Unit
@@ -177,13 +177,13 @@ def _check_stream(model: Model, vector: SteeringVector) -> None:
 
 def _own(model: Model, vector: SteeringVector, chosen: Sequence[Unit]) -> tuple[SteeringVector, ...]:
     """Every unit's own activation difference, from one pass over both prompts."""
-    source = vector.source
-    if "plus" not in source or "minus" not in source:
+    recipe = recipe_of(vector)
+    if recipe is None or recipe.runs is None:
         raise BadVector(
             f"mode own needs the plus and minus prompts of ({vector.label}), and this vector has none; expected one "
             "made from a prompt pair; use --plus and --minus (steering_vector), or mode through or shared"
         )
-    pair = paired(model, source["plus"], source["minus"], source.get("pad", " "))
+    pair = recipe.runs(model, vector.source)
     sites = sorted({(unit.site.name, unit.layer) for unit in chosen})
     found: dict[str, list[Tensor]] = {}
     for chunk, readout in run(model, pair, [Variant(0), Variant(1)], reads="none", sites=sites):
@@ -198,7 +198,7 @@ def _own(model: Model, vector: SteeringVector, chosen: Sequence[Unit]) -> tuple[
         plus, minus = found[unit.name]
         difference = plus - minus
         kept = difference[-vector.rows :]  # the rows that the whole vector keeps
-        parts.append(SteeringVector(kept, unit.site, {**source, "recipe": "own difference"}))
+        parts.append(SteeringVector(kept, unit.site, {**vector.source, "recipe": "own difference"}))
     return tuple(parts)
 
 

@@ -4,8 +4,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from steerscope.analysis.errors import DamagedRun, OutputExists
-from steerscope.analysis.results.result import Result
+from steerscope.analysis.errors import BadArgument, DamagedRun, OutputExists
+from steerscope.analysis.results.result import Result, check_folder
+from steerscope.analysis.results.schema import Column, Frames
+
+COLUMNS: Frames = {
+    "effects": {
+        "node": Column("a node", role="node"),
+        "head": Column("its head", role="head"),
+        "effect": Column("what it does", "{metric}", "estimate"),
+    }
+}
 
 
 @pytest.fixture
@@ -13,12 +22,12 @@ def result() -> Result:
     frame = pd.DataFrame(
         {"node": ["L0H0", "L0M"], "head": pd.array([0, None], dtype="Int64"), "effect": [1.0, float("nan")]}
     )
-    return Result("localize", {"effects": frame}, {"seed": 3, "text": "<ü>"})
+    return Result("exact", {"effects": frame}, COLUMNS, {"seed": 3, "text": "<ü>"})
 
 
 def test_a_saved_result_reads_back_whole(result: Result, tmp_path: Path) -> None:
     loaded = Result.load(result.save(tmp_path / "run"))
-    assert loaded.kind == "localize" and dict(loaded.manifest) == dict(result.manifest)
+    assert loaded.kind == "exact" and loaded.columns == COLUMNS and dict(loaded.manifest) == dict(result.manifest)
     pd.testing.assert_frame_equal(loaded.frames["effects"], result.frames["effects"])
 
 
@@ -36,8 +45,8 @@ def test_files_of_others_are_neither_removed_nor_replaced(result: Result, tmp_pa
     result.save(tmp_path, overwrite=True)
     assert {(tmp_path / name).read_text() for name in ("mine.parquet", "report.html")} == {"mine"}
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "prompts.parquet").write_text("mine")
-    with pytest.raises(OutputExists, match="holds prompts.parquet, which no saved result lists"):
+    (tmp_path / "other" / "effects.parquet").write_text("mine")
+    with pytest.raises(OutputExists, match="holds effects.parquet, which no saved result lists"):
         result.save(tmp_path / "other", overwrite=True)
 
 
@@ -72,3 +81,41 @@ def test_a_file_in_the_place_of_the_folder_is_refused(result: Result, tmp_path: 
     (tmp_path / "run").write_text("")
     with pytest.raises(OutputExists, match="is a file"):
         result.save(tmp_path / "run")
+
+
+def test_frames_and_columns_must_agree(result: Result) -> None:
+    frame = result.frames["effects"]
+    for frames, columns, what in (
+        ({"effects": frame.drop(columns="head")}, COLUMNS, "effects: ['head']"),
+        ({"effects": frame.assign(more=1)}, COLUMNS, "effects: ['more']"),
+        ({}, COLUMNS, "effects: no such frame"),
+        ({"effects": frame, "other": frame}, COLUMNS, "other: "),
+        ({"effects": pd.concat([frame, frame[["node"]]], axis=1)}, COLUMNS, "effects: []"),
+    ):
+        with pytest.raises(BadArgument) as refused:
+            Result("exact", frames, columns)
+        assert what in str(refused.value) and "add them to its COLUMNS" in str(refused.value)
+
+
+@pytest.mark.parametrize("columns", [3, {"effects": {"node": ["a", "b"]}}, {"effects": {"node": ["a", "", "king"]}}])
+def test_a_manifest_with_other_columns_is_damaged(columns: object, result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"columns": columns}))
+    with pytest.raises(DamagedRun, match="not a manifest"):
+        Result.load(tmp_path)
+
+
+def test_a_folder_of_something_else_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"kind": "sweep-run"}')
+    with pytest.raises(OutputExists, match="holds a sweep-run, which no result may replace"):
+        check_folder(tmp_path, overwrite=True)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "effects.parquet").write_text("mine")
+    check_folder(tmp_path, overwrite=True)
+    with pytest.raises(OutputExists, match="effects.parquet"):
+        check_folder(tmp_path, overwrite=True, frames=["effects"])
+
+
+def test_a_result_is_printed_in_one_line(result: Result) -> None:
+    assert repr(result) == "<Result exact of no model: effects 2 rows>"
