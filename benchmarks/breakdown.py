@@ -41,9 +41,8 @@ def main() -> None:
     gap = float((fast - slow).abs().max())
     runs = len(coefficients) * PROMPTS
     print(
-        f"{runs} steered runs (80 coefficients, {PROMPTS} prompts): engine {ours:.1f} s (with KL, entropy, "
-        "loss and the limits), "
-        f"one hooked pass each {theirs:.1f} s: {theirs / ours:.1f}x; largest difference {gap:.1e} nats"
+        f"{runs} steered runs (80 coefficients, {PROMPTS} prompts): engine {ours:.1f} s (with KL, entropy, loss and "
+        f"the limits), one hooked pass each {theirs:.1f} s: {theirs / ours:.1f}x; largest difference {gap:.1e} nats"
     )
     whole, result = timed(lambda: breakdown(replace(asked, controls=4)))
     print(f"the whole default breakdown with 4 controls: {whole:.1f} s (goal 60); {len(result.frames)} tables")

@@ -52,9 +52,8 @@ CARRIERS: Frame = EFFECTS | {
 }
 TOTALS: Frame = {
     "quantity": Column(
-        "total: steered minus clean; kl: disturbance of the steered run; "
-        "carriers_necessity / carriers_sufficiency: all significant carriers patched at once; "
-        "all_necessity / all_sufficiency: every node patched at once; "
+        "total: steered minus clean; kl: disturbance of the steered run; carriers_necessity / carriers_sufficiency: "
+        "all significant carriers patched at once; all_necessity / all_sufficiency: every node patched at once; "
         "unverified_necessity / unverified_sufficiency: every node that was not patched by itself, at once",
         role="label",
     ),

@@ -178,9 +178,8 @@ class Pass:
         silent = self.attached - self.fired
         if silent:
             raise BrokenInvariant(
-                f"hooks that never fired on {self.model.name}: {', '.join(sorted(silent))}; their edits would "
-                "have been lost; "
-                "load the model with its self-check on"
+                f"hooks that never fired on {self.model.name}: {', '.join(sorted(silent))}; their edits would have "
+                "been lost; load the model with its self-check on"
             )
         row, position = self._reading()
         return Readout(

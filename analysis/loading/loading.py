@@ -201,9 +201,8 @@ def _not_loaded(source: str, local: bool, error: Exception) -> str:
 def _refuse_config(source: str, config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(
-            f"{source!r} is an encoder-decoder ({config.model_type}); the analysis assumes one causal stream "
-            "that every "
-            "block adds to; use a decoder-only model"
+            f"{source!r} is an encoder-decoder ({config.model_type}); the analysis assumes one causal stream that "
+            "every block adds to; use a decoder-only model"
         )
     if config.model_type in POST_NORM or getattr(config, "do_layer_norm_before", True) is False:
         raise UnsupportedModel(
@@ -213,9 +212,8 @@ def _refuse_config(source: str, config: Any) -> None:
     experts = [getattr(config, key) for key in EXPERTS if isinstance(getattr(config, key, None), int)]
     if any(count > 1 for count in experts):
         raise UnsupportedModel(
-            f"{source!r} routes each token to some of {max(experts)} experts ({config.model_type}); the "
-            "analysis assumes that "
-            "an MLP is one function of its input; use a dense model"
+            f"{source!r} routes each token to some of {max(experts)} experts ({config.model_type}); the analysis "
+            "assumes that an MLP is one function of its input; use a dense model"
         )
 
 
@@ -281,9 +279,8 @@ def _wrap(
     blocks = list(getattr(bridge, "blocks", None) or [])
     if not blocks or not all(hasattr(block, "attn") for block in blocks):
         raise UnsupportedModel(
-            f"{name} ({architecture}) has blocks without attention; the analysis assumes that every block is "
-            "attention and MLP "
-            "(no state-space or recurrent layers); use a transformer"
+            f"{name} ({architecture}) has blocks without attention; the analysis assumes that every block is attention "
+            "and MLP (no state-space or recurrent layers); use a transformer"
         )
     first = blocks[0]
     has_mlp = hasattr(first, "mlp") and not getattr(cfg, "attn_only", False)

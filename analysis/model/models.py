@@ -151,9 +151,8 @@ class Model:
             or (site.name == "final_scale" and site.layer < self.n_layers - 1)
         ):
             raise BadNode(
-                f"{site} does not exist: {self.name} has no norm there; expected ln1_scale, ln2_scale, or "
-                "final_scale of the last "
-                "layer; choose a norm that it has"
+                f"{site} does not exist: {self.name} has no norm there; expected ln1_scale, ln2_scale, or final_scale "
+                "of the last layer; choose a norm that it has"
             )
         return site
 

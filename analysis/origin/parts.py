@@ -95,9 +95,8 @@ def parts(model: Model, vector: SteeringVector) -> Parts:
     if rows is None or recorded > tolerance(model):
         gap = "in shape" if rows is None else f"by {recorded:.2g} of its norm"
         raise BadVector(
-            f"no writers possible: ({vector.label}) recorded anew on {model.name} at {site} differs from the "
-            f"vector {gap}; "
-            "expected the same values (or a row, the mean or the body of them); record it on this model"
+            f"no writers possible: ({vector.label}) recorded anew on {model.name} at {site} differs from the vector "
+            f"{gap}; expected the same values (or a row, the mean or the body of them); record it on this model"
         )
     found = tuple(
         Part(name, kind, layer, head, rows @ written)
@@ -130,8 +129,7 @@ def _runs(model: Model, vector: SteeringVector, again: Runs) -> tuple[list[list[
     except (SteerscopeError, KeyError) as error:
         raise BadVector(
             f"no writers possible: the runs that ({vector.label}) was recorded from cannot be made again on "
-            f"{model.name} "
-            f"({error}); expected the model that it was recorded on; load that one"
+            f"{model.name} ({error}); expected the model that it was recorded on; load that one"
         ) from error
     return pair, {key: torch.stack(runs) for key, runs in kept.items()}
 

@@ -50,9 +50,8 @@ class Injection:
             )
         if self.place.indices and rows not in (1, len(self.place.indices)):
             raise BadInjection(
-                f"the vector has {rows} rows for {len(self.place.indices)} positions; expected one row, or one "
-                "for each; "
-                "use vector.row(-1), or as many positions"
+                f"the vector has {rows} rows for {len(self.place.indices)} positions; expected one row, or one for "
+                "each; use vector.row(-1), or as many positions"
             )
 
     def __repr__(self) -> str:
@@ -78,9 +77,8 @@ class Injection:
         model.check(self.site)
         if self.vector.values.shape[1] != model.width(self.site):
             raise BadInjection(
-                f"the vector has width {self.vector.values.shape[1]}, {model.name} has "
-                f"{model.width(self.site)} at {self.site}; "
-                "expected a vector recorded on this model"
+                f"the vector has width {self.vector.values.shape[1]}, {model.name} has {model.width(self.site)} at "
+                f"{self.site}; expected a vector recorded on this model"
             )
 
     def where(self, length: int, has_bos: bool) -> tuple[int, ...]:

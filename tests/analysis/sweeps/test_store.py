@@ -75,12 +75,11 @@ def test_a_run_that_was_stopped_goes_on_to_exactly_the_same_rows(tiny: Model, wh
 def test_a_run_killed_at_any_moment_goes_on_to_exactly_the_same_rows(tiny_folder: Path, tmp_path: Path) -> None:
     """A real process, kill -9, twice; then compared with one that was never killed."""
     script = (
-        "import sys; from steerscope.analysis.loading.loading import load; "
-        "from steerscope.analysis.sweeps.runner import sweep; "
-        "from steerscope.analysis.vectors.prompt_pair import prompt_pair; "
-        "m = load(sys.argv[1], name='tiny'); import torch; torch.set_num_threads(1); "
-        "texts = ['One day Tom saw a red ball', 'Lily went to the park with a ball'] * 8; "
-        "sweep(m, prompt_pair(m, ' wedding', ' ship', 1), texts, sys.argv[2], trials=40_000, visit=16)"
+        "import sys; from steerscope.analysis.loading.loading import load; from steerscope.analysis.sweeps.runner "
+        "import sweep; from steerscope.analysis.vectors.prompt_pair import prompt_pair; m = load(sys.argv[1], "
+        "name='tiny'); import torch; torch.set_num_threads(1); texts = ['One day Tom saw a red ball', 'Lily went to "
+        "the park with a ball'] * 8; sweep(m, prompt_pair(m, ' wedding', ' ship', 1), texts, sys.argv[2], "
+        "trials=40_000, visit=16)"
     )
     store = Store(tmp_path / "run")
     for kill in (2, 5):
