@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import ATTACK, CURVE, EFFECTS, effects, made, result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import ATTACK, CURVE, EFFECTS, effects, made, result
 from plotly.utils import PlotlyJSONEncoder
 
 from steerscope.analysis.results.result import Result
@@ -30,7 +30,8 @@ def panels(shown: Result) -> list[Panel]:
 def curve(rows: list[tuple[str, float, float]], **more: Any) -> Result:
     frame = pd.DataFrame(rows, columns=["order", "fraction", "kept"])
     frame = frame.assign(low=frame["kept"] - 0.1, high=frame["kept"] + 0.1, control=0.5)
-    return result(frame.assign(**more), CURVE)
+    shown: Result = result(frame.assign(**more), CURVE)
+    return shown
 
 
 @pytest.mark.parametrize("kind", KINDS)

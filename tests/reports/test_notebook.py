@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from drawn import ATTACK, CURVE, effects, made, result
+from made_up import ATTACK, CURVE, effects, made, result
 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column
@@ -92,7 +92,7 @@ def test_text_has_the_colour_of_the_notebook() -> None:
 
 def test_a_result_shows_itself_without_a_window_or_a_model_library() -> None:
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from drawn import effects, result; assert '<svg' in "
+        "import sys; sys.path.insert(0, 'tests'); from made_up import effects, result; assert '<svg' in "
         "result(effects([1.0, 2.0]))._repr_html_(); print([m for m in ('torch', 'transformers', 'matplotlib.pyplot', "
         "'tkinter') if m in sys.modules])"
     )
