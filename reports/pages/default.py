@@ -118,16 +118,17 @@ def _how(shown: Drawn, groups: Sequence[tuple[str, str, pd.DataFrame]]) -> list[
 
 def _panels(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> list[Panel]:
     name = group or plain(shown.what)
+    titled = f"{name} ({unit})" if shown.table["unit"].nunique() > 1 else name
     if shown.axis:
-        return [Panel(name, _lines(shown, unit, rows))]
+        return [Panel(titled, _lines(shown, unit, rows))]
 
     def hover(row: Any, unit: str) -> str:
         return _hover(shown, row, unit, str(row.name))
 
     if rows["effect"].eq(0).all():
-        return [Panel(name, None, f"every {plain(shown.what)} is zero")]
+        return [Panel(titled, None, f"every {plain(shown.what)} is zero")]
     rows = rows.assign(node=[_short(n) for n in rows["name"]])
-    found = [Panel(name, ranking(rows, unit, describe=hover, title=plain(shown.what)))]
+    found = [Panel(titled, ranking(rows, unit, describe=hover, title=plain(shown.what)))]
     cells = placed(rows)
     return [map_panel(name, cells, unit, hover), *found] if len(cells) > 1 else found
 

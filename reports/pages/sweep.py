@@ -1,18 +1,22 @@
 """The report of `sweep`: what parts of a steering vector do in randomly chosen nodes."""
 
 import math
+from html import escape
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.stats import holm
 from steerscope.reports import words
-from steerscope.reports.page import Page, Section, Table
+from steerscope.reports.figures.lines import NAME, lines, units
+from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages import sweep_sections as sections
 from steerscope.reports.pages.common import cell, framed, legend, metric_name, metric_unit, missing, model_name, saved
-from steerscope.reports.pages.sweep_sections import DIFFERENCE, flagged, frame, of_outcome
+from steerscope.reports.pages.sweep_sections import DIFFERENCE, absent, flagged, frame, of_outcome
 from steerscope.reports.records import records
+from steerscope.reports.theme import axis
 
 MODES = {
     "own": "Mode own: every node gets its own activation difference between the vector's two prompts (a head in its z, "
@@ -75,6 +79,7 @@ def page(result: Result) -> Page:
         [
             Section("What a trial injects", _design(manifest)),
             *sections.all_of(result),
+            _convergence(result),
             _prompts(result),
             legend(result, READING),
             _table(result),
@@ -307,6 +312,62 @@ def _whole(result: Result, outcome: str) -> tuple[float, str]:
     if found.get("mean") is not None:
         return found["mean"], words.between(found.get("low"), found.get("high"))
     return float(pd.to_numeric(frame(result, "prompts")[f"steered_{outcome}"]).mean()), ""
+
+
+def _convergence(result: Result) -> Section:
+    title, table = "Are there enough trials?", frame(result, "convergence")
+    text = (
+        "The estimates again from the first so many trials. The dotted line falls as one over the root of the trials, "
+        "what sampling alone would give; where the width stops following it, more prompts help and more trials do not. "
+        "The order of the nodes is settled where the agreement nears one."
+    )
+    if table.empty:
+        return absent(result, title, text, "convergence", "too few trials")
+    known = (table["width"] > 0).any()
+    why = missing(result, "intervals", "no interval over these few prompts")
+    panels = [
+        Panel("Width of the intervals", _widths(table, metric_unit(result)) if known else None, why),
+        Panel("Order of the nodes", _agreement(table)),
+    ]
+    return Section(title, [text], panels)
+
+
+def _widths(table: pd.DataFrame, unit: str) -> go.Figure:
+    """Interval width against trials, both on log axes; dotted: as one over the root of the trials, from the last
+    point.
+    """
+    known = table[table["width"] > 0].sort_values("trials")
+    last = known.groupby("outcome")[["width", "trials"]].transform("last")
+    known = known.assign(root=last["width"] * (last["trials"] / known["trials"]) ** 0.5)
+    series = {f"{NAME[o]} ({units(o, unit)})": known[known["outcome"] == o] for o in NAME}
+    chart = _over_trials(table, series, "width", dotted="root", reference="1/√trials: {}")
+    low, high = math.log10(known["width"].min()), math.log10(known["width"].max())
+    ticks = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for digit in (1, 2, 5)]
+    names = {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    chart.update_yaxes(axis("median interval width (log scale)"), type="log", **names)
+    return chart
+
+
+def _agreement(table: pd.DataFrame) -> go.Figure:
+    """Rank correlation of the contributions with those of all trials."""
+    known = table.dropna(subset=["agreement"])
+    chart = _over_trials(table, {NAME[o]: known[known["outcome"] == o] for o in NAME}, "agreement")
+    low = min(0.0, float(table["agreement"].min(skipna=True)) - 0.05)
+    chart.update_yaxes(axis("rank agreement with all trials"), range=[low, 1.04])
+    return chart
+
+
+def _over_trials(table: pd.DataFrame, series: dict[str, pd.DataFrame], column: str, **more: Any) -> go.Figure:
+    def hover(name: str, row: Any) -> str:
+        return f"<b>{row.trials:,} trials</b><br>{escape(name)}: {words.number(getattr(row, column))}"
+
+    drawn = {name: rows.assign(low=math.nan, high=math.nan) for name, rows in series.items() if len(rows)}
+    look: dict[str, Any] = {"height": 330, "margin": {"l": 66, "r": 14, "t": 34, "b": 50}}
+    chart = lines(drawn, "trials", column, hover, **look, **more)
+    counts = sorted(int(n) for n in table["trials"].unique())
+    ticks = {"tickvals": counts, "ticktext": [f"{n:,}" for n in counts], "tickangle": 0}
+    chart.update_xaxes(axis("trials (log scale)"), type="log", **ticks)
+    return chart
 
 
 def _prompts(result: Result) -> Section:

@@ -1,8 +1,5 @@
-"""The sections of a sweep's report that hold figures: maps, ranks, frontier, response, pairs, layers, designs,
-convergence.
-"""
+"""The sections of a sweep's report on what was found: maps, ranks, frontier, response, pairs, layers, designs."""
 
-import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -37,6 +34,7 @@ METHODS = {"joint": "in one regression of all pairs", "one at a time": "each bes
 DIFFERENCE = "horizontal - vertical"
 FOLLOWED = 8  # nodes whose response is drawn
 LISTED = 15  # pairs
+# What is read of a frame that is not there.
 READ = (
     "node layer head kind outcome contribution low high control difference control_low control_high sampled p_adjusted "
     "p_holm p_specific significant effect kl efficiency responsive useful by level vector mean first second "
@@ -46,7 +44,7 @@ READ = (
 
 def all_of(result: Result) -> list[Section]:
     """All of them, in the page's order."""
-    parts = (_maps, _ranking, _frontier, _response, _dose, _pairs, _trends, _designs, _convergence)
+    parts = (_maps, _ranking, _frontier, _response, _dose, _pairs, _trends, _designs)
     return [part(result) for part in parts]
 
 
@@ -66,7 +64,7 @@ def of_outcome(result: Result, name: str, outcome: str) -> pd.DataFrame:
     return table[table["outcome"] == outcome]
 
 
-def _absent(result: Result, title: str, text: str, name: str, otherwise: str) -> Section:
+def absent(result: Result, title: str, text: str, name: str, otherwise: str) -> Section:
     """A section whose frame has no rows: why."""
     return Section(title, [text], [Panel("No figure", None, missing(result, name, otherwise))])
 
@@ -112,7 +110,7 @@ def _maps(result: Result) -> Section:
     for outcome, name in TITLES.items():
         table, of = _outcome(result, outcome), units(outcome, unit)
         if table.empty:
-            return _absent(result, title, text, "nodes", "no trials to estimate from")
+            return absent(result, title, text, "nodes", "no trials to estimate from")
         panels.append(map_panel(name, table, of, _contribution))
     ratio = frame(result, "frontier").drop(columns=["effect"])
     shown = ratio["responsive"].astype(bool) & ratio["efficiency"].notna()
@@ -164,7 +162,7 @@ def _frontier(result: Result) -> Section:
         "Names: useful nodes first, at most fourteen."
     )
     if table.empty:
-        return _absent(result, title, text, "frontier", "no trials to estimate from")
+        return absent(result, title, text, "frontier", "no trials to estimate from")
     return Section(title, [text], [Panel("One point a node", frontier(table, metric_unit(result)))])
 
 
@@ -185,7 +183,7 @@ def _response(result: Result) -> Section:
     )
     nodes = _followed(result, table)
     if not nodes:
-        return _absent(result, title, text, "response", "only one value of k and of the coefficient")
+        return absent(result, title, text, "response", "only one value of k and of the coefficient")
     chart = _responses(table, nodes, metric_unit(result))
     return Section(title, [text], [Panel("A column a node; each row has one scale", chart)])
 
@@ -226,7 +224,7 @@ def _dose(result: Result) -> Section:
         "disturbance, the sweep sees steering and not mere disruption. Bands are intervals over prompts."
     )
     if table.empty:
-        return _absent(result, title, text, "dose", "no trials")
+        return absent(result, title, text, "dose", "no trials")
     return Section(title, [text], [Panel("Real against random vectors", _doses(table, metric_unit(result)))])
 
 
@@ -261,7 +259,7 @@ def _pairs(result: Result) -> Section:
         "their own."
     )
     if table.empty:
-        return _absent(result, title, text, "pairs", "no two nodes were injected into together often enough")
+        return absent(result, title, text, "pairs", "no two nodes were injected into together often enough")
     nodes = strongest(table)
     method = METHODS.get(str(about.get("method")), "from the trials that have both")
     how = f"{about.get('tested', len(table)):,} pairs were estimated, {method}"
@@ -308,7 +306,7 @@ def _trends(result: Result) -> Section:
     title, table = "Over layers", frame(result, "trends")
     text = "Mean contribution of the nodes of a layer, by kind. Bands are intervals over prompts."
     if table.empty:
-        return _absent(result, title, text, "trends", "no trials to estimate from")
+        return absent(result, title, text, "trends", "no trials to estimate from")
     layers = table[table["layer"].notna()].astype({"layer": int})
     panels = [
         Panel(TITLES[outcome], _trend(part, units(outcome, metric_unit(result))))
@@ -412,60 +410,4 @@ def _means(table: pd.DataFrame, unit: str) -> go.Figure:
         chart.update_xaxes(axis(f"{NAME[outcome]} ({of})", nticks=6, zeroline=True), rangemode="tozero", row=1, col=j)
     labels = [f"<b>{d.replace(' - ', ' − ')}</b>  " if d == DIFFERENCE else escape(f"mean of {d}  ") for d in order]
     names(chart, labels, showgrid=True)
-    return chart
-
-
-def _convergence(result: Result) -> Section:
-    title, table = "Are there enough trials?", frame(result, "convergence")
-    text = (
-        "The estimates again from the first so many trials. The dotted line falls as one over the root of the trials, "
-        "what sampling alone would give; where the width stops following it, more prompts help and more trials do not. "
-        "The order of the nodes is settled where the agreement nears one."
-    )
-    if table.empty:
-        return _absent(result, title, text, "convergence", "too few trials")
-    known = (table["width"] > 0).any()
-    why = missing(result, "intervals", "no interval over these few prompts")
-    panels = [
-        Panel("Width of the intervals", _widths(table, metric_unit(result)) if known else None, why),
-        Panel("Order of the nodes", _agreement(table)),
-    ]
-    return Section(title, [text], panels)
-
-
-def _widths(table: pd.DataFrame, unit: str) -> go.Figure:
-    """Interval width against trials, both on log axes; dotted: as one over the root of the trials, from the last
-    point.
-    """
-    known = table[table["width"] > 0].sort_values("trials")
-    last = known.groupby("outcome")[["width", "trials"]].transform("last")
-    known = known.assign(root=last["width"] * (last["trials"] / known["trials"]) ** 0.5)
-    series = {f"{NAME[o]} ({units(o, unit)})": known[known["outcome"] == o] for o in NAME}
-    chart = _over_trials(table, series, "width", dotted="root", reference="1/√trials: {}")
-    low, high = math.log10(known["width"].min()), math.log10(known["width"].max())
-    ticks = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for digit in (1, 2, 5)]
-    names = {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-    chart.update_yaxes(axis("median interval width (log scale)"), type="log", **names)
-    return chart
-
-
-def _agreement(table: pd.DataFrame) -> go.Figure:
-    """Rank correlation of the contributions with those of all trials."""
-    known = table.dropna(subset=["agreement"])
-    chart = _over_trials(table, {NAME[o]: known[known["outcome"] == o] for o in NAME}, "agreement")
-    low = min(0.0, float(table["agreement"].min(skipna=True)) - 0.05)
-    chart.update_yaxes(axis("rank agreement with all trials"), range=[low, 1.04])
-    return chart
-
-
-def _over_trials(table: pd.DataFrame, series: dict[str, pd.DataFrame], column: str, **more: Any) -> go.Figure:
-    def hover(name: str, row: Any) -> str:
-        return f"<b>{row.trials:,} trials</b><br>{escape(name)}: {words.number(getattr(row, column))}"
-
-    drawn = {name: rows.assign(low=math.nan, high=math.nan) for name, rows in series.items() if len(rows)}
-    look: dict[str, Any] = {"height": 330, "margin": {"l": 66, "r": 14, "t": 34, "b": 50}}
-    chart = lines(drawn, "trials", column, hover, **look, **more)
-    counts = sorted(int(n) for n in table["trials"].unique())
-    ticks = {"tickvals": counts, "ticktext": [f"{n:,}" for n in counts], "tickangle": 0}
-    chart.update_xaxes(axis("trials (log scale)"), type="log", **ticks)
     return chart

@@ -21,8 +21,8 @@ from steerscope.reports.figures.matrix import matrix, strongest
 from steerscope.reports.page import Page, render
 from steerscope.reports.pages import sweep
 from steerscope.reports.pages.common import ROWS
-from steerscope.reports.pages.sweep import _claimed, _design
-from steerscope.reports.pages.sweep_sections import _contribution, _means, _responses, _widths, of_outcome
+from steerscope.reports.pages.sweep import _claimed, _design, _widths
+from steerscope.reports.pages.sweep_sections import _contribution, _means, _responses, of_outcome
 from steerscope.reports.records import records
 
 Maker = Callable[..., Result]
