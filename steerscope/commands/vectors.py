@@ -100,11 +100,13 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
         raise BadArgument(
             "no --layer given; expected the layer to record and inject at, counted from 0; add for example --layer 0"
         )
-    count = max(len(values) for values in lists.values())
+    first = max(needed, key=lambda name: len(lists[name]))
+    count = len(lists[first])
     for name, values in lists.items():
         if len(values) not in (0, 1, count):
             raise BadVector(
-                f"{count} vectors and {len(values)} times --{name}; expected one --{name} for all, or one for each"
+                f"{count} times --{first} and {len(values)} times --{name}; expected one --{name} for all, or one for "
+                f"each --{first}"
             )
     return [
         Chosen(recipe, of_command | {name: values[i % len(values)] for name, values in lists.items() if values})
