@@ -315,7 +315,7 @@ class Experiment:
     def own_shares(self, own: Float[NDArray[np.float64], "vector ..."]) -> Float[NDArray[np.float64], "vector ..."]:
         """Effects along each vector's own change over its own whole effect (mean): what vectors are compared by."""
         totals = [float(self.own_effect(vector).mean()) or np.nan for vector in range(len(own))]
-        return own / np.array(totals).reshape(-1, *(1,) * (own.ndim - 1))
+        return np.asarray(own / np.array(totals).reshape(-1, *(1,) * (own.ndim - 1)))
 
     # Disturbance.
 
