@@ -22,17 +22,17 @@ from steerscope.analysis.errors import BadInjection, UnsupportedModel
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Edits
-from steerscope.analysis.question.injection import Injection, compose
 
 SIZE = 1e10  # of the stream's components: what stood there before is lost in rounding, and nothing overflows
 HALF = 1e3  # in float16, whose largest number is 65504
 WRITES = ("resid_pre", "attn_out", "mlp_out")  # sites whose vectors go straight into the stream
 
 
-def limit(model: Model, injections: Sequence[Injection], lengths: Sequence[int], sign: int = 1) -> Edits:
+def limit(model: Model, injected: Edits, lengths: Sequence[int], sign: int = 1) -> Edits:
     """Edits, by prompt, under which a run is what steered runs tend to as the coefficient goes to infinity.
 
     Args:
+        injected: what is added to each prompt at the given coefficient.
         lengths: tokens of each prompt.
         sign: 1, or -1 for minus infinity.
 
@@ -45,18 +45,18 @@ def limit(model: Model, injections: Sequence[Injection], lengths: Sequence[int],
             f"{model.name} has no norm, so its logits grow without limit with the coefficient; expected a pre-norm "
             "model; look at finite coefficients instead"
         )
-    places = {(i.site.name, i.site.layer) for i in injections}
+    places = {(edit.site.name, edit.site.layer) for own in injected for edit in own}
     if len(places) != 1 or next(iter(places))[0] not in WRITES:
         raise BadInjection(
             f"a limit of injections at {', '.join(sorted(f'L{layer}.{name}' for name, layer in places))}; expected one "
             f"layer, and one of {', '.join(WRITES)}; take them one by one"
         )
-    return tuple(_limit(model, injections, length, sign) for length in lengths)
+    return tuple(_limit(model, own, length, sign) for own, length in zip(injected, lengths, strict=True))
 
 
-def _limit(model: Model, injections: Sequence[Injection], length: int, sign: int) -> tuple[Edit, ...]:
-    site = injections[0].site
-    total = added(compose(injections, length, model.bos is not None), length, model.d_model)
+def _limit(model: Model, injected: Sequence[Edit], length: int, sign: int) -> tuple[Edit, ...]:
+    site = injected[0].site
+    total = added(injected, length, model.d_model)
     at = tuple(total.norm(dim=-1).nonzero()[:, 0].tolist())
     if not at:
         return ()

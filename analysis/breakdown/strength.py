@@ -1,7 +1,6 @@
 """An experiment's injection at other strengths: any coefficient, plus and minus infinity among them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import isinf
 
 from jaxtyping import Float
@@ -20,8 +19,8 @@ def at(experiment: Experiment, coefficient: float, vector: int = 0) -> Edits:
     factor = coefficient / reference(experiment)
     if isinf(coefficient):
         lengths = [len(ids) for ids in experiment.prompts.ids]
-        return limit(experiment.model, experiment.steering[vector], lengths, 1 if factor > 0 else -1)
-    return tuple(tuple(replace(edit, value=edit.value * factor) for edit in own) for own in experiment.edits(vector))
+        return limit(experiment.model, experiment.edits(vector), lengths, 1 if factor > 0 else -1)
+    return experiment.edits(vector, factor)
 
 
 def reference(experiment: Experiment) -> float:

@@ -1,7 +1,7 @@
 """`Edit`, one change to one activation, and `Variant`, the edits of one prompt in one forward pass."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -39,6 +39,10 @@ class Edit:
         where = "all positions" if self.positions is None else f"positions {brief(','.join(map(str, self.positions)))}"
         return f"<Edit {self.operation} {value} at {self.site}, {where}>"
 
+    def times(self, share: float) -> "Edit":
+        """The same edit with its value times a number."""
+        return replace(self, value=self.value * share)
+
     def __post_init__(self) -> None:
         if self.operation not in ("add", "set", "scale", "hide"):
             raise BadArgument(f"unknown operation {self.operation!r}; expected add, set, scale or hide; choose one")
@@ -74,6 +78,30 @@ def added(edits: Sequence[Edit], length: int, width: int) -> Float[Tensor, "pos 
         at = list(edit.positions)
         total[at] += edit.value.double().cpu().expand(len(at), -1)
     return total
+
+
+def matched(edits: Sequence[Edit], like: Sequence[Edit], length: int, scale: float = 1.0) -> tuple[Edit, ...]:
+    """Edits that add, rescaled: what they add together has, at every site and position, the norm of what others add.
+
+    Args:
+        like: the others, at the same sites.
+        length: of the prompt.
+        scale: times that norm.
+    """
+    factors: dict[Site, Float[Tensor, "pos 1"]] = {}
+    for site in {edit.site for edit in edits}:
+        norms = []
+        for group in (edits, like):
+            own = [edit for edit in group if edit.site == site]
+            width = max((edit.value.shape[-1] for edit in own if isinstance(edit.value, Tensor)), default=1)
+            norms.append(added(own, length, width).norm(dim=-1, keepdim=True))
+        factors[site] = torch.where(norms[0] > 0, scale * norms[1] / norms[0].clamp_min(1e-300), 1.0)
+    found = []
+    for edit in edits:
+        assert isinstance(edit.value, Tensor) and edit.positions is not None
+        value = edit.value.double().cpu().expand(len(edit.positions), -1) * factors[edit.site][list(edit.positions)]
+        found.append(replace(edit, value=value.to(edit.value)))
+    return tuple(found)
 
 
 def touched(edits: Sequence[Edit]) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """`Experiment` = model + injections + prompts + metric + controls + seed: what every method is asked about.
 
-Its clean and steered runs, and those of its controls, are made once. Controls are random vectors of
-the same norm, position by position, or (matched="kl") scaled to the same disturbance.
+Its clean and steered runs, and those of its controls, are made once. Controls are random vectors of the same norm, site
+by site and position by position of what the injections add together, or (matched="kl") scaled to the same disturbance.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
-from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.edits import Edit, Variant, matched
 from steerscope.analysis.engine.run import Readout, Reads, measure, run
 from steerscope.analysis.errors import BadArgument, BadInjection, BadPrompt
 from steerscope.analysis.model.models import Model
@@ -110,23 +110,43 @@ class Experiment:
 
     @cached_property
     def steering(self) -> tuple[tuple[Injection, ...], ...]:
-        """The real injections, then those of each control, already scaled."""
-        controls = [tuple(i.control(self._control_seed(c)) for i in self.injections) for c in range(self.controls)]
+        """The real injections, then those of each control, already scaled; what they add together is in `edits`."""
+        controls = [
+            tuple(injection.control(self._control_seed(c, n)) for n, injection in enumerate(self.injections))
+            for c in range(self.controls)
+        ]
         if self.matched == "kl" and controls:
             target = float(self.kl(self.injections).mean())
             controls = [self.at_kl(control, target) for control in controls]
         return (self.injections, *controls)
 
-    def _control_seed(self, control: int) -> int:
-        return int(np.random.SeedSequence([self.seed, control]).generate_state(1)[0])
+    def _control_seed(self, control: int, injection: int = 0) -> int:
+        """Every injection of a control draws its own direction: one for all would let them cancel, or add up."""
+        own = (injection,) if injection else ()
+        return int(np.random.SeedSequence([self.seed, control, *own]).generate_state(1)[0])
 
-    def edits(self, vector: int) -> Edits:
-        """The edits of every prompt: `vector` 0 is the real one, 1 the first control."""
+    def edits(self, vector: int, share: float = 1.0) -> Edits:
+        """The edits of every prompt: `vector` 0 is the real one, 1 the first control.
+
+        What several injections of a control add has, at every site and position, the norm of what the real ones add.
+
+        Args:
+            share: of the coefficients.
+        """
         injections = self.injections if vector == 0 else self.steering[vector]
-        return self._edits(injections)
+        made = self._edits(injections)
+        return made if share == 1.0 else tuple(tuple(edit.times(share) for edit in own) for own in made)
 
     def _edits(self, injections: Sequence[Injection]) -> Edits:
-        return tuple(compose(injections, len(ids), self._has_bos) for ids in self.prompts.ids)
+        made = tuple(compose(injections, len(ids), self._has_bos) for ids in self.prompts.ids)
+        if injections is self.injections or len(injections) == 1:
+            return made
+        pairs = zip(injections, self.injections, strict=True)
+        scale = next((one.coefficient / real.coefficient for one, real in pairs if real.coefficient), 1.0)
+        return tuple(
+            matched(own, real, len(ids), abs(scale))
+            for own, real, ids in zip(made, self._edits(self.injections), self.prompts.ids, strict=True)
+        )
 
     @cached_property
     def injected(self) -> tuple[tuple[int, ...], ...]:
@@ -356,7 +376,9 @@ class Experiment:
             "controls": {
                 "count": self.controls,
                 "matched": self.matched,
-                "seeds": [self._control_seed(c) for c in range(self.controls)],
+                "seeds": [
+                    [self._control_seed(c, n) for n in range(len(self.injections))] for c in range(self.controls)
+                ],
             },
             "seed": self.seed,
         }

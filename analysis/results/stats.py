@@ -130,6 +130,7 @@ def sign_flip_p(
     tolerance = 1e-9 * np.abs(flat).sum(axis=1)
     extreme = (np.abs(signs @ flat.T) >= observed - tolerance).sum(axis=0)
     p = extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
+    p = np.where(np.isfinite(flat).all(axis=1), p, 1.0)  # of what is missing nothing can be claimed
     return np.asarray(p.reshape(differences.shape[:-1]))
 
 

@@ -12,8 +12,7 @@ prompt with and without the injection.
 What it cannot see: what gradients cannot (see `gradient`); small edges are ranked badly (Kendall below Pearson).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.norms import Norm, norm_of
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.injection import compose
 from steerscope.analysis.tools.writes import changes, injected_stream
 
 Values = NDArray[np.float64]
@@ -117,11 +115,11 @@ def edge_scores(experiment: Experiment, vector: int = 0, steps: int = 5) -> Floa
                 own_scores = torch.einsum("spm,pm->s", moved[p], mean)
                 found[:, place[receiver], p] = own_scores.double().cpu().numpy()
 
-    shares = [float(x + 1) / 2 for x in points]
+    steered = [experiment.edits(vector, float(x + 1) / 2) for x in points]
     backward(
         model,
         prompts,
-        [_steps(experiment, vector, p, shares) for p in range(len(prompts))],
+        [[Variant(p, edits[p]) for edits in steered] for p in range(len(prompts))],
         experiment.scored_positions.positions,
         experiment.along,
         sites,
@@ -131,13 +129,6 @@ def edge_scores(experiment: Experiment, vector: int = 0, steps: int = 5) -> Floa
         name=experiment.metric.name,
     )
     return np.where(connected(experiment)[:, :, None], found, 0.0)
-
-
-def _steps(experiment: Experiment, vector: int, p: int, shares: Sequence[float]) -> list[Variant]:
-    length, bos = len(experiment.prompts.ids[p]), experiment.model.bos is not None
-    injections = experiment.steering[vector]
-    scaled = [[replace(i, coefficient=x * i.coefficient) for i in injections] for x in shares]
-    return [Variant(p, compose(own, length, bos)) for own in scaled]
 
 
 def _moved(experiment: Experiment, vector: int) -> list[Float[Tensor, "sender pos d_model"]]:

@@ -20,7 +20,7 @@ every result says how far it is from exact patching on a sample of nodes.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -33,7 +33,6 @@ from steerscope.analysis.engine.wavefront import Hook
 from steerscope.analysis.errors import BadArgument, BadMetric
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.injection import compose
 
 from .patching import MEASURES
 from .relevance import relevance
@@ -145,7 +144,8 @@ def _contract(
 ) -> tuple[list[Values], Values | None, float]:
     """Gradients times the change of every node, at every position; rows are clean, steered, and the points between."""
     prompts, nodes = experiment.prompts.full, experiment.reachable
-    groups = [_rows(experiment, vector, p, [x for x, _ in points]) for p in range(len(prompts))]
+    steered = [experiment.edits(vector, share) for share in (1.0, *(x for x, _ in points))]
+    groups = [[Variant(p), *(Variant(p, edits[p]) for edits in steered)] for p in range(len(prompts))]
     size = len(groups[0])
     found = [np.zeros((len(MEASURES), len(nodes), len(ids))) for ids in prompts]
     whole = np.zeros(len(prompts))
@@ -192,17 +192,6 @@ def _contract(
     path = np.stack([whole, ends[:, 1] - ends[:, 0]]) if points else None
     again = recomputes(experiment.model, prompts, groups)  # forward once more
     return found, path, float((BACKWARD + again) * size * len(prompts))
-
-
-def _rows(experiment: Experiment, vector: int, p: int, points: Sequence[float]) -> list[Variant]:
-    injections = experiment.steering[vector]
-    length, bos = len(experiment.prompts.ids[p]), experiment.model.bos is not None
-
-    def steered(share: float) -> Variant:
-        scaled = [replace(i, coefficient=share * i.coefficient) for i in injections]
-        return Variant(p, compose(scaled, length, bos))
-
-    return [Variant(p), steered(1.0), *(steered(x) for x in points)]
 
 
 def _along(experiment: Experiment, vector: int, p: int, site: tuple[str, int], gradient: Tensor) -> float:

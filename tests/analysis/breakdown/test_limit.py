@@ -15,6 +15,7 @@ from steerscope.analysis.errors import BadInjection, UnsupportedModel
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Edits
 from steerscope.analysis.question.injection import Injection, compose
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -61,6 +62,11 @@ def exact_models(small_models: Any) -> Any:
     return get
 
 
+def limited(model: Model, injections: list[Injection], lengths: list[int], sign: int = 1) -> Edits:
+    added = tuple(compose(injections, length, model.bos is not None) for length in lengths)
+    return limit(model, added, lengths, sign)
+
+
 NAMES = [
     "gpt2",
     "gpt_neo",
@@ -82,7 +88,7 @@ def test_it_is_what_a_coefficient_of_a_million_comes_to(exact_models: Any, name:
     model = exact_models(name)
     for site in ("resid_pre", "attn_out", *(["mlp_out"] if model.has_mlp else [])):
         given = injection(model, site, 1)
-        edits = limit(model, [given], [len(p) for p in PROMPTS], sign)
+        edits = limited(model, [given], [len(p) for p in PROMPTS], sign)
         asymptote = log_probabilities(model, edits)
         error = [(finite(model, given, sign * c) - asymptote).abs().max().item() for c in (1e3, 1e6)]
         assert error[1] < 1e-4
@@ -92,7 +98,7 @@ def test_it_is_what_a_coefficient_of_a_million_comes_to(exact_models: Any, name:
 
 def test_trained_models_too(real_model: Model) -> None:
     given = injection(real_model, "resid_pre", 2)
-    edits = limit(real_model, [given], [len(p) for p in PROMPTS])
+    edits = limited(real_model, [given], [len(p) for p in PROMPTS])
     gap = finite(real_model, given, 1e4) - log_probabilities(real_model, edits)
     assert gap.abs().max() < 2e-2
 
@@ -102,7 +108,7 @@ def test_single_precision_gives_the_same(small_models: Any, exact_models: Any) -
         lengths = [len(p) for p in PROMPTS]
         given = injection(small_models[name], "resid_pre", 0)
         single, double = (
-            log_probabilities(model, limit(model, [given], lengths))
+            log_probabilities(model, limited(model, [given], lengths))
             for model in (small_models[name], exact_models(name))
         )
         torch.testing.assert_close(single, double, rtol=0, atol=1e-5)
@@ -112,18 +118,18 @@ def test_a_row_of_zeros_is_left_alone_and_injections_at_one_position_add_up(smal
     values = torch.zeros(2, small_model.d_model)
     values[0, :3] = torch.tensor([1.0, -2.0, 3.0])
     one = Injection(SteeringVector(values, Site("resid_pre", 0)), 1.0, positions=(0, 2))
-    [edits] = limit(small_model, [one], [5])
+    [edits] = limited(small_model, [one], [5])
     assert all(isinstance(edit, Edit) and edit.positions == (0,) for edit in edits)
-    twice = limit(small_model, [replace(one, coefficient=2.0), replace(one, coefficient=-1.0)], [5])
+    twice = limited(small_model, [replace(one, coefficient=2.0), replace(one, coefficient=-1.0)], [5])
     assert torch.equal(twice[0][0].value, edits[0].value)  # type: ignore[arg-type]
-    against = limit(small_model, [one, replace(one, coefficient=-1.0)], [5])
+    against = limited(small_model, [one, replace(one, coefficient=-1.0)], [5])
     assert against == ((),)
 
 
 def test_what_has_no_limit_is_refused(small_model: Model, small_models: Any) -> None:
     bare = small_models["native_without_norm"]
     with pytest.raises(UnsupportedModel, match="has no norm"):
-        limit(bare, [injection(bare, "resid_pre", 0)], [8])
+        limited(bare, [injection(bare, "resid_pre", 0)], [8])
     two = [injection(small_model, "resid_pre", 0), injection(small_model, "resid_pre", 1)]
     with pytest.raises(BadInjection, match="L0.resid_pre, L1.resid_pre; expected one layer"):
-        limit(small_model, two, [8])
+        limited(small_model, two, [8])

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
+from steerscope.analysis.engine.edits import added
 from steerscope.analysis.errors import BadArgument, BadInjection, BadPrompt
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
@@ -96,3 +98,40 @@ def test_bad_questions_are_refused(tiny: Model) -> None:
         Experiment(tiny, (), prompts)
     with pytest.raises(BadArgument, match="controls=-1"):
         ask(tiny, ["Tom had a ball"], controls=-1)
+
+
+def test_two_injections_of_a_control_draw_two_directions(tiny: Model, stories: list[str]) -> None:
+    """With one seed for both, 3 x wedding - 3 x dragon would have a control of norm near 0."""
+    first, second = prompt_pair(tiny, " wedding", " ship", 1), prompt_pair(tiny, " dragon", " ship", 1)
+    asked = Experiment(tiny, (Injection(first, 3.0), Injection(second, -3.0)), make_prompts(tiny, stories), controls=4)
+    for control in asked.steering[1:]:
+        a, b = (one.vector.values[-1] for one in control)
+        assert abs(torch.cosine_similarity(a, b, dim=0)) < 0.8
+
+
+@pytest.mark.parametrize("positions", [("front", "front"), ("front", (1, 3)), ((2, 3), (3, 4))])
+@pytest.mark.parametrize("kind", ["norm", "kl"])
+def test_what_a_control_adds_together_has_the_norm_of_what_the_injections_add(
+    positions: tuple[object, object], kind: str, tiny: Model, stories: list[str]
+) -> None:
+    vectors = [prompt_pair(tiny, word, " ship", 1) for word in (" wedding", " dragon")]
+    injections = tuple(
+        Injection(vector if place == "front" else vector.body.row(-1), size, positions=place)  # type: ignore[arg-type]
+        for vector, place, size in zip(vectors, positions, (3.0, -2.0), strict=True)
+    )
+    asked = Experiment(tiny, injections, make_prompts(tiny, stories[:3]), controls=2, matched=kind)  # type: ignore[arg-type]
+    for vector in (1, 2):
+        ratios = set()
+        for p, (own, real) in enumerate(zip(asked.edits(vector), asked.edits(0), strict=True)):
+            length = len(asked.prompts.ids[p])
+            norms = [added(edits, length, tiny.d_model).norm(dim=-1) for edits in (own, real)]
+            assert ((norms[0] > 0) == (norms[1] > 0)).all()
+            ratios |= {round(float(x), 4) for x in (norms[0] / norms[1])[norms[1] > 0]}
+        assert len(ratios) == 1 and (kind == "kl" or ratios == {1.0})
+
+
+def test_a_share_of_the_edits_is_that_share_of_the_coefficients(tiny: Model, stories: list[str]) -> None:
+    asked = ask(tiny, stories[:2])
+    for own, whole in zip(asked.edits(1, 0.25), asked.edits(1), strict=True):
+        for a, b in zip(own, whole, strict=True):
+            torch.testing.assert_close(a.value, 0.25 * b.value)

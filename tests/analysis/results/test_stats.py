@@ -103,3 +103,14 @@ def test_a_steady_list_overlaps_with_itself_on_resampled_prompts() -> None:
 def test_an_unsteady_list_does_not() -> None:
     overlap, _ = stability(lambda weights: weights[:2] > 0, prompts=8)
     assert 0 < np.nanmean(overlap) < 1
+
+
+@pytest.mark.parametrize("prompts", [6, 40])
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf])
+def test_of_what_is_missing_nothing_is_claimed(prompts: int, missing: float) -> None:
+    values = np.ones((3, prompts))
+    values[1, 2] = missing
+    with np.errstate(invalid="ignore"):
+        p = sign_flip_p(values)
+        carrier = carrier_p(values, np.zeros_like(values))
+    assert p[1] == carrier[1] == 1.0 and (p[[0, 2]] < 0.05).all() and (carrier[[0, 2]] < 0.05).all()
