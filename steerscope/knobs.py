@@ -12,8 +12,9 @@ import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from steerscope.analysis.errors import BadArgument
 from steerscope.questions import QUESTIONS, Question
@@ -121,17 +122,13 @@ def knobs(question: Question, own: bool = False) -> Knobs:
     return Knobs(found.help, (*found.own, *others), found.shared)
 
 
+@cache
 def read(file: Path, name: str) -> Knobs:
     """The knobs of a function in a file."""
-    module = ast.parse(file.read_text(encoding="utf-8"))
-    function = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    constants = {
-        target.id: node.value
-        for node in module.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    source = file.read_text(encoding="utf-8")
+    # The function alone is parsed: a whole file each would be felt in every command's help.
+    own_text = re.search(rf"^def {name}\(.*?(?=^(?:def|class|@|\w+ *[:=])|\Z)", source, re.S | re.M)
+    [function] = [node for node in ast.parse(own_text[0] if own_text else source).body if _is(node, name)]
     text = ast.get_docstring(function) or ""
     described = _arguments(text)
     own, shared = [], []
@@ -141,10 +138,22 @@ def read(file: Path, name: str) -> Knobs:
             continue
         kind, choices = _kind(argument.annotation)
         if isinstance(default, ast.Name):
-            default = constants[default.id]
+            default = _constant(source, default.id)
         value = NONE if default is None else ast.literal_eval(default)
         own.append(Knob(argument.arg, kind, described.get(argument.arg, ""), value, choices))
     return Knobs(" ".join(text.split("\n\n")[0].split()), tuple(own), tuple(shared))
+
+
+def _is(node: ast.stmt, name: str) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and node.name == name
+
+
+def _constant(source: str, name: str) -> ast.expr:
+    """The value of a name of the module."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return node.value
+    raise KeyError(name)
 
 
 def _parameters(function: ast.FunctionDef) -> list[tuple[ast.arg, ast.expr | None]]:
