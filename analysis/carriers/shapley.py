@@ -6,8 +6,8 @@ value is the metric of that run minus that of the clean run: what reaches the ou
 1. The empty coalition is the injection's direct way to the output, past all nodes; the full one is the whole effect.
    A node's Shapley value is its mean contribution over all orders in which nodes could be let go, so that
    values and the direct way add up to the effect.
-2. An interaction of two nodes is what they do together beyond the sum: negative where they stand in for each
-   other (redundancy, self-repair), positive where one needs the other (a relay).
+2. An interaction of two nodes is what they do together beyond the sum: of the effect's own sign where one needs
+   the other (a relay), of the opposite sign where they stand in for each other (redundancy, self-repair).
 3. Estimators: `regression` on pairs of complementary coalitions (`surrogate`), or `permutation`: antithetic pairs of
    orders, each node's contribution as it is let go. Every coalition runs on every prompt.
 
@@ -62,8 +62,8 @@ COLUMNS: Frames = {
         "node_a": Column("one node", role="label"),
         "node_b": Column("another", role="label"),
         "effect": Column(
-            "Shapley interaction: negative where they stand in for each other, positive where one needs the other; "
-            "mean over prompts",
+            "Shapley interaction: of the effect's sign where one needs the other, of the opposite sign where they "
+            "stand in for each other; mean over prompts",
             "{metric}",
             "estimate",
         ),

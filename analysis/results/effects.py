@@ -33,7 +33,11 @@ MEASURE: Frame = {
     )
 }
 NUMBERS: Frame = {
-    "effect": Column("mean over prompts, signed; negative works against the total effect", "{metric}", "estimate"),
+    "effect": Column(
+        "mean over prompts; of the total's sign it works along the effect, of the other against it",
+        "{metric}",
+        "estimate",
+    ),
     "low": Column("lower end of the interval over prompts", "{metric}", "low"),
     "high": Column("upper end of the interval over prompts", "{metric}", "high"),
     "control": Column(
