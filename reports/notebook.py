@@ -14,8 +14,8 @@ from steerscope.analysis.results.schema import with_role
 from steerscope.questions import page_of
 from steerscope.reports.pages import default
 from steerscope.reports.records import largest
-from steerscope.reports.roles import Drawn, drawn, plain
-from steerscope.reports.theme import CONTROL, NEGATIVE, NEUTRAL, POSITIVE
+from steerscope.reports.roles import Drawn, drawn, plain, towards
+from steerscope.reports.theme import CONTROL, NEUTRAL, POSITIVE, side
 
 SHOWN = 12  # names
 LINES = 5
@@ -83,7 +83,7 @@ def _ranking(axes: Any, shown: Drawn, rows: pd.DataFrame) -> None:
     axes.barh(at, rows["control_high"] - rows["control_low"], 0.64, rows["control_low"], color=CONTROL, alpha=0.4)
     axes.hlines(at, rows["low"], rows["high"], color=NEUTRAL, linewidth=1.2)
     for y, (effect, significant) in enumerate(zip(rows["effect"], rows["significant"], strict=True)):
-        colour = POSITIVE if effect > 0 else NEGATIVE
+        colour = side(effect, towards(rows))
         axes.plot(effect, y, "o", markersize=5, color=colour, fillstyle="full" if significant else "none")
     axes.axvline(0, color=NEUTRAL, linewidth=0.8)
     axes.set_yticks(at, [_text(name) for name in rows["name"]], parse_math=False)

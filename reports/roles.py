@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype
 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Frame, with_role
 from steerscope.reports import words
-from steerscope.reports.records import records
+from steerscope.reports.records import records, way
 
 NUMBERS = {
     "low": "low",
@@ -21,6 +22,7 @@ NUMBERS = {
     "control_high": "reference_high",
 }
 LARGEST_MAP = 20_000  # cells
+COSTS = ("kl", "loss", "damage")  # outcomes that have signs of their own
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Drawn:
         axis: the column that rows run along; empty for a ranking.
         verdict: the column of truth values that marks rows; empty where there is none.
         table: group (the measure), unit, name, effect, low, high, control, control_low, control_high, significant,
-            layer, head, kind, and x along the axis. One row for each group, name and x.
+            layer, head, kind, towards (the sign of the whole effect), and x along the axis. One row for each group,
+            name and x.
     """
 
     frame: str
@@ -65,6 +68,7 @@ def drawn(result: Result, name: str) -> Drawn | None:
         unit=_units(result, table, frame[what].unit),
         name=_names(table, labels),
         significant=table[verdicts[0]].astype("boolean").fillna(False).astype(bool) if verdicts else True,
+        towards=_towards(result, table, frame[what].unit),
         x=pd.to_numeric(table[axes[0]]).astype(float) if axes else 0.0,
     )
     made = made.dropna(subset=["effect", "x"])
@@ -79,6 +83,19 @@ def placed(rows: pd.DataFrame) -> pd.DataFrame:
     cells = (found["layer"].max() + 1) * (found["head"].max(skipna=True) + 2 if found["head"].notna().any() else 2)
     clash = found.duplicated(["layer", "head", "kind"]).any()
     return found.iloc[:0] if clash or not cells <= LARGEST_MAP else found
+
+
+def towards(rows: pd.DataFrame) -> int:
+    """The sign of the whole effect, of the rows of a group."""
+    return int(rows["towards"].iloc[0])
+
+
+def _towards(result: Result, table: pd.DataFrame, unit: str) -> Any:
+    """The sign of the whole effect for effects; 1 for what has a sign of its own."""
+    if "{metric}" in unit:
+        return way(result)
+    costs = [table[c].isin(COSTS) for c in ("outcome", "quantity") if c in table]
+    return np.where(np.any(costs, axis=0), 1, way(result)) if unit == "{unit}" and costs else 1
 
 
 def _numeric(column: pd.Series) -> bool:
@@ -141,7 +158,7 @@ def sentence(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> str:
     count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
     if row.effect == 0:
         return f"Every {what} in {where} is zero ({count})."
-    size = " by size" if (rows["effect"] < 0).any() else ""
+    size = " by size" if (rows["effect"] * towards(rows) < 0).any() else ""
     random = f" (random vectors {words.ranged(row, 'control', words.signed)})" if words.finite(row.control) else ""
     verdict = f", not {plain(shown.verdict)}" if shown.verdict and not row.significant else ""
     ends = words.between(row.low, row.high)

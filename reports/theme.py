@@ -2,7 +2,8 @@
 
 Figures have no background of their own: the page gives it, light or dark, and a few lines of script
 give text and grid the page's colours. The diverging scale (blue, grey, vermilion) is safe for the
-colour-blind and keeps its order in grey print.
+colour-blind and keeps its order in grey print. Vermilion is what works along the whole effect, blue what works
+against it, whatever the sign of the effect itself.
 """
 
 from html import escape
@@ -12,7 +13,13 @@ import plotly.graph_objects as go
 
 FONT = 'ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 POSITIVE, NEGATIVE, NEUTRAL, CONTROL = "#c4501b", "#2166ac", "#8a8f98", "#9aa0a8"
-DIVERGING = [[0.0, "#1b4f8f"], [0.25, "#6fa3d4"], [0.5, "#f1f1ef"], [0.75, "#eb9c6b"], [1.0, "#a63a0c"]]
+DIVERGING: list[tuple[float, str]] = [
+    (0.0, "#1b4f8f"),
+    (0.25, "#6fa3d4"),
+    (0.5, "#f1f1ef"),
+    (0.75, "#eb9c6b"),
+    (1.0, "#a63a0c"),
+]
 GRID = "rgba(128,134,144,0.25)"
 LEGEND = {"showlegend": True, "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}}
 
@@ -32,6 +39,19 @@ def figure(height: int, **layout: Any) -> go.Figure:
             **layout,
         }
     )
+
+
+def side(effect: float, towards: int = 1) -> str:
+    """The colour of an effect: along the whole effect, whose sign is given, against it, or neither."""
+    turned = effect * towards
+    return POSITIVE if turned > 0 else NEGATIVE if turned < 0 else NEUTRAL
+
+
+def diverging(towards: int = 1) -> list[tuple[float, str]]:
+    """The scale of effects, its warm end where the whole effect is; of a whole effect of zero no end is."""
+    if towards == 0:
+        return [(0.0, NEUTRAL), (0.5, DIVERGING[2][1]), (1.0, NEUTRAL)]
+    return DIVERGING if towards > 0 else [(1 - at, colour) for at, colour in reversed(DIVERGING)]
 
 
 def axis(title: str = "", **more: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 def number(value: Any, digits: int = 3) -> str:
     """A number as a reader wants it: three significant digits, a true minus sign, missing as a dash."""
-    value = math.nan if pd.isna(value) else float(value)
+    value = math.nan if pd.isna(value) else float(value) + 0.0  # no negative zero
     if not math.isfinite(value):
         return "–"
     if value != 0 and abs(value) < 10 ** (-digits - 1):

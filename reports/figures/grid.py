@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from steerscope.reports.records import records
-from steerscope.reports.theme import DIVERGING, axis, figure, said
+from steerscope.reports.theme import axis, diverging, figure, said
 
 GAP = 0.5  # before the columns that stand apart
 
@@ -22,6 +22,7 @@ def grid(
     *,
     value: str = "effect",
     limit: float,
+    towards: int = 1,
     cell: Callable[[Any], str] | None = None,
     muted: Callable[[Any], bool] = lambda row: False,
     apart: int = 0,
@@ -35,6 +36,7 @@ def grid(
         rows, columns: names, already escaped, of what stands there, in order.
         describe, cell: from a row of the table to the hover label and the text of its cell, already escaped.
         limit: the ends of the colour scale; what is beyond has its ends' colours.
+        towards: the sign of the whole effect.
         muted: whether a cell is pale.
         apart: so many columns at the end stand apart.
         title: of the columns. tall: room for long names under them.
@@ -62,7 +64,7 @@ def grid(
                     opacity=opacity,
                     xgap=2,
                     ygap=2,
-                    colorscale=DIVERGING,
+                    colorscale=diverging(towards),
                     zmin=-limit,
                     zmax=limit,
                     showscale=False,

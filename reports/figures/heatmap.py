@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from steerscope.reports import words
 from steerscope.reports.records import records
-from steerscope.reports.theme import DIVERGING, axis, figure, said
+from steerscope.reports.theme import axis, diverging, figure, said
 
 Hover = Callable[[Any, str], str]
 EXTRA = {"attention": "attention, all heads", "mlp": "MLP"}  # columns beside the heads, by kind
@@ -40,6 +40,7 @@ def heatmap(
     describe: Hover = hover,
     factor: float = 1.0,
     bar: bool = False,
+    towards: int = 1,
 ) -> go.Figure:
     """One measure's effects.
 
@@ -50,6 +51,7 @@ def heatmap(
         describe: from a row and the unit to its hover label.
         factor: multiplies the numbers in the cells, for effects too small for two decimals.
         bar: whether there is a colour bar where the cells have no room for numbers.
+        towards: the sign of the whole effect.
     """
     # White behind the cells in dark mode, too: muted colours are mixed with it.
     layers, places = int(table["layer"].max()) + 1, _places(table)
@@ -61,19 +63,20 @@ def heatmap(
     chart = figure(
         height=max(190, 92 + 34 * layers), margin={"l": 56, "r": 10, "t": 10, "b": 46}, plot_bgcolor="#ffffff"
     )
+    scale = {"colorscale": diverging(towards), "zmin": -limit, "zmax": limit, "showscale": False}
     for significant, opacity in ((False, 0.35), (True, 1.0)):
         chosen = (table["significant"] == significant).to_numpy()
         for part in (table["kind"] == kind for kind in ("head", *EXTRA)):
             rows = chosen & part.to_numpy()
             if rows.any():
-                cells = _cells(table[rows], column[rows], limit, opacity, unit, describe)
-                chart.add_trace(cells)
+                cells = _cells(table[rows], column[rows], unit, describe)
+                chart.add_trace(cells.update(opacity=opacity, **scale))
     marked = table["significant"].to_numpy()
     if layers * heads > 150:  # numbers no longer fit; a dot says what opacity says, in grey print too
         dots = {"symbol": "circle", "size": 4, "color": "#1d2026"}
         chart.add_scatter(x=column[marked], y=table["layer"][marked], mode="markers", marker=dots, hoverinfo="skip")
         if bar:
-            add_bar(chart, limit)
+            add_bar(chart, limit, towards)
     else:
         chart.add_scatter(
             x=column,
@@ -121,7 +124,7 @@ def _places(table: pd.DataFrame) -> dict[int | str, float]:
     return places | {kind: start + i for i, kind in enumerate(_extra(table))}
 
 
-def add_bar(chart: go.Figure, limit: float) -> None:
+def add_bar(chart: go.Figure, limit: float, towards: int = 1) -> None:
     """A thin colour bar over the drawing, on a trace without points."""
     scale = {
         "orientation": "h",
@@ -147,7 +150,7 @@ def add_bar(chart: go.Figure, limit: float) -> None:
             "color": [0.0],
             "cmin": -limit,
             "cmax": limit,
-            "colorscale": DIVERGING,
+            "colorscale": diverging(towards),
             "showscale": True,
             "colorbar": scale,
         },
@@ -155,9 +158,7 @@ def add_bar(chart: go.Figure, limit: float) -> None:
     chart.update_layout(margin_t=40, height=chart.layout.height + 30)
 
 
-def _cells(
-    table: pd.DataFrame, column: np.ndarray, limit: float, opacity: float, unit: str, describe: Hover
-) -> go.Heatmap:
+def _cells(table: pd.DataFrame, column: np.ndarray, unit: str, describe: Hover) -> go.Heatmap:
     """Cells of one kind and significance, on the full grid, so that every cell has the same size."""
     layers = np.arange(table["layer"].min(), table["layer"].max() + 1)
     columns = np.arange(column.min(), column.max() + 1)
@@ -166,9 +167,8 @@ def _cells(
     for row, at in zip(records(table), column, strict=True):
         layer, place = int(row.layer) - int(layers[0]), round(float(at) - float(columns[0]))
         z[layer, place], text[layer, place] = row.effect, describe(row, unit)
-    shown = {"colorscale": DIVERGING, "zmin": -limit, "zmax": limit, "showscale": False, "opacity": opacity}
     size = {"dx": 1, "dy": 1, "x0": float(columns[0]), "y0": int(layers[0])}
-    return go.Heatmap(z=z, **said(text), xgap=2, ygap=2, hoverongaps=False, **size, **shown)
+    return go.Heatmap(z=z, **said(text), xgap=2, ygap=2, hoverongaps=False, **size)
 
 
 def _short(effect: float) -> str:

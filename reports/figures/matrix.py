@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from steerscope.reports import words
 from steerscope.reports.figures.heatmap import Hover, add_bar
 from steerscope.reports.records import records
-from steerscope.reports.theme import DIVERGING, axis, figure, said
+from steerscope.reports.theme import axis, diverging, figure, said
 
 SHOWN = 40
 UNSEEN = "#d5d8dc"
@@ -35,8 +35,14 @@ def strongest(pairs: pd.DataFrame, most: int = SHOWN) -> list[str]:
     return sorted(chosen, key=_place)
 
 
-def matrix(pairs: pd.DataFrame, nodes: Sequence[str], unit: str, describe: Hover | None = None) -> go.Figure:
-    """One outcome's interactions between some nodes; what is not significant is muted, what was not seen grey."""
+def matrix(
+    pairs: pd.DataFrame, nodes: Sequence[str], unit: str, describe: Hover | None = None, *, towards: int = 1
+) -> go.Figure:
+    """One outcome's interactions between some nodes; what is not significant is muted, what was not seen grey.
+
+    Args:
+        towards: the sign of the whole effect.
+    """
     describe = describe or _hover
     at = {node: i for i, node in enumerate(nodes)}
     rows = pairs[pairs["first"].isin(at) & pairs["second"].isin(at)]
@@ -56,7 +62,7 @@ def matrix(pairs: pd.DataFrame, nodes: Sequence[str], unit: str, describe: Hover
             opacity=opacity,
             xgap=1,
             ygap=1,
-            colorscale=DIVERGING,
+            colorscale=diverging(towards),
             zmin=-(limit or 1.0),
             zmax=limit or 1.0,
             showscale=False,
@@ -69,7 +75,7 @@ def matrix(pairs: pd.DataFrame, nodes: Sequence[str], unit: str, describe: Hover
         ygap=1,
         hoverinfo="skip",
     )
-    add_bar(chart, limit or 1.0)
+    add_bar(chart, limit or 1.0, towards)
     _add_layers(chart, nodes)
     ticks: dict[str, Any] = {
         "tickvals": list(range(len(nodes))),

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from steerscope.reports.figures.dots import bands, dots, names
 from steerscope.reports.figures.heatmap import Hover, hover
 from steerscope.reports.records import largest, records
-from steerscope.reports.theme import NEGATIVE, NEUTRAL, POSITIVE, axis, figure
+from steerscope.reports.theme import NEUTRAL, axis, figure, side
 
 SHOWN = 20
 
@@ -20,18 +20,20 @@ def ranking(
     *,
     describe: Hover = hover,
     title: str = "effect",
+    towards: int = 1,
 ) -> go.Figure:
     """One measure's nodes, by the size of their effect: at most 20, those without any effect left out.
 
     Args:
         table: as for `heatmap`, with low, high, control_low and control_high; without a control there is no band.
         title: of the axis.
+        towards: the sign of the whole effect.
     """
     rows = largest(table[table["effect"] != 0], SHOWN)
     chart = figure(height=90 + 24 * max(4, len(rows)), margin={"l": 70, "r": 14, "t": 8, "b": 46})
     at, clear = range(len(rows)), rows["significant"].tolist()
     bands(chart, at, rows["control_low"], rows["control_high"], 0.32, 0.4)
-    colour = [NEUTRAL if not s else POSITIVE if e > 0 else NEGATIVE for e, s in zip(rows["effect"], clear, strict=True)]
+    colour = [side(e, towards) if s else NEUTRAL for e, s in zip(rows["effect"], clear, strict=True)]
     symbol = ["circle" if s else "circle-open" for s in clear]
     hovers = [describe(r, unit) for r in records(rows)]
     dots(chart, rows, at, "effect", hovers, colour=colour, ends=("low", "high"), whisker=NEUTRAL, symbol=symbol)

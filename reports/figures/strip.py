@@ -13,12 +13,15 @@ from steerscope.reports.records import records
 from steerscope.reports.theme import visible
 
 
-def strip(table: pd.DataFrame, unit: str, limit: float, injected: Set[int] = frozenset()) -> go.Figure:
+def strip(
+    table: pd.DataFrame, unit: str, limit: float, injected: Set[int] = frozenset(), *, towards: int = 1
+) -> go.Figure:
     """A row a node, a column a token.
 
     Args:
         table: node, position, token and effect of one prompt; perhaps `where`, a name of the place.
         limit: the ends of the colour scale. injected: positions that are marked.
+        towards: the sign of the whole effect.
     """
 
     def hover(r: Any) -> str:
@@ -31,4 +34,4 @@ def strip(table: pd.DataFrame, unit: str, limit: float, injected: Set[int] = fro
         r.position: f"<b>{visible(r.token)}</b> ●" if r.position in injected else visible(r.token)
         for r in records(table.drop_duplicates("position").sort_values("position"))
     }
-    return grid(table, ("node", "position"), nodes, tokens, hover, limit=limit, tall=40)
+    return grid(table, ("node", "position"), nodes, tokens, hover, limit=limit, towards=towards, tall=40)

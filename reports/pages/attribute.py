@@ -10,8 +10,8 @@ from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, metric_unit, of
-from steerscope.reports.records import largest, records
+from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents, shares
+from steerscope.reports.records import records, sides, way
 
 MEASURES = {"necessity": "Necessity, estimated", "sufficiency": "Sufficiency, estimated"}
 METHODS = {
@@ -25,16 +25,19 @@ METHODS = {
 def headline(result: Result) -> list[str]:
     """The strongest estimates, and how good they are."""
     unit, table = metric_unit(result), of(result, "effects", measure="necessity")
-    best = largest(table[table["significant"]], 4)
-    named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(best)])
-    first = f"Estimated to carry most: {named}." if len(best) else "No node is estimated to carry a significant part."
+    along, against = sides(table[table["significant"]], way(result))
+    first = f"Estimated to carry most: {words.listing(shares(along, 4))}"
+    first = first if len(along) else "No node is estimated to carry a significant part"
     rows = list(records(result.frames["calibration"]))
     said = [
         f"{r.measure}: Pearson {r.pearson:.3f}, Kendall {r.kendall:.2f}, worst error {words.number(r.worst_error)} "
         f"{unit} ({words.percent(r.worst_share)} of the effect)"
         for r in rows
     ]
-    found = [first, f"Against exact patching of {int(rows[0].nodes)} random nodes: {'; '.join(said)}."]
+    found = [
+        f"{first}{opponents(shares(against, len(against)))}.",
+        f"Against exact patching of {int(rows[0].nodes)} random nodes: {'; '.join(said)}.",
+    ]
     values = {r.quantity: r.value for r in records(result.frames["path"])}
     if values:
         found.append(
@@ -69,10 +72,10 @@ def _hover(row: Any, unit: str) -> str:
 
 
 def _maps(result: Result) -> Section:
-    unit = metric_unit(result)
+    unit, towards = metric_unit(result), way(result)
     limit = float(result.frames["effects"]["effect"].abs().max()) or 1.0
     panels = [
-        Panel(title, heatmap(of(result, "effects", measure=name), unit, limit, describe=_hover))
+        Panel(title, heatmap(of(result, "effects", measure=name), unit, limit, describe=_hover, towards=towards))
         for name, title in MEASURES.items()
     ]
     return Section("Heads by layers", [f"Estimates in {unit}; bold or dotted where significant."], panels)
@@ -80,10 +83,8 @@ def _maps(result: Result) -> Section:
 
 def _ranking(result: Result) -> Section:
     unit = metric_unit(result)
-    panels = [
-        Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit, describe=_hover, title="estimate"))
-        for m in MEASURES
-    ]
+    look: dict[str, Any] = {"describe": _hover, "title": "estimate", "towards": way(result)}
+    panels = [Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit, **look)) for m in MEASURES]
     return Section("Ranked estimates", ["Grey bands: random vectors of equal norm."], panels)
 
 
@@ -109,18 +110,19 @@ def _inputs(result: Result) -> Section:
     def describe(row: Any, unit: str) -> str:
         return f"<b>{escape(str(row.node))}</b><br>{words.ranged(row, 'effect', words.signed, escape(unit))}"
 
-    chart = ranking(own, metric_unit(result), describe=describe, title="estimate")
+    chart = ranking(own, metric_unit(result), describe=describe, title="estimate", towards=way(result))
     return Section("Queries, keys and values", [text], [Panel("Necessity", chart)])
 
 
 def _positions(result: Result) -> Section:
     table, unit, title = result.frames["positions"], metric_unit(result), "One prompt, token by token"
+    towards = way(result)
     if table.empty:
         return Section(title, [], [Panel("Tokens", None, "no position is reached")])
-    own = of(result, "positions", measure="necessity").groupby("prompt")["effect"].sum().sort_values()
+    own = of(result, "positions", measure="necessity").groupby("prompt")["effect"].sum().mul(towards or 1).sort_values()
     rows = table[table["prompt"] == own.index[len(own) // 2]]
     limit = float(rows["effect"].abs().max()) or 1.0
-    panels = [Panel(n.capitalize(), strip(rows[rows["measure"] == n], unit, limit)) for n in MEASURES]
+    panels = [Panel(n.capitalize(), strip(rows[rows["measure"] == n], unit, limit, towards=towards)) for n in MEASURES]
     text = (
         "The same estimates by position, of the prompt with the median sum: a node's positions add up to its estimate "
         "there."

@@ -21,7 +21,7 @@ from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.breakdown_words import regime, sentences, sign_of
 from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of
 from steerscope.reports.pages.lens import trajectories
-from steerscope.reports.records import records
+from steerscope.reports.records import records, way
 from steerscope.reports.theme import LEGEND, NEUTRAL, axis, figure, said
 
 CURVES = {
@@ -293,6 +293,7 @@ def _phase(result: Result) -> Section:
                 return words.short(getattr(r, column))
 
             look: dict[str, Any] = {"value": column, "cell": cell, "title": "coefficient"}
+            look["towards"] = way(result) if column == "effect" else 1
             limit = float(table[column].abs().max()) or 1.0
             chart = grid(own, ("layer", "coefficient"), layers, sizes, _phase_hover, limit=limit, **look)
             panels.append(Panel(f"{str(place).capitalize()}: {title}", chart))

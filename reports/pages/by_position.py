@@ -4,7 +4,6 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -13,8 +12,8 @@ from steerscope.reports import words
 from steerscope.reports.figures.grid import grid
 from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, metric_unit, of
-from steerscope.reports.records import largest, records
+from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents
+from steerscope.reports.records import largest, records, sides, way
 
 MEASURES = {
     "necessity": "Necessity: lost when the node is clean there",
@@ -28,21 +27,19 @@ GROUPS = ("injected +", "between", "all")  # several positions at once
 
 
 def headline(result: Result) -> list[str]:
-    """The strongest places, carriers whose places do not add up, and heads whose reading changes most."""
+    """The strongest places along the effect, those against it, and heads whose reading changes most."""
     unit, table = metric_unit(result), _single(result)
-    clear = table[table["significant"]]
-    named = [
-        f"{r.node} at {r.where} ({words.ranged(r, 'effect', words.signed, unit)}, {words.percent(r.share)})"
-        for r in records(largest(clear, 3))
-    ]
-    found = ["No carrier loses a significant part of the effect at any one position."]
-    if named:
-        found = [f"Lost when a carrier is set back at one position alone, most of all: {words.listing(named)}."]
-    total = np.sign(float(table["effect"].sum())) or 1.0
-    against = largest(clear[clear["effect"] * total < 0], 3)
-    if len(against):
-        named = [f"{r.node} at {r.where} ({words.signed(r.effect)} {unit})" for r in records(against)]
-        found.append(f"Working against the rest: {words.listing(named)}.")
+    along, against = (
+        [
+            f"{r.node} at {r.where} ({words.ranged(r, 'effect', words.signed, unit)}, {words.percent(r.share)})"
+            for r in records(largest(rows, 3))
+        ]
+        for rows in sides(table[table["significant"]], way(result))
+    )
+    first = "No carrier loses a significant part of the effect at any one position"
+    if along:
+        first = f"Lost when a carrier is set back at one position alone, most of all: {words.listing(along)}"
+    found = [f"{first}{opponents(against)}."]
     reads = of(result, "reads", quantity="attention")
     for r in records(largest(reads[reads["significant"].astype(bool)], 1)):
         found.append(
@@ -79,6 +76,10 @@ def _single(result: Result, measure: str = "necessity") -> pd.DataFrame:
     return table[~table["where"].isin(GROUPS)]
 
 
+def _effect(row: Any) -> str:
+    return words.short(row.effect)
+
+
 def _hover(row: Any, unit: str) -> str:
     effect, control, p = words.estimate(row, unit)
     title = f"<b>{escape(str(row.node))}</b> at {escape(str(row.where))}, {row.measure}"
@@ -98,7 +99,12 @@ def _reading(row: Any, unit: str) -> str:
 
 
 def _map(
-    table: pd.DataFrame, unit: str, limit: float, cell: Callable[[Any], str], describe: Callable[[Any, str], str]
+    table: pd.DataFrame,
+    unit: str,
+    limit: float,
+    cell: Callable[[Any], str],
+    describe: Callable[[Any, str], str],
+    towards: int = 1,
 ) -> go.Figure:
     """Nodes by places; what is not significant is pale."""
     rows = {node: escape(str(node)) for node in dict.fromkeys(table["node"])}
@@ -110,6 +116,7 @@ def _map(
         {place: escape(str(place)) for place in places},
         lambda r: describe(r, unit),
         limit=limit,
+        towards=towards,
         cell=cell,
         muted=lambda r: not r.significant,
         apart=sum(place in GROUPS for place in places),
@@ -118,10 +125,10 @@ def _map(
 
 
 def _maps(result: Result) -> Section:
-    unit = metric_unit(result)
+    unit, towards = metric_unit(result), way(result)
     limit = float(pd.concat([_single(result, m)["effect"] for m in MEASURES]).abs().max()) or 1.0
     panels = [
-        Panel(title, _map(of(result, "positions", measure=m), unit, limit, lambda r: words.short(r.effect), _hover))
+        Panel(title, _map(of(result, "positions", measure=m), unit, limit, _effect, _hover, towards))
         for m, title in MEASURES.items()
     ]
     text = (
@@ -156,12 +163,13 @@ def _strip(result: Result) -> Section:
     title, prompts = "One prompt, token by token", result.frames["prompts"]
     if result.frames["per_prompt"].empty:
         return Section(title, [], [Panel("Tokens", None, "no position is reached")])
-    middle = prompts.sort_values("effect").iloc[len(prompts) // 2]
+    towards = way(result)
+    middle = prompts.iloc[(prompts["effect"] * (towards or 1)).argsort().iloc[len(prompts) // 2]]
     rows = of(result, "per_prompt", prompt=middle["prompt"])
     injected = {int(i) for i in str(middle["injected"]).split(",") if i}
     limit, unit = float(rows["effect"].abs().max()) or 1.0, metric_unit(result)
     panels = [
-        Panel(heading.split(":")[0], strip(rows[rows["measure"] == measure], unit, limit, injected))
+        Panel(heading.split(":")[0], strip(rows[rows["measure"] == measure], unit, limit, injected, towards=towards))
         for measure, heading in MEASURES.items()
     ]
     text = (

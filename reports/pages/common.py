@@ -11,6 +11,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.heatmap import Hover, heatmap
 from steerscope.reports.page import Page, Panel, Section, Table
+from steerscope.reports.records import largest, records
 
 ROWS = 20_000  # of a frame that a page carries along as CSV
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -84,6 +85,16 @@ def of(result: Result, frame: str, **values: Any) -> pd.DataFrame:
     return table
 
 
+def shares(rows: pd.DataFrame, most: int) -> list[str]:
+    """Names of the largest, each with its share of the effect."""
+    return [f"{r.node} ({words.percent(r.share)})" for r in records(largest(rows, most))]
+
+
+def opponents(named: Sequence[str]) -> str:
+    """What works against the effect, as the end of a sentence; nothing where nothing does."""
+    return f"; working against it: {words.listing(words.some(named))}" if named else ""
+
+
 def everything(frame: pd.DataFrame, columns: Sequence[str], title: str, result: Result) -> Section:
     """A folded table with buttons that save all tables of the result."""
     rows = [[cell(row[c]) for c in columns] for _, row in frame[list(columns)].iterrows()]
@@ -104,22 +115,24 @@ def saved(result: Result) -> tuple[dict[str, pd.DataFrame], list[str]]:
     return {f"{name}.csv": table.head(ROWS) for name, table in result.frames.items()}, notes
 
 
-def map_panel(name: str, table: pd.DataFrame, unit: str, describe: Hover) -> Panel:
+def map_panel(name: str, table: pd.DataFrame, unit: str, describe: Hover, towards: int = 1) -> Panel:
     """A map whose numbers are multiplied where they are too small for two decimals."""
     limit = float(table["effect"].abs().max())
     power = 3 * math.ceil(math.log10(0.2 / limit) / 3) if 0 < limit < 0.2 else 0
     small = f"10{str(-power).translate(RAISED)} " if power else ""
-    chart = heatmap(table, unit, limit, describe=describe, factor=10.0**power, bar=True)
+    chart = heatmap(table, unit, limit, describe=describe, factor=10.0**power, bar=True, towards=towards)
     numbers = any(trace.mode == "text" for trace in chart.data if trace.type == "scatter")
     shown = f"{small if numbers else ''}{unit}".strip()
     return Panel(f"{name} ({shown})" if shown else name, chart)
 
 
 def metric_name(manifest: Any) -> str:
-    """The metric with its targets."""
+    """The metric with its targets, and what they are compared with."""
     metric = manifest.get("metric", {})
-    targets = f" of {', '.join(map(repr, metric['targets']))}" if metric.get("targets") else ""
-    return str(metric.get("name", "metric")).replace("_", " ") + targets
+    parts = [str(metric.get("name", "metric")).replace("_", " ")]
+    for word, key in (("of", "targets"), ("against", "against")):
+        parts += [f"{word} {', '.join(map(repr, metric[key]))}"] if metric.get(key) else []
+    return " ".join(parts)
 
 
 def metric_unit(result: Result) -> str:

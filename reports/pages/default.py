@@ -20,7 +20,7 @@ from steerscope.reports.figures.lines import lines
 from steerscope.reports.figures.ranking import SHOWN, ranking
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import framed, legend, map_panel, metric_name, missing, model_name, saved
-from steerscope.reports.roles import Drawn, at, axis_value, drawn, first, largest_of, placed, plain, sentence
+from steerscope.reports.roles import Drawn, at, axis_value, drawn, first, largest_of, placed, plain, sentence, towards
 from steerscope.reports.theme import axis
 
 SENTENCES = 4
@@ -128,9 +128,10 @@ def _panels(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> list[Pan
     if rows["effect"].eq(0).all():
         return [Panel(titled, None, f"every {plain(shown.what)} is zero")]
     rows = rows.assign(node=[_short(n) for n in rows["name"]])
-    found = [Panel(titled, ranking(rows, unit, describe=hover, title=plain(shown.what)))]
+    look: dict[str, Any] = {"title": plain(shown.what), "towards": towards(rows)}
+    found = [Panel(titled, ranking(rows, unit, describe=hover, **look))]
     cells = placed(rows)
-    return [map_panel(name, cells, unit, hover), *found] if len(cells) > 1 else found
+    return [map_panel(name, cells, unit, hover, towards(rows)), *found] if len(cells) > 1 else found
 
 
 def _lines(shown: Drawn, unit: str, rows: pd.DataFrame) -> go.Figure:

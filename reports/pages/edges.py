@@ -12,9 +12,9 @@ from steerscope.circuits.edge_graph import INJECTION, LOGITS, edge_graph
 from steerscope.reports import words
 from steerscope.reports.figures.agreement import agreement
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, layout, metric_unit, of
-from steerscope.reports.records import records
-from steerscope.reports.theme import NEGATIVE, NEUTRAL, POSITIVE, figure
+from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents
+from steerscope.reports.records import records, sides, total, way
+from steerscope.reports.theme import NEUTRAL, figure, side
 
 MEASURES = ("necessity", "sufficiency")
 SHOWN = 40  # edges that the graph begins with
@@ -25,21 +25,26 @@ Point = tuple[float, float]
 
 
 def headline(result: Result) -> list[str]:
-    """The widest path, the strongest edges, how good the estimates are."""
-    table = result.frames["verified"]
-    named = [
-        f"{r.sender} → {r.receiver} ({words.signed(r.estimate)}, exactly {words.signed(r.necessity)})"
-        for r in records(table.head(4))
-    ]
-    way = _widest(edge_graph(result, SHOWN))
+    """The widest path, the strongest edges along the effect and against it, how good the estimates are."""
+    table, towards, whole = result.frames["verified"], way(result), total(result) or float("nan")
+    along, against = (
+        [
+            f"{r.sender} → {r.receiver} ({words.signed(r.estimate)}, exactly {words.signed(r.necessity)}, "
+            f"{words.percent(r.necessity / whole)})"
+            for r in records(rows.sort_values("necessity", key=abs, ascending=False).head(4))
+        ]
+        for rows in sides(table, towards, "necessity")
+    )
+    path = _widest(edge_graph(result, SHOWN), towards)
     said = "; ".join(
         f"{r.measure}: Pearson {r.pearson:.3f}, Kendall {r.kendall:.2f}"
         for r in records(of(result, "calibration", verified="both"))
     )
     count = result.manifest.get("count", "?")
     return [
-        *([f"The widest way is {' → '.join(way)}."] if way else []),
-        f"The strongest of {count} edges, in {metric_unit(result)}: {words.listing(named)}.",
+        *([f"The widest way is {' → '.join(path)}."] if path else []),
+        f"The strongest of {count} edges, in {metric_unit(result)} and of the effect: "
+        f"{words.listing(along)}{opponents(against)}.",
         f"Estimates against exact path patching of {len(table)} edges: {said}.",
     ]
 
@@ -62,16 +67,16 @@ def page(result: Result) -> Page:
     )
 
 
-def _widest(given: "nx.DiGraph[str]") -> list[str]:
-    """The way from the injection to the logits whose narrowest edge is widest; of those, whose next narrowest is, and
-    so on.
+def _widest(given: "nx.DiGraph[str]", towards: int) -> list[str]:
+    """The way from the injection to the logits, along edges that carry the effect, whose narrowest edge is widest; of
+    those, whose next narrowest is, and so on.
     """
     ways: dict[str, tuple[list[float], list[str]]] = {INJECTION: ([], [INJECTION])}
     for vertex in nx.topological_sort(given):
         for before, _, data in given.in_edges(vertex, data=True):
-            if before in ways:
+            size = data["weight"] * towards if data["inputs"] else float("inf")
+            if before in ways and size > 0:
                 narrow, way = ways[before]
-                size = abs(data["weight"]) if data["inputs"] else float("inf")
                 found = sorted([*narrow, size]), [*way, vertex]
                 if vertex not in ways or [*found[0], float("inf")] > [*ways[vertex][0], float("inf")]:
                     ways[vertex] = found
@@ -87,11 +92,11 @@ def _way(result: Result) -> Section:
     )
     panel = Panel("Graph", None, "no way from the injection to the logits among the strongest edges")
     if given:
-        panel = Panel("From the injection to the logits", _graph(given, metric_unit(result)))
+        panel = Panel("From the injection to the logits", _graph(given, metric_unit(result), way(result)))
     return Section("The way", [text], [panel])
 
 
-def _graph(given: "nx.DiGraph[str]", unit: str) -> go.Figure:
+def _graph(given: "nx.DiGraph[str]", unit: str, towards: int = 1) -> go.Figure:
     """Layers from left to right: a layer's heads in one column, its MLP in the next; an edge is as wide as what flows
     along it.
     """
@@ -104,7 +109,7 @@ def _graph(given: "nx.DiGraph[str]", unit: str) -> go.Figure:
         xs, ys = _bow(places[sender], places[receiver], list(places.values()))
         text = [_hover(sender, receiver, data, unit)] * len(xs)
         chart.add_scatter(
-            x=xs, y=ys, mode="lines", text=text, hoverinfo="text", hoveron="points", **_look(data, largest)
+            x=xs, y=ys, mode="lines", text=text, hoverinfo="text", hoveron="points", **_look(data, largest, towards)
         )
     for kind, symbol in SHAPES.items():
         own = [v for v, data in given.nodes(data=True) if data["kind"] == kind]
@@ -159,13 +164,12 @@ def _parts(data: Any) -> str:
     return ", ".join(f"{name} {words.signed(w)}" for name, w in data["inputs"].items() if name in "qkv")
 
 
-def _look(data: Any, largest: float) -> dict[str, Any]:
+def _look(data: Any, largest: float, towards: int) -> dict[str, Any]:
     """Colour, width and opacity of an edge; dotted where queries or keys have most of it."""
     weight = data["weight"]
-    colour = NEUTRAL if weight == 0 else POSITIVE if weight > 0 else NEGATIVE
     routed = sum(abs(w) for name, w in data["inputs"].items() if name in ("q", "k"))
     dash = "dot" if routed > abs(weight) / 2 and _parts(data) else "solid"
-    line = {"color": colour, "width": max(THINNEST, WIDEST * abs(weight) / largest), "dash": dash}
+    line = {"color": side(weight, towards), "width": max(THINNEST, WIDEST * abs(weight) / largest), "dash": dash}
     return {"line": line, "opacity": 0.35 + 0.5 * abs(weight) / largest}
 
 

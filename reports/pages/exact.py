@@ -13,8 +13,8 @@ from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages import freeze_attention, writers
-from steerscope.reports.pages.common import everything, layout, metric_unit, missing, model_name, of
-from steerscope.reports.records import records
+from steerscope.reports.pages.common import everything, layout, metric_unit, missing, model_name, of, opponents, shares
+from steerscope.reports.records import records, sides, way
 from steerscope.reports.theme import CONTROL, LEGEND, NEGATIVE, NEUTRAL, POSITIVE, axis, bars, figure, said, visible
 
 MEASURES = {
@@ -70,6 +70,7 @@ def _carriers(result: Result) -> list[str]:
     total, manifest = _totals(result)["total"], result.manifest
     tested = of(result, "effects", measure="necessity")
     nodes = tested[tested["p_holm"] < manifest.get("alpha", 0.05)].sort_values("effect", key=abs, ascending=False)
+    along, against = sides(nodes, way(result))
     effect = words.ranged(total, "value", words.signed, total.unit)
     control = " (no controls were run)"
     if words.finite(total.control):
@@ -82,16 +83,14 @@ def _carriers(result: Result) -> list[str]:
             f"{count} prompts (none passes Holm's correction over all nodes).",
             f"{whole}{control}.",
         ]
-    along, against = (nodes[nodes["effect"] * total.value * sign > 0] for sign in (1, -1))
-    shown = [f"{r.node} ({words.percent(r.share)})" for r in records(along.head(4))]
+    shown = shares(along, 4)
     first = f"{len(along)} of {len(tested)} heads and MLPs of {model_name(result)} carry {words.injection(manifest)}"
     if shown:
         first += (
             f", above all {words.listing(shown)}: the share of the effect that is lost when the node is set back to "
             "its clean value"
         )
-    if not against.empty:
-        first += f"; {len(against)} work against it ({words.listing(words.some(list(against['node'])))})"
+    first += opponents(shares(against, len(against)))
     together = words.ranged(_totals(result)["carriers_necessity"], "share", words.percent)
     return [
         first + ".",
@@ -172,8 +171,10 @@ def _glance(result: Result) -> list[tuple[str, str, str]]:
 
 def _maps(result: Result) -> Section:
     limit = float(result.frames["effects"]["effect"].abs().max()) or 1.0
-    unit = metric_unit(result)
-    panels = [Panel(t, heatmap(of(result, "effects", measure=m), unit, limit)) for m, t in MEASURES.items()]
+    unit, towards = metric_unit(result), way(result)
+    panels = [
+        Panel(t, heatmap(of(result, "effects", measure=m), unit, limit, towards=towards)) for m, t in MEASURES.items()
+    ]
     text = (
         f"Effects in {unit}; orange carries the effect, blue works against it. Bold and full colour (or a dot) is "
         f"significant after Benjamini-Hochberg at {result.manifest.get('alpha', 0.05):g}; everything else is muted. "
@@ -186,8 +187,11 @@ def _ranking(result: Result) -> Section:
     ends = result.frames["effects"][["low", "high", "control_low", "control_high", "effect"]]
     low, high = float(ends.min().min()), float(ends.max().max())
     margin = 0.05 * (high - low or 1.0)
-    limits, unit = (low - margin, high + margin), metric_unit(result)
-    panels = [Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit, limits)) for m in MEASURES]
+    limits, unit, towards = (low - margin, high + margin), metric_unit(result), way(result)
+    panels = [
+        Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit, limits, towards=towards))
+        for m in MEASURES
+    ]
     text = (
         "The strongest nodes with their intervals over prompts. The grey band is where the same measure falls for "
         "random vectors of equal norm. Open circles are not significant. Effects of different layers do not add up to "

@@ -13,7 +13,7 @@ from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.lines import EFFECT, LOSS, line
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import everything, layout, missing, of
-from steerscope.reports.records import records
+from steerscope.reports.records import records, sign
 from steerscope.reports.theme import LEGEND, axis, figure
 
 TITLE = "Attention: what heads move, or where they look"
@@ -191,7 +191,8 @@ def _heads(result: Result) -> Section:
             if len(part):
                 factor = 1000.0 if outcome == "damage" else 1.0
                 unit = str(part["unit"].iloc[0])
-                chart = heatmap(part.assign(effect=part["lost"], kind="head"), unit, describe=_hover, factor=factor)
+                look: dict[str, Any] = {"describe": _hover, "factor": factor, "towards": sign(part["total"].iloc[0])}
+                chart = heatmap(part.assign(effect=part["lost"], kind="head"), unit, **look)
                 thousandths = "thousandths of " if factor > 1 else ""
                 panels.append(Panel(f"{outcome.capitalize()} lost, {frozen} frozen ({thousandths}{unit})", chart))
     return Section(title, text, panels)

@@ -9,22 +9,29 @@ from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, metric_unit
-from steerscope.reports.records import largest, records
+from steerscope.reports.pages.common import everything, layout, metric_unit, opponents
+from steerscope.reports.records import largest, records, sides, way
 
 
 def headline(result: Result) -> list[str]:
-    """The strongest paths."""
-    rows, unit = largest(_named(result, "necessity"), 3), metric_unit(result)
-    named = [f"{r.node} ({words.ranged(r, 'effect', words.signed, unit)})" for r in records(rows)]
-    return [f"Lost when the path alone is set back: {words.listing(named)}."]
+    """The strongest paths along the effect, and against it."""
+    unit = metric_unit(result)
+    along, against = (
+        [
+            f"{r.node} ({words.ranged(r, 'effect', words.signed, unit)}, {words.percent(r.share)})"
+            for r in records(largest(rows, 3))
+        ]
+        for rows in sides(_named(result, "necessity"), way(result))
+    )
+    return [f"Lost when the path alone is set back: {words.listing(along)}{opponents(against)}."]
 
 
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
-    unit = metric_unit(result)
+    unit, towards = metric_unit(result), way(result)
     panels = [
-        Panel(m.capitalize(), ranking(_named(result, m), unit, describe=_hover)) for m in ("necessity", "sufficiency")
+        Panel(m.capitalize(), ranking(_named(result, m), unit, describe=_hover, towards=towards))
+        for m in ("necessity", "sufficiency")
     ]
     columns = ["sender", "receiver", "measure", "effect", "low", "high", "share", "control", "p_adjusted"]
     sections = [

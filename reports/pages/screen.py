@@ -5,8 +5,8 @@ from steerscope.reports import words
 from steerscope.reports.figures.agreement import agreement
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, layout, metric_unit, of
-from steerscope.reports.records import largest, records
+from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents, shares
+from steerscope.reports.records import records, sides, way
 
 MEASURES = ("necessity", "sufficiency")
 
@@ -14,9 +14,10 @@ MEASURES = ("necessity", "sufficiency")
 def headline(result: Result) -> list[str]:
     """The strongest verified carriers, what was left out, what it cost."""
     table = of(result, "effects", measure="necessity")
-    own = table[table["significant"]]
-    named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(largest(own, 4))])
-    first = f"{len(own)} verified nodes carry the effect, above all {named}."
+    along, against = sides(table[table["significant"]], way(result))
+    carry = "1 verified node carries" if len(along) == 1 else f"{len(along)} verified nodes carry"
+    first = f"{carry} the effect, above all {words.listing(shares(along, 4))}"
+    first = first if len(along) else "No verified node carries a significant part"
     [left] = records(of(result, "totals", quantity="unverified_necessity"))
     rest = next(records(result.frames["missed"]))
     second = (
@@ -26,7 +27,7 @@ def headline(result: Result) -> list[str]:
     )
     cost = {r.what: words.number(r.passes) for r in records(result.frames["cost"])}
     return [
-        first if len(own) else "No verified node carries a significant part.",
+        f"{first}{opponents(shares(against, len(against)))}.",
         second if rest.unverified else "Every node was verified.",
         f"It cost {cost['screen']} forward passes; patching every node costs {cost['exact']}.",
     ]
@@ -49,8 +50,8 @@ def page(result: Result) -> Page:
 
 
 def _ranking(result: Result) -> Section:
-    unit = metric_unit(result)
-    panels = [Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit)) for m in MEASURES]
+    unit, towards = metric_unit(result), way(result)
+    panels = [Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit, towards=towards)) for m in MEASURES]
     return Section("Verified carriers", ["Exact effects; grey bands are random vectors of equal norm."], panels)
 
 

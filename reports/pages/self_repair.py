@@ -11,9 +11,9 @@ from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.dots import names
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, layout, metric_unit, of
-from steerscope.reports.records import largest, records
-from steerscope.reports.theme import NEGATIVE, NEUTRAL, POSITIVE, axis, bars, figure, said
+from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents, shares
+from steerscope.reports.records import largest, records, sides, way
+from steerscope.reports.theme import NEUTRAL, axis, bars, figure, said, side
 
 HARDLY = 0.05  # of the net loss
 SHOWN = 5  # later nodes with a step of their own
@@ -21,9 +21,11 @@ LOSS = "#5f666f"
 
 
 def headline(result: Result) -> list[str]:
-    """The strongest repair by a node, by the norm, and the strongest passing on."""
+    """The strongest repair by a node, by the norm, and the strongest passing on, of nodes that carry the effect; the
+    removed ones that work against it.
+    """
     unit, later = metric_unit(result), _of_net(result)
-    return [_repair(later, unit), *(line for line in (_norm(result), _passed(later, unit)) if line)]
+    return [_repair(later, unit), *(line for line in (_norm(result), _passed(later, unit), _against(result)) if line)]
 
 
 def page(result: Result) -> Page:
@@ -49,13 +51,24 @@ def page(result: Result) -> Page:
 
 
 def _of_net(result: Result) -> pd.DataFrame:
-    """Later nodes that react significantly, with what they repair as a share of the carrier's net loss, whatever its
-    sign.
+    """Later nodes that react significantly to the loss of one that carries the effect, with what they repair as a share
+    of its net loss.
     """
-    net = of(result, "carriers", part="net").set_index("node")["effect"]
+    net = _removed(result)[0].set_index("node")["effect"]
     table = result.frames["later"]
-    table = table[table["significant"].astype(bool)]
+    table = table[table["significant"].astype(bool) & table["carrier"].isin(net.index)]
     return table.assign(of_net=table["effect"] / table["carrier"].map(net).astype(float))
+
+
+def _removed(result: Result) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Net losses of the removed nodes: of those that carry the effect, and of those that work against it."""
+    return sides(of(result, "carriers", part="net"), way(result))
+
+
+def _against(result: Result) -> str:
+    rows = _removed(result)[1]
+    count = f"{len(rows)} of the removed nodes {'is' if len(rows) == 1 else 'are'} no carrier{'s' * (len(rows) > 1)}"
+    return f"{count} of the effect{opponents(shares(rows, len(rows)))}." if len(rows) else ""
 
 
 def _repair(later: pd.DataFrame, unit: str) -> str:
@@ -73,7 +86,8 @@ def _repair(later: pd.DataFrame, unit: str) -> str:
 
 def _norm(result: Result) -> str:
     table = of(result, "carriers", part="norm")
-    rows = table[table["significant"].astype(bool) & table["of_direct"].notna()]
+    carriers = table["node"].isin(_removed(result)[0]["node"])
+    rows = table[table["significant"].astype(bool) & table["of_direct"].notna() & carriers]
     for r in records(rows.sort_values("of_direct", key=abs, ascending=False).head(1)):
         verb = "makes up for" if r.of_direct > 0 else "adds"
         return (
@@ -97,7 +111,7 @@ def _stairs(result: Result) -> Section:
     panels = []
     for node in dict.fromkeys(result.frames["carriers"]["node"]):
         own, later = of(result, "carriers", node=node), of(result, "later", carrier=node)
-        panels.append(Panel(f"Without {node}", _staircase(own, later, metric_unit(result))))
+        panels.append(Panel(f"Without {node}", _staircase(own, later, metric_unit(result), way(result))))
     text = (
         "From the direct loss at the top to the net loss at the bottom: orange steps add to the loss (the later node "
         "passed the signal on), blue ones repair it. Whiskers are intervals over prompts of each step."
@@ -105,7 +119,7 @@ def _stairs(result: Result) -> Section:
     return Section("From direct to net loss", [text], panels)
 
 
-def _staircase(parts: pd.DataFrame, later: pd.DataFrame, unit: str) -> go.Figure:
+def _staircase(parts: pd.DataFrame, later: pd.DataFrame, unit: str, towards: int = 1) -> go.Figure:
     """Bars from left to right, of one carrier: orange adds to the loss, blue repairs it; whiskers are intervals of each
     step.
     """
@@ -119,8 +133,10 @@ def _staircase(parts: pd.DataFrame, later: pd.DataFrame, unit: str) -> go.Figure
         level = start + width
         low, high = (max(0.0, e) if e == e else 0.0 for e in (row.effect - row.low, row.high - row.effect))
         below, above = (high, low) if step else (low, high)
-        colour = (POSITIVE if width * by["direct"].effect > 0 else NEGATIVE) if step else LOSS
-        drawn.append((start, width, width - below, width + above, colour, _hover(name, row, unit, step)))
+        colour = side(width, towards) if step else LOSS
+        drawn.append(
+            (start, width, width - below, width + above, colour, _hover(name, row, unit, towards if step else 0))
+        )
     base, widths, lows, highs, colours, hover = (pd.Series(column) for column in zip(*drawn, strict=True))
     chart.add_bar(
         x=widths,
@@ -157,9 +173,10 @@ def _steps(by: dict[str, Any], later: pd.DataFrame) -> list[tuple[str, Any, bool
     return [("direct loss", by["direct"], False), *middle, ("net loss", by["net"], False)]
 
 
-def _hover(name: str, row: Any, unit: str, step: bool) -> str:
-    verb = ("repairs" if row.effect > 0 else "adds") if step else "loss"
-    size = words.number(abs(row.effect) if step else row.effect)
+def _hover(name: str, row: Any, unit: str, towards: int) -> str:
+    """Of a step, with the sign of the whole effect; of a loss without."""
+    verb = ("repairs" if row.effect * towards > 0 else "adds") if towards else "loss"
+    size = words.number(abs(row.effect) if towards else row.effect)
     lines = [f"<b>{name}</b>", f"{verb} {size} {escape(unit)}{words.between(row.low, row.high)}"]
     lines.append(f"random vectors {words.signed(row.control)}")
     if row.p_adjusted == row.p_adjusted:

@@ -9,14 +9,15 @@ from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.matrix import matrix, strongest
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, metric_unit
-from steerscope.reports.records import largest, records
+from steerscope.reports.pages.common import everything, layout, metric_unit, opponents, shares
+from steerscope.reports.records import largest, records, sides, way
 
 
 def headline(result: Result) -> list[str]:
     """The largest values, the direct way, the strongest interactions."""
-    unit, table = metric_unit(result), result.frames["effects"]
-    named = words.listing([f"{r.node} ({words.percent(r.share)})" for r in records(largest(table, 4))])
+    unit, table, towards = metric_unit(result), result.frames["effects"], way(result)
+    along, against = (shares(rows, 4) for rows in sides(table, towards))
+    named = f"the largest shares belong to {words.listing(along)}" if along else "no node has a share"
     totals = {r.quantity: float(r.value) for r in records(result.frames["totals"])}
     direct, whole = totals["direct"], totals["effect"]
     past = f"{words.signed(direct)} goes past all nodes"
@@ -24,13 +25,13 @@ def headline(result: Result) -> list[str]:
         past = "nothing goes past the nodes"
     error = words.number(table["sampling_error"].mean())
     found = [
-        f"Of {words.signed(whole)} {unit}, the largest shares belong to {named}; {past}.",
+        f"Of {words.signed(whole)} {unit}, {named}{opponents(against)}; {past}.",
         f"Running some coalitions only leaves an error of about {error} {unit} a value.",
     ]
     pairs = result.frames["interactions"]
     clear = pairs[pairs["significant"]] if len(pairs) else pairs
-    for sign, verb in ((1, "need each other"), (-1, "stand in for each other")):
-        own = largest(clear[clear["effect"] * sign > 0], 3)
+    for rows, verb in zip(sides(clear, towards), ("need each other", "stand in for each other"), strict=True):
+        own = largest(rows, 3)
         if len(own):
             names = words.listing([f"{r.node_a} and {r.node_b} ({words.signed(r.effect)})" for r in records(own)])
             found.append(f"Pairs that {verb}: {names}.")
@@ -43,8 +44,8 @@ def page(result: Result) -> Page:
         "The game: nodes of a coalition run live in the steered run, all others are held at their clean outputs. A "
         "Shapley value is a node's mean contribution over all orders in which nodes could be let go; with the "
         "injection's direct way they add up to the effect.",
-        "Two nodes that do the same share what either could do alone, and their interaction is negative; two that need "
-        "each other share what they do together, and it is positive.",
+        "Two nodes that do the same share what either could do alone, and their interaction has the sign opposite to "
+        "the effect's; two that need each other share what they do together, and it has the effect's sign.",
     ]
     return layout(
         result,
@@ -73,10 +74,10 @@ def _pair(row: Any, unit: str) -> str:
 
 
 def _maps(result: Result) -> Section:
-    table, unit = result.frames["effects"], metric_unit(result)
+    table, unit, towards = result.frames["effects"], metric_unit(result), way(result)
     panels = [
-        Panel("Heads by layers", heatmap(table, unit, describe=_hover)),
-        Panel("Ranked", ranking(table, unit, describe=_hover, title="Shapley value")),
+        Panel("Heads by layers", heatmap(table, unit, describe=_hover, towards=towards)),
+        Panel("Ranked", ranking(table, unit, describe=_hover, title="Shapley value", towards=towards)),
     ]
     return Section("Shapley values", [f"In {unit}; grey bands are random vectors of equal norm."], panels)
 
@@ -88,7 +89,7 @@ def _interactions(result: Result) -> Section:
         return Section(title, [], [Panel("Interactions", None, why)])
     named = pairs.rename(columns={"node_a": "first", "node_b": "second", "effect": "interaction"})
     named = named.assign(outcome="effect")
-    chart = matrix(named, strongest(named, 24), metric_unit(result), _pair)
+    chart = matrix(named, strongest(named, 24), metric_unit(result), _pair, towards=way(result))
     text = (
         "Orange: the two need each other (one feeds the other); blue: they stand in for each other. Muted pairs are "
         "not significant, or within two sampling errors of zero."

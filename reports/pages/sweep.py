@@ -15,7 +15,7 @@ from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages import sweep_sections as sections
 from steerscope.reports.pages.common import cell, framed, legend, metric_name, metric_unit, missing, model_name, saved
 from steerscope.reports.pages.sweep_sections import DIFFERENCE, absent, flagged, frame, of_outcome
-from steerscope.reports.records import records
+from steerscope.reports.records import records, sides, way
 from steerscope.reports.theme import axis
 
 MODES = {
@@ -137,15 +137,17 @@ def _responsive(result: Result, nodes: pd.DataFrame) -> str:
         )
         why = missing(result, "intervals", "")
         return f"{text} There are no intervals: {why}." if why else text
-    against = nodes[nodes["contribution"] < 0]
+    _, against = sides(nodes, way(result), "contribution")
     shown = [_contribution(row, unit) for row in records(nodes.head(3))]
     text = (
         f"{len(nodes)} of {len(table)} nodes of {model_name(result)} respond to {_vectors(result.manifest)}, above all "
         f"{words.listing(shown)}"
     )
     if 0 < len(against) < len(nodes):
-        lower = "lowers" if len(against) == 1 else "lower"
-        text += f"; {len(against)} of them {lower} the metric ({words.listing(words.some(list(against['node'])))})"
+        work = "works" if len(against) == 1 else "work"
+        text += (
+            f"; {len(against)} of them {work} against the effect ({words.listing(words.some(list(against['node'])))})"
+        )
     return text + "."
 
 
@@ -167,7 +169,7 @@ def _useful(result: Result, nodes: pd.DataFrame) -> str:
     if nodes.empty:
         return ""
     table = flagged(frame(result, "frontier"), "useful")
-    table = table[table["node"].isin(nodes["node"])].sort_values("effect", ascending=False)
+    table = table[table["node"].isin(nodes["node"])].sort_values("effect", key=lambda e: -e * (way(result) or 1))
     random = _together(result, "control")
     typical = f"{words.number(_together(result, 'contribution'))} {metric_unit(result)} per nat"
     typical += f"; random vectors: {words.number(random)}" if math.isfinite(random) else ""
@@ -219,8 +221,9 @@ def _direction(result: Result) -> str:
         if corrected < _alpha(result):
             of = unit if row.outcome == "effect" else "nats"
             name = {"kl": "disturbance"}.get(row.outcome, row.outcome)
+            more = row.mean * (way(result) if row.outcome == "effect" else 1) > 0
             size = words.between(*((row.low, row.high) if row.mean > 0 else (-row.high, -row.low)))
-            parts.append(f"{words.number(abs(row.mean))} {of} {'more' if row.mean > 0 else 'less'} {name}{size}")
+            parts.append(f"{words.number(abs(row.mean))} {of} {'more' if more else 'less'} {name}{size}")
     start = "Horizontally (in one layer)"
     if parts:
         same = "the same number of nodes at the same norm"

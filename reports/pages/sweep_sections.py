@@ -19,8 +19,8 @@ from steerscope.reports.figures.ranking import SHOWN as RANKED
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Panel, Section, Table
 from steerscope.reports.pages.common import map_panel, metric_unit, missing
-from steerscope.reports.records import largest, records
-from steerscope.reports.theme import CONTROL, LEGEND, NEGATIVE, NEUTRAL, POSITIVE, axis, figure
+from steerscope.reports.records import largest, records, way
+from steerscope.reports.theme import CONTROL, LEGEND, NEUTRAL, POSITIVE, axis, figure, side
 
 TITLES = {
     "effect": "Contribution to the effect",
@@ -74,6 +74,11 @@ def _outcome(result: Result, outcome: str) -> pd.DataFrame:
     return of_outcome(result, "nodes", outcome).rename(columns={"contribution": "effect"})
 
 
+def _towards(result: Result, outcome: str) -> int:
+    """The sign of the whole effect; disturbance and loss are judged by themselves."""
+    return way(result) if outcome == "effect" else 1
+
+
 def _contribution(row: Any, unit: str) -> str:
     """All that is known of a node and an outcome."""
     unlike = f"; unlike random vectors: {words.p_value(row.p_specific)} (adjusted)" if pd.notna(row.p_specific) else ""
@@ -102,23 +107,25 @@ def _maps(result: Result) -> Section:
     title, unit = "Which nodes respond", metric_unit(result)
     text = (
         "A contribution is what injecting into a node adds to an outcome, all else equal. Orange raises the outcome, "
-        "blue lowers it; bold and full colour (or a dot) is significant after Benjamini-Hochberg at "
-        f"{result.manifest.get('alpha', 0.05):g}, everything else is muted. Each map has a scale of its own. Point at "
-        "a cell for its interval and its control."
+        "blue lowers it; on the map of the effect orange works along the whole effect, blue against it. Bold and full "
+        f"colour (or a dot) is significant after Benjamini-Hochberg at {result.manifest.get('alpha', 0.05):g}, "
+        "everything else is muted. Each map has a scale of its own. Point at a cell for its interval and its control."
     )
     panels = []
     for outcome, name in TITLES.items():
         table, of = _outcome(result, outcome), units(outcome, unit)
         if table.empty:
             return absent(result, title, text, "nodes", "no trials to estimate from")
-        panels.append(map_panel(name, table, of, _contribution))
+        panels.append(map_panel(name, table, of, _contribution, _towards(result, outcome)))
     ratio = frame(result, "frontier").drop(columns=["effect"])
     shown = ratio["responsive"].astype(bool) & ratio["efficiency"].notna()
     ratio = ratio.rename(columns={"efficiency": "effect"}).assign(significant=shown)
     if ratio["effect"].notna().any():
         ratio = ratio.merge(of_outcome(result, "nodes", "effect")[["node", "head"]], on="node")
         panels.append(
-            map_panel("Efficiency: effect for each nat of disturbance", ratio, f"{unit} per nat", _efficiency)
+            map_panel(
+                "Efficiency: effect for each nat of disturbance", ratio, f"{unit} per nat", _efficiency, way(result)
+            )
         )
         text += (
             " Efficiency is blank where the disturbance cannot be told from zero; there bold is responsive: "
@@ -140,7 +147,8 @@ def _ranking(result: Result) -> Section:
     for outcome in ("effect", "kl"):
         table, unit = _outcome(result, outcome), units(outcome, metric_unit(result))
         if len(table):
-            chart = ranking(table, unit, _limits(table), describe=_contribution, title="contribution")
+            look: dict[str, Any] = {"title": "contribution", "towards": _towards(result, outcome)}
+            chart = ranking(table, unit, _limits(table), describe=_contribution, **look)
             panels.append(Panel(TITLES[outcome], chart))
     return Section("Ranked contributions", [text], panels)
 
@@ -254,9 +262,9 @@ def _pairs(result: Result) -> Section:
     about, unit = result.manifest.get("pairs", {}), metric_unit(result)
     text = (
         "What two nodes do together beyond the sum of their contributions. Against the sign of their contributions "
-        "(blue, where these are positive): they stand in for each other; with it: they strengthen each other. Muted "
-        "cells are not significant, grey cells were not seen together often enough. Interactions have no control of "
-        "their own."
+        "(blue, where these work along the effect): they stand in for each other; with it: they strengthen each other. "
+        "Muted cells are not significant, grey cells were not seen together often enough. Interactions have no control "
+        "of their own."
     )
     if table.empty:
         return absent(result, title, text, "pairs", "no two nodes were injected into together often enough")
@@ -266,7 +274,10 @@ def _pairs(result: Result) -> Section:
     if len({*table["first"], *table["second"]}) > len(nodes):
         how += f"; shown are the {len(nodes)} nodes (at most {SHOWN}) with the most significant or largest interactions"
     panels = [
-        Panel(f"{name}: interaction ({units(outcome, unit)})", matrix(part, nodes, units(outcome, unit)))
+        Panel(
+            f"{name}: interaction ({units(outcome, unit)})",
+            matrix(part, nodes, units(outcome, unit), towards=_towards(result, outcome)),
+        )
         for outcome, name in {"effect": "Effect", "kl": "Disturbance"}.items()
         if len(part := table[table["outcome"] == outcome])
     ]
@@ -380,11 +391,11 @@ def _designs(result: Result) -> Section:
     ]
     columns = ["design", "outcome", "trials", "mean k", "norm (stream norms)", "mean", "interval", "p"]
     marked = frozenset(i for i, d in enumerate(table["design"]) if d == DIFFERENCE)
-    panel = Panel("Means of trials, and the difference at equal k and norm", _means(table, unit))
+    panel = Panel("Means of trials, and the difference at equal k and norm", _means(table, unit, way(result)))
     return Section(title, text, [panel], Table(columns, rows, frozenset(columns[2:]), marked))
 
 
-def _means(table: pd.DataFrame, unit: str) -> go.Figure:
+def _means(table: pd.DataFrame, unit: str, towards: int = 1) -> go.Figure:
     """A column an outcome; each design's mean in grey, the difference at equal k and norm in colour, open where it may
     be zero.
     """
@@ -397,7 +408,9 @@ def _means(table: pd.DataFrame, unit: str) -> go.Figure:
         of = units(outcome, unit)
         difference = (rows["design"] == DIFFERENCE).to_numpy()
         clear = ~difference | (rows["low"] * rows["high"] > 0).to_numpy()
-        colour = np.where(difference & clear, np.where(rows["mean"] > 0, POSITIVE, NEGATIVE), NEUTRAL).tolist()
+        sign = towards if outcome == "effect" else 1
+        coloured = zip(rows["mean"], difference & clear, strict=True)
+        colour = [side(mean, sign) if shown else NEUTRAL for mean, shown in coloured]
         symbol = np.where(clear, "circle", "circle-open").tolist()
         hover = [
             f"<b>{escape(str(r.design))}</b>, {r.trials:,} "

@@ -10,8 +10,8 @@ from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.dots import bands, dots, names
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of
-from steerscope.reports.records import records
+from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of, opponents
+from steerscope.reports.records import records, sides
 from steerscope.reports.theme import DIVERGING, LEGEND, NEUTRAL, axis, figure, visible
 
 TITLE = "Writers"
@@ -71,12 +71,14 @@ def _by(table: pd.DataFrame, alpha: float) -> str:
     counts = 1 + int((table["share"].cumsum() < ENOUGH).sum())
     shown = list(records(table.head(min(NAMED, counts))))
     text = f"above all by {words.listing([f'{_name(r.writer)} ({words.percent(r.share)} of it)' for r in shown])}"
-    claimed = [r for r in shown if r.alone_p_holm < alpha]
-    if not claimed:
-        return text
-    who, shares = ([_name(r.writer) for r in claimed], [words.percent(r.alone_share) for r in claimed])
-    part = f"the part{'s' if len(claimed) > 1 else ''} of {words.listing(who)} ha{'ve' if len(claimed) > 1 else 's'}"
-    return f"{text}; injected alone, {part} {words.listing(shares)} of the effect"
+    first = table.head(len(shown))
+    along, against = sides(first[first["alone_p_holm"] < alpha], 1, "alone_share")  # a share has the effect's sign
+    opposed = [f"{_name(r.writer)} ({words.percent(r.alone_share)})" for r in records(against)]
+    who, shares = ([_name(w) for w in along["writer"]], [words.percent(s) for s in along["alone_share"]])
+    part = f"the part{'s' if len(who) > 1 else ''} of {words.listing(who)} ha{'ve' if len(who) > 1 else 's'}"
+    if not who:
+        return f"{text}; injected alone, none carries the effect{opponents(opposed)}" if opposed else text
+    return f"{text}; injected alone, {part} {words.listing(shares)} of the effect{opponents(opposed)}"
 
 
 def _name(writer: str) -> str:

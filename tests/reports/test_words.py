@@ -44,7 +44,7 @@ def test_the_headline_claims_only_what_passes_holm(maker: Maker) -> None:
         '1 of 3 heads and MLPs of model wedding carry 3 × ("wedding" - " ") at L0.resid_pre, front, above all '
         "L0H0 (50%)"
     )
-    assert "1 work against it (L0M)" in first and "L0H1" not in first
+    assert "; working against it: L0M (−20%)." in first and "L0H1" not in first
     assert "+2.00 nats [1.50, 2.50] (random vectors of equal norm: +0.100 [−0.200, 0.400])" in second
     assert "70% [60%, 80%]" in second and "not the sum" in second
     assert "specific" in third.lower() and "L0H0" in third

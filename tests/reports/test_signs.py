@@ -1,0 +1,304 @@
+"""Signs are relative to the whole effect: with everything negated, pages say the same in the same colours."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from checkpoints import save_gpt2
+from made_up import effects
+from made_up import result as made_result
+
+from steerscope.analysis.carriers.attribute import attribute
+from steerscope.analysis.carriers.exact import exact
+from steerscope.analysis.carriers.screen import screen
+from steerscope.analysis.carriers.shapley import shapley
+from steerscope.analysis.frozen.freeze_attention import freeze_attention
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.origin.sparsify import sparsify
+from steerscope.analysis.origin.writers import writers
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.metrics import log_prob
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.result import Result
+from steerscope.analysis.routes.by_position import by_position
+from steerscope.analysis.routes.edges import edges
+from steerscope.analysis.routes.path_effect import path_effect
+from steerscope.analysis.routes.self_repair import self_repair
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.questions import QUESTIONS, page_of
+from steerscope.reports import notebook
+from steerscope.reports.figures.ranking import ranking
+from steerscope.reports.page import Page
+from steerscope.reports.pages import default
+from steerscope.reports.pages.common import metric_name
+from steerscope.reports.pages.edges import _widest
+from steerscope.reports.records import sides, total, way
+from steerscope.reports.theme import DIVERGING, NEGATIVE, NEUTRAL, POSITIVE, diverging, side
+
+Maker = Callable[..., Result]
+RUNS: dict[str, Callable[[Experiment], Result]] = {
+    "exact": lambda asked: exact(asked, completions=1),
+    "attribute": lambda asked: attribute(asked, sample=5),
+    "screen": lambda asked: screen(asked, top=5, sample=2),
+    "shapley": lambda asked: shapley(asked),
+    "writers": lambda asked: writers(asked),
+    "freeze_attention": lambda asked: freeze_attention(asked),
+    "edges": lambda asked: edges(asked, verify=5, sample=3),
+    "path_effect": lambda asked: path_effect(asked, ["injection", "L0H1"], ["L1H2.q", "L1M", "logits"]),
+    "by_position": lambda asked: by_position(asked, nodes=["L0M", "L1H1"]),
+    "self_repair": lambda asked: self_repair(asked, ["L0M", "L0H1", "L0H2"]),
+    "sparsify": lambda asked: sparsify(asked, fractions=[0.1, 0.5], steps=2),
+}
+KINDS = [*RUNS, "sweep"]
+NO_EFFECTS = {"localize", "trace", "breakdown", "train_lens"}  # a door; norms; a curve over the coefficient; a lens
+SIZES = {"sampling_error", "worst_error", "bound", "width"}  # have the metric's unit, and no sign
+MIXED = {"effects", "writers", "edges", "verified", "paths", "positions", "carriers", "later", "nodes", "interactions"}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, sweep_maker: Maker) -> dict[str, Result]:
+    folder = tmp_path_factory.mktemp("signs")
+    save_gpt2(folder)
+    model = load(folder, name="tiny")
+    injection = Injection(prompt_pair(model, " wedding", " ship", 1), 3.0)
+    prompts = make_prompts(model, ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park"])
+    late = Experiment(model, (injection,), prompts, controls=2)
+    first = Injection(prompt_pair(model, " wedding", " ship", 0), 3.0)
+    asked = Experiment(model, (first,), prompts, controls=2)
+    found = {kind: run(late if kind == "writers" else asked) for kind, run in RUNS.items()}
+    return {kind: clear(one) for kind, one in (found | {"sweep": sweep_maker()}).items()}
+
+
+def clear(result: Result) -> Result:
+    """The same with two of three rows significant, since of three prompts none is, and one of four against the rest."""
+    frames = {}
+    for name, frame in result.frames.items():
+        table, chosen = frame.copy(), np.arange(len(frame)) % 3 != 2
+        for column in map(str, table):
+            if column == "significant" or column.endswith("_significant"):
+                table[column] = chosen
+            if column == "reach":
+                table[column] = np.where(chosen, "specific", "none")
+            if column in ("p_adjusted", "p_holm") or column.endswith("_p_holm"):
+                table[column] = np.where(chosen, 1e-4, 0.6)
+        if name in MIXED:
+            opposed = _negated(table, result.columns[name])
+            for share in (c for c in map(str, table) if c == "share" and name != "writers" or c.endswith("_share")):
+                opposed[share] = -table[share]
+            rest = np.arange(len(table)) % 4 == 1
+            table = pd.concat([table[~rest], opposed[rest]]).sort_index(kind="stable")
+        frames[name] = table
+    return replace(result, frames=frames)
+
+
+def negated(result: Result) -> Result:
+    """All effects, totals, intervals and controls with the other sign; shares of the total stay."""
+    frames = {name: _negated(frame, result.columns[name]) for name, frame in result.frames.items()}
+    manifest: dict[str, Any] = dict(result.manifest)
+    if "total" in manifest:
+        manifest["total"] = -manifest["total"]
+    if "whole" in manifest:
+        of = manifest["whole"]["effect"]
+        effect = {"mean": -of["mean"], "low": -of["high"], "high": -of["low"]}
+        manifest["whole"] = {**manifest["whole"], "effect": effect}
+    return replace(result, frames=frames, manifest=manifest)
+
+
+def _negated(frame: pd.DataFrame, columns: Any) -> pd.DataFrame:
+    table = frame.copy()
+    rows = ~_costs(frame)
+    for column, about in columns.items():
+        metric, of_row = "{metric}" in about.unit, about.unit == "{unit}"
+        if (metric or of_row) and column not in SIZES:
+            source = re.sub("low|high", lambda end: {"low": "high", "high": "low"}[end[0]], column)
+            table[column] = (-frame[source]).where(rows, frame[column]) if of_row else -frame[source]
+    return table
+
+
+def _costs(frame: pd.DataFrame) -> pd.Series:
+    """Rows whose outcome is no effect, and keeps its sign."""
+    found = pd.Series(False, index=frame.index)
+    for name in ("outcome", "quantity"):
+        found |= frame[name].isin(["kl", "loss", "damage"]) if name in frame else False
+    return found
+
+
+def unsigned(text: str) -> str:
+    """Text without signs of numbers, the ends of intervals in a fixed order."""
+    text = re.sub(r"[+−](?=[\d.∞])", "", text)
+    return re.sub(r"\[([^\[\],]+), ([^\[\],]+)\]", lambda m: str(sorted(m.groups())), text)
+
+
+def texts(page: Page) -> Iterator[str]:
+    yield from [page.title, page.subtitle, *page.headline, *page.warnings, *(str(one) for one in page.glance)]
+    for section in page.sections:
+        yield from [section.title, *section.text, *(f"{panel.title}: {panel.missing}" for panel in section.panels)]
+        yield from (" ".join(sorted(map(unsigned, row))) for row in (section.table.rows if section.table else ()))
+
+
+def colours(page: Page) -> list[set[tuple[str, Any]]]:
+    """Of each figure, what its marks say with the sign left out, and their colours."""
+    return [set(_marks(panel.figure)) for section in page.sections for panel in section.panels if panel.figure]
+
+
+def _marks(figure: go.Figure) -> Iterator[tuple[str, Any]]:
+    for trace in figure.data:
+        if trace.type == "heatmap":
+            low, high = trace.zmin, trace.zmax
+            labels = np.full(np.shape(trace.z), "") if trace.customdata is None else np.array(trace.customdata)
+            for z, label in zip(np.ravel(np.array(trace.z, float)), labels.reshape(-1), strict=True):
+                if not np.isnan(z) and low is not None:
+                    yield unsigned(str(label)), _at(trace.colorscale, float(np.clip((z - low) / (high - low), 0, 1)))
+            continue
+        said = trace.customdata if trace.customdata is not None else trace.text
+        names = [""] if said is None else [said] if isinstance(said, str) else list(said)
+        colour = getattr(trace.marker, "color", None)
+        colour = trace.line.color if colour is None and trace.type == "scatter" else colour
+        many: list[Any] = list(colour) if isinstance(colour, tuple | list | np.ndarray) else [colour] * len(names)
+        yield from ((unsigned(str(label)), str(one)) for label, one in zip(names, many, strict=False))
+
+
+def _at(scale: Any, place: float) -> tuple[float, ...]:
+    parts = [[int(colour[i : i + 2], 16) for _, colour in scale] for i in (1, 3, 5)]
+    return tuple(round(float(np.interp(place, [at for at, _ in scale], part)), 3) for part in parts)
+
+
+def test_every_question_about_effects_is_asked_here() -> None:
+    assert set(KINDS) == set(QUESTIONS) - NO_EFFECTS
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["its page", "the default page"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_every_sign_turned_sentences_and_colours_are_the_same(
+    results: dict[str, Result], kind: str, own: bool
+) -> None:
+    result = results[kind]
+    draw = page_of(kind).page if own else default.page
+    if not own:  # where a frame has no groups, the default page ranks disturbance and damage beside effects
+        frames = {name: table[~_costs(table)] for name, table in result.frames.items()}
+        result = replace(result, frames=frames)
+    one, other = draw(result), draw(negated(result))
+    assert way(negated(result)) == -way(result)
+    said = [(unsigned(a), unsigned(b)) for a, b in zip(texts(one), texts(other), strict=True)]
+    assert [a for a, b in said if a != b] == [b for a, b in said if a != b]
+    for a, b in zip(colours(one), colours(other), strict=True):
+        assert a == b
+
+
+def headline(result: Result) -> str:
+    return " ".join(page_of(result.kind).page(result).headline)
+
+
+def with_effects(result: Result, rows: list[tuple[float, float]], towards: int = -1, **more: Any) -> Result:
+    """Effects and shares of the first nodes; the others are zero, and all significant; and the sign of the total."""
+    frame = result.frames["effects"].assign(effect=0.0, share=0.0, significant=True, p_holm=1e-4, reach="general")
+    for measure in frame["measure"].unique():
+        places = frame.index[frame["measure"] == measure][: len(rows)]
+        frame.loc[places, ["effect", "share"]] = rows
+    frame = frame[list(result.frames["effects"])]
+    frames = {**result.frames, "effects": frame, **more}
+    if "totals" in frames:
+        table = frames["totals"]
+        frames["totals"] = table.assign(value=table["value"].abs() * towards)
+    return replace(result, frames=frames, manifest={**result.manifest, "total": 2.0 * towards})
+
+
+def test_a_relay_needs_its_partner_whatever_the_sign_of_the_effect(results: dict[str, Result]) -> None:
+    given = results["shapley"]
+    for towards in (1, -1):
+        pairs = given.frames["interactions"].head(2).assign(effect=[0.5 * towards, -0.25 * towards], significant=True)
+        result = with_effects(given, [(2.0 * towards, 1.0)], towards, interactions=pairs)
+        assert way(result) == towards
+        relay, both = (f"{r.node_a} and {r.node_b}" for r in pairs.itertuples())
+        said = unsigned(headline(result))
+        assert f"Pairs that need each other: {relay} (0.500)." in said
+        assert f"Pairs that stand in for each other: {both} (0.250)." in said
+        [drawn] = [panel for section in page_of("shapley").page(result).sections for panel in section.panels][2:]
+        assert drawn.figure is not None
+        red = {
+            label.split("<br>")[0]: colour[0] - colour[2] for label, colour in _marks(drawn.figure) if "<b>" in label
+        }
+        assert red[f"<b>{relay}</b>"] > 0 > red[f"<b>{both}</b>"]
+
+
+@pytest.mark.parametrize("kind", ["exact", "screen", "attribute", "shapley"])
+def test_opponents_and_zeros_are_no_carriers(results: dict[str, Result], kind: str) -> None:
+    result = with_effects(results[kind], [(-2.0, 1.0), (4 / 3, -0.67)])
+    carrier, opponent, zero = result.frames["effects"]["node"].head(3)
+    said = headline(result)
+    assert f"{carrier} (100%)" in said and f"; working against it: {opponent} (−67%)" in said
+    assert f"{zero} (0%)" not in said and said.index(carrier) < said.index("working against it")
+    none = headline(with_effects(results[kind], [(4 / 3, -0.67)]))
+    assert f"working against it: {carrier} (−67%)" in none and f"above all {carrier}" not in none
+    assert not re.search(rf"(carry most|belong to):? {carrier}", none)
+
+
+def test_a_carrier_of_all_of_a_negative_effect_has_the_colour_of_working_along(results: dict[str, Result]) -> None:
+    result = with_effects(results["exact"], [(-2.0, 1.0), (4 / 3, -0.67)])
+    carrier, opponent = result.frames["effects"]["node"].head(2)
+    page = page_of("exact").page(result)
+    ranked = [p.figure for s in page.sections if s.title == "Ranked carriers" for p in s.panels]
+    maps = [p.figure for s in page.sections if s.title == "Heads by layers" for p in s.panels]
+    for figure in ranked:
+        found = {label.split("</b>")[0][3:]: colour for label, colour in _marks(figure)}
+        assert found == {carrier: POSITIVE, opponent: NEGATIVE}
+    for figure in maps:
+        warm = {label.split("</b>")[0][3:]: c[0] - c[2] for label, c in _marks(figure) if isinstance(c, tuple)}
+        assert warm[carrier] > 0 > warm[opponent]
+    assert POSITIVE in notebook.html(result) and list(ranked[0].data[0].x) == [-2.0, 4 / 3]
+
+
+def test_places_work_against_the_whole_effect_not_against_their_own_sum(results: dict[str, Result]) -> None:
+    given = results["by_position"]
+    frame = given.frames["positions"].copy()
+    frame[["effect", "share", "significant"]] = 0.0, 0.0, True
+    places = frame.index[(frame["measure"] == "necessity") & ~frame["where"].isin(["between", "all", "injected +"])]
+    frame.loc[places[:2], "effect"], frame.loc[places[:2], "share"] = [0.0882, -5.0], [0.0043, -0.25]
+    result = replace(given, frames={**given.frames, "positions": frame}, manifest={**given.manifest, "total": 20.4})
+    one, other = (f"{frame['node'][i]} at {frame['where'][i]}" for i in places[:2])
+    first = page_of("by_position").page(result).headline[0]
+    assert first.index(f"{one} (+0.0882") < first.index("working against it") < first.index(f"{other} (−5.00")
+
+
+def test_removed_nodes_that_work_against_the_effect_are_no_carriers(results: dict[str, Result]) -> None:
+    given = results["self_repair"]
+    frame = given.frames["carriers"].copy()
+    net = frame["part"] == "net"
+    frame.loc[net, "effect"], frame.loc[net, "share"] = [-2.0, -1.0, 1.0], [1.0, 0.5, -0.5]
+    result = replace(given, frames={**given.frames, "carriers": frame}, manifest={**given.manifest, "total": -2.0})
+    *_, last = page_of("self_repair").page(result).headline
+    opponent = frame[net]["node"].iloc[2]
+    assert last == f"1 of the removed nodes is no carrier of the effect; working against it: {opponent} (−50%)."
+
+
+def test_the_widest_way_keeps_to_edges_that_carry_the_effect() -> None:
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    for sender, receiver, weight in (("injection", "a", 9.0), ("a", "logits", 9.0), ("injection", "b", -1.0)):
+        graph.add_edge(sender, receiver, weight=weight, inputs={"mlp": weight})
+    graph.add_edge("b", "logits", weight=-1.0, inputs={"mlp": -1.0})
+    assert _widest(graph, -1) == ["injection", "b", "logits"] and _widest(graph, 1) == ["injection", "a", "logits"]
+
+
+def test_the_metric_is_named_with_what_its_targets_are_compared_with() -> None:
+    metric = log_prob([31], [7])
+    named = metric_name({"metric": {"name": metric.name, **metric.options}})
+    assert named == "log prob of 31 against 7"
+    assert metric_name({"metric": {"name": "log_prob", "targets": [" A"]}}) == "log prob of ' A'"
+
+
+def test_zero_is_neither_and_without_a_total_numbers_are_judged_by_themselves() -> None:
+    frame = effects([3.0, 0.0, -2.0])
+    assert [len(rows) for rows in sides(frame, -1)] == [1, 1] and [len(rows) for rows in sides(frame, 0)] == [0, 0]
+    assert side(0.0) == side(2.0, 0) == NEUTRAL and side(-2.0, -1) == POSITIVE and side(2.0, -1) == NEGATIVE
+    unknown = made_result(frame)
+    assert np.isnan(total(unknown)) and way(unknown) == 1 and way(made_result(frame, total=0.0)) == 0
+    assert diverging(-1)[0] == (0.0, DIVERGING[-1][1]) and len({colour for _, colour in diverging(0)}) == 2
+    drawn = frame.assign(kind="mlp", measure="m")
+    assert list(ranking(drawn, "", describe=lambda *_: "", towards=-1).data[0].marker.color) == [NEGATIVE, POSITIVE]
