@@ -88,3 +88,10 @@ def injection(manifest: Any) -> str:
         for i in manifest.get("injections", [])
     ]
     return " and ".join(parts) or "the injection"
+
+
+def agreement(row: Any) -> str:
+    """How far estimates are from exact effects, in words; `row` has the columns of `AGREEMENT`."""
+    if not finite(row.pearson):
+        return "too few, or too much alike, for a correlation"
+    return f"Pearson {row.pearson:.3f}, Kendall {row.kendall:.2f}"

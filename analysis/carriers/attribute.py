@@ -13,13 +13,21 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import EFFECTS, NODE, NUMBERS, Statistics, node_columns, nonzero
+from steerscope.analysis.results.effects import (
+    AGREEMENT,
+    EFFECTS,
+    NODE,
+    NUMBERS,
+    Statistics,
+    agreement,
+    node_columns,
+    nonzero,
+)
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import interval
@@ -69,10 +77,7 @@ COLUMNS: Frames = {
     "calibration": {
         **MEASURE,
         "nodes": Column("how many were drawn and patched exactly"),
-        "pearson": Column("correlation of estimates with exact effects"),
-        "kendall": Column("rank correlation of the same"),
-        "worst_error": Column("largest difference", "{metric}"),
-        "worst_share": Column("the same over the total effect"),
+        **AGREEMENT,
         "largest": Column("largest exact effect of the sample", "{metric}"),
     },
     "path": {
@@ -194,19 +199,8 @@ def _calibration(guess: Values, exact: Values, total: Values) -> pd.DataFrame:
     rows = []
     for index, measure in enumerate(MEASURES):
         a, b = guess[index].mean(-1), exact[index].mean(-1)
-        flat = np.ptp(a) == 0 or np.ptp(b) == 0
-        worst = float(np.abs(a - b).max())
-        rows.append(
-            {
-                "measure": measure,
-                "nodes": len(a),
-                "pearson": np.nan if flat else float(stats.pearsonr(a, b).statistic),
-                "kendall": np.nan if flat else float(stats.kendalltau(a, b).statistic),
-                "worst_error": worst,
-                "worst_share": worst / abs(nonzero(total.mean())),
-                "largest": float(np.abs(b).max()),
-            }
-        )
+        about = {"measure": measure, "nodes": len(a), "largest": float(np.abs(b).max())}
+        rows.append(about | agreement(a, b, float(total.mean())))
     return pd.DataFrame(rows)
 
 

@@ -31,7 +31,7 @@ from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import NUMBERS, TOTAL, Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import interval, ratio_interval
@@ -103,13 +103,7 @@ COLUMNS: Frames = {
             "writers; sum_without: without, summed over all writers",
             role="label",
         ),
-        "value": Column("mean over prompts", "{unit}", "estimate"),
-        "low": Column("lower end of the interval over prompts", "{unit}", "low"),
-        "high": Column("upper end of the interval over prompts", "{unit}", "high"),
-        "unit": Column("unit of value, low and high"),
-        "share": Column("value over the total effect (missing for total and kl)", role="share"),
-        "share_low": Column("lower end of the interval of the share"),
-        "share_high": Column("upper end of the interval of the share"),
+        **TOTAL,
     },
     "per_prompt": {
         "prompt": Column("index of the prompt", role="label"),

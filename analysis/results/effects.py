@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy import stats
 
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Node
@@ -58,6 +59,22 @@ NUMBERS: Frame = {
     "significant": Column("p_adjusted below the manifest's alpha", role="verdict"),
     "wrong_way": Column("share of prompts whose effect has the opposite sign of the mean"),
     "share": Column("effect over the total effect; shares of different layers do not add up", role="share"),
+}
+TOTAL: Frame = {
+    "value": Column("mean over prompts", "{unit}", "estimate"),
+    "low": Column("lower end of the interval over prompts", "{unit}", "low"),
+    "high": Column("upper end of the interval over prompts", "{unit}", "high"),
+    "unit": Column("unit of value, low and high"),
+    "share": Column("value over the total effect (missing for total and kl)", role="share"),
+    "share_low": Column("lower end of the interval of the share"),
+    "share_high": Column("upper end of the interval of the share"),
+}
+ENOUGH = 8  # pairs of numbers that a correlation is worked out from
+AGREEMENT: Frame = {
+    "pearson": Column(f"correlation of estimates with exact effects; missing for fewer than {ENOUGH}", role="estimate"),
+    "kendall": Column("rank correlation of the same"),
+    "worst_error": Column("largest difference", "{metric}"),
+    "worst_share": Column("the same over the total effect"),
 }
 EFFECTS: Frame = NODE | MEASURE | NUMBERS
 """What `frames["effects"]` has, whichever method found it; a method may add columns."""
@@ -114,6 +131,18 @@ def node_columns(nodes: Sequence[Node]) -> dict[str, Any]:
         "layer": [n.layer for n in nodes],
         "head": pd.array([n.head for n in nodes], dtype="Int64"),
         "kind": [n.kind for n in nodes],
+    }
+
+
+def agreement(estimate: Values, exact: Values, total: float) -> dict[str, float]:
+    """The columns of `AGREEMENT`: how far estimates are from exact effects."""
+    worst = float(np.abs(estimate - exact).max()) if len(exact) else np.nan
+    few = len(exact) < ENOUGH or np.ptp(estimate) == 0 or np.ptp(exact) == 0
+    return {
+        "pearson": np.nan if few else float(stats.pearsonr(estimate, exact).statistic),
+        "kendall": np.nan if few else float(stats.kendalltau(estimate, exact).statistic),
+        "worst_error": worst,
+        "worst_share": worst / abs(nonzero(total)),
     }
 
 

@@ -36,7 +36,8 @@ class Result:
     Attributes:
         kind: which question; picks the page of the report.
         frames: tables by name.
-        columns: of each frame, the meaning, unit and role of each column. A frame has these columns and no others.
+        columns: of each frame, the meaning, unit and role of each column. A frame has these columns and no others,
+            in this order.
         manifest: everything needed to understand and repeat the run (JSON types only): model and the
             hash of its weights, vector, prompts' hash, all arguments, seed, versions, device, time,
             and `checks`, a list of {name, value, limit, passed}.
@@ -64,6 +65,8 @@ class Result:
                 f"frames of a result of kind {self.kind!r} do not agree with its columns ({'; '.join(wrong)}); "
                 "expected every frame and column to be described; add them to its COLUMNS"
             )
+        ordered = {name: frame[list(self.columns[name])] for name, frame in self.frames.items()}
+        object.__setattr__(self, "frames", ordered)
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{name} {len(frame)}" for name, frame in self.frames.items())

@@ -9,14 +9,13 @@ from itertools import product
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates, nonzero
+from steerscope.analysis.results.effects import AGREEMENT, NUMBERS, Statistics, agreement, estimates, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.tools.patching import MEASURES
@@ -51,10 +50,7 @@ COLUMNS: Frames = {
         "measure": Column("exact measure that the estimates are compared with", role="measure"),
         "verified": Column("which edges: top, sample or both", role="label"),
         "edges": Column("how many"),
-        "pearson": Column("correlation of estimates with exact effects", role="estimate"),
-        "kendall": Column("rank correlation of the same"),
-        "worst_error": Column("largest difference", "{metric}"),
-        "worst_share": Column("the same over the total effect"),
+        **AGREEMENT,
     },
 }
 
@@ -154,17 +150,5 @@ def _calibration(verified: pd.DataFrame, total: float) -> pd.DataFrame:
     for measure, which in product(MEASURES, ("top", "sample", "both")):
         own = verified if which == "both" else verified[verified["verified"] == which]
         a, b = own["estimate"].to_numpy(), own[measure].to_numpy()
-        flat = len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0
-        worst = float(np.abs(a - b).max()) if len(a) else np.nan
-        rows.append(
-            {
-                "measure": measure,
-                "verified": which,
-                "edges": len(a),
-                "pearson": np.nan if flat else float(stats.pearsonr(a, b).statistic),
-                "kendall": np.nan if flat else float(stats.kendalltau(a, b).statistic),
-                "worst_error": worst,
-                "worst_share": worst / abs(nonzero(total)),
-            }
-        )
+        rows.append({"measure": measure, "verified": which, "edges": len(a)} | agreement(a, b, total))
     return pd.DataFrame(rows)

@@ -93,7 +93,8 @@ NODES: Frames = {
         **OUTCOME,
         "together": Column("trials that inject into both"),
         "interaction": Column(
-            "what both together do beyond the sum of their contributions; negative means they stand in for each other",
+            "what both together do beyond the sum of their contributions; against the sign of these they stand in for "
+            "each other",
             "{unit}",
             "estimate",
         ),

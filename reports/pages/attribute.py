@@ -30,7 +30,7 @@ def headline(result: Result) -> list[str]:
     first = first if len(along) else "No node is estimated to carry a significant part"
     rows = list(records(result.frames["calibration"]))
     said = [
-        f"{r.measure}: Pearson {r.pearson:.3f}, Kendall {r.kendall:.2f}, worst error {words.number(r.worst_error)} "
+        f"{r.measure}: {words.agreement(r)}, worst error {words.number(r.worst_error)} "
         f"{unit} ({words.percent(r.worst_share)} of the effect)"
         for r in rows
     ]

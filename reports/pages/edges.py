@@ -36,10 +36,7 @@ def headline(result: Result) -> list[str]:
         for rows in sides(table, towards, "necessity")
     )
     path = _widest(edge_graph(result, SHOWN), towards)
-    said = "; ".join(
-        f"{r.measure}: Pearson {r.pearson:.3f}, Kendall {r.kendall:.2f}"
-        for r in records(of(result, "calibration", verified="both"))
-    )
+    said = "; ".join(f"{r.measure}: {words.agreement(r)}" for r in records(of(result, "calibration", verified="both")))
     count = result.manifest.get("count", "?")
     return [
         *([f"The widest way is {' → '.join(path)}."] if path else []),

@@ -117,5 +117,11 @@ def test_a_folder_of_something_else_is_refused_before_any_work(tmp_path: Path) -
         check_folder(tmp_path, overwrite=True, frames=["effects"])
 
 
+def test_columns_stand_in_the_order_of_their_description(result: Result) -> None:
+    frame = result.frames["effects"]
+    turned = Result("exact", {"effects": frame[["effect", "node", "head"]]}, COLUMNS)
+    pd.testing.assert_frame_equal(turned.frames["effects"], frame)
+
+
 def test_a_result_is_printed_in_one_line(result: Result) -> None:
     assert repr(result) == "<Result exact of no model: effects 2 rows>"
