@@ -65,7 +65,10 @@ class Result:
                 f"frames of a result of kind {self.kind!r} do not agree with its columns ({'; '.join(wrong)}); "
                 "expected every frame and column to be described; add them to its COLUMNS"
             )
-        ordered = {name: frame[list(self.columns[name])] for name, frame in self.frames.items()}
+        ordered = {
+            name: frame if found[name] == expected[name] else frame[expected[name]]
+            for name, frame in self.frames.items()
+        }
         object.__setattr__(self, "frames", ordered)
 
     def __repr__(self) -> str:
