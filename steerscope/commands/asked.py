@@ -44,7 +44,6 @@ def command(question: Question) -> Callable[..., None]:
 
     def ask(**given: Any) -> None:
         from steerscope.analysis.results.effects import Statistics
-        from steerscope.analysis.results.result import check_folder
         from steerscope.commands.finish import check_out, finish
 
         check_out(given["out"], given["overwrite"])
@@ -53,7 +52,7 @@ def command(question: Question) -> Callable[..., None]:
         own = _given(read, given)
         wanted = {name: given[name] for name in (*vectors.OF_COMMAND, *(option.name for option in vector))}
         [one] = vectors.chosen(wanted)
-        check_folder(given["out"], given["overwrite"], question.tables)
+        check_out(given["out"], given["overwrite"], question.tables)
         experiment = _experiment(one, **{option.name: given[option.name] for option in shared})
         finish(question.function(experiment, **own, **levels), given["out"], given["overwrite"], given["report"])
 

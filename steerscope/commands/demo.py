@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from steerscope.questions import QUESTIONS
+
 LAYER = 0
 COEFFICIENT = 3.0
 
@@ -23,6 +25,7 @@ def demo(
     overwrite = overwrite or _is_demo(out)
     check_out(out, overwrite)
     hush()
+    check_out(out, overwrite, QUESTIONS["exact"].tables)
     from steerscope.analysis.carriers.localize import localize
     from steerscope.analysis.question.experiment import Experiment
     from steerscope.analysis.question.injection import Injection

@@ -4,6 +4,7 @@ and say what was found."""
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,17 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.results.result import Result, check_folder
 
 
-def check_out(out: Path, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool, tables: Iterable[str] = ()) -> None:
     """Refuses a folder that a result could not be saved to, before any work is done.
+
+    Args:
+        tables: names of those that will be written.
 
     Raises:
         OutputExists: it holds a result and `overwrite` is false, or it is a file.
         BadArgument: it cannot be made or written to.
     """
-    check_folder(out, overwrite)
+    check_folder(out, overwrite, tables)
     above = out
     while not above.exists():
         above = above.parent

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from steerscope.questions import QUESTIONS
+
 app = typer.Typer(no_args_is_help=True, help="Tuned lenses: train one for your model.")
 
 
@@ -43,6 +45,7 @@ def train(
     check_out(out, overwrite)
     Recipe(steps, batch, rate, held_out, seed)  # refuses what makes no sense, before a model is loaded
     hush()
+    check_out(out, overwrite, QUESTIONS["train_lens"].tables)
     from steerscope.analysis.lens.train import train_lens
     from steerscope.analysis.question.corpora import windows as cut
     from steerscope.loader import load

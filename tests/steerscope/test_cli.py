@@ -162,3 +162,30 @@ def test_an_interrupted_run_says_so_in_one_line(
     with pytest.raises(SystemExit) as stop:
         localize(monkeypatch, model, tmp_path)
     assert stop.value.code == 130 and capsys.readouterr().err == "steerscope: stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "table"),
+    [
+        ("localize --plus a --layer 0 --prompts {prompts} --method screen", "estimates"),
+        ("sparsify --plus a --layer 0 --prompts {prompts}", "curves"),
+        ("demo", "effects"),
+        ("lens train", "steps"),
+    ],
+)
+def test_somebody_elses_table_is_refused_before_a_model_is_loaded(
+    command: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import steerscope.loader
+
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(steerscope.loader, "load", loaded)
+    (tmp_path / "prompts.txt").write_text("Tom had a ball\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"{table}.parquet").write_text("mine")
+    words = command.format(prompts=tmp_path / "prompts.txt").split()
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, *words, "--model", "tinystories-1l", "--out", tmp_path / "out")
+    assert stop.value.code == 2 and f"holds {table}.parquet" in capsys.readouterr().err
