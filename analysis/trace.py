@@ -46,9 +46,9 @@ _NUMBERS: Frame = {
     "value": Column("mean over prompts and positions", "said by the quantity", "estimate"),
     "low": Column("lower end of the interval over prompts", "as value", "low"),
     "high": Column("upper end of the interval over prompts", "as value", "high"),
-    "control": Column("mean of the same quantity for random vectors of equal norm", "as value", "reference"),
-    "control_low": Column("2.5th percentile over the random vectors", "as value", "reference_low"),
-    "control_high": Column("97.5th percentile over the random vectors", "as value", "reference_high"),
+    "reference": Column("mean of the same quantity for random vectors of equal norm", "as value", "reference"),
+    "reference_low": Column("2.5th percentile over the random vectors", "as value", "reference_low"),
+    "reference_high": Column("97.5th percentile over the random vectors", "as value", "reference_high"),
 }
 _QUANTITIES: Frame = {
     "clean_norm": Column("length of the clean stream"),
@@ -137,7 +137,7 @@ def trace(
     clean = experiment.activations(None, kept)
     streams, outputs, worst = [], [], 0.0
     each: list[tuple[object, ...]] = []
-    for vector in range(1 + experiment.controls):
+    for vector in range(1 + experiment.references):
         steered = experiment.activations(vector, kept)
         values, error = _streams(experiment, found, clean, steered, experiment.edits(vector), None if vector else each)
         worst = max(worst, error)
@@ -268,6 +268,6 @@ def _frame(found: list[Numbers], options: Statistics, seed: int, name: str) -> p
     kept = [bool(np.isfinite(values[0, i]).all()) for i in range(len(items))]
     items = [item for item, keep in zip(items, kept, strict=True) if keep]
     columns = estimates(values[:, kept], options, seed)
-    wanted = ("effect", "low", "high", "control", "control_low", "control_high")
+    wanted = ("effect", "low", "high", "reference", "reference_low", "reference_high")
     frame = pd.DataFrame(items, columns=["layer", name, "where", "quantity"])
     return frame.assign(**{c: columns[c] for c in wanted}).rename(columns={"effect": "value"})

@@ -34,7 +34,7 @@ def main() -> None:
     model = load("tinystories-2l")
     injection = Injection(prompt_pair(model, " wedding", " ", 0), 3.0)
     metric = log_prob([" wedding"])
-    asked = Experiment(model, (injection,), make_prompts(model, prompts("off_topic")[:PROMPTS]), metric, controls=0)
+    asked = Experiment(model, (injection,), make_prompts(model, prompts("off_topic")[:PROMPTS]), metric, references=0)
     coefficients = [c for c in default_coefficients() if c]
     ours, fast = timed(lambda: torch.from_numpy(response(asked, coefficients).of("effect")[1:-1]))
     theirs, slow = timed(lambda: plain(asked, coefficients))
@@ -44,8 +44,8 @@ def main() -> None:
         f"{runs} steered runs (80 coefficients, {PROMPTS} prompts): engine {ours:.1f} s (with KL, entropy, loss and "
         f"the limits), one hooked pass each {theirs:.1f} s: {theirs / ours:.1f}x; largest difference {gap:.1e} nats"
     )
-    whole, result = timed(lambda: breakdown(replace(asked, controls=4)))
-    print(f"the whole default breakdown with 4 controls: {whole:.1f} s (goal 60); {len(result.frames)} tables")
+    whole, result = timed(lambda: breakdown(replace(asked, references=4)))
+    print(f"the whole default breakdown with 4 references: {whole:.1f} s (goal 60); {len(result.frames)} tables")
 
 
 def plain(asked: Experiment, coefficients: list[float]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from benchmarks.common import quiet
 from benchmarks.planted import CASES, Planted, plant
 from steerscope.analysis.carriers.shapley import shapley
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import band, over_controls
+from steerscope.analysis.results.effects import band, over_references
 from steerscope.analysis.results.stats import benjamini_hochberg, carrier_p
 from steerscope.analysis.tools.gradients import rank
 from steerscope.analysis.tools.patching import effects
@@ -67,10 +67,10 @@ def main() -> None:
     print("| case | " + " | ".join(METHODS) + " |")
     print("| --- |" + " --- |" * len(METHODS))
     for case in CASES:
-        models = [plant(case, controls=0, prompts=8, **setting) for setting in settings]  # type: ignore[arg-type]
+        models = [plant(case, references=0, prompts=8, **setting) for setting in settings]  # type: ignore[arg-type]
         print(f"| {case} | " + " | ".join(_cell(models, name) for name in METHODS) + " |", flush=True)
     shallow = [setting for setting in settings if setting["layers"] == 2]
-    _false([plant("direct", controls=39, prompts=10, **setting) for setting in shallow])  # type: ignore[arg-type]
+    _false([plant("direct", references=39, prompts=10, **setting) for setting in shallow])  # type: ignore[arg-type]
 
 
 def _cell(models: list[Planted], name: str) -> str:
@@ -96,7 +96,7 @@ def area(scores: Values, true: NDArray[np.bool_]) -> float:
 
 
 def _false(models: list[Planted]) -> None:
-    """For the planted vector, and for each of its random vectors in turn, the others being its controls."""
+    """For the planted vector, and for each of its random vectors in turn, the others being its references."""
     print("\n| vector | idle heads, both measures | significant | and outside of the band |")
     print("| --- | --- | --- | --- |")
     counts = {"planted": np.zeros(3), "random": np.zeros(3)}
@@ -106,10 +106,10 @@ def _false(models: list[Planted]) -> None:
         for vector in range(1 + TRIED):
             others = [c for c in range(1, len(found.along)) if c != vector]
             for measure in (0, 1):
-                real, controls = found.along[vector, measure], found.along[others, measure]
-                p = carrier_p(real, over_controls(controls), resamples=4_999)
+                real, references = found.along[vector, measure], found.along[others, measure]
+                p = carrier_p(real, over_references(references), resamples=4_999)
                 called = (benjamini_hochberg(p) < 0.05)[idle]
-                low, high = band(controls.mean(-1))
+                low, high = band(references.mean(-1))
                 beyond = ((real.mean(-1) < low) | (real.mean(-1) > high))[idle]
                 name = "random" if vector else "planted"
                 counts[name] += [len(idle), called.sum(), (called & beyond).sum()]

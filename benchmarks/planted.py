@@ -206,7 +206,7 @@ def plant(
     idle: int = 4,
     norm: str | None = None,
     prompts: int = 16,
-    controls: int = 4,
+    references: int = 4,
     seed: int = 0,
 ) -> Planted:
     """A planted model, with its question and what the answer must be.
@@ -263,7 +263,7 @@ def plant(
         (Injection(vector, 1.0, positions=(0,)),),
         make_prompts(model, ids),
         log_prob([TARGET], [OTHER]),
-        controls=controls,
+        references=references,
         seed=seed,
     )
     return Planted(experiment, builder.roles, builder.truth, made.note)

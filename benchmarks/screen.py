@@ -37,7 +37,7 @@ def main() -> None:
         model = load(name)
         vector = prompt_pair(model, " wedding", " ", 0)
         texts = make_prompts(model, stories("off_topic")[:16])
-        show(name.split("/")[-1], Experiment(model, (Injection(vector, 3.0),), texts, controls=0))
+        show(name.split("/")[-1], Experiment(model, (Injection(vector, 3.0),), texts, references=0))
     if not options.quick:
         show("GPT-2 small shape, 64 tokens", random_gpt2(gpt2_small(), options.prompts))
 
@@ -48,7 +48,7 @@ def random_gpt2(model: Model, count: int) -> Experiment:
     tokens = torch.randint(0, model.d_vocab, (count + 2, 64), generator=generator).tolist()
     vector = prompt_pair(model, tokens[0][:4], tokens[1][:4], 0, pad=0)
     prompts = make_prompts(model, tokens[2:])
-    return Experiment(model, (Injection(vector, 4.0),), prompts, controls=0)
+    return Experiment(model, (Injection(vector, 4.0),), prompts, references=0)
 
 
 def show(name: str, experiment: Experiment) -> None:

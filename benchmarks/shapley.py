@@ -35,7 +35,7 @@ def main() -> None:
         model = load(name)
         vector = Injection(prompt_pair(model, " wedding", " ", 0), 3.0)
         texts = make_prompts(model, stories("off_topic")[:6])
-        experiment = Experiment(model, (vector,), texts, controls=0)
+        experiment = Experiment(model, (vector,), texts, references=0)
         print(f"{name.split('/')[-1]}: {len(experiment.reachable)} nodes, {runs} runs")
         line("", *COLUMNS)
         for passes in (4, 8) if options.quick else (4, 8, 16, 32):

@@ -39,6 +39,6 @@ if __name__ == "__main__":  # worker processes import this file
     generator = torch.Generator().manual_seed(0)
     own = {"L0H3": torch.randn(32, generator=generator), "L1M": torch.randn(320, generator=generator)}
     result = st.sweep(model, own, prompts, f"{out}/given", trials=400, mode="given", k=(1, 2))
-    print(result.frames["nodes"][["node", "outcome", "contribution", "low", "high", "control"]])
+    print(result.frames["nodes"][["node", "outcome", "contribution", "low", "high", "reference"]])
 
     print(st.report(result.save(f"{out}/given/summary", overwrite=True)))

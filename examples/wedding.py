@@ -27,7 +27,7 @@ prompts = [
         "and his friend walked to the",
     )
 ]
-result = st.localize(model, injection, prompts, controls=20)
+result = st.localize(model, injection, prompts, references=20)
 effects = result.frames["effects"]
 print(effects[effects["significant"]].sort_values("effect", key=abs, ascending=False).head(10))
 

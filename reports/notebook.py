@@ -15,7 +15,7 @@ from steerscope.questions import page_of
 from steerscope.reports.pages import default
 from steerscope.reports.records import largest
 from steerscope.reports.roles import Drawn, drawn, plain, towards
-from steerscope.reports.theme import CONTROL, NEUTRAL, POSITIVE, side
+from steerscope.reports.theme import NEUTRAL, POSITIVE, REFERENCE, side
 
 SHOWN = 12  # names
 LINES = 5
@@ -51,7 +51,7 @@ def _picture(result: Result) -> str:
     most, count = (LINES, rows["name"].nunique()) if shown.axis else (SHOWN, len(rows))
     parts = [", ".join(part for part in (plain(shown.frame), group) if part)]
     parts += [f"the {most} largest of {count:,}"] if count > most else []
-    parts += [f"{'dotted' if shown.axis else 'grey'}: random vectors"] if rows["control"].notna().any() else []
+    parts += [f"{'dotted' if shown.axis else 'grey'}: random vectors"] if rows["reference"].notna().any() else []
     parts += [f"open: not {plain(shown.verdict)}"] if shown.verdict and not shown.axis else []
     return f"<div style='{SMALL}'>{_safe('; '.join(parts))}</div>{_svg(shown, unit, rows)}"
 
@@ -80,7 +80,9 @@ def _ranking(axes: Any, shown: Drawn, rows: pd.DataFrame) -> None:
     """The largest estimates with their intervals, over the bands of random vectors; open where not significant."""
     rows = largest(rows, SHOWN)
     at = range(len(rows))
-    axes.barh(at, rows["control_high"] - rows["control_low"], 0.64, rows["control_low"], color=CONTROL, alpha=0.4)
+    axes.barh(
+        at, rows["reference_high"] - rows["reference_low"], 0.64, rows["reference_low"], color=REFERENCE, alpha=0.4
+    )
     axes.hlines(at, rows["low"], rows["high"], color=NEUTRAL, linewidth=1.2)
     for y, (effect, significant) in enumerate(zip(rows["effect"], rows["significant"], strict=True)):
         colour = side(effect, towards(rows))
@@ -97,7 +99,7 @@ def _lines(axes: Any, shown: Drawn, rows: pd.DataFrame) -> None:
     for name, colour in zip(size.index[:LINES], COLOURS, strict=False):
         own = rows[rows["name"] == name].sort_values("x")
         axes.fill_between(own["x"], own["low"], own["high"], color=colour, alpha=0.18, linewidth=0)
-        axes.plot(own["x"], own["control"], ":", color=colour, linewidth=1)
+        axes.plot(own["x"], own["reference"], ":", color=colour, linewidth=1)
         axes.plot(own["x"], own["effect"], "o-", color=colour, linewidth=1.6, markersize=3, label=_text(name))
     axes.set_xlabel(_text(plain(shown.axis)), color=INK, parse_math=False)
     if len(size) > 1:

@@ -17,9 +17,9 @@ from steerscope.reports.records import records, way
 NUMBERS = {
     "low": "low",
     "high": "high",
-    "control": "reference",
-    "control_low": "reference_low",
-    "control_high": "reference_high",
+    "reference": "reference",
+    "reference_low": "reference_low",
+    "reference_high": "reference_high",
 }
 LARGEST_MAP = 20_000  # cells
 COSTS = ("kl", "loss", "damage")  # outcomes that have signs of their own
@@ -34,7 +34,7 @@ class Drawn:
         what: the column of the estimate; meaning: in words.
         axis: the column that rows run along; empty for a ranking.
         verdict: the column of truth values that marks rows; empty where there is none.
-        table: group (the measure), unit, name, effect, low, high, control, control_low, control_high, significant,
+        table: group (the measure), unit, name, effect, low, high, reference, reference_low, reference_high, significant,
             layer, head, kind, towards (the sign of the whole effect), and x along the axis. One row for each group,
             name and x.
     """
@@ -159,7 +159,7 @@ def sentence(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> str:
     if row.effect == 0:
         return f"Every {what} in {where} is zero ({count})."
     size = " by size" if (rows["effect"] * towards(rows) < 0).any() else ""
-    random = f" (random vectors {words.ranged(row, 'control', words.signed)})" if words.finite(row.control) else ""
+    random = f" (random vectors {words.ranged(row, 'reference', words.signed)})" if words.finite(row.reference) else ""
     verdict = f", not {plain(shown.verdict)}" if shown.verdict and not row.significant else ""
     ends = words.between(row.low, row.high)
     return f"Largest {what}{size} in {where}: {at(shown, row)}, {value}{ends}{random}{verdict}; {count}."

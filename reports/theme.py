@@ -12,7 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 FONT = 'ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-POSITIVE, NEGATIVE, NEUTRAL, CONTROL = "#c4501b", "#2166ac", "#8a8f98", "#9aa0a8"
+POSITIVE, NEGATIVE, NEUTRAL, REFERENCE = "#c4501b", "#2166ac", "#8a8f98", "#9aa0a8"
 DIVERGING: list[tuple[float, str]] = [
     (0.0, "#1b4f8f"),
     (0.25, "#6fa3d4"),

@@ -50,10 +50,10 @@ def ranged(row: Any, name: str = "value", show: Any = number, unit: str = "") ->
 
 
 def estimate(row: Any, unit: str) -> tuple[str, str, str]:
-    """Lines of a hover label, escaped: a row's effect with its share, its control, its adjusted p."""
+    """Lines of a hover label, escaped: a row's effect with its share, its reference, its adjusted p."""
     return (
         f"{ranged(row, 'effect', signed, escape(unit))}, {percent(row.share)} of the effect",
-        f"control {ranged(row, 'control', signed)}",
+        f"reference {ranged(row, 'reference', signed)}",
         f"{p_value(row.p_adjusted)} (adjusted)",
     )
 

@@ -29,9 +29,9 @@ EFFECTS: Frame = {
     "effect": Column("mean over prompts", "{metric}", "estimate"),
     "low": Column("lower end", "{metric}", "low"),
     "high": Column("upper end", "{metric}", "high"),
-    "control": Column("of random vectors", "{metric}", "reference"),
-    "control_low": Column("lower end of the band", "{metric}", "reference_low"),
-    "control_high": Column("upper end of the band", "{metric}", "reference_high"),
+    "reference": Column("of random vectors", "{metric}", "reference"),
+    "reference_low": Column("lower end of the band", "{metric}", "reference_low"),
+    "reference_high": Column("upper end of the band", "{metric}", "reference_high"),
     "significant": Column("whether it is", role="verdict"),
 }
 CURVE: Frame = {
@@ -40,11 +40,11 @@ CURVE: Frame = {
     "kept": Column("share", role="estimate"),
     "low": Column("lower end", role="low"),
     "high": Column("upper end", role="high"),
-    "control": Column("of random vectors", role="reference"),
+    "reference": Column("of random vectors", role="reference"),
 }
 
 
-def made_writers(layers: int, heads: int, mlp: bool, scale: float, controls: int) -> pd.DataFrame:
+def made_writers(layers: int, heads: int, mlp: bool, scale: float, references: int) -> pd.DataFrame:
     """Every node and the embedding, as writers of a vector at the last layer; what columns the report does not read,
     too.
     """
@@ -68,14 +68,14 @@ def made_writers(layers: int, heads: int, mlp: bool, scale: float, controls: int
         }
         for measure in ("alone", "without"):
             value, p = 2 * share * scale, 1e-5 if share > 0.05 else 0.5
-            edge = np.nan if not controls else 0.1 * scale
+            edge = np.nan if not references else 0.1 * scale
             row |= {
                 measure: value,
                 f"{measure}_low": value - 0.1,
                 f"{measure}_high": value + 0.1,
-                f"{measure}_control": edge,
-                f"{measure}_control_low": -edge,
-                f"{measure}_control_high": edge,
+                f"{measure}_reference": edge,
+                f"{measure}_reference_low": -edge,
+                f"{measure}_reference_high": edge,
                 f"{measure}_p": p,
                 f"{measure}_p_adjusted": p,
                 f"{measure}_p_holm": p,
@@ -87,7 +87,7 @@ def made_writers(layers: int, heads: int, mlp: bool, scale: float, controls: int
     return pd.DataFrame(rows).astype({"layer": "Int64", "head": "Int64"})
 
 
-def made_attention(layers: int, heads: int, scale: float, controls: int, by: tuple[str, ...]) -> pd.DataFrame:
+def made_attention(layers: int, heads: int, scale: float, references: int, by: tuple[str, ...]) -> pd.DataFrame:
     rows = []
     for outcome, unit, total in (("effect", "nats", 2.0 * scale), ("damage", "nats per token", 0.3 * scale)):
         for frozen, survives in (("patterns", 0.25), ("values", 0.4), ("both", 0.0)):
@@ -97,7 +97,7 @@ def made_attention(layers: int, heads: int, scale: float, controls: int, by: tup
                 places += [("head", f"L{layer}H{h}", layer, h) for layer in range(layers) for h in range(heads)]
             for scope, node, layer, head in (place for place in places if place[0] in by):
                 share = survives if scope == "all" else 0.9
-                own = np.nan if not controls else 0.5
+                own = np.nan if not references else 0.5
                 rows.append(
                     {
                         "outcome": outcome,
@@ -116,18 +116,18 @@ def made_attention(layers: int, heads: int, scale: float, controls: int, by: tup
                         "survives_high": share + 0.1 if scale else np.nan,
                         "low": 0.8 * (1 - share) * total,
                         "high": 1.2 * (1 - share) * total,
-                        "control": 0.0,
-                        "control_low": -0.1,
-                        "control_high": 0.1,
+                        "reference": 0.0,
+                        "reference_low": -0.1,
+                        "reference_high": 0.1,
                         "p": 0.001,
                         "p_adjusted": 0.002,
                         "p_holm": 0.003,
                         "significant": True,
                         "wrong_way": 0.0,
                         "own_survives": share,
-                        "control_survives": own,
-                        "control_survives_low": own,
-                        "control_survives_high": own,
+                        "reference_survives": own,
+                        "reference_survives_low": own,
+                        "reference_survives_high": own,
                         "p_own": 0.01,
                         "p_own_adjusted": 0.02,
                     }
@@ -174,9 +174,9 @@ def effects(values: Any, nodes: Any = None, measure: str = "necessity", **more: 
         "effect": values,
         "low": values - 1,
         "high": values + 1,
-        "control": 14.0,
-        "control_low": 13.0,
-        "control_high": 15.0,
+        "reference": 14.0,
+        "reference_low": 13.0,
+        "reference_high": 15.0,
         "significant": True,
     }
     return pd.DataFrame(frame | more, columns=list(EFFECTS))

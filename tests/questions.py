@@ -25,7 +25,7 @@ def experiment(model: Model, layer: int = 0, site: str = "resid_pre", **options:
     values = torch.randn(2, model.width(Site("resid_pre", 0)), generator=generator)
     vector = SteeringVector(values, Site(site, layer), {"recipe": "given"})
     injection = Injection(vector, 1.5, positions=(1, 2))
-    given: dict[str, Any] = {"metric": log_prob([TARGET]), "controls": 0} | options
+    given: dict[str, Any] = {"metric": log_prob([TARGET]), "references": 0} | options
     return Experiment(model, (injection,), make_prompts(model, PROMPTS), **given)
 
 

@@ -79,9 +79,9 @@ def test_the_docs_list_all_questions() -> None:
 
 def test_the_front_door_takes_an_experiment_or_what_makes_one(parts: Parts) -> None:
     model, injection, prompts = parts
-    asked = Experiment(model, injection, prompts, controls=2, seed=3)
+    asked = Experiment(model, injection, prompts, references=2, seed=3)
     first = steerscope.sparsify(asked, fractions=(0.5,), steps=2)
-    second = steerscope.sparsify(model, injection, prompts, controls=2, seed=3, fractions=(0.5,), steps=2)
+    second = steerscope.sparsify(model, injection, prompts, references=2, seed=3, fractions=(0.5,), steps=2)
     assert first.frames["curves"].equals(second.frames["curves"])
     assert first.manifest["seed"] == second.manifest["seed"] == 3
 

@@ -73,7 +73,9 @@ def test_it_is_in_the_help_with_its_own_options(house: Path) -> None:
 
 
 def test_it_is_asked_on_the_command_line_and_drawn_by_the_default_page(house: Path) -> None:
-    command = "biggest --model tinystories-1l --layer 0 --coef 3 --controls 0 --prompts prompts.txt --out out --most 2"
+    command = (
+        "biggest --model tinystories-1l --layer 0 --coef 3 --references 0 --prompts prompts.txt --out out --most 2"
+    )
     said = python(house, "-m", "steerscope.cli", *command.split(), "--plus", " wedding")
     assert "Report: out/report.html" in said
     manifest = json.loads((house / "out" / "manifest.json").read_text())
@@ -86,7 +88,7 @@ def test_it_is_a_public_name(house: Path) -> None:
     code = (
         "import steerscope as st; m = st.load('tinystories-1l'); "
         "v = st.Injection(st.steering_vector(m, ' wedding'), 3); "
-        "r = st.biggest(m, v, ['Lily went to the park', 'Tom had a dog'], controls=0, most=1); "
+        "r = st.biggest(m, v, ['Lily went to the park', 'Tom had a dog'], references=0, most=1); "
         "print(len(r.frames['moved']), r.summary(), 'biggest' in dir(st), len(r._repr_html_()) > 500)"
     )
     said = python(house, "-c", code)

@@ -53,7 +53,7 @@ def breakdown(
     lens: Lens | str | None = None,
     broken_at: float | None = None,
     loss: float = 0.1,
-    controls_at_most: int = 4,
+    references_at_most: int = 4,
     level: float = 0.95,
 ) -> Result:
     """What a large coefficient does, from minus to plus infinity: safe range, limits, causes, remedies.
@@ -67,7 +67,7 @@ def breakdown(
         broken_at: the coefficient whose causes are sought; by default the smallest of the effect's sign that does at
             least half of the most damage.
         loss: share of the perplexity that a safe coefficient may cost.
-        controls_at_most: random vectors of the response curves, at most as many as the experiment has.
+        references_at_most: random vectors of the response curves, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "breakdown"; frames and columns as in `COLUMNS`.
@@ -85,7 +85,7 @@ def breakdown(
     given, model = reference(experiment), experiment.model
     site(experiment)
     sign = 1 if given > 0 else -1
-    experiment = experiment.fewer(controls_at_most)
+    experiment = experiment.fewer(references_at_most)
     lens, topic = load_lens(model, lens), _texts(model, on_topic)
     found = response(experiment, coefficients or default_coefficients())
     frames = {
@@ -170,7 +170,7 @@ def _with_topic(experiment: Experiment, found: Response, topic: Prompts | None, 
     if topic is None:
         return table
     finite = [c for c in found.coefficients if np.isfinite(c)]
-    other = response(replace(experiment, prompts=topic, controls=0), finite)
+    other = response(replace(experiment, prompts=topic, references=0), finite)
     own = response_table(other, level, experiment.seed)
     own = own[own["outcome"] == "damage"].assign(outcome="damage_on_topic")
     return pd.concat([table, own], ignore_index=True)

@@ -63,7 +63,7 @@ def _moved(experiment: Experiment, metric: Metric, layer: int, place: str) -> Ex
         if place == "last" and vector.body.rows > 1:
             vector = vector.row(-1)
         moved.append(replace(injection, vector=vector, layer=layer, positions=place))
-    return replace(experiment, injections=tuple(moved), metric=metric, controls=0)
+    return replace(experiment, injections=tuple(moved), metric=metric, references=0)
 
 
 def _one_direction(experiment: Experiment) -> Metric:

@@ -37,9 +37,9 @@ RESPONSE: Frames = {
         ),
         **COEFFICIENT,
         **_VALUE,
-        "control": Column("mean over random vectors of equal norm", "as value", "reference"),
-        "control_low": Column("2.5th percentile over the random vectors", "as value", "reference_low"),
-        "control_high": Column("97.5th percentile over the random vectors", "as value", "reference_high"),
+        "reference": Column("mean over random vectors of equal norm", "as value", "reference"),
+        "reference_low": Column("2.5th percentile over the random vectors", "as value", "reference_low"),
+        "reference_high": Column("97.5th percentile over the random vectors", "as value", "reference_high"),
     },
     "limits": {
         "sign": Column("of the infinite coefficient", role="label"),
@@ -58,7 +58,7 @@ def default_coefficients() -> tuple[float, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """Curves of the vector and its controls.
+    """Curves of the vector and its references.
 
     Attributes:
         coefficients: finite ones in order; where there are limits, minus infinity first and infinity last.
@@ -95,10 +95,10 @@ def response(experiment: Experiment, coefficients: Sequence[float]) -> Response:
         wanted = [-float("inf"), *wanted, float("inf")]
     except (BadInjection, UnsupportedModel) as error:
         missing["limit"] = str(error)
-    asked = [(v, c) for v in range(1 + experiment.controls) for c in wanted]
+    asked = [(v, c) for v in range(1 + experiment.references) for c in wanted]
     runs = (at(experiment, c, v) for v, c in asked)
     found = of_runs(experiment, runs, "coefficients", len(asked))
-    shape = (len(CURVES), 1 + experiment.controls, len(wanted), -1)
+    shape = (len(CURVES), 1 + experiment.references, len(wanted), -1)
     values = found.reshape(shape).swapaxes(0, 1).copy()
     kl = values[:, CURVES.index("kl")]
     broken = np.asarray(~np.isfinite(kl).all(axis=(0, 2)))
@@ -128,17 +128,17 @@ def response_table(found: Response, level: float, seed: int) -> pd.DataFrame:
     for c, curve in enumerate(CURVES):
         means = resampled(found.values[0, c], seed)
         low, high = percentiles(means, level)
-        controls = found.values[1:, c].mean(axis=-1)
-        control_low, control_high = band(controls)
+        references = found.values[1:, c].mean(axis=-1)
+        reference_low, reference_high = band(references)
         columns = {
             "outcome": curve,
             "coefficient": found.coefficients,
             "value": means[0],
             "low": low,
             "high": high,
-            "control": controls.mean(axis=0) if len(controls) else np.nan,
-            "control_low": control_low,
-            "control_high": control_high,
+            "reference": references.mean(axis=0) if len(references) else np.nan,
+            "reference_low": reference_low,
+            "reference_high": reference_high,
         }
         frames.append(pd.DataFrame(columns))
     table = pd.concat(frames, ignore_index=True).dropna(subset="value", ignore_index=True)

@@ -1,6 +1,6 @@
 """`attribute`: gradient estimates of every node as a result, each with its calibration against exact patching.
 
-1. Estimate necessity and sufficiency of every node by a method of `gradients.METHODS`, for the vector and its controls.
+1. Estimate necessity and sufficiency of every node by a method of `gradients.METHODS`, for the vector and its references.
 2. Split what attention does into queries, keys and values, with the softmax recomputed (`inputs.py`).
 3. Patch a random sample of the nodes exactly, and say how far the estimates are from it: Pearson and Kendall
    (integration mends the large scores and scrambles the small), and the worst error.
@@ -119,7 +119,7 @@ def attribute(
         raise BadArgument(f"sample={sample}; expected at least 2 nodes to calibrate the estimates with; 12 is usual")
     start = time.perf_counter()
     found = [
-        estimate(experiment, method, vector, steps) for vector in track(range(1 + experiment.controls), "gradients")
+        estimate(experiment, method, vector, steps) for vector in track(range(1 + experiment.references), "gradients")
     ]
     values = np.stack([one.values for one in found])  # [vector, measure, node, prompt]
     nodes = experiment.reachable

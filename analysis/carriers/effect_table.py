@@ -1,4 +1,4 @@
-"""The table of effects that every method gives, and what exact patching knows beside it: intervals, controls and
+"""The table of effects that every method gives, and what exact patching knows beside it: intervals, references and
 corrected p-values as tidy frames."""
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from steerscope.analysis.results.effects import (
     estimates,
     node_columns,
     nonzero,
-    over_controls,
+    over_references,
     wrong_way,
 )
 from steerscope.analysis.results.schema import Column, Frame
@@ -39,10 +39,10 @@ JOINT = ("carriers_necessity", "carriers_sufficiency", "all_necessity", "all_suf
 
 CARRIERS: Frame = EFFECTS | {
     "own_share": Column("share of the vector's own logit change that the node carries"),
-    "own_control": Column("the same share for random vectors, each along its own logit change; mean"),
-    "own_control_low": Column("2.5th percentile of that share over the random vectors"),
-    "own_control_high": Column("97.5th percentile of that share over the random vectors"),
-    "p_own": Column("sign-flip test over prompts of own share minus the controls' mean own share"),
+    "own_reference": Column("the same share for random vectors, each along its own logit change; mean"),
+    "own_reference_low": Column("2.5th percentile of that share over the random vectors"),
+    "own_reference_high": Column("97.5th percentile of that share over the random vectors"),
+    "p_own": Column("sign-flip test over prompts of own share minus the references' mean own share"),
     "p_own_adjusted": Column("p_own after Benjamini-Hochberg over nodes"),
     "reach": Column(
         "specific: carries this vector more than it carries random ones; "
@@ -59,10 +59,10 @@ TOTALS: Frame = {
         role="label",
     ),
     **TOTAL,
-    "control": Column("mean of the same quantity over the random vectors", "{unit}", "reference"),
-    "control_low": Column("2.5th percentile over the random vectors", "{unit}", "reference_low"),
-    "control_high": Column("97.5th percentile over the random vectors", "{unit}", "reference_high"),
-    "p": Column("sign-flip test over prompts of value minus mean control"),
+    "reference": Column("mean of the same quantity over the random vectors", "{unit}", "reference"),
+    "reference_low": Column("2.5th percentile over the random vectors", "{unit}", "reference_low"),
+    "reference_high": Column("97.5th percentile over the random vectors", "{unit}", "reference_high"),
+    "p": Column("sign-flip test over prompts of value minus mean reference"),
     "wrong_way": Column("share of prompts with the opposite sign of the mean"),
 }
 
@@ -99,23 +99,23 @@ def carrier_table(
     tests = len(experiment.reachable)  # patched or not: which ones to patch was seen from the same prompts
     table = effect_table(raw.nodes, MEASURES, raw.along, raw.total[0], options, seed, tests)
     shares = experiment.own_shares(raw.own)
-    own, controls, control = shares[0], shares[1:], over_controls(shares[1:])
-    low, high = band(controls.mean(-1))
-    p = sign_flip_p(own - control, seed=seed)
+    own, references, reference = shares[0], shares[1:], over_references(shares[1:])
+    low, high = band(references.mean(-1))
+    p = sign_flip_p(own - reference, seed=seed)
     adjusted = np.stack([benjamini_hochberg(of_measure, tests) for of_measure in p])
-    specific = (adjusted < alpha) & (np.abs(own.mean(-1)) > np.abs(control.mean(-1)))
+    specific = (adjusted < alpha) & (np.abs(own.mean(-1)) > np.abs(reference.mean(-1)))
     overlaps, found_in = zip(
         *(
-            _stability(real, over_controls(raw.along[1:, index]), seed, alpha, tests)
+            _stability(real, over_references(raw.along[1:, index]), seed, alpha, tests)
             for index, real in enumerate(raw.along[0])
         ),
         strict=True,
     )
     table = table.assign(
         own_share=own.mean(-1).ravel(),
-        own_control=control.mean(-1).ravel() if len(controls) else np.nan,
-        own_control_low=low.ravel(),
-        own_control_high=high.ravel(),
+        own_reference=reference.mean(-1).ravel() if len(references) else np.nan,
+        own_reference_low=low.ravel(),
+        own_reference_high=high.ravel(),
         p_own=p.ravel(),
         p_own_adjusted=adjusted.ravel(),
         reach=np.where(~table["significant"], "none", np.where(specific.ravel(), "specific", "general")),
@@ -125,9 +125,9 @@ def carrier_table(
     return _with_unreached(experiment, table), found, _steadiness(overlaps)
 
 
-def _stability(real: Values, control: Values, seed: int, alpha: float, tests: int) -> tuple[Values, Values]:
+def _stability(real: Values, reference: Values, seed: int, alpha: float, tests: int) -> tuple[Values, Values]:
     def find(weights: Values) -> NDArray[np.bool_]:
-        p = carrier_p(real, control, weights, seed, resamples=4_999)
+        p = carrier_p(real, reference, weights, seed, resamples=4_999)
         return benjamini_hochberg(p, tests) < alpha
 
     return stability(find, real.shape[-1], seed)
@@ -166,7 +166,7 @@ def per_prompt(raw: Effects) -> pd.DataFrame:
                     "node": np.repeat([str(n) for n in raw.nodes], prompts),
                     "measure": name,
                     "effect": raw.along[0, i].ravel(),
-                    "control": over_controls(raw.along[1:, i]).ravel(),
+                    "reference": over_references(raw.along[1:, i]).ravel(),
                 }
             )
             for i, name in enumerate(MEASURES)
@@ -196,7 +196,7 @@ def totals(
 
 def _total(experiment: Experiment, name: str, values: Values, unit: str, options: Statistics) -> dict[str, Any]:
     low, high = interval(values[0], options.level, experiment.seed)
-    control_low, control_high = band(values[1:].mean(-1))
+    reference_low, reference_high = band(values[1:].mean(-1))
     return {
         "quantity": name,
         "value": values[0].mean(),
@@ -206,10 +206,10 @@ def _total(experiment: Experiment, name: str, values: Values, unit: str, options
         "share": np.nan,
         "share_low": np.nan,
         "share_high": np.nan,
-        "control": values[1:].mean() if len(values) > 1 else np.nan,
-        "control_low": float(control_low),
-        "control_high": float(control_high),
-        "p": float(sign_flip_p(values[0] - over_controls(values[1:]), seed=experiment.seed)),
+        "reference": values[1:].mean() if len(values) > 1 else np.nan,
+        "reference_low": float(reference_low),
+        "reference_high": float(reference_high),
+        "p": float(sign_flip_p(values[0] - over_references(values[1:]), seed=experiment.seed)),
         "wrong_way": float(wrong_way(values[0])),
     }
 
@@ -219,7 +219,7 @@ def vectors(experiment: Experiment, raw: Effects, options: Statistics) -> pd.Dat
     kl_low, kl_high = interval(raw.kl, options.level, experiment.seed)
     return pd.DataFrame(
         {
-            "vector": ["steering"] + [f"control {c}" for c in range(experiment.controls)],
+            "vector": ["steering"] + [f"reference {c}" for c in range(experiment.references)],
             "norm": [
                 float(np.sqrt(sum((i.coefficient * i.vector.norms).square().sum().item() for i in group)))
                 for group in experiment.steering

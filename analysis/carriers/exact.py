@@ -1,6 +1,6 @@
 """`exact`: the main question. Which heads and MLPs carry this injection's effect?
 
-Exact necessity and sufficiency of every node, each with its interval over prompts, its control and
+Exact necessity and sufficiency of every node, each with its interval over prompts, its reference and
 its p-value corrected over nodes; what the significant ones explain together; how stable the list is.
 Beside them the vector's two ends: who wrote it (`writers`), and how much of its effect and of the damage it
 does survives frozen attention (`freeze_attention`).
@@ -31,7 +31,7 @@ from steerscope.analysis.tools.record import record
 from .effect_table import CARRIERS, TOTALS, carrier_table, per_prompt, totals, vectors
 
 TOKENS = 12  # next tokens listed on each side
-FEWER = 5  # controls of the writers and of frozen attention, which come along
+FEWER = 5  # references of the writers and of frozen attention, which come along
 
 COLUMNS: Frames = {
     "effects": CARRIERS,
@@ -40,11 +40,11 @@ COLUMNS: Frames = {
         "node": Column("head or MLP", role="node"),
         "measure": Column("necessity or sufficiency", role="measure"),
         "effect": Column("effect of the node on this prompt", "{metric}", "estimate"),
-        "control": Column("mean over the random vectors", "{metric}", "reference"),
+        "reference": Column("mean over the random vectors", "{metric}", "reference"),
     },
     "totals": TOTALS,
     "vectors": {
-        "vector": Column("steering for the real one, control 0, control 1, ... for random ones", role="label"),
+        "vector": Column("steering for the real one, reference 0, reference 1, ... for random ones", role="label"),
         "norm": Column("root of the summed squares of coefficient times vector", "stream units"),
         "coefficient": Column("multiplies the vector"),
         "effect": Column("mean effect over prompts along the metric", "{metric}", "estimate"),
@@ -157,10 +157,10 @@ def _ends(
     experiment: Experiment, options: Statistics, writers: bool, attention: bool
 ) -> tuple[dict[str, pd.DataFrame], list[dict[str, object]], dict[str, str], dict[str, Any]]:
     """The vector's two ends: who wrote it, and what of it needs attention; their checks, and what is missing."""
-    controls = min(FEWER, experiment.controls)
+    references = min(FEWER, experiment.references)
     frames = {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("writers", "attention")}
     checked: list[dict[str, object]] = []
-    about: dict[str, Any] = {"controls": controls}
+    about: dict[str, Any] = {"references": references}
     missing = {
         name: f"exact was run with {name}=False"
         for name, asked in (("writers", writers), ("attention", attention))
@@ -168,12 +168,12 @@ def _ends(
     }
     if writers:
         try:
-            found, checked = written(experiment, options, controls)
+            found, checked = written(experiment, options, references)
             frames["writers"] = found["writers"]
         except BadVector as error:
             missing["writers"] = str(error).removeprefix("no writers possible: ")
     if attention:
-        found, further, reasons, about["text"] = frozen(experiment, options, by=("all",), controls=controls)
+        found, further, reasons, about["text"] = frozen(experiment, options, by=("all",), references=references)
         frames["attention"] = found["attention"]
         checked, missing = [*checked, *further], missing | reasons
     return frames, checked, missing, about

@@ -192,7 +192,7 @@ def _missed(estimates: pd.DataFrame, joint: Values, total: Values, level: float)
 def _cost(experiment: Experiment, verified: Sequence[Node], passes: float) -> pd.DataFrame:
     """Forward-equivalents: a patched row costs the layers from its node on, since what is before is shared."""
     layers, prompts = experiment.model.n_layers, len(experiment.prompts)
-    vectors = 1 + experiment.controls
+    vectors = 1 + experiment.references
 
     def patched(nodes: Sequence[Node]) -> float:
         rows = sum((layers - node.layer) / layers for node in nodes)

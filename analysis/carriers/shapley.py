@@ -112,7 +112,7 @@ def shapley(
     passes: int | None = None,
     nodes: Sequence[Node | str] | None = None,
     interactions: bool = True,
-    controls_at_most: int = 4,
+    references_at_most: int = 4,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:
@@ -123,7 +123,7 @@ def shapley(
         passes: coalitions that are run on every prompt; 8 a node by default.
         nodes: the players; all that the injection can reach by default. Others stay live.
         interactions: whether to say what pairs of nodes do together, too.
-        controls_at_most: so many random vectors, or as many as the experiment has.
+        references_at_most: so many random vectors, or as many as the experiment has.
 
     Returns:
         a `Result` of kind "shapley".
@@ -146,9 +146,9 @@ def shapley(
             "raise it, or give fewer nodes"
         )
     start = time.perf_counter()
-    experiment = experiment.fewer(controls_at_most)
+    experiment = experiment.fewer(references_at_most)
     fits, ends = [], []
-    for vector in track(range(1 + experiment.controls), "coalitions"):
+    for vector in track(range(1 + experiment.references), "coalitions"):
         game = Game(experiment, players, vector)
         found, end = ESTIMATORS[estimator](game, passes, interactions and vector == 0)
         fits.append(found)

@@ -6,7 +6,7 @@
    frozen (MLPs and the direct path are left). In all layers at once, in one layer, of one head. What is lost?
 3. Of two outcomes of the same vector: the effect (the experiment's metric), and the damage: the loss of the
    true next tokens of ordinary text.
-4. The same for each control: along the same metric, and of each vector's own change of logits or own damage.
+4. The same for each reference: along the same metric, and of each vector's own change of logits or own damage.
 
 Patterns and values do not add up to both: what a head moves from where it newly looks belongs to the two.
 With both frozen nothing leaves an injected position, so where none is scored nothing survives.
@@ -32,7 +32,7 @@ from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadArgument, SteerscopeError, UnsupportedModel
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import NUMBERS, Statistics, band, estimates, over_controls
+from steerscope.analysis.results.effects import NUMBERS, Statistics, band, estimates, over_references
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import benjamini_hochberg, holm, interval, ratio_interval, sign_flip_p
@@ -77,7 +77,7 @@ COLUMNS: Frames = {
         "survives_high": Column("upper end of its interval"),
         **{n: replace(c, unit=c.unit and "{unit}") for n, c in NUMBERS.items() if n not in ("effect", "share")},
         "p": Column(
-            "effect: sign-flip tests over prompts that lost differs from zero and goes beyond the mean control in the "
+            "effect: sign-flip tests over prompts that lost differs from zero and goes beyond the mean reference in the "
             "same direction (the larger p); damage, which random vectors do as well: that lost differs from zero"
         ),
         "p_adjusted": Column("p after Benjamini-Hochberg over the rows of an outcome"),
@@ -85,12 +85,12 @@ COLUMNS: Frames = {
         "own_survives": Column(
             "share of the vector's own change of the logits that survives (damage: of its own damage)"
         ),
-        "control_survives": Column(
+        "reference_survives": Column(
             "the same for random vectors, each of its own; mean of those whose total is no zero, missing where "
             "these are less than half"
         ),
-        "control_survives_low": Column("2.5th percentile over these random vectors"),
-        "control_survives_high": Column("97.5th percentile over these random vectors"),
+        "reference_survives_low": Column("2.5th percentile over these random vectors"),
+        "reference_survives_high": Column("97.5th percentile over these random vectors"),
         "p_own": Column(
             "sign-flip test over prompts of the own share that is lost minus that of random vectors; 1 where one is "
             "missing"
@@ -104,7 +104,7 @@ COLUMNS: Frames = {
         "node": Column("as in attention", role="node"),
         "total": Column("steered minus clean with nothing frozen", "{unit}"),
         "lost": Column("what of it is lost", "{unit}", "estimate"),
-        "control": Column("lost for random vectors, along the same metric; mean", "{unit}", "reference"),
+        "reference": Column("lost for random vectors, along the same metric; mean", "{unit}", "reference"),
     },
     "texts": {
         **_OUTCOME,
@@ -153,12 +153,12 @@ def frozen(
     options: Statistics,
     text: Text | None = None,
     by: Sequence[str] = SCOPES,
-    controls: int | None = None,
+    references: int | None = None,
 ) -> tuple[dict[str, pd.DataFrame], list[dict[str, object]], dict[str, str], dict[str, Any]]:
     """All frames of `freeze_attention`, its checks, what is missing and why, and what the ordinary text is.
 
     Args:
-        controls: how many of the experiment's ride along; all by default.
+        references: how many of the experiment's ride along; all by default.
     """
     if not by or set(by) - set(SCOPES):
         raise BadArgument(f"by={list(by)}; expected some of {', '.join(SCOPES)}; choose among them")
@@ -171,8 +171,8 @@ def frozen(
             raise
         missing["damage"] = f"no ordinary text for this model and injection ({error})"
     for question in asked.values():
-        vars(question)["steering"] = experiment.steering  # controls that are scaled on the prompts, not on the text
-    vectors = 1 + (experiment.controls if controls is None else min(controls, experiment.controls))
+        vars(question)["steering"] = experiment.steering  # references that are scaled on the prompts, not on the text
+    vectors = 1 + (experiment.references if references is None else min(references, experiment.references))
     patterns = shared(experiment.model) and "head" in by and OF_HEADS not in missing
     raw, checks = {}, []
     for outcome, question in asked.items():
@@ -332,7 +332,7 @@ def _clear(totals: Float[Values, "vector prompt"], outcome: str) -> NDArray[np.b
 
 
 def _enough(clear: NDArray[np.bool_]) -> bool:
-    """Whether the controls that have shares can speak for all: a few that were picked for a large total cannot."""
+    """Whether the references that have shares can speak for all: a few that were picked for a large total cannot."""
     return bool(clear.any() and 2 * clear.sum() >= len(clear))
 
 
@@ -349,17 +349,17 @@ def _own(raw: Lost, outcome: str, seed: int) -> dict[str, Values]:
     """
     clear = _clear(raw.own_total, outcome)
     shares = raw.own / np.where(clear, raw.own_total.mean(-1), np.nan)[:, None, None]
-    controls = shares[1:][clear[1:] & _enough(clear[1:])]
+    references = shares[1:][clear[1:] & _enough(clear[1:])]
     left = 1 - shares.mean(-1)
-    control_low, control_high = band(1 - controls.mean(-1))
-    mean = over_controls(controls) if len(controls) else np.full(shares.shape[1:], np.nan)
+    reference_low, reference_high = band(1 - references.mean(-1))
+    mean = over_references(references) if len(references) else np.full(shares.shape[1:], np.nan)
     gap = shares[0] - mean
     p = sign_flip_p(gap, seed=seed) if np.isfinite(gap).all() else np.ones(len(gap))
     return {
         "own_survives": left[0],
-        "control_survives": 1 - mean.mean(-1),
-        "control_survives_low": control_low,
-        "control_survives_high": control_high,
+        "reference_survives": 1 - mean.mean(-1),
+        "reference_survives_low": reference_low,
+        "reference_survives_high": reference_high,
         "p_own": p,
         "p_own_adjusted": benjamini_hochberg(p),
     }
@@ -372,7 +372,7 @@ def _per_prompt(experiment: Experiment, raw: Lost) -> pd.DataFrame:
         prompt=np.tile(np.arange(count), freezings),
         total=np.tile(raw.total[0], freezings),
         lost=raw.along[0].ravel(),
-        control=over_controls(raw.along[1:]).ravel(),
+        reference=over_references(raw.along[1:]).ravel(),
     )
 
 

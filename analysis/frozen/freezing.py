@@ -104,7 +104,7 @@ def lost(
 
     Args:
         kept: clean values by prompt.
-        vectors: how many: the real one, then controls.
+        vectors: how many: the real one, then references.
         own: whether to read each vector's own change of logits, too; without it the metric is every vector's own.
     """
     prompts, model = range(len(experiment.prompts)), experiment.model

@@ -34,7 +34,7 @@ from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.metrics import kl
-from steerscope.analysis.results.effects import Statistics, band, nonzero, over_controls, wrong_way
+from steerscope.analysis.results.effects import Statistics, band, nonzero, over_references, wrong_way
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import benjamini_hochberg, interval, ratio_interval, sign_flip_p
@@ -52,8 +52,8 @@ _ORDER: Frame = {
 }
 _FRACTION: Frame = {"fraction": Column("share of the dimensions of each row that is kept", role="axis")}
 _BAND: Frame = {
-    "control_low": Column("2.5th percentile over the random vectors", role="reference_low"),
-    "control_high": Column("97.5th percentile over the random vectors", role="reference_high"),
+    "reference_low": Column("2.5th percentile over the random vectors", role="reference_low"),
+    "reference_high": Column("97.5th percentile over the random vectors", role="reference_high"),
 }
 COLUMNS: Frames = {
     "curves": {
@@ -72,7 +72,7 @@ COLUMNS: Frames = {
         "kl_high": Column("upper end of its interval over prompts", "nats"),
         "kl_kept": Column("disturbance over that of the whole vector"),
         "own_kept": Column("share that is kept of the vector's own change of logits"),
-        "control": Column(
+        "reference": Column(
             "the same of random vectors, each of its own change in its own order; mean", role="reference"
         ),
         **_BAND,
@@ -90,7 +90,7 @@ COLUMNS: Frames = {
         "dimensions": Column("how many dimensions of each row that is (first injection)", "dimensions"),
         "kl_kept": Column("share of the disturbance that is kept there"),
         "own": Column("the same fraction for the vector's own change of logits"),
-        "control": Column("the same for random vectors; mean", role="reference"),
+        "reference": Column("the same for random vectors; mean", role="reference"),
         **_BAND,
     },
     "dimensions": {
@@ -132,7 +132,7 @@ def sparsify(
     rescale: bool = True,
     draws: int = 3,
     steps: int = 8,
-    controls_at_most: int = 4,
+    references_at_most: int = 4,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:
@@ -146,7 +146,7 @@ def sparsify(
         rescale: whether to try each row scaled back to its norm, too.
         draws: random orders that are averaged over.
         steps: points along the coefficient for the gradient.
-        controls_at_most: random vectors of equal norm, at most as many as the experiment has.
+        references_at_most: random vectors of equal norm, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "sparsify"; frames and columns as in `COLUMNS`.
@@ -159,7 +159,7 @@ def sparsify(
     options = Statistics(level, alpha)
     _check_arguments(orders, fractions, keep, draws, steps)
     start = time.perf_counter()
-    experiment = experiment.fewer(controls_at_most)
+    experiment = experiment.fewer(references_at_most)
     if not experiment.effect().any():
         raise BadInjection(
             f"the injection has no effect (coefficient {experiment.injections[0].coefficient:g}), so no share of it "
@@ -168,7 +168,7 @@ def sparsify(
     widths = tuple(i.vector.values.shape[1] for i in experiment.injections)
     tried = Tried(tuple(dict.fromkeys(orders)), (False, True)[: 1 + rescale], _distinct(fractions, widths), widths)
     curves, checks, gradients, gap = [], [], None, None
-    for vector in track(range(1 + experiment.controls), "sparse vectors"):
+    for vector in track(range(1 + experiment.references), "sparse vectors"):
         work = _Vector(experiment, vector, tried, draws, steps)
         curves.append(work.curves())
         if vector == 0:
@@ -375,10 +375,10 @@ def _norm(values: Sequence[Tensor]) -> float:
 def _curves(curves: Sequence[Curves], tried: Tried, options: Statistics, seed: int) -> pd.DataFrame:
     """One row for each order, scaling and fraction; p is that of a share unlike the random vectors'."""
     real, shares = curves[0], np.stack([c.shares for c in curves])
-    p, control = sign_flip_p(shares[0] - over_controls(shares[1:]), seed=seed), over_controls(shares[1:]).mean(-1)
+    p, reference = sign_flip_p(shares[0] - over_references(shares[1:]), seed=seed), over_references(shares[1:]).mean(-1)
     p[..., -1] = np.nan  # with all dimensions nothing is asked
     if len(curves) == 1:
-        p[:], control[:] = np.nan, np.nan
+        p[:], reference[:] = np.nan, np.nan
     adjusted = np.where(np.isnan(p), np.nan, 0.0)
     adjusted[adjusted == 0] = benjamini_hochberg(p[adjusted == 0])
     found = {
@@ -389,7 +389,7 @@ def _curves(curves: Sequence[Curves], tried: Tried, options: Statistics, seed: i
         "kl": real.kl.mean(-1),
         "kl_kept": real.kl.mean(-1) / nonzero(real.kl_total.mean()),
         "own_kept": shares[0].mean(-1),
-        "control": control,
+        "reference": reference,
         "p": p,
         "wrong_way": wrong_way(real.effect),
         "p_adjusted": adjusted,
@@ -397,7 +397,7 @@ def _curves(curves: Sequence[Curves], tried: Tried, options: Statistics, seed: i
     }
     found["low"], found["high"] = interval(real.effect, options.level, seed)
     found["kl_low"], found["kl_high"] = interval(real.kl, options.level, seed)
-    found["control_low"], found["control_high"] = band(shares[1:].mean(axis=-1))
+    found["reference_low"], found["reference_high"] = band(shares[1:].mean(axis=-1))
     kept = [ratio_interval(row, real.total, options.level, seed) for row in real.effect.reshape(-1, len(real.total))]
     found["kept_low"], found["kept_high"] = np.array(kept).T
     names = pd.DataFrame(product(tried.orders, tried.scales, tried.really), columns=["order", "rescaled", "fraction"])
@@ -419,11 +419,11 @@ def smallest(curves: Sequence[Curves], tried: Tried, keep: float, options: Stati
         "dimensions": tried.counts[at, 0],
         "kl_kept": np.take_along_axis(kl_kept, at[..., None], axis=-1),
         "own": own[0],
-        "control": over_controls(own[1:]) if len(curves) > 1 else nothing,
+        "reference": over_references(own[1:]) if len(curves) > 1 else nothing,
     }
     ends = np.percentile(tried.really[_first(np.moveaxis(parts, 2, -1), keep)], [tail, 100 - tail], axis=-1)
     found["low"], found["high"] = ends if prompts > 1 else (nothing, nothing)
-    found["control_low"], found["control_high"] = band(own[1:])
+    found["reference_low"], found["reference_high"] = band(own[1:])
     names = pd.DataFrame(product(tried.orders, tried.scales), columns=["order", "rescaled"]).assign(keep=keep)
     return names.assign(**{name: values.ravel() for name, values in found.items()})[list(COLUMNS["smallest"])]
 

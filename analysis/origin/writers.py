@@ -57,11 +57,11 @@ def _tried_columns(measure: str, meaning: str) -> Frame:
     """Of one way to try a writer's part: `NUMBERS`, each name after that of the measure."""
     own: Frame = NUMBERS | {
         "effect": Column(f"effect of {meaning}; mean over prompts", "{metric}", "estimate"),
-        "control": Column(
+        "reference": Column(
             "the same with random parts of equal norm, position by position; mean", "{metric}", "reference"
         ),
-        "control_low": Column("2.5th percentile over the random parts", "{metric}", "reference_low"),
-        "control_high": Column("97.5th percentile over the random parts", "{metric}", "reference_high"),
+        "reference_low": Column("2.5th percentile over the random parts", "{metric}", "reference_low"),
+        "reference_high": Column("97.5th percentile over the random parts", "{metric}", "reference_high"),
         "p_adjusted": Column("p after Benjamini-Hochberg over writers"),
         "p_holm": Column("p after Holm over writers, for claims in words"),
         "share": Column("the same over the total effect; these shares need not add up", role="share"),
@@ -157,17 +157,17 @@ def writers(experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05)
 
 
 def written(
-    experiment: Experiment, options: Statistics, controls: int | None = None
+    experiment: Experiment, options: Statistics, references: int | None = None
 ) -> tuple[dict[str, pd.DataFrame], Checks]:
     """All frames of `writers`, and its checks.
 
     Args:
-        controls: random parts in place of each; as many as the experiment's controls by default.
+        references: random parts in place of each; as many as the experiment's references by default.
 
     Raises:
         BadVector: as above.
     """
-    raw = effects(experiment, experiment.controls if controls is None else controls)
+    raw = effects(experiment, experiment.references if references is None else references)
     frames = {
         "writers": _table(experiment, raw, options),
         "rows": _rows(experiment, raw),
@@ -177,13 +177,13 @@ def written(
     return frames, _checks(experiment, raw)
 
 
-def effects(experiment: Experiment, controls: int) -> Written:
+def effects(experiment: Experiment, references: int) -> Written:
     """Steps 1, 3 and 4."""
     split = tuple(parts(experiment.model, i.vector) for i in experiment.injections)
     owner = tuple(number for number, found in enumerate(split) for _ in found.parts)
     every = [part for found in split for part in found.parts]
     prompts, found = range(len(experiment.prompts)), []
-    for vector in track(range(1 + controls), "writers"):
+    for vector in track(range(1 + references), "writers"):
         tried = [_random(experiment, vector, n, part) if vector else part.values for n, part in enumerate(every)]
         variants = [
             Variant(p, _tried(experiment, measure, p, number, values.to(experiment.model.device)))

@@ -1,1 +1,1 @@
-"""One question as a value: injections, prompts, metric, controls."""
+"""One question as a value: injections, prompts, metric, references."""

@@ -1,6 +1,6 @@
-"""`Experiment` = model + injections + prompts + metric + controls + seed: what every method is asked about.
+"""`Experiment` = model + injections + prompts + metric + references + seed: what every method is asked about.
 
-Its clean and steered runs, and those of its controls, are made once. Controls are random vectors of the same norm, site
+Its clean and steered runs, and those of its references, are made once. References are random vectors of the same norm, site
 by site and position by position of what the injections add together, or (matched="kl") scaled to the same disturbance.
 """
 
@@ -40,8 +40,8 @@ class Experiment:
         injections: one or several; they act together.
         prompts: texts, token ids or `Prompts`.
         metric: `logit_direction()` by default.
-        controls: how many random vectors ride along.
-        matched: controls of equal "norm", or of equal "kl".
+        references: how many random vectors ride along.
+        matched: references of equal "norm", or of equal "kl".
         scored: positions that the metric reads: None for all that are neither BOS nor injected,
             "all", "last", or indices.
         budget: bytes that the engine may take; worked out by default.
@@ -51,7 +51,7 @@ class Experiment:
     injections: tuple[Injection, ...]
     prompts: Prompts
     metric: Metric = field(default_factory=logit_direction)
-    controls: int = 20
+    references: int = 20
     matched: Literal["norm", "kl"] = "norm"
     scored: str | tuple[int, ...] | None = None
     seed: int = 0
@@ -65,9 +65,9 @@ class Experiment:
             )
         for injection in injections:
             injection.check(self.model)
-        if self.controls < 0 or self.matched not in ("norm", "kl"):
+        if self.references < 0 or self.matched not in ("norm", "kl"):
             raise BadArgument(
-                f"controls={self.controls}, matched={self.matched!r}; expected a count of at least 0, and norm or kl"
+                f"references={self.references}, matched={self.matched!r}; expected a count of at least 0, and norm or kl"
             )
         prompts = make_prompts(self.model, self.prompts)
         continuation = self.metric.options.get("continuation")
@@ -82,14 +82,14 @@ class Experiment:
         what = " and ".join(map(repr, self.injections))
         return (
             f"<Experiment: {what} in {self.model.name}, {len(self.prompts)} prompts, {self.metric.name}, "
-            f"{self.controls} controls>"
+            f"{self.references} references>"
         )
 
-    def fewer(self, controls: int) -> "Experiment":
-        """The same question with at most so many controls; the runs that are there stay there."""
-        if controls >= self.controls:
+    def fewer(self, references: int) -> "Experiment":
+        """The same question with at most so many references; the runs that are there stay there."""
+        if references >= self.references:
             return self
-        same = replace(self, controls=controls)
+        same = replace(self, references=references)
         same.__dict__["_runs"] = self._runs
         return same
 
@@ -110,25 +110,25 @@ class Experiment:
 
     @cached_property
     def steering(self) -> tuple[tuple[Injection, ...], ...]:
-        """The real injections, then those of each control, already scaled; what they add together is in `edits`."""
-        controls = [
-            tuple(injection.control(self._control_seed(c, n)) for n, injection in enumerate(self.injections))
-            for c in range(self.controls)
+        """The real injections, then those of each reference, already scaled; what they add together is in `edits`."""
+        references = [
+            tuple(injection.reference(self._reference_seed(c, n)) for n, injection in enumerate(self.injections))
+            for c in range(self.references)
         ]
-        if self.matched == "kl" and controls:
+        if self.matched == "kl" and references:
             target = float(self.kl(self.injections).mean())
-            controls = [self.at_kl(control, target) for control in controls]
-        return (self.injections, *controls)
+            references = [self.at_kl(reference, target) for reference in references]
+        return (self.injections, *references)
 
-    def _control_seed(self, control: int, injection: int = 0) -> int:
-        """Every injection of a control draws its own direction: one for all would let them cancel, or add up."""
+    def _reference_seed(self, reference: int, injection: int = 0) -> int:
+        """Every injection of a reference draws its own direction: one for all would let them cancel, or add up."""
         own = (injection,) if injection else ()
-        return int(np.random.SeedSequence([self.seed, control, *own]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self.seed, reference, *own]).generate_state(1)[0])
 
     def edits(self, vector: int, share: float = 1.0) -> Edits:
-        """The edits of every prompt: `vector` 0 is the real one, 1 the first control.
+        """The edits of every prompt: `vector` 0 is the real one, 1 the first reference.
 
-        What several injections of a control add has, at every site and position, the norm of what the real ones add.
+        What several injections of a reference add has, at every site and position, the norm of what the real ones add.
 
         Args:
             share: of the coefficients.
@@ -219,7 +219,7 @@ class Experiment:
         return self.scored_positions.outputs(variants, budget=self.budget)
 
     def outputs_of(self, vector: int | None) -> Outputs:
-        """The same of the clean run (None), the steered run (0), or that of a control (1, 2, ...)."""
+        """The same of the clean run (None), the steered run (0), or that of a reference (1, 2, ...)."""
         found: Outputs = self._runs.get("outputs", vector, lambda: self.outputs(self.edits_of(vector)))
         return found
 
@@ -373,11 +373,11 @@ class Experiment:
             "injections": [injection.describe() for injection in self.injections],
             "prompts": {"count": len(self.prompts), "hash": self.prompts.hash, "source": self.prompts.source},
             "metric": {**self.metric.describe(), "scored": self.scoring_rule},
-            "controls": {
-                "count": self.controls,
+            "references": {
+                "count": self.references,
                 "matched": self.matched,
                 "seeds": [
-                    [self._control_seed(c, n) for n in range(len(self.injections))] for c in range(self.controls)
+                    [self._reference_seed(c, n) for n in range(len(self.injections))] for c in range(self.references)
                 ],
             },
             "seed": self.seed,
@@ -385,7 +385,7 @@ class Experiment:
 
 
 class _Runs:
-    """What is kept of the clean run (None), the steered run (0), and the last control that was asked for."""
+    """What is kept of the clean run (None), the steered run (0), and the last reference that was asked for."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, int | None], Any] = {}

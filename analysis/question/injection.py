@@ -89,7 +89,7 @@ class Injection:
         """What the engine does to a prompt of `length` tokens."""
         return Edit(self.site, "add", self.coefficient * self._vector.values, self.where(length, has_bos))
 
-    def control(self, seed: int) -> "Injection":
+    def reference(self, seed: int) -> "Injection":
         """The same injection of a random vector of equal norm, position by position."""
         return replace(self, vector=random_like(self.vector, seed))
 

@@ -1,5 +1,5 @@
 """The columns that every table of effects has, and how they are worked out: means over prompts with their intervals,
-controls and p-values."""
+references and p-values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .schema import Column, Frame
 from .stats import benjamini_hochberg, carrier_p, holm, interval
 
 Values = NDArray[np.float64]
-BAND = (2.5, 97.5)  # percentiles over the controls
+BAND = (2.5, 97.5)  # percentiles over the references
 
 NODE: Frame = {
     "node": Column("head (L5H3) or MLP (L5M)", role="node"),
@@ -41,17 +41,17 @@ NUMBERS: Frame = {
     ),
     "low": Column("lower end of the interval over prompts", "{metric}", "low"),
     "high": Column("upper end of the interval over prompts", "{metric}", "high"),
-    "control": Column(
+    "reference": Column(
         "mean of the same measure for random vectors of equal norm, along the same metric", "{metric}", "reference"
     ),
-    "control_low": Column(
-        "lower end of the band of the controls (2.5th percentile over vectors)", "{metric}", "reference_low"
+    "reference_low": Column(
+        "lower end of the band of the references (2.5th percentile over vectors)", "{metric}", "reference_low"
     ),
-    "control_high": Column(
-        "upper end of the band of the controls (97.5th percentile over vectors)", "{metric}", "reference_high"
+    "reference_high": Column(
+        "upper end of the band of the references (97.5th percentile over vectors)", "{metric}", "reference_high"
     ),
     "p": Column(
-        "sign-flip tests over prompts: the effect differs from zero and goes beyond the mean control in the same "
+        "sign-flip tests over prompts: the effect differs from zero and goes beyond the mean reference in the same "
         "direction (the larger of the two p-values, two-sided)"
     ),
     "p_adjusted": Column("p after Benjamini-Hochberg over nodes"),
@@ -97,25 +97,25 @@ class Statistics:
 def estimates(
     values: Float[Values, "vector item prompt"], options: Statistics, seed: int = 0, tests: int | None = None
 ) -> dict[str, Values]:
-    """Columns effect, low, high, control, control_low, control_high, p, p_adjusted, p_holm, significant, wrong_way.
+    """Columns effect, low, high, reference, reference_low, reference_high, p, p_adjusted, p_holm, significant, wrong_way.
 
     Args:
-        values: effects by vector (0 is the real one, the others are controls).
+        values: effects by vector (0 is the real one, the others are references).
         tests: how many items there were to choose from, those that were not made counting as p = 1.
     """
-    real, controls = values[0], values[1:]
+    real, references = values[0], values[1:]
     low, high = interval(real, options.level, seed)
-    p = carrier_p(real, over_controls(controls), seed=seed)
+    p = carrier_p(real, over_references(references), seed=seed)
     adjusted = benjamini_hochberg(p, tests)
-    control_low, control_high = band(controls.mean(-1))
-    control = over_controls(controls).mean(-1)
+    reference_low, reference_high = band(references.mean(-1))
+    reference = over_references(references).mean(-1)
     return {
         "effect": real.mean(-1),
         "low": low,
         "high": high,
-        "control": control if len(controls) else np.full(len(control), np.nan),
-        "control_low": control_low,
-        "control_high": control_high,
+        "reference": reference if len(references) else np.full(len(reference), np.nan),
+        "reference_low": reference_low,
+        "reference_high": reference_high,
         "p": p,
         "p_adjusted": adjusted,
         "p_holm": holm(p, tests),
@@ -146,17 +146,17 @@ def agreement(estimate: Values, exact: Values, total: float) -> dict[str, float]
     }
 
 
-def over_controls(controls: Float[Values, "control ..."]) -> Float[Values, "..."]:
-    """Mean over control vectors; zero where there are none."""
-    return controls.mean(axis=0) if len(controls) else np.zeros(controls.shape[1:])
+def over_references(references: Float[Values, "reference ..."]) -> Float[Values, "..."]:
+    """Mean over reference vectors; zero where there are none."""
+    return references.mean(axis=0) if len(references) else np.zeros(references.shape[1:])
 
 
-def band(controls: Float[Values, "control ..."]) -> tuple[Float[Values, "..."], Float[Values, "..."]]:
-    """Percentiles over control vectors; missing where there are none."""
-    if len(controls) == 0:
-        nothing = np.full(controls.shape[1:], np.nan)
+def band(references: Float[Values, "reference ..."]) -> tuple[Float[Values, "..."], Float[Values, "..."]]:
+    """Percentiles over reference vectors; missing where there are none."""
+    if len(references) == 0:
+        nothing = np.full(references.shape[1:], np.nan)
         return nothing, nothing
-    low, high = np.percentile(controls, BAND, axis=0)
+    low, high = np.percentile(references, BAND, axis=0)
     return low, high
 
 

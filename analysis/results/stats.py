@@ -1,8 +1,8 @@
-"""Intervals over prompts, the sign-flip test against the control, and corrections for many nodes.
+"""Intervals over prompts, the sign-flip test against the reference, and corrections for many nodes.
 
 A p-value of a comparison with 20 random vectors alone cannot be below 1/21, and no correction over
 150 nodes survives that. So effects are paired over prompts: on each prompt the effect minus the mean
-effect of the controls, and the test asks whether the signs of these differences could be chance.
+effect of the references, and the test asks whether the signs of these differences could be chance.
 With n prompts the smallest two-sided p is 2 / 2**n.
 """
 
@@ -168,18 +168,18 @@ def holm(p: Float[Array, " node"], tests: int | None = None) -> Float[Array, " n
 
 def carrier_p(
     effect: Float[Array, "node prompt"],
-    control: Float[Array, "node prompt"],
+    reference: Float[Array, "node prompt"],
     weights: Float[Array, " prompt"] | None = None,
     seed: int = 0,
     resamples: int = 19_999,
 ) -> Float[Array, " node"]:
     """p of the hypothesis that a node is no carrier: an intersection-union test.
 
-    A carrier's effect differs from zero *and* goes beyond the mean control's in the same direction, so
+    A carrier's effect differs from zero *and* goes beyond the mean reference's in the same direction, so
     p is the larger of the two sign-flip tests, and 1 where the directions disagree (a node that does
     less for this vector than for random ones is no carrier of it).
     """
-    gap = effect - control
+    gap = effect - reference
     mean = effect.mean(-1) if weights is None else effect @ weights
     beyond = gap.mean(-1) if weights is None else gap @ weights
     p = np.maximum(sign_flip_p(effect, weights, seed, resamples), sign_flip_p(gap, weights, seed, resamples))

@@ -101,7 +101,7 @@ def by_position(
     experiment: Experiment,
     *,
     nodes: Sequence[Node | str] | None = None,
-    controls_at_most: int = 4,
+    references_at_most: int = 4,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:
@@ -110,7 +110,7 @@ def by_position(
     Args:
         nodes: by default the 12 with the largest exact effect: of all nodes, or, in a model with more than 200, of
             the 48 that gradients rank highest.
-        controls_at_most: random vectors of equal norm, at most as many as the experiment has.
+        references_at_most: random vectors of equal norm, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "by_position"; frames and columns as in `COLUMNS`.
@@ -120,7 +120,7 @@ def by_position(
     """
     options = Statistics(level, alpha)
     start = time.perf_counter()
-    experiment = experiment.fewer(controls_at_most)
+    experiment = experiment.fewer(references_at_most)
     carriers, rule = chosen(experiment, nodes, TOP)
     has_bos = experiment.model.bos is not None
     injected = [added(experiment, p) for p in range(len(experiment.prompts))]
@@ -129,7 +129,7 @@ def by_position(
     heads = [node for node in carriers if node.head is not None]
     clean, mixed = _reads(experiment, heads, at, names, None)
     found, read = [], []
-    for vector in track(range(1 + experiment.controls), "positions"):
+    for vector in track(range(1 + experiment.references), "positions"):
         found.append(_effects(experiment, carriers, at, [*names, ALL], vector))
         read.append(_reads(experiment, heads, at, names, vector)[0])
     values, total = np.stack(found), experiment.effect()

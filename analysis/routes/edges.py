@@ -65,7 +65,7 @@ def edges(
     steps: int = 5,
     verify: int = 20,
     sample: int = 20,
-    controls_at_most: int = 5,
+    references_at_most: int = 5,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:
@@ -75,7 +75,7 @@ def edges(
         steps: points along the coefficient.
         verify: strongest edges that are patched exactly.
         sample: other edges, drawn at random, that are patched exactly, too.
-        controls_at_most: random vectors of equal norm, at most as many as the experiment has.
+        references_at_most: random vectors of equal norm, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "edges"; frames and columns as in `COLUMNS`; `edge_graph` makes a `networkx.DiGraph` of it.
@@ -86,8 +86,8 @@ def edges(
             f"steps={steps}, verify={verify}, sample={sample}; expected at least 1, 1 and 2; 5, 20 and 20 are usual"
         )
     start = time.perf_counter()
-    experiment, model = experiment.fewer(controls_at_most), experiment.model
-    scores = np.stack([edge_scores(experiment, v, steps) for v in track(range(1 + experiment.controls), "edges")])
+    experiment, model = experiment.fewer(references_at_most), experiment.model
+    scores = np.stack([edge_scores(experiment, v, steps) for v in track(range(1 + experiment.references), "edges")])
     s, r = np.nonzero(connected(experiment))
     flat = scores[:, s, r]  # [vector, edge, prompt]
     order = np.argsort(-np.abs(flat[0].mean(-1)), kind="stable")

@@ -133,7 +133,7 @@ def path_effect(
     ]
     for sender, receiver in pairs:
         check_path(experiment, sender, receiver)
-    vectors = track(range(1 + experiment.controls), "paths")
+    vectors = track(range(1 + experiment.references), "paths")
     values = np.stack([exact_paths(experiment, pairs, vector) for vector in vectors])
     total = float(experiment.effect().mean())
     frames = []

@@ -43,7 +43,7 @@ from steerscope.analysis.results.effects import (
     estimates,
     node_columns,
     nonzero,
-    over_controls,
+    over_references,
 )
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
@@ -77,9 +77,9 @@ COLUMNS: Frames = {
         "of_direct_low": Column("lower end of its interval over prompts"),
         "of_direct_high": Column("upper end of its interval over prompts"),
         "own_share": Column("share of the vector's own change of logits"),
-        "own_control": Column("the same of random vectors, each of its own change of logits; mean"),
-        "own_control_low": Column("2.5th percentile over the random vectors"),
-        "own_control_high": Column("97.5th percentile over the random vectors"),
+        "own_reference": Column("the same of random vectors, each of its own change of logits; mean"),
+        "own_reference_low": Column("2.5th percentile over the random vectors"),
+        "own_reference_high": Column("97.5th percentile over the random vectors"),
     },
     "later": {
         "carrier": Column("the node that is removed", role="label"),
@@ -110,7 +110,7 @@ def self_repair(
     experiment: Experiment,
     nodes: Sequence[Node | str] | None = None,
     *,
-    controls_at_most: int = 4,
+    references_at_most: int = 4,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:
@@ -119,7 +119,7 @@ def self_repair(
     Args:
         nodes: by default the 6 with the largest exact necessity: of all nodes, or, in a model with more than 200, of
             the 24 that gradients rank highest.
-        controls_at_most: random vectors of equal norm, at most as many as the experiment has.
+        references_at_most: random vectors of equal norm, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "self_repair"; frames and columns as in `COLUMNS`.
@@ -129,12 +129,12 @@ def self_repair(
     """
     options = Statistics(level, alpha)
     start = time.perf_counter()
-    experiment = experiment.fewer(controls_at_most)
+    experiment = experiment.fewer(references_at_most)
     carriers, rule = chosen(experiment, nodes, TOP, ("necessity",))
     later = [[n for n in experiment.reachable if after(experiment.model, c, n)] for c in carriers]
     experiment.patches(None, carriers)  # of all carriers in one run
     found: list[list[Removal]] = []
-    for vector in track(range(1 + experiment.controls), "self-repair"):
+    for vector in track(range(1 + experiment.references), "self-repair"):
         experiment.activations(vector, sites(experiment.model, min(c.layer for c in carriers)))
         scores = [experiment.along, experiment.own(vector)]
         row = [removal(experiment, vector, c, rest, scores) for c, rest in zip(carriers, later, strict=True)]
@@ -192,9 +192,9 @@ def _carriers(
             "of_direct_low": [low for low, _ in bounds],
             "of_direct_high": [high for _, high in bounds],
             "own_share": own[0],
-            "own_control": over_controls(own[1:]) if vectors > 1 else np.nan,
-            "own_control_low": low,
-            "own_control_high": high,
+            "own_reference": over_references(own[1:]) if vectors > 1 else np.nan,
+            "own_reference_low": low,
+            "own_reference_high": high,
         }
     )
 

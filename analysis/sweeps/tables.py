@@ -52,9 +52,9 @@ NODES: Frames = {
             "estimate",
         ),
         **RANGE,
-        "control": Column("the same contribution for random vectors of equal norm", "{unit}", "reference"),
-        "control_low": Column("lower end of its interval over prompts", "{unit}", "reference_low"),
-        "control_high": Column("upper end of its interval over prompts", "{unit}", "reference_high"),
+        "reference": Column("the same contribution for random vectors of equal norm", "{unit}", "reference"),
+        "reference_low": Column("lower end of its interval over prompts", "{unit}", "reference_low"),
+        "reference_high": Column("upper end of its interval over prompts", "{unit}", "reference_high"),
         "p": Column("that the contribution is zero"),
         "p_adjusted": NUMBERS["p_adjusted"],
         "p_holm": NUMBERS["p_holm"],
@@ -185,7 +185,7 @@ def nodes(table: Table) -> pd.DataFrame:
             "mean_out": _mean(~x, y[:, o]),
             **table.bounded("difference", difference, o),
             **table.bounded("contribution", table.contributions, o, short=True),
-            **table.bounded("control", control, o),
+            **table.bounded("reference", control, o),
             "p": p,
             "p_adjusted": adjusted,
             "p_holm": holm(p),
@@ -210,8 +210,8 @@ def frontier(table: Table, rows: pd.DataFrame) -> pd.DataFrame:
     unclear = (low[:, 1] <= 0) & (high[:, 1] >= 0) | np.isnan(low[:, 1])
     efficiency, *ends = (np.where(unclear, np.nan, x) for x in (ratio.value, *ratio.interval(table.level)))
     rows = rows.query("outcome == 'effect'")
-    further = (rows["contribution"] - rows["control"]) * rows["contribution"] > 0
-    beyond = (rows["control"].isna() | (rows["p_specific"] < table.alpha) & further).to_numpy()
+    further = (rows["contribution"] - rows["reference"]) * rows["contribution"] > 0
+    beyond = (rows["reference"].isna() | (rows["p_specific"] < table.alpha) & further).to_numpy()
     responsive = rows["significant"].to_numpy() & beyond
     typical = effect.sum() / kl.sum() if kl.sum() > 0 else np.inf
     better = [not bool(((effect > e) & (kl < d)).any()) for e, d in zip(effect, kl, strict=True)]

@@ -68,7 +68,7 @@ def estimate(experiment: Experiment, method: str, vector: int = 0, steps: int = 
     """Estimates of necessity and sufficiency by a method of `METHODS`.
 
     Args:
-        vector: 0 is the real one, 1 the first control.
+        vector: 0 is the real one, 1 the first reference.
         steps: points along the coefficient, for `ig`.
 
     Raises:

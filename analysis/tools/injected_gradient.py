@@ -28,7 +28,7 @@ def injected_gradient(
     them.
 
     Args:
-        vector: 0 is the real one, 1 the first control.
+        vector: 0 is the real one, 1 the first reference.
         steps: points of the quadrature along the coefficient.
 
     Raises:

@@ -4,7 +4,7 @@
 2. Necessity of a node: in the steered run set its output, at all positions, back to its clean value;
    the effect that is lost. Sufficiency: in the clean run set it to its steered value; the effect
    that appears. Everything downstream reacts.
-3. The same for each control. Read along two directions: the metric of the real vector (is the
+3. The same for each reference. Read along two directions: the metric of the real vector (is the
    effect specific to this vector?), and each vector's own change of logits (does the node carry
    whatever is put there?).
 4. The nodes that count, patched all at once; and all nodes at once, which must give the other run.
@@ -64,7 +64,7 @@ class Effects:
 
 
 def effects(experiment: Experiment, nodes: Sequence[Node] | None = None) -> Effects:
-    """Steps 1 to 3, for the real vector and all controls.
+    """Steps 1 to 3, for the real vector and all references.
 
     Args:
         nodes: those that are patched; all that the injection can reach by default.
@@ -72,7 +72,7 @@ def effects(experiment: Experiment, nodes: Sequence[Node] | None = None) -> Effe
     nodes = experiment.reachable if nodes is None else tuple(nodes)
     rows = [
         (*_one(experiment, v, nodes), experiment.effect(v), experiment.own_effect(v), experiment.disturbed(v))
-        for v in track(range(1 + experiment.controls), "vectors")
+        for v in track(range(1 + experiment.references), "vectors")
     ]
     along, own, total, own_total, kl = (np.stack(part) for part in zip(*rows, strict=True))
     return Effects(nodes, along, own, total, own_total, experiment.value(None), experiment.value(0), kl)
@@ -107,7 +107,7 @@ def together(
     """Step 4: effect of patching a group of nodes at once: (measure, nodes), for every vector; zero of an empty one."""
     asked = [(at, measure, members) for at, (measure, members) in enumerate(groups) if members]
     nodes = [n for n in experiment.reachable if any(n in members for _, _, members in asked)]
-    found = np.zeros((1 + experiment.controls, len(groups), len(experiment.prompts)))
+    found = np.zeros((1 + experiment.references, len(groups), len(experiment.prompts)))
     for vector in track(range(len(found)), "joint patching") if asked else ():
         edits, sources = experiment.edits(vector), _sources(experiment, vector, nodes)
         variants = [

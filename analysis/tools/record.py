@@ -62,6 +62,6 @@ def _reasons(experiment: Experiment) -> dict[str, str]:
     reasons = {}
     if len(experiment.prompts) < 2:
         reasons["intervals"] = "one prompt gives no interval over prompts; give more"
-    if experiment.controls == 0:
-        reasons["controls"] = "run with controls=0: effects stand without random vectors beside them"
+    if experiment.references == 0:
+        reasons["references"] = "run with references=0: effects stand without random vectors beside them"
     return reasons

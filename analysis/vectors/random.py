@@ -1,4 +1,4 @@
-"""The control: random directions with the norms of a given vector, position by position."""
+"""The reference: random directions with the norms of a given vector, position by position."""
 
 import torch
 

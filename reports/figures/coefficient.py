@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from steerscope.reports import words
 from steerscope.reports.figures.lines import COLOURS, band, line
 from steerscope.reports.records import records
-from steerscope.reports.theme import CONTROL, GRID, LEGEND, NEUTRAL, axis, bars, figure, said
+from steerscope.reports.theme import GRID, LEGEND, NEUTRAL, REFERENCE, axis, bars, figure, said
 
 FIRST = -2.0  # log10 of the size below which the axis is no longer logarithmic
 GAP = 0.8  # between the largest coefficient and infinity
@@ -54,7 +54,7 @@ def curves(
     *,
     title: str,
     along: str = "coefficient",
-    control: pd.DataFrame | None = None,
+    reference: pd.DataFrame | None = None,
     marks: Mapping[str, float] | None = None,
     percent: bool = False,
     legend: bool = True,
@@ -63,7 +63,7 @@ def curves(
 
     Args:
         series: by name, frames with coefficient, value, low, high. title: of the vertical axis, `along` of the other.
-        control: coefficient, control, control_low, control_high: drawn in grey.
+        reference: coefficient, reference, reference_low, reference_high: drawn in grey.
         marks: vertical lines, by name.
         percent: whether values are shares.
     """
@@ -71,8 +71,8 @@ def curves(
     show = words.percent if percent else words.number
     look = {**LEGEND, "showlegend": legend}
     chart = figure(height=330, margin={"l": 62, "r": 14, "t": 34, "b": 46}, **look)
-    if control is not None and control["control"].notna().any():
-        _control(chart, control, place)
+    if reference is not None and reference["reference"].notna().any():
+        _reference(chart, reference, place)
     for (name, rows), colour in zip(series.items(), cycle(COLOURS), strict=False):
         rows = rows.sort_values("coefficient").assign(x=[place.at(c) for c in sorted(rows["coefficient"])])
         hover = [
@@ -122,9 +122,11 @@ def _limits(chart: go.Figure, rows: pd.DataFrame, hover: Sequence[str], colour: 
         )
 
 
-def _control(chart: go.Figure, rows: pd.DataFrame, place: Axis) -> None:
-    rows = rows[rows["control"].notna()].sort_values("coefficient")
+def _reference(chart: go.Figure, rows: pd.DataFrame, place: Axis) -> None:
+    rows = rows[rows["reference"].notna()].sort_values("coefficient")
     rows = rows.assign(x=[place.at(c) for c in rows["coefficient"]])
-    band(chart, rows, "x", "control_low", "control_high", "rgba(150,155,165,0.22)")
-    thin = {"color": CONTROL, "width": 1.5}
-    chart.add_scatter(x=rows["x"], y=rows["control"], mode="lines", name="random vectors", line=thin, hoverinfo="skip")
+    band(chart, rows, "x", "reference_low", "reference_high", "rgba(150,155,165,0.22)")
+    thin = {"color": REFERENCE, "width": 1.5}
+    chart.add_scatter(
+        x=rows["x"], y=rows["reference"], mode="lines", name="random vectors", line=thin, hoverinfo="skip"
+    )

@@ -1,4 +1,4 @@
-"""Names with points beside them: a mark with its interval for each measure, over the band of its controls."""
+"""Names with points beside them: a mark with its interval for each measure, over the band of its references."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from steerscope.reports.theme import CONTROL, GRID, axis, bars, said
+from steerscope.reports.theme import GRID, REFERENCE, axis, bars, said
 
 
 def dots(
@@ -32,8 +32,8 @@ def dots(
 
 
 def bands(chart: go.Figure, at: Sequence[float], low: Any, high: Any, half: float, opacity: float = 0.35) -> None:
-    """The controls' bands behind the points, where there are any."""
-    look = {"fillcolor": CONTROL, "opacity": opacity, "line_width": 0, "layer": "below"}
+    """The references' bands behind the points, where there are any."""
+    look = {"fillcolor": REFERENCE, "opacity": opacity, "line_width": 0, "layer": "below"}
     for y, x0, x1 in zip(at, low, high, strict=True):
         if pd.notna(x0) and pd.notna(x1):
             chart.add_shape(type="rect", x0=x0, x1=x1, y0=y - half, y1=y + half, **look)
@@ -48,5 +48,5 @@ def names(chart: go.Figure, labels: Sequence[str], **more: Any) -> None:
 def none_and_all(chart: go.Figure, title: str) -> None:
     """An axis of shares, with lines at 0 and 1."""
     chart.add_vline(x=0, line_width=1, line_color=GRID, line_dash="solid")
-    chart.add_vline(x=1, line_width=1, line_color=CONTROL, line_dash="dot")
+    chart.add_vline(x=1, line_width=1, line_color=REFERENCE, line_dash="dot")
     chart.update_xaxes(axis(title), tickformat=".0%", zeroline=False)

@@ -13,7 +13,7 @@ from steerscope.reports import words
 from steerscope.reports.figures.labels import Point, offsets
 from steerscope.reports.figures.lines import clear
 from steerscope.reports.records import records
-from steerscope.reports.theme import CONTROL, LEGEND, NEUTRAL, POSITIVE, axis, bars, figure, said
+from steerscope.reports.theme import LEGEND, NEUTRAL, POSITIVE, REFERENCE, axis, bars, figure, said
 
 RESPONSIVE = "#3a76b5"
 LINE = "#9a6db8"
@@ -75,7 +75,7 @@ def _add_line_of_all(chart: go.Figure, table: pd.DataFrame, xs: list[float], ys:
         at = sorted([ys[0] / slope, ys[1] / slope])
         ends = [max(xs[0], at[0]), min(xs[1], at[1])]
     name = f"all nodes together: {words.number(slope)} {escape(unit)} per nat"
-    line = {"color": CONTROL, "width": 1.3, "dash": "dot"}
+    line = {"color": REFERENCE, "width": 1.3, "dash": "dot"}
     chart.add_scatter(x=ends, y=[slope * x for x in ends], mode="lines", line=line, name=name, hoverinfo="skip")
 
 

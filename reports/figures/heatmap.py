@@ -24,7 +24,7 @@ def hover(row: Any, unit: str) -> str:
             f"{words.signed(row.effect)} {escape(unit)}{words.between(row.low, row.high)}, {words.percent(row.share)} "
             "of the effect"
         ),
-        f"control {words.signed(row.control)}{words.between(row.control_low, row.control_high)}",
+        f"reference {words.signed(row.reference)}{words.between(row.reference_low, row.reference_high)}",
         f"{words.p_value(row.p_adjusted)} (adjusted), {words.p_value(row.p_holm)} (Holm)",
         f"{row.reach if row.significant else 'not significant'}; wrong way on {words.percent(row.wrong_way)} of the "
         f"prompts; found on {words.percent(row.stability)} of resamples",

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from steerscope.reports import words
 from steerscope.reports.records import records
-from steerscope.reports.theme import CONTROL, LEGEND, bars, figure, said
+from steerscope.reports.theme import LEGEND, REFERENCE, bars, figure, said
 
 EFFECT, DISTURBANCE, LOSS = "#c4501b", "#2f7bbf", "#8f63ad"
 COLOUR = {"effect": EFFECT, "kl": DISTURBANCE, "loss": LOSS}
@@ -47,7 +47,7 @@ def lines(
                 x=rows[x],
                 y=rows[dotted],
                 mode="lines",
-                line={"color": CONTROL if reference else colour, "width": 1.4, "dash": "dot"},
+                line={"color": REFERENCE if reference else colour, "width": 1.4, "dash": "dot"},
                 name=reference.format(escape(name)),
                 showlegend=bool(reference),
                 hoverinfo="skip",

@@ -1,4 +1,4 @@
-"""The strongest nodes with error bars, each over the band of its controls."""
+"""The strongest nodes with error bars, each over the band of its references."""
 
 from html import escape
 
@@ -25,14 +25,14 @@ def ranking(
     """One measure's nodes, by the size of their effect: at most 20, those without any effect left out.
 
     Args:
-        table: as for `heatmap`, with low, high, control_low and control_high; without a control there is no band.
+        table: as for `heatmap`, with low, high, reference_low and reference_high; without a reference there is no band.
         title: of the axis.
         towards: the sign of the whole effect.
     """
     rows = largest(table[table["effect"] != 0], SHOWN)
     chart = figure(height=90 + 24 * max(4, len(rows)), margin={"l": 70, "r": 14, "t": 8, "b": 46})
     at, clear = range(len(rows)), rows["significant"].tolist()
-    bands(chart, at, rows["control_low"], rows["control_high"], 0.32, 0.4)
+    bands(chart, at, rows["reference_low"], rows["reference_high"], 0.32, 0.4)
     colour = [side(e, towards) if s else NEUTRAL for e, s in zip(rows["effect"], clear, strict=True)]
     symbol = ["circle" if s else "circle-open" for s in clear]
     hovers = [describe(r, unit) for r in records(rows)]

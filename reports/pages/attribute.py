@@ -101,7 +101,7 @@ def _calibration(result: Result) -> Section:
 def _inputs(result: Result) -> Section:
     own = of(result, "inputs", measure="necessity")
     none, clear = float("nan"), (own["low"] > 0) | (own["high"] < 0)
-    own = own.assign(node=own["node"] + "." + own["input"], control_low=none, control_high=none, significant=clear)
+    own = own.assign(node=own["node"] + "." + own["input"], reference_low=none, reference_high=none, significant=clear)
     text = (
         "What reaches the output through each head's queries, keys and values, with the attention pattern computed "
         "anew; filled where the interval leaves out zero."
@@ -131,5 +131,5 @@ def _positions(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    columns = ["node", "measure", "effect", "low", "high", "share", "control", "p_adjusted", "p_holm", "wrong_way"]
+    columns = ["node", "measure", "effect", "low", "high", "share", "reference", "p_adjusted", "p_holm", "wrong_way"]
     return everything(result.frames["effects"], columns, "All nodes", result)

@@ -110,7 +110,7 @@ def _response(result: Result) -> Section:
         if outcome == "damage" and len(on_topic):
             series["on-topic text"] = on_topic
         unit = metric_unit(result) if outcome == "effect" else "nats"
-        chart = curves(series, unit, title=outcome, control=rows, marks=marks) if len(rows) else None
+        chart = curves(series, unit, title=outcome, reference=rows, marks=marks) if len(rows) else None
         panels.append(Panel(title, chart, "not computed"))
     overflow = result.manifest.get("missing", {}).get("overflow")
     text = [
@@ -391,5 +391,5 @@ def _table(result: Result) -> Section:
     frame = result.frames["response"]
     ends = {inf: "∞", -inf: "−∞"}
     frame = frame.assign(coefficient=[ends.get(c, words.number(c)) for c in frame["coefficient"]])
-    columns = ["outcome", "coefficient", "value", "low", "high", "control", "control_low", "control_high"]
+    columns = ["outcome", "coefficient", "value", "low", "high", "reference", "reference_low", "reference_high"]
     return everything(frame, columns, "All coefficients", result)

@@ -59,7 +59,7 @@ def _safe(result: Result) -> str:
     return (
         f"{first}; at infinity the loss rises by {words.ranged(end, unit='nats')}, KL {words.number(kl.value)}: "
         f"{'unsafe' if end.value > log1p(loss) else 'safe'}. Random vectors of equal norm: "
-        f"{words.ranged(end, 'control', words.signed, 'nats')}."
+        f"{words.ranged(end, 'reference', words.signed, 'nats')}."
     )
 
 

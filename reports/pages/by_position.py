@@ -81,13 +81,13 @@ def _effect(row: Any) -> str:
 
 
 def _hover(row: Any, unit: str) -> str:
-    effect, control, p = words.estimate(row, unit)
+    effect, reference, p = words.estimate(row, unit)
     title = f"<b>{escape(str(row.node))}</b> at {escape(str(row.where))}, {row.measure}"
-    return "<br>".join([title, effect, control, f"{p}; {row.prompts} prompts"])
+    return "<br>".join([title, effect, reference, f"{p}; {row.prompts} prompts"])
 
 
 def _reading(row: Any, unit: str) -> str:
-    change = f"change {words.ranged(row, 'effect', words.signed)}, random vectors {words.signed(row.control)}"
+    change = f"change {words.ranged(row, 'effect', words.signed)}, random vectors {words.signed(row.reference)}"
     return "<br>".join(
         [
             f"<b>{escape(str(row.node))}</b> at {escape(str(row.where))}, {row.quantity}",
@@ -180,6 +180,6 @@ def _strip(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    columns = ["node", "where", "measure", "prompts", "effect", "low", "high", "share", "control"]
+    columns = ["node", "where", "measure", "prompts", "effect", "low", "high", "share", "reference"]
     columns += ["p_adjusted", "p_holm", "wrong_way"]
     return everything(result.frames["positions"], columns, "All nodes and places", result)

@@ -103,13 +103,13 @@ def _how(shown: Drawn, groups: Sequence[tuple[str, str, pd.DataFrame]]) -> list[
     found = []
     if shown.axis:
         found += ["Bands are intervals."] if shown.table["low"].notna().any() else []
-        if shown.table["control"].notna().any() and not (grey and most > 1):
+        if shown.table["reference"].notna().any() and not (grey and most > 1):
             found.append(f"{'Grey' if grey else 'Dotted'}: random vectors.")
         found += [f"Of up to {most} lines, those with the largest values are drawn."] if most > LINES else []
     else:
         found += [f"The {SHOWN} largest in size are ranked; zeros are left out."] if most > SHOWN else []
         found += ["Bars are intervals."] if shown.table["low"].notna().any() else []
-        found += ["Grey bands: random vectors."] if shown.table["control_low"].notna().any() else []
+        found += ["Grey bands: random vectors."] if shown.table["reference_low"].notna().any() else []
         found += [f"Open circles and pale cells are not {plain(shown.verdict)}."] if shown.verdict else []
     if len(groups) > GROUPS:
         found.append(f"Of {len(groups)} groups the first {GROUPS} are drawn.")
@@ -145,13 +145,13 @@ def _lines(shown: Drawn, unit: str, rows: pd.DataFrame) -> go.Figure:
     along, what = plain(shown.axis), plain(shown.what)
     if rows["x"].abs().max() == math.inf:
         series = {t: own.assign(coefficient=own["x"], value=own["effect"]) for t, own in series.items()}
-        control = next(iter(series.values())) if len(series) == 1 else None
-        return curves(series, unit, title=what, along=along, control=control)
+        reference = next(iter(series.values())) if len(series) == 1 else None
+        return curves(series, unit, title=what, along=along, reference=reference)
 
     def hover(name: str, row: Any) -> str:
         return _hover(shown, row, unit, name)
 
-    chart = lines(series, "x", "effect", hover, dotted="control")
+    chart = lines(series, "x", "effect", hover, dotted="reference")
     low, high = rows["x"].min(), rows["x"].max()
     whole = rows["x"].mod(1).eq(0).all() and high - low <= 12
     if low > 0 and high > WIDE * low:
@@ -165,8 +165,8 @@ def _lines(shown: Drawn, unit: str, rows: pd.DataFrame) -> go.Figure:
 def _hover(shown: Drawn, row: Any, unit: str, name: str) -> str:
     at = f", {plain(shown.axis)} {axis_value(row.x)}" if shown.axis else ""
     found = [f"<b>{escape(name)}</b>{escape(at)}", words.ranged(row, "effect", words.signed, escape(unit))]
-    if words.finite(row.control):
-        found.append(f"random vectors {words.ranged(row, 'control', words.signed)}")
+    if words.finite(row.reference):
+        found.append(f"random vectors {words.ranged(row, 'reference', words.signed)}")
     if shown.verdict:
         found.append(escape(f"{'' if row.significant else 'not '}{plain(shown.verdict)}"))
     return "<br>".join(found)

@@ -199,5 +199,5 @@ def _agreement(result: Result) -> Section:
 
 
 def _edges(result: Result) -> Section:
-    columns = ["sender", "receiver", "effect", "low", "high", "share", "control", "p_adjusted", "significant"]
+    columns = ["sender", "receiver", "effect", "low", "high", "share", "reference", "p_adjusted", "significant"]
     return everything(result.frames["edges"].head(300), columns, "All edges (the strongest 300)", result)

@@ -15,7 +15,7 @@ from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages import freeze_attention, writers
 from steerscope.reports.pages.common import everything, layout, metric_unit, missing, model_name, of, opponents, shares
 from steerscope.reports.records import records, sides, way
-from steerscope.reports.theme import CONTROL, LEGEND, NEGATIVE, NEUTRAL, POSITIVE, axis, bars, figure, said, visible
+from steerscope.reports.theme import LEGEND, NEGATIVE, NEUTRAL, POSITIVE, REFERENCE, axis, bars, figure, said, visible
 
 MEASURES = {
     "necessity": "Necessity: effect lost when the node is set back to clean",
@@ -29,7 +29,7 @@ READING = [
     "together (small sufficiency).",
     "Nodes patched together are not the sum of single nodes. Nodes before the injection cannot be reached and are "
     "zero.",
-    "A node is significant when its effect differs from zero and goes beyond the mean control in the same direction, "
+    "A node is significant when its effect differs from zero and goes beyond the mean reference in the same direction, "
     "by sign-flip tests over prompts, corrected over nodes. Sentences at the top of this page use Holm's correction.",
 ]
 
@@ -72,16 +72,16 @@ def _carriers(result: Result) -> list[str]:
     nodes = tested[tested["p_holm"] < manifest.get("alpha", 0.05)].sort_values("effect", key=abs, ascending=False)
     along, against = sides(nodes, way(result))
     effect = words.ranged(total, "value", words.signed, total.unit)
-    control = " (no controls were run)"
-    if words.finite(total.control):
-        control = f" (random vectors of equal norm: {words.ranged(total, 'control', words.signed)})"
+    reference = " (no references were run)"
+    if words.finite(total.reference):
+        reference = f" (random vectors of equal norm: {words.ranged(total, 'reference', words.signed)})"
     whole = f"The whole effect on {manifest.get('metric', {}).get('name', 'the metric').replace('_', ' ')} is {effect}"
     if nodes.empty:
         count = manifest.get("prompts", {}).get("count", len(result.frames["prompts"]))
         return [
             f"No head or MLP of {model_name(result)} can be called a carrier of {words.injection(manifest)} on these "
             f"{count} prompts (none passes Holm's correction over all nodes).",
-            f"{whole}{control}.",
+            f"{whole}{reference}.",
         ]
     shown = shares(along, 4)
     first = f"{len(along)} of {len(tested)} heads and MLPs of {model_name(result)} carry {words.injection(manifest)}"
@@ -94,7 +94,7 @@ def _carriers(result: Result) -> list[str]:
     together = words.ranged(_totals(result)["carriers_necessity"], "share", words.percent)
     return [
         first + ".",
-        f"{whole}{control}; all significant nodes set back together take away {together} of it (which is not the sum "
+        f"{whole}{reference}; all significant nodes set back together take away {together} of it (which is not the sum "
         "of their single effects).",
         *([_reached(along)] if shown else []),
     ]
@@ -137,7 +137,7 @@ def _surprises(result: Result) -> tuple[float, float]:
 def _glance(result: Result) -> list[tuple[str, str, str]]:
     totals, manifest = _totals(result), result.manifest
     total, kl = totals["total"], totals["kl"]
-    stability, controls = manifest.get("stability", {}), manifest.get("controls", {})
+    stability, references = manifest.get("stability", {}), manifest.get("references", {})
     jaccard = stability.get("jaccard")
     stable = str(stability.get("note", ""))
     if jaccard is not None:
@@ -147,12 +147,12 @@ def _glance(result: Result) -> list[tuple[str, str, str]]:
         (
             "total effect",
             f"{words.signed(total.value)} {total.unit}",
-            f"interval{words.between(total.low, total.high)}; controls {words.ranged(total, 'control', words.signed)}",
+            f"interval{words.between(total.low, total.high)}; references {words.ranged(total, 'reference', words.signed)}",
         ),
         (
             "disturbance",
             f"{words.number(kl.value)} nats",
-            f"KL to the clean run{words.between(kl.low, kl.high)}; controls {words.ranged(kl, 'control')}",
+            f"KL to the clean run{words.between(kl.low, kl.high)}; references {words.ranged(kl, 'reference')}",
         ),
         (
             "carriers together",
@@ -162,9 +162,9 @@ def _glance(result: Result) -> list[tuple[str, str, str]]:
         ("wrong way", words.percent(total.wrong_way), "of the prompts move against the mean effect"),
         ("stability", "–" if jaccard is None else f"{jaccard:.2f}", stable),
         (
-            "controls",
-            str(controls.get("count", "–")),
-            f"random vectors of equal {controls.get('matched', 'norm')}, position by position",
+            "references",
+            str(references.get("count", "–")),
+            f"random vectors of equal {references.get('matched', 'norm')}, position by position",
         ),
     ]
 
@@ -178,13 +178,13 @@ def _maps(result: Result) -> Section:
     text = (
         f"Effects in {unit}; orange carries the effect, blue works against it. Bold and full colour (or a dot) is "
         f"significant after Benjamini-Hochberg at {result.manifest.get('alpha', 0.05):g}; everything else is muted. "
-        "Point at a cell for its interval and control."
+        "Point at a cell for its interval and reference."
     )
     return Section("Heads by layers", [text], panels)
 
 
 def _ranking(result: Result) -> Section:
-    ends = result.frames["effects"][["low", "high", "control_low", "control_high", "effect"]]
+    ends = result.frames["effects"][["low", "high", "reference_low", "reference_high", "effect"]]
     low, high = float(ends.min().min()), float(ends.max().max())
     margin = 0.05 * (high - low or 1.0)
     limits, unit, towards = (low - margin, high + margin), metric_unit(result), way(result)
@@ -207,25 +207,25 @@ def _reach(result: Result) -> Section:
         "is specific to this vector."
     )
     panels = [Panel(m.capitalize(), _reach_chart(of(result, "effects", measure=m))) for m in MEASURES]
-    if not result.manifest.get("controls", {}).get("count", 0):
-        panels = [Panel("Necessity", None, missing(result, "controls"))]
+    if not result.manifest.get("references", {}).get("count", 0):
+        panels = [Panel("Necessity", None, missing(result, "references"))]
     return Section("Specific or general", [text], panels)
 
 
 def _reach_chart(table: pd.DataFrame) -> go.Figure:
     """Nodes of one measure: the share of this vector's own change against that of random vectors' own changes."""
-    rows = table[(table["own_share"] != 0) | (table["own_control"] != 0)]
-    values = np.concatenate([rows["own_share"], rows["own_control_low"], rows["own_control_high"], [0.0]])
+    rows = table[(table["own_share"] != 0) | (table["own_reference"] != 0)]
+    values = np.concatenate([rows["own_share"], rows["own_reference_low"], rows["own_reference_high"], [0.0]])
     values = values[np.isfinite(values)]
     low, high = values.min() - 0.03, values.max() * 1.08 + 0.03
-    dots = {"color": CONTROL, "width": 1, "dash": "dot"}
+    dots = {"color": REFERENCE, "width": 1, "dash": "dot"}
     chart = figure(height=380, **LEGEND)
     chart.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line=dots, layer="below")
     order = rows["own_share"].abs().sort_values(ascending=False).index
     named = set(rows.loc[order[:5], "node"]) & set(rows[rows["significant"]]["node"])
     for kind, colour in REACH.items():
         part = rows[rows["reach"] == kind]
-        middle, hover = part["own_control"], [_reach_hover(r) for r in records(part)]
+        middle, hover = part["own_reference"], [_reach_hover(r) for r in records(part)]
         chart.add_scatter(
             x=middle,
             y=part["own_share"],
@@ -234,7 +234,7 @@ def _reach_chart(table: pd.DataFrame) -> go.Figure:
             textposition="top center",
             text=[escape(str(n)) if n in named else "" for n in part["node"]],
             marker={"size": 9, "color": colour, "symbol": "circle-open" if kind == "none" else "circle"},
-            error_x=bars(middle, part["own_control_low"], part["own_control_high"], CONTROL, 0.8, 0),
+            error_x=bars(middle, part["own_reference_low"], part["own_reference_high"], REFERENCE, 0.8, 0),
             **said(hover),
         )
     title = "share of random vectors' own changes (mean and band)"
@@ -246,7 +246,7 @@ def _reach_chart(table: pd.DataFrame) -> go.Figure:
 def _reach_hover(row: Any) -> str:
     return (
         f"<b>{escape(str(row.node))}</b> {escape(str(row.reach))}<br>{words.percent(row.own_share)} of this vector's "
-        f"own change<br>{words.ranged(row, 'own_control', words.percent)} of random vectors' "
+        f"own change<br>{words.ranged(row, 'own_reference', words.percent)} of random vectors' "
         f"own<br>{words.p_value(row.p_own_adjusted)} (adjusted)"
     )
 
@@ -265,7 +265,7 @@ def _disturbance_chart(vectors: pd.DataFrame, unit: str) -> go.Figure:
     chart = figure(height=340)
     for real in (False, True):
         rows = vectors[(vectors["vector"] == "steering") == real]
-        colour = POSITIVE if real else CONTROL
+        colour = POSITIVE if real else REFERENCE
         hover = [
             f"<b>{escape(str(r.vector))}</b><br>effect {words.ranged(r, 'effect', words.signed, escape(unit))}<br>KL "
             f"{words.ranged(r, 'kl', unit='nats')}<br>coefficient {words.number(r.coefficient)}"
@@ -354,6 +354,6 @@ def _prompts(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    columns = ["node", "measure", "effect", "low", "high", "share", "control", "p_adjusted", "p_holm", "own_share"]
-    columns += ["own_control", "reach", "wrong_way", "stability"]
+    columns = ["node", "measure", "effect", "low", "high", "share", "reference", "p_adjusted", "p_holm", "own_share"]
+    columns += ["own_reference", "reach", "wrong_way", "stability"]
     return everything(result.frames["effects"], columns, "All nodes", result)

@@ -97,19 +97,19 @@ def _glance(result: Result) -> list[tuple[str, str, str]]:
         found.append((outcome, f"{words.signed(first.total)} {first.unit}", f"steered minus clean; interval{ends}"))
         for row in records(rows[(rows["scope"] == "all") & (rows["frozen"] != "both")]):
             ends = words.between(row.survives_low, row.survives_high, words.percent)
-            note = f"of the {outcome} survives{ends}; random vectors {words.percent(row.control_survives)}"
+            note = f"of the {outcome} survives{ends}; random vectors {words.percent(row.reference_survives)}"
             found.append((f"{row.frozen} frozen", words.percent(row.survives), note))
     return found
 
 
 def _survival(table: pd.DataFrame) -> go.Figure:
-    """A row for each of patterns, values and both; effect and damage side by side, each over its controls."""
+    """A row for each of patterns, values and both; effect and damage side by side, each over its references."""
     frozen = [name for name in FROZEN if (table["frozen"] == name).any()]
     chart = figure(height=100 + 62 * len(frozen), margin={"l": 112, "r": 20, "t": 30, "b": 46}, **LEGEND)
     for outcome, (colour, symbol, offset) in LOOKS.items():
         rows = table[(table["outcome"] == outcome) & table["survives"].notna()]
         at = [frozen.index(name) + offset for name in rows["frozen"]]
-        bands(chart, at, rows["control_survives_low"], rows["control_survives_high"], 0.12)
+        bands(chart, at, rows["reference_survives_low"], rows["reference_survives_high"], 0.12)
         look: dict[str, Any] = {"colour": colour, "symbol": symbol, "marker": {"size": 10}}
         dots(chart, rows, at, "survives", [_hover(r) for r in records(rows)], name=outcome, **look)
     none_and_all(chart, "share that survives")
@@ -161,7 +161,7 @@ def _hover(row: Any, unit: str = "") -> str:
             f"<b>{escape(str(row.node))}</b> {title}",
             f"{words.ranged(row, 'survives', words.percent)} survives",
             f"lost {lost}",
-            f"random vectors of their own: {words.ranged(row, 'control_survives', words.percent)} survives",
+            f"random vectors of their own: {words.ranged(row, 'reference_survives', words.percent)} survives",
             f"{words.p_value(row.p_adjusted)} (adjusted), {words.p_value(row.p_holm)} (Holm)",
         ]
     )
@@ -207,5 +207,5 @@ def _texts(result: Result) -> Section:
 
 def _table(result: Result) -> Section:
     columns = ["outcome", "frozen", "node", "lost", "low", "high", "survives", "survives_low", "survives_high"]
-    columns += ["control", "control_survives", "p_adjusted", "p_holm", "p_own_adjusted"]
+    columns += ["reference", "reference_survives", "p_adjusted", "p_holm", "p_own_adjusted"]
     return everything(result.frames["attention"], columns, "All freezings", result)

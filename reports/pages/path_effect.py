@@ -33,7 +33,7 @@ def page(result: Result) -> Page:
         Panel(m.capitalize(), ranking(_named(result, m), unit, describe=_hover, towards=towards))
         for m in ("necessity", "sufficiency")
     ]
-    columns = ["sender", "receiver", "measure", "effect", "low", "high", "share", "control", "p_adjusted"]
+    columns = ["sender", "receiver", "measure", "effect", "low", "high", "share", "reference", "p_adjusted"]
     sections = [
         Section("Direct paths", ["Exact; grey bands are random vectors of equal norm."], panels),
         everything(result.frames["paths"], columns, "All paths", result),

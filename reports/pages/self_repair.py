@@ -164,7 +164,7 @@ def _steps(by: dict[str, Any], later: pd.DataFrame) -> list[tuple[str, Any, bool
     steps = [(escape(str(r.node)), r) for r in records(order.head(SHOWN))]
     rest, none = order.iloc[SHOWN:], float("nan")
     if len(rest):
-        row = SimpleNamespace(effect=float(rest["effect"].sum()), low=none, high=none, control=none, p_adjusted=none)
+        row = SimpleNamespace(effect=float(rest["effect"].sum()), low=none, high=none, reference=none, p_adjusted=none)
         steps.append((f"{len(rest)} other nodes", row))
     steps += [
         (name, by[part]) for name, part in (("final norm", "norm"), ("together", "remainder")) if by[part].effect != 0
@@ -178,7 +178,7 @@ def _hover(name: str, row: Any, unit: str, towards: int) -> str:
     verb = ("repairs" if row.effect * towards > 0 else "adds") if towards else "loss"
     size = words.number(abs(row.effect) if towards else row.effect)
     lines = [f"<b>{name}</b>", f"{verb} {size} {escape(unit)}{words.between(row.low, row.high)}"]
-    lines.append(f"random vectors {words.signed(row.control)}")
+    lines.append(f"random vectors {words.signed(row.reference)}")
     if row.p_adjusted == row.p_adjusted:
         lines.append(f"{words.p_value(row.p_adjusted)} (adjusted)")
     return "<br>".join(lines)
@@ -189,7 +189,7 @@ def _summary(result: Result) -> Section:
     for node in dict.fromkeys(result.frames["carriers"]["node"]):
         by = {r.part: r for r in records(of(result, "carriers", node=node))}
         direct, nodes, norm, net = (words.ranged(by[part], "effect") for part in ("direct", "nodes", "norm", "net"))
-        shares = f"{words.percent(by['nodes'].own_share)}; {words.percent(by['nodes'].own_control)}"
+        shares = f"{words.percent(by['nodes'].own_share)}; {words.percent(by['nodes'].own_reference)}"
         rows.append([str(node), direct, nodes, norm, words.number(by["remainder"].effect), net, shares])
     titles = ["carrier", f"direct loss ({metric_unit(result)})", "nodes repair", "norm repairs", "together", "net loss"]
     titles.append("nodes, of own effect; random")
@@ -202,6 +202,6 @@ def _summary(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    columns = ["carrier", "node", "effect", "low", "high", "share", "of_direct", "control"]
+    columns = ["carrier", "node", "effect", "low", "high", "share", "of_direct", "reference"]
     columns += ["p_adjusted", "p_holm", "wrong_way"]
     return everything(result.frames["later"], columns, "All later nodes", result)

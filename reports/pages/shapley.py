@@ -58,9 +58,9 @@ def page(result: Result) -> Page:
 
 
 def _hover(row: Any, unit: str) -> str:
-    effect, control, p = words.estimate(row, unit)
+    effect, reference, p = words.estimate(row, unit)
     error = f"error from sampling coalitions {words.number(row.sampling_error)}"
-    return "<br>".join([f"<b>{escape(str(row.node))}</b>", effect, error, control, p])
+    return "<br>".join([f"<b>{escape(str(row.node))}</b>", effect, error, reference, p])
 
 
 def _pair(row: Any, unit: str) -> str:
@@ -98,5 +98,5 @@ def _interactions(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    columns = ["node", "effect", "low", "high", "share", "sampling_error", "control", "p_adjusted", "p_holm"]
+    columns = ["node", "effect", "low", "high", "share", "sampling_error", "reference", "p_adjusted", "p_holm"]
     return everything(result.frames["effects"], columns, "All nodes", result)

@@ -12,7 +12,7 @@ from steerscope.reports.figures.lines import lines
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import everything, layout, missing
 from steerscope.reports.records import records
-from steerscope.reports.theme import CONTROL, GRID, axis
+from steerscope.reports.theme import GRID, REFERENCE, axis
 
 SCALES = {False: "as they are", True: "scaled back to the vector's norm"}
 NAME = {"gradient": "largest by gradient", "size": "largest values", "first": "the first ones", "random": "random ones"}
@@ -34,10 +34,10 @@ def headline(result: Result) -> list[str]:
     if best.order != "random" and other is not None:
         first += f"; as many random ones keep {words.ranged(other, 'kept', words.percent)}"
     found = [first + "."]
-    if best.control == best.control:
-        how = "fewer" if best.control < best.own else "more" if best.control > best.own else "as many"
+    if best.reference == best.reference:
+        how = "fewer" if best.reference < best.own else "more" if best.reference > best.own else "as many"
         found.append(
-            f"Random vectors of equal norm need {how}: {words.ranged(best, 'control', words.percent)} for as much of "
+            f"Random vectors of equal norm need {how}: {words.ranged(best, 'reference', words.percent)} for as much of "
             f"their own change of logits (this vector, of its own: {words.percent(best.own)})."
         )
     scaled = _scaled(result, "smallest", True)
@@ -81,8 +81,8 @@ def _curves(result: Result) -> Section:
         if len(own):
             effect = _kept(own, float(result.manifest.get("keep", 0.9)))
             panels += [Panel(f"Effect, {name}", effect), Panel(f"Disturbance, {name}", _disturbed(own))]
-    known = result.frames["curves"]["control"].notna().any()
-    without = "" if known else f" (missing: {missing(result, 'controls')})"
+    known = result.frames["curves"]["reference"].notna().any()
+    without = "" if known else f" (missing: {missing(result, 'references')})"
     text = (
         "Bands are intervals over prompts. Dotted: random vectors of equal norm, in the same order, each of its own "
         f"change of logits{without}. The dashed line is the share that is asked for."
@@ -93,8 +93,8 @@ def _curves(result: Result) -> Section:
 def _kept(table: pd.DataFrame, keep: float) -> go.Figure:
     """Share of the effect over the share of dimensions, a line an order with its band; dotted: random vectors."""
     drawn = table.assign(low=table["kept_low"], high=table["kept_high"])
-    chart = _over_dimensions(drawn, "kept", _kept_hover, dotted="control")
-    chart.add_hline(y=keep, line_width=1, line_color=CONTROL, line_dash="dash")
+    chart = _over_dimensions(drawn, "kept", _kept_hover, dotted="reference")
+    chart.add_hline(y=keep, line_width=1, line_color=REFERENCE, line_dash="dash")
     chart.update_yaxes(axis("share of the effect kept"), tickformat=".0%", rangemode="tozero")
     return chart
 
@@ -106,7 +106,7 @@ def _kept_hover(name: str, row: Any) -> str:
             f"<b>{escape(name)}</b>: {row.dimensions} dimensions, {words.percent(row.norm)} of the norm",
             f"{words.ranged(row, 'kept', words.percent)} of the effect, {words.percent(row.kl_kept)} of the "
             "disturbance",
-            f"random vectors, of their own: {words.ranged(row, 'control', words.percent)}",
+            f"random vectors, of their own: {words.ranged(row, 'reference', words.percent)}",
             f"unlike them: {tested} (adjusted)",
         ]
     )
@@ -145,7 +145,7 @@ def _smallest(result: Result) -> Section:
             str(r.dimensions),
             words.percent(r.kl_kept),
             words.percent(r.own),
-            words.ranged(r, "control", words.percent),
+            words.ranged(r, "reference", words.percent),
         ]
         for r in records(result.frames["smallest"])
     ]
@@ -160,5 +160,5 @@ def _smallest(result: Result) -> Section:
 
 def _table(result: Result) -> Section:
     columns = ["order", "rescaled", "fraction", "dimensions", "norm", "effect", "low", "high", "kept", "kl", "kl_kept"]
-    columns += ["control", "p_adjusted", "wrong_way"]
+    columns += ["reference", "p_adjusted", "wrong_way"]
     return everything(result.frames["curves"].astype({"rescaled": str}), columns, "All fractions", result)

@@ -119,7 +119,7 @@ def _claimed(result: Result) -> pd.DataFrame:
     """
     table = of_outcome(result, "nodes", "effect")
     responsive = flagged(frame(result, "frontier"), "responsive")["node"]
-    control = table["control"].astype(float).fillna(0.0)
+    control = table["reference"].astype(float).fillna(0.0)
     beyond = (table["contribution"] - control) * table["contribution"] > 0
     rows = table[(table["p_holm"] < _alpha(result)) & table["node"].isin(responsive) & beyond]
     return rows.sort_values("contribution", key=abs, ascending=False)
@@ -129,7 +129,7 @@ def _responsive(result: Result, nodes: pd.DataFrame) -> str:
     unit, table = metric_unit(result), of_outcome(result, "nodes", "effect")
     if nodes.empty:
         most = next(records(table.sort_values("contribution", key=abs, ascending=False)))
-        beyond = " and goes beyond that of random vectors" if math.isfinite(most.control) else ""
+        beyond = " and goes beyond that of random vectors" if math.isfinite(most.reference) else ""
         text = (
             f"No node of {model_name(result)} can be said to respond to {_vectors(result.manifest)}: none of "
             f"{len(table)} has a contribution that passes Holm's correction{beyond}. The largest is that of "
@@ -153,9 +153,9 @@ def _responsive(result: Result, nodes: pd.DataFrame) -> str:
 
 def _contribution(row: Any, unit: str) -> str:
     control = "no controls were run"
-    if math.isfinite(row.control):
-        ends = words.between(row.control_low, row.control_high, words.signed)
-        control = f"random vectors {words.signed(row.control)}{ends}"
+    if math.isfinite(row.reference):
+        ends = words.between(row.reference_low, row.reference_high, words.signed)
+        control = f"random vectors {words.signed(row.reference)}{ends}"
     return f"{row.node} ({words.ranged(row, 'contribution', words.signed, unit)}; {control})"
 
 
@@ -170,7 +170,7 @@ def _useful(result: Result, nodes: pd.DataFrame) -> str:
         return ""
     table = flagged(frame(result, "frontier"), "useful")
     table = table[table["node"].isin(nodes["node"])].sort_values("effect", key=lambda e: -e * (way(result) or 1))
-    random = _together(result, "control")
+    random = _together(result, "reference")
     typical = f"{words.number(_together(result, 'contribution'))} {metric_unit(result)} per nat"
     typical += f"; random vectors: {words.number(random)}" if math.isfinite(random) else ""
     more = f"with more effect for each nat of disturbance than all nodes have together ({typical})"
@@ -398,7 +398,17 @@ def _prompts(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    columns = ["node", "outcome", "contribution", "low", "high", "control", "control_low", "control_high", "difference"]
+    columns = [
+        "node",
+        "outcome",
+        "contribution",
+        "low",
+        "high",
+        "reference",
+        "reference_low",
+        "reference_high",
+        "difference",
+    ]
     columns += ["sampled", "p_adjusted", "p_holm", "p_specific"]
     rows = [[_plain(row[c]) for c in columns] for row in frame(result, "nodes")[columns].to_dict("records")]
     text = [

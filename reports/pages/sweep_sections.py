@@ -20,7 +20,7 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Panel, Section, Table
 from steerscope.reports.pages.common import map_panel, metric_unit, missing
 from steerscope.reports.records import largest, records, way
-from steerscope.reports.theme import CONTROL, LEGEND, NEUTRAL, POSITIVE, axis, figure, side
+from steerscope.reports.theme import LEGEND, NEUTRAL, POSITIVE, REFERENCE, axis, figure, side
 
 TITLES = {
     "effect": "Contribution to the effect",
@@ -36,7 +36,7 @@ FOLLOWED = 8  # nodes whose response is drawn
 LISTED = 15  # pairs
 # What is read of a frame that is not there.
 READ = (
-    "node layer head kind outcome contribution low high control difference control_low control_high sampled p_adjusted "
+    "node layer head kind outcome contribution low high reference difference reference_low reference_high sampled p_adjusted "
     "p_holm p_specific significant effect kl efficiency responsive useful by level vector mean first second "
     "interaction design p k width agreement trials steered_effect steered_kl"
 ).split()
@@ -86,7 +86,7 @@ def _contribution(row: Any, unit: str) -> str:
         [
             f"<b>{escape(str(row.node))}</b> {escape(str(row.outcome))}",
             f"contribution {words.ranged(row, 'effect', words.signed, escape(unit))}",
-            f"random vectors {words.ranged(row, 'control', words.signed)}",
+            f"random vectors {words.ranged(row, 'reference', words.signed)}",
             f"with the node {words.number(row.mean_in)}, without {words.number(row.mean_out)}, in {row.sampled:,} "
             "trials",
             f"{words.p_value(row.p_adjusted)} (adjusted), {words.p_value(row.p_holm)} (Holm)",
@@ -155,7 +155,7 @@ def _ranking(result: Result) -> Section:
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
     """Of an axis that holds zero, the largest contributions, their intervals and their bands."""
-    ends = largest(table, RANKED)[["effect", "low", "high", "control_low", "control_high"]]
+    ends = largest(table, RANKED)[["effect", "low", "high", "reference_low", "reference_high"]]
     low, high = min(0.0, ends.min().min()), max(0.0, ends.max().max())
     margin = 0.05 * (high - low or 1.0)
     return low - margin, high + margin
@@ -246,7 +246,7 @@ def _doses(table: pd.DataFrame, unit: str) -> go.Figure:
         for j, outcome in enumerate(outcomes, 1):
             part, of = table[(table["by"] == by) & (table["outcome"] == outcome)], units(outcome, unit)
             where: dict[str, Any] = {"row": i, "col": j}
-            for vector, colour in (("random", CONTROL), ("real", POSITIVE)):
+            for vector, colour in (("random", REFERENCE), ("real", POSITIVE)):
                 own, name = part[part["vector"] == vector], f"{vector} vectors"
                 hover = levels(own, "mean", escape(of), f"<b>{name}</b><br>")
                 if len(own):

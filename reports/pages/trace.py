@@ -51,7 +51,7 @@ def headline(result: Result) -> list[str]:
         found.append(
             f"At later positions, where the vector itself is not, {words.ranged(later[-1], 'value', words.percent)} of "
             "what the unembedding reads was written because of it (random vectors: "
-            f"{words.percent(later[-1].control)})."
+            f"{words.percent(later[-1].reference)})."
         )
     committed = {r.run: words.number(r.value) for r in records(of(result, "lens", quantity="committed", where="later"))}
     if {"clean", "steered"} <= set(committed):
@@ -115,19 +115,19 @@ def _by_norm(result: Result, quantity: str, where: str) -> dict[Norm, Any]:
 
 
 def _along(
-    result: Result, quantities: Mapping[str, tuple[str, str]], title: str, log: bool = False, control: bool = False
+    result: Result, quantities: Mapping[str, tuple[str, str]], title: str, log: bool = False, reference: bool = False
 ) -> go.Figure:
-    """A line for each entry of `quantities`: name -> (quantity, where). With `control`, random vectors are dotted."""
+    """A line for each entry of `quantities`: name -> (quantity, where). With `reference`, random vectors are dotted."""
     norms = _order(result.frames["stream"])
 
     def hover(name: str, r: Any) -> str:
-        random = f"random vectors {words.ranged(r, 'control')}"
+        random = f"random vectors {words.ranged(r, 'reference')}"
         return f"<b>{escape(name)}</b>, {escape(_short((r.layer, r.norm)))}<br>{words.ranged(r)}<br>{random}"
 
     series = {n: of(result, "stream", quantity=q, where=where) for n, (q, where) in quantities.items()}
     places = {n: [norms.index(item) for item in zip(t["layer"], t["norm"], strict=True)] for n, t in series.items()}
     series = {n: table.assign(x=places[n]) for n, table in series.items() if len(table)}
-    chart = lines(series, "x", "value", hover, dotted="control" if control else "", reference="random: {}")
+    chart = lines(series, "x", "value", hover, dotted="reference" if reference else "", reference="random: {}")
     _norm_axis(chart, norms)
     chart.update_yaxes(axis(title), **({"type": "log"} if log else {"rangemode": "tozero"}))
     return chart
@@ -146,7 +146,7 @@ def _norms(result: Result) -> Section:
         )
         for where in PLACES
     ]
-    relative = _along(result, {"relative norm": ("relative_norm", "injected")}, "times", control=True)
+    relative = _along(result, {"relative norm": ("relative_norm", "injected")}, "times", reference=True)
     ratio = _along(result, {where: ("scale_ratio", where) for where in PLACES}, "ratio", log=True)
     panels += [
         Panel("Relative norm: what was injected over the clean stream", relative),
@@ -171,7 +171,7 @@ def _split_chart(result: Result, where: str) -> go.Figure:
         hover = [
             f"<b>{name}</b>, "
             f"{escape(_short((r.layer, r.norm)))}<br>{words.ranged(r, 'value', words.percent)}<br>random vectors "
-            f"{words.percent(r.control)}"
+            f"{words.percent(r.reference)}"
             for r in records(rows)
         ]
         at = [norms.index(item) for item in zip(rows["layer"], rows["norm"], strict=True)]
@@ -183,8 +183,8 @@ def _split_chart(result: Result, where: str) -> go.Figure:
 
 
 def _turn(result: Result) -> Section:
-    angle = _along(result, {where: ("angle", where) for where in PLACES}, "degrees", control=True)
-    cosine = _along(result, {"cosine": ("cosine", "injected")}, "cosine", control=True)
+    angle = _along(result, {where: ("angle", where) for where in PLACES}, "degrees", reference=True)
+    cosine = _along(result, {"cosine": ("cosine", "injected")}, "cosine", reference=True)
     stretch = _along(result, {where: ("stretch", where) for where in PLACES}, "factor", log=True)
     panels = [
         Panel("Angle between clean and steered stream (degrees)", angle),
@@ -227,5 +227,16 @@ def _nodes(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    columns = ["layer", "norm", "where", "quantity", "value", "low", "high", "control", "control_low", "control_high"]
+    columns = [
+        "layer",
+        "norm",
+        "where",
+        "quantity",
+        "value",
+        "low",
+        "high",
+        "reference",
+        "reference_low",
+        "reference_high",
+    ]
     return everything(result.frames["stream"], columns, "All numbers", result)

@@ -133,7 +133,7 @@ def _chart(table: pd.DataFrame, total: float, unit: str) -> go.Figure:
     chart = figure(height=96 + 34 * max(2, len(rows)), margin={"l": 92, "r": 14, "t": 30, "b": 46}, **LEGEND)
     for measure, (colour, symbol, offset, name) in LOOKS.items():
         at = [y + offset for y in range(len(rows))]
-        bands(chart, at, rows[f"{measure}_control_low"] / total, rows[f"{measure}_control_high"] / total, 0.14)
+        bands(chart, at, rows[f"{measure}_reference_low"] / total, rows[f"{measure}_reference_high"] / total, 0.14)
         ends = rows[[f"{measure}_low", f"{measure}_high"]] / total  # a negative total turns them round
         shown = rows.assign(low=ends.min(axis=1), high=ends.max(axis=1))
         symbols = [symbol if s else f"{symbol}-open" for s in rows[f"{measure}_significant"]]
@@ -167,7 +167,7 @@ def _hover(row: Any, measure: str, unit: str) -> str:
         [
             f"<b>{escape(str(row.writer))}</b> {LOOKS[measure][3]}",
             f"{words.ranged(row, measure, words.signed, escape(unit))}, {words.percent(share)} of the effect",
-            f"random parts of equal norm {words.ranged(row, f'{measure}_control', words.signed)}",
+            f"random parts of equal norm {words.ranged(row, f'{measure}_reference', words.signed)}",
             f"{words.p_value(adjusted)} (adjusted), {words.p_value(corrected)} (Holm)",
         ]
     )
@@ -221,5 +221,5 @@ def _cell(share: float) -> str:
 
 def _table(result: Result) -> Section:
     columns = ["writer", "norm", "share", "cosine"]
-    columns += [f"{measure}{part}" for measure in LOOKS for part in ("", "_low", "_high", "_control", "_p_holm")]
+    columns += [f"{measure}{part}" for measure in LOOKS for part in ("", "_low", "_high", "_reference", "_p_holm")]
     return everything(result.frames["writers"], columns, "All writers", result)

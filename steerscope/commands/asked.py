@@ -1,6 +1,6 @@
 """Commands from the registry: what every question asks of the command line, and its own knobs.
 
-The shared options (model, vector, prompts, metric, controls, folder) are written here once; a question's own are read
+The shared options (model, vector, prompts, metric, references, folder) are written here once; a question's own are read
 from its signature (`steerscope.knobs`).
 """
 
@@ -112,8 +112,8 @@ def _experiment(
     continuation: Annotated[
         str | None, typer.Option(help="Text that perplexity is measured on, after each prompt.")
     ] = None,
-    controls: Annotated[int, typer.Option(help="Random vectors that ride along.")] = 20,
-    matched: Annotated[Matched, typer.Option(help="Controls of equal norm, or of equal kl.")] = Matched.norm,
+    references: Annotated[int, typer.Option(help="Random vectors that ride along.")] = 20,
+    matched: Annotated[Matched, typer.Option(help="References of equal norm, or of equal kl.")] = Matched.norm,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")] = None,
@@ -139,7 +139,7 @@ def _experiment(
     if positions in ("last", "all") and made.body.rows > 1:
         made = made.row(-1)  # these positions take one row: that of the last token, as is usual
     injection = Injection(made, coef, layer, positions)
-    return Experiment(loaded, (injection,), given, wanted, controls, matched.value, seed=seed)
+    return Experiment(loaded, (injection,), given, wanted, references, matched.value, seed=seed)
 
 
 def metric_of(name: str, targets: str | None, against: str | None, continuation: str | None) -> Any:

@@ -15,8 +15,8 @@ COEFFICIENT = 3.0
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to; an older demo in it is replaced.")] = Path("out/demo"),
     model: Annotated[str, typer.Option(help="A shipped story model.")] = "tinystories-2l",
-    controls: Annotated[int, typer.Option(help="Random vectors that ride along.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of controls, resamples and completions.")] = 0,
+    references: Annotated[int, typer.Option(help="Random vectors that ride along.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of references, resamples and completions.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace any result in the folder, not only an older demo.")] = False,
 ) -> None:
     """Localizes " wedding" on an embedded model and writes a report: the whole way, without a network."""
@@ -37,7 +37,7 @@ def demo(
     loaded = load(model)
     texts = make_prompts(loaded, prompts("off_topic"), source="the demo's neutral story beginnings")
     injection = Injection(prompt_pair(loaded, " wedding", " ", LAYER), COEFFICIENT)
-    experiment = Experiment(loaded, (injection,), texts, controls=controls, seed=seed)
+    experiment = Experiment(loaded, (injection,), texts, references=references, seed=seed)
     finish(localize(experiment), out, overwrite)
 
 

@@ -27,7 +27,7 @@ def experiment(model: Model, site: str = "resid_pre", coefficient: float = 4.0) 
     values[0] = 0  # as BOS is in a prompt pair
     values[1] *= 2
     vector = SteeringVector(values, Site(site, 1), {"recipe": "given"})
-    return Experiment(model, (Injection(vector, coefficient),), make_prompts(model, PROMPTS), controls=2)
+    return Experiment(model, (Injection(vector, coefficient),), make_prompts(model, PROMPTS), references=2)
 
 
 def test_shares_are_those_of_streams_split_by_hand(every_architecture: Model) -> None:
@@ -95,7 +95,7 @@ def test_what_cannot_be_traced_is_refused(small_model: Model, small_models: Any)
     with pytest.raises(UnsupportedModel, match="has no norms"):
         trace(experiment(small_models["native_without_norm"]))
     vector = SteeringVector(torch.ones(1, small_model.d_head), Site("z", 1, 2))
-    asked = Experiment(small_model, (Injection(vector),), make_prompts(small_model, PROMPTS), controls=0)
+    asked = Experiment(small_model, (Injection(vector),), make_prompts(small_model, PROMPTS), references=0)
     with pytest.raises(BadInjection, match="reaches the stream through a head's output matrix"):
         trace(asked)
 

@@ -23,7 +23,7 @@ SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_exact_patching_ranks_the_carriers_first_with_the_right_sign(case: str, setting: dict[str, Any]) -> None:
-    planted = plant(case, controls=0, prompts=6, **setting)
+    planted = plant(case, references=0, prompts=6, **setting)
     found = effects(planted.experiment)
     for row, truth in enumerate(planted.truth.values()):
         means = found.along[0, row].mean(-1)
@@ -39,7 +39,7 @@ def test_the_effect_is_what_the_weights_say() -> None:
     """Without norms a direct carrier adds exactly the injection's size to the target's logit, plus what idle heads
     do.
     """
-    planted = plant("direct", idle=0, controls=0, prompts=3)
+    planted = plant("direct", idle=0, references=0, prompts=3)
     asked = planted.experiment
     for p, ids in enumerate(asked.prompts.ids):
         clean, steered = (plain_logits(asked.model, ids, e) for e in ([], list(asked.edits(0)[p])))
@@ -53,7 +53,7 @@ def test_the_effect_is_what_the_weights_say() -> None:
 
 
 def test_either_of_a_redundant_pair_is_enough() -> None:
-    planted = plant("redundant", controls=0, prompts=6)
+    planted = plant("redundant", references=0, prompts=6)
     found = effects(planted.experiment)
     total = found.total[0].mean()
     pair = [found.nodes.index(Node(0, h)) for h in (0, 1)]
@@ -68,7 +68,7 @@ def test_either_of_a_redundant_pair_is_enough() -> None:
 
 
 def test_a_backup_acts_when_the_first_is_gone() -> None:
-    planted = plant("backup", controls=0, prompts=6)
+    planted = plant("backup", references=0, prompts=6)
     found = effects(planted.experiment)
     total = found.total[0].mean()
     means = found.along[0].mean(-1)
@@ -79,7 +79,7 @@ def test_a_backup_acts_when_the_first_is_gone() -> None:
 
 
 def test_a_carrier_by_attention_alone_dies_with_its_pattern() -> None:
-    planted = plant("attention", controls=0, prompts=6)
+    planted = plant("attention", references=0, prompts=6)
     texts = [list(ids) for ids in planted.experiment.prompts.ids]
     table = freeze_attention(planted.experiment, text=texts, by=("all",)).frames["attention"]
     own = table[(table["outcome"] == "effect") & (table["scope"] == "all")].set_index("frozen")
@@ -88,16 +88,16 @@ def test_a_carrier_by_attention_alone_dies_with_its_pattern() -> None:
 
 
 def test_a_decoy_is_loud_and_without_a_norm_it_does_nothing() -> None:
-    planted = plant("decoy", controls=0, prompts=4)
+    planted = plant("decoy", references=0, prompts=4)
     found = effects(planted.experiment)
     decoy = found.nodes.index(Node(1, 0))
     assert np.abs(found.along[0, :, decoy]).max() < 1e-4
-    with_norm = effects(plant("decoy", norm="LN", controls=0, prompts=4).experiment)
+    with_norm = effects(plant("decoy", norm="LN", references=0, prompts=4).experiment)
     assert with_norm.along[0, 0, decoy].mean() < -0.1 * with_norm.total[0].mean()
 
 
 def test_the_same_seed_plants_the_same_model() -> None:
-    one, two, other = (plant("relay", seed=s, controls=0, prompts=2) for s in (3, 3, 4))
+    one, two, other = (plant("relay", seed=s, references=0, prompts=2) for s in (3, 3, 4))
     assert one.model.weights_hash == two.model.weights_hash != other.model.weights_hash
     assert one.experiment.prompts.ids == two.experiment.prompts.ids
     assert torch.equal(one.experiment.injections[0].vector.values, two.experiment.injections[0].vector.values)

@@ -21,7 +21,7 @@ def make_result(
     mlp: bool = True,
     scale: float = 1.0,
     text: str = "One day",
-    controls: int = 5,
+    references: int = 5,
     **manifest: Any,
 ) -> Result:
     """A result of kind "exact"; `text` stands wherever a model, a prompt or a file could put something."""
@@ -45,9 +45,9 @@ def make_result(
                     "effect": effect,
                     "low": effect - 0.1 * scale,
                     "high": effect + 0.1 * scale,
-                    "control": 0.0,
-                    "control_low": -0.2 * scale,
-                    "control_high": 0.2 * scale,
+                    "reference": 0.0,
+                    "reference_low": -0.2 * scale,
+                    "reference_high": 0.2 * scale,
                     "p": p,
                     "p_adjusted": p,
                     "p_holm": p,
@@ -55,9 +55,9 @@ def make_result(
                     "wrong_way": 0.1,
                     "share": effect / 2,
                     "own_share": effect / 2,
-                    "own_control": 0.1 * scale,
-                    "own_control_low": 0.0,
-                    "own_control_high": 0.2 * scale,
+                    "own_reference": 0.1 * scale,
+                    "own_reference_low": 0.0,
+                    "own_reference_high": 0.2 * scale,
                     "p_own": p,
                     "p_own_adjusted": p,
                     "reach": ("specific" if index % 2 else "general") if significant else "none",
@@ -77,9 +77,9 @@ def make_result(
                 "share": share,
                 "share_low": share - 0.1,
                 "share_high": share + 0.1,
-                "control": 0.1,
-                "control_low": -0.2,
-                "control_high": 0.4,
+                "reference": 0.1,
+                "reference_low": -0.2,
+                "reference_high": 0.4,
                 "p": 0.001,
                 "wrong_way": 0.05,
             }
@@ -96,7 +96,7 @@ def make_result(
     vectors = pd.DataFrame(
         [
             {
-                "vector": "steering" if i == 0 else f"control {i - 1}",
+                "vector": "steering" if i == 0 else f"reference {i - 1}",
                 "norm": 3.0,
                 "coefficient": 3.0,
                 "effect": 2.0 / (i + 1),
@@ -107,7 +107,7 @@ def make_result(
                 "kl_low": 0.4,
                 "kl_high": 1.2,
             }
-            for i in range(1 + controls)
+            for i in range(1 + references)
         ]
     )
     prompts = pd.DataFrame(
@@ -155,8 +155,8 @@ def make_result(
     )
     columns = QUESTIONS["exact"].columns
     frames = {
-        "writers": made_writers(layers, heads, mlp, scale, controls),
-        "attention": made_attention(layers, heads, scale, controls, ("all",)),
+        "writers": made_writers(layers, heads, mlp, scale, references),
+        "attention": made_attention(layers, heads, scale, references, ("all",)),
         "effects": effects,
         "per_prompt": pd.DataFrame(columns=list(columns["per_prompt"])),
         "totals": totals,
@@ -178,7 +178,7 @@ def make_result(
             "scored": "positions after the injection",
         },
         "prompts": {"count": 3},
-        "controls": {"count": controls, "matched": "norm"},
+        "references": {"count": references, "matched": "norm"},
         "alpha": 0.05,
         "level": 0.95,
         "stability": {"jaccard": 0.9, "low": 0.8, "high": 1.0, "resamples": 100, "note": ""},
@@ -203,19 +203,19 @@ def make_sweep(
     mode: str = "own",
     scale: float = 1.0,
     text: str = "One day",
-    controls: int = 20,
+    references: int = 20,
     seed: int = 0,
     **manifest: Any,
 ) -> Result:
     """A result of kind "sweep", with frames as an analysis of some thousand trials has them; `text` as above."""
     generator = np.random.default_rng(seed)
     units = sweep_units(layers, heads, mode)
-    nodes = sweep_nodes(units, scale, controls, generator)
+    nodes = sweep_nodes(units, scale, references, generator)
     frames = {
         "nodes": nodes,
         "frontier": sweep_frontier(nodes),
         "response": sweep_response(nodes),
-        "dose": sweep_dose(scale, controls),
+        "dose": sweep_dose(scale, references),
         "pairs": sweep_pairs(units, scale, generator),
         "trends": sweep_trends(nodes),
         "designs": sweep_designs(scale),
@@ -259,16 +259,16 @@ def make_sweep(
             "k": [1, 6],
             "antithetic": False,
             "visit": 8,
-            "control_every": 4,
-            "controls": controls,
+            "reference_every": 4,
+            "references": references,
             "trials": 12000,
             "seed": 0,
         },
         "trials": {
             "planned": 12000,
             "done": 12000,
-            "real": 9000 if controls else 12000,
-            "random": 3000 if controls else 0,
+            "real": 9000 if references else 12000,
+            "random": 3000 if references else 0,
             "damaged": [],
         },
         "prompts": {"count": 30, "source": f"{text}.txt", "hash": "abc", "tokens": 39},
@@ -311,7 +311,7 @@ def sweep_units(layers: int, heads: int, mode: str) -> list[Unit]:
     return found
 
 
-def sweep_nodes(units: list[Unit], scale: float, controls: int, generator: Any) -> pd.DataFrame:
+def sweep_nodes(units: list[Unit], scale: float, references: int, generator: Any) -> pd.DataFrame:
     """A few nodes with large contributions among many with small ones."""
     strong = generator.random(len(units)) < max(0.08, 3 / len(units))
     effect = np.where(strong, generator.normal(0.14, 0.1, len(units)), generator.normal(0, 0.012, len(units))) * scale
@@ -323,7 +323,7 @@ def sweep_nodes(units: list[Unit], scale: float, controls: int, generator: Any) 
         ):
             width = half * jitter * scale
             p = 1e-6 if abs(value) > 1.6 * width and scale else 0.4
-            random = np.nan if not controls else 0.0 if outcome == "effect" else 0.8 * value
+            random = np.nan if not references else 0.0 if outcome == "effect" else 0.8 * value
             rows.append(
                 {
                     "node": node,
@@ -341,13 +341,13 @@ def sweep_nodes(units: list[Unit], scale: float, controls: int, generator: Any) 
                     "contribution": value,
                     "low": value - width,
                     "high": value + width,
-                    "control": random,
-                    "control_low": random - width / 2,
-                    "control_high": random + width / 2,
+                    "reference": random,
+                    "reference_low": random - width / 2,
+                    "reference_high": random + width / 2,
                     "p": p / 2,
                     "p_adjusted": p,
                     "p_holm": min(1.0, 2 * p),
-                    "p_specific": p if controls else np.nan,
+                    "p_specific": p if references else np.nan,
                     "significant": p < 0.05,
                 }
             )
@@ -406,10 +406,10 @@ def sweep_response(nodes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sweep_dose(scale: float, controls: int) -> pd.DataFrame:
+def sweep_dose(scale: float, references: int) -> pd.DataFrame:
     rows = []
     for by, levels in (("k", (1.0, 2.0, 3.5, 5.0, 6.0)), ("coefficient", (0.5, 1.0, 2.0))):
-        for vector in ("real", "random") if controls else ("real",):
+        for vector in ("real", "random") if references else ("real",):
             for outcome, slope in (
                 ("effect", 0.1 if vector == "real" else 0.0),
                 ("kl", 0.03 if vector == "real" else 0.024),

@@ -29,7 +29,7 @@ def panels(shown: Result) -> list[Panel]:
 
 def curve(rows: list[tuple[str, float, float]], **more: Any) -> Result:
     frame = pd.DataFrame(rows, columns=["order", "fraction", "kept"])
-    frame = frame.assign(low=frame["kept"] - 0.1, high=frame["kept"] + 0.1, control=0.5)
+    frame = frame.assign(low=frame["kept"] - 0.1, high=frame["kept"] + 0.1, reference=0.5)
     shown: Result = result(frame.assign(**more), CURVE)
     return shown
 
@@ -93,7 +93,7 @@ def test_the_headline_names_the_largest_with_interval_and_reference() -> None:
         "Largest effect by size in effects (sufficiency): L0H0, −7.00 nats [−8.00, −6.00] (random vectors +14.0 [13.0, "
         "15.0]), not significant; 2 rows.",
     ]
-    assert default.headline(result(effects([1.5], low=np.nan, control=np.nan))) == [
+    assert default.headline(result(effects([1.5], low=np.nan, reference=np.nan))) == [
         "Largest effect in effects (necessity): L0H0, +1.50 nats; 1 row."
     ]
 

@@ -47,7 +47,7 @@ def test_a_model_of_attention_only_has_no_mlp_column(maker: Maker) -> None:
     assert "MLP" in heatmap(necessity(maker()), "nats").layout.xaxis.ticktext
 
 
-def test_the_ranking_is_by_size_with_intervals_over_the_controls_band(maker: Maker) -> None:
+def test_the_ranking_is_by_size_with_intervals_over_the_references_band(maker: Maker) -> None:
     table = necessity(maker(layers=8, heads=6))
     chart = ranking(table, "nats")
     points = chart.data[0]
@@ -57,9 +57,9 @@ def test_the_ranking_is_by_size_with_intervals_over_the_controls_band(maker: Mak
     assert len(chart.layout.shapes) == 20 and {(s.x0, s.x1) for s in chart.layout.shapes} == {(-0.2, 0.2)}
 
 
-def test_the_steering_vector_stands_among_its_controls(maker: Maker) -> None:
-    controls, real = _disturbance_chart(maker(controls=7).frames["vectors"], "nats").data
-    assert len(controls.x) == 7 and list(real.x) == [0.5] and list(real.y) == [2.0]
+def test_the_steering_vector_stands_among_its_references(maker: Maker) -> None:
+    references, real = _disturbance_chart(maker(references=7).frames["vectors"], "nats").data
+    assert len(references.x) == 7 and list(real.x) == [0.5] and list(real.y) == [2.0]
 
 
 def test_bars_show_the_change_of_probability(maker: Maker) -> None:

@@ -62,7 +62,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def results(model: Model) -> dict[str, Result]:
     injection = Injection(prompt_pair(model, " wedding", " ship", 0), 3.0)
-    asked = Experiment(model, (injection,), make_prompts(model, TEXTS), controls=2)
+    asked = Experiment(model, (injection,), make_prompts(model, TEXTS), references=2)
     return {kind: method(asked) for kind, method in METHODS.items()}
 
 
@@ -84,9 +84,9 @@ def test_a_page_says_what_was_found(results: dict[str, Result], kind: str, tmp_p
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_a_single_prompt_without_controls_has_a_page(model: Model, kind: str) -> None:
+def test_a_single_prompt_without_references_has_a_page(model: Model, kind: str) -> None:
     injection = Injection(prompt_pair(model, " wedding", " ship", 0), 3.0)
-    asked = Experiment(model, (injection,), make_prompts(model, TEXTS[:1]), controls=0)
+    asked = Experiment(model, (injection,), make_prompts(model, TEXTS[:1]), references=0)
     result = METHODS[kind](asked)
     assert "one prompt gives no interval" in result.manifest["missing"]["intervals"]
     assert render(page_of(kind).page(result))

@@ -39,7 +39,7 @@ def test_the_made_up_result_has_the_real_columns(maker: Maker) -> None:
 
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"layers": 24, "heads": 16}, {"layers": 1, "heads": 12}, {"mlp": False}, {"scale": 0.0}, {"controls": 0}],
+    [{}, {"layers": 24, "heads": 16}, {"layers": 1, "heads": 12}, {"mlp": False}, {"scale": 0.0}, {"references": 0}],
 )
 def test_models_of_every_shape_get_a_page(shape: dict[str, int], maker: Maker) -> None:
     page = html(maker(**shape))
@@ -101,14 +101,14 @@ def browse(page: Path, folder: Path) -> str:
 
 
 def test_what_is_missing_is_named_with_its_reason(maker: Maker) -> None:
-    result = maker(missing={"completions": "toy has no tokenizer", "controls": "run with controls=0"}, controls=0)
+    result = maker(missing={"completions": "toy has no tokenizer", "references": "run with references=0"}, references=0)
     frames = dict(result.frames) | {
         "completions": result.frames["completions"].iloc[:0],
         "tokens": result.frames["tokens"].iloc[:0],
     }
     page = html(replace(result, frames=frames))
     assert "Missing: toy has no tokenizer." in page
-    assert "Missing: run with controls=0." in page
+    assert "Missing: run with references=0." in page
     assert "does not change the next token" in page
 
 

@@ -69,9 +69,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, sweep_maker: Maker) -> dic
     model = load(folder, name="tiny")
     injection = Injection(prompt_pair(model, " wedding", " ship", 1), 3.0)
     prompts = make_prompts(model, ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park"])
-    late = Experiment(model, (injection,), prompts, controls=2)
+    late = Experiment(model, (injection,), prompts, references=2)
     first = Injection(prompt_pair(model, " wedding", " ship", 0), 3.0)
-    asked = Experiment(model, (first,), prompts, controls=2)
+    asked = Experiment(model, (first,), prompts, references=2)
     found = {kind: run(late if kind == "writers" else asked) for kind, run in RUNS.items()}
     return {kind: clear(one) for kind, one in (found | {"sweep": sweep_maker()}).items()}
 
@@ -99,7 +99,7 @@ def clear(result: Result) -> Result:
 
 
 def negated(result: Result) -> Result:
-    """All effects, totals, intervals and controls with the other sign; shares of the total stay."""
+    """All effects, totals, intervals and references with the other sign; shares of the total stay."""
     frames = {name: _negated(frame, result.columns[name]) for name, frame in result.frames.items()}
     manifest: dict[str, Any] = dict(result.manifest)
     if "total" in manifest:

@@ -202,7 +202,7 @@ def test_only_what_passes_holm_and_is_beyond_random_vectors_is_claimed(sweep_mak
     front = result.frames["frontier"]
     alike = changed(result, "frontier", responsive=front["responsive"] & (front["node"] != strongest_node))
     assert strongest_node not in sweep.headline(alike)[0]
-    less = changed(result, "nodes", control=table["control"].where(~at, 2 * table["contribution"]))
+    less = changed(result, "nodes", reference=table["reference"].where(~at, 2 * table["contribution"]))
     assert strongest_node not in sweep.headline(less)[0]
 
 

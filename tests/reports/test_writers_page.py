@@ -21,14 +21,14 @@ ATTACK = "</script><img src=x onerror=\"document.title='pwned'\">"
 ALL = ("all", "layer", "head")
 
 
-def manifest(text: str, controls: int = 5, **more: Any) -> dict[str, Any]:
+def manifest(text: str, references: int = 5, **more: Any) -> dict[str, Any]:
     vector = {"vector": {"label": f'"{text}" - " "'}, "coefficient": 3.0, "site": "L2.resid_pre", "positions": "front"}
     return {
         "model": {"name": f"model {text}", "device": "cpu"},
         "injections": [vector],
         "prompts": {"count": 3},
         "metric": {"name": "log_prob", "unit": "nats", "targets": [f" {text}"]},
-        "controls": {"count": controls},
+        "references": {"count": references},
         "alpha": 0.05,
         "checks": [
             {"name": "the writers' parts add up to the vector (relative)", "value": 3e-8, "limit": 1e-4, "passed": True}
@@ -39,8 +39,8 @@ def manifest(text: str, controls: int = 5, **more: Any) -> dict[str, Any]:
     } | more
 
 
-def made_writers_result(text: str = "One", scale: float = 1.0, controls: int = 5, **more: Any) -> Result:
-    table = made_writers(2, 4, True, scale, controls)
+def made_writers_result(text: str = "One", scale: float = 1.0, references: int = 5, **more: Any) -> Result:
+    table = made_writers(2, 4, True, scale, references)
     rows = pd.DataFrame(
         [
             {
@@ -74,11 +74,11 @@ def made_writers_result(text: str = "One", scale: float = 1.0, controls: int = 5
     )
     per_prompt = pd.DataFrame(columns=list(QUESTIONS["writers"].columns["per_prompt"]))
     frames = {"writers": table, "rows": rows, "totals": totals, "per_prompt": per_prompt}
-    return Result("writers", frames, QUESTIONS["writers"].columns, manifest(text, controls, **more))
+    return Result("writers", frames, QUESTIONS["writers"].columns, manifest(text, references, **more))
 
 
 def made_attention_result(
-    text: str = "One", scale: float = 1.0, controls: int = 5, by: tuple[str, ...] = ALL, layers: int = 3, **more: Any
+    text: str = "One", scale: float = 1.0, references: int = 5, by: tuple[str, ...] = ALL, layers: int = 3, **more: Any
 ) -> Result:
     texts = pd.DataFrame(
         [
@@ -96,11 +96,11 @@ def made_attention_result(
         ]
     )
     frames = {
-        "attention": made_attention(layers, 4, scale, controls, by),
+        "attention": made_attention(layers, 4, scale, references, by),
         "texts": texts,
         "per_prompt": pd.DataFrame(columns=list(QUESTIONS["freeze_attention"].columns["per_prompt"])),
     }
-    return Result("freeze_attention", frames, QUESTIONS["freeze_attention"].columns, manifest(text, controls, **more))
+    return Result("freeze_attention", frames, QUESTIONS["freeze_attention"].columns, manifest(text, references, **more))
 
 
 @pytest.mark.parametrize("make", [made_writers_result, made_attention_result])
@@ -111,7 +111,7 @@ def test_made_up_results_have_the_real_columns(make: Any) -> None:
     }
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": 0.0}, {"controls": 0}])
+@pytest.mark.parametrize("options", [{}, {"scale": 0.0}, {"references": 0}])
 def test_both_pages_are_made_from_a_folder(options: dict[str, Any], tmp_path: Path) -> None:
     for make, charts in ((made_writers_result, 2), (made_attention_result, 6)):
         result = make(**options)

@@ -51,7 +51,7 @@ BASE = {
     "--plus": " wedding",
     "--minus": " ship",
     "--layer": "1",
-    "--controls": "1",
+    "--references": "1",
     "--completions": "0",
 }
 LONG = "One day Tom and Lily went to the park and saw a dragon near the ship"
@@ -88,7 +88,7 @@ COMMAND_LINE = [
     ({"--targets": " ship"}, "takes no --targets"),
     ({"--against": " ship"}, "--against without --targets"),
     ({"--metric": "log_prob", "--targets": " wedding cake"}, "is not a single token"),
-    ({"--controls": "-1"}, "controls=-1"),
+    ({"--references": "-1"}, "references=-1"),
     ({"--level": "2"}, "level=2"),
     ({"--dtype": "float8"}, "unknown dtype 'float8'"),
     ({"--device": "teapot"}, "unknown device 'teapot'"),

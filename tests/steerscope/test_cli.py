@@ -49,7 +49,7 @@ def localize(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, *more: 
         prompts,
         "--out",
         folder / "out",
-        "--controls",
+        "--references",
         2,
         "--completions",
         1,
@@ -134,9 +134,9 @@ def test_a_damaged_folder_is_no_report(
 def test_the_demo_names_the_carriers_on_an_embedded_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call(monkeypatch, "demo", "--out", tmp_path / "demo", "--controls", 2)
+    call(monkeypatch, "demo", "--out", tmp_path / "demo", "--references", 2)
     call(
-        monkeypatch, "demo", "--out", tmp_path / "demo", "--controls", 2, "--model", "tinystories-1l"
+        monkeypatch, "demo", "--out", tmp_path / "demo", "--references", 2, "--model", "tinystories-1l"
     )  # replaces its own
     effects = pd.read_parquet(tmp_path / "demo" / "effects.parquet")
     assert effects["significant"].any() and (tmp_path / "demo" / "report.html").is_file()

@@ -58,7 +58,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, command: s
         folder / "prompts.txt",
         "--out",
         folder / "out",
-        "--controls",
+        "--references",
         2,
     )
     monkeypatch.setattr(sys, "argv", ["steerscope", *map(str, arguments)])

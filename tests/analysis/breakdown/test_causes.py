@@ -53,7 +53,7 @@ def of(found: Experiment, coefficient: float) -> "dict[str, dict[str, float]]":
 @torch.no_grad()
 def planted(case: str) -> Experiment:
     """The case on prompts that the model predicts; its effect is on the target, its damage on everything else."""
-    asked = plant(case, norm="RMS", idle=2, controls=0).experiment
+    asked = plant(case, norm="RMS", idle=2, references=0).experiment
     model = sharpened(asked.model)
     return replace(asked, prompts=make_prompts(model, greedy(model, 8, 9)))
 
@@ -86,7 +86,7 @@ def test_a_pure_norm_suppression_breaks_by_what_norms_divide_by() -> None:
     vector = SteeringVector(values, Site("resid_pre", 0), {"recipe": "given"})
     places = tuple(range(1, 8))
     asked = Experiment(
-        asked.model, (Injection(vector, 1.0, positions=places),), asked.prompts, kl(), controls=0, scored=places
+        asked.model, (Injection(vector, 1.0, positions=places),), asked.prompts, kl(), references=0, scored=places
     )
     found = of(asked, 30.0)
     assert found["scales"]["gone"] > 0.99
@@ -138,7 +138,10 @@ def test_vectors_without_a_part_lose_just_that(tiny: Model, stories: list[str]) 
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
     asked = Experiment(
-        tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0),), make_prompts(tiny, stories[:4]), controls=0
+        tiny,
+        (Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0),),
+        make_prompts(tiny, stories[:4]),
+        references=0,
     )
     undo = Undo(asked, 3.0)
     for name in ("mean", "sink"):
@@ -159,7 +162,10 @@ def test_shapley_values_are_those_of_all_orders(tiny: Model, stories: list[str])
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
     asked = Experiment(
-        tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 0), 30.0),), make_prompts(tiny, stories[:3]), controls=0
+        tiny,
+        (Injection(prompt_pair(tiny, " wedding", " ship", 0), 30.0),),
+        make_prompts(tiny, stories[:3]),
+        references=0,
     )
     undo, players = Undo(asked, 30.0), ("patterns", "values", "norm")
     subsets = [frozenset(s) for n in range(4) for s in combinations(players, n)]
@@ -177,7 +183,7 @@ def test_shapley_values_are_those_of_all_orders(tiny: Model, stories: list[str])
 
 @torch.no_grad()
 def test_prompts_shorter_than_the_number_of_heads_keep_all_heads() -> None:
-    asked = plant("direct", norm="RMS", idle=10, controls=0).experiment
+    asked = plant("direct", norm="RMS", idle=10, references=0).experiment
     assert asked.model.n_heads == 12 and min(map(len, asked.prompts.ids)) < 12
     undo = Undo(asked, 4.0)
     for p, ids in enumerate(asked.prompts.ids):

@@ -20,7 +20,7 @@ from steerscope.analysis.vectors.prompt_pair import prompt_pair
 @pytest.fixture(scope="module")
 def asked(tiny: Model, stories: list[str]) -> Experiment:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 1), 4.0)
-    return Experiment(tiny, (injection,), make_prompts(tiny, stories[:3]), controls=0)
+    return Experiment(tiny, (injection,), make_prompts(tiny, stories[:3]), references=0)
 
 
 def test_completions_are_those_of_generate(asked: Experiment) -> None:

@@ -76,16 +76,18 @@ def test_where_there_is_no_limit_it_is_named(small_models: "dict[str, Model]") -
     assert found.limit("effect", 1) is None
 
 
-def test_controls_are_other_vectors_of_the_same_norm(small_model: Model) -> None:
-    asked = experiment(small_model, layer=1, controls=2)
+def test_references_are_other_vectors_of_the_same_norm(small_model: Model) -> None:
+    asked = experiment(small_model, layer=1, references=2)
     found = response(asked, [2.0])
     for vector in (1, 2):
-        own = replace(asked, injections=tuple(replace(i, coefficient=2.0) for i in asked.steering[vector]), controls=0)
+        own = replace(
+            asked, injections=tuple(replace(i, coefficient=2.0) for i in asked.steering[vector]), references=0
+        )
         expected = of_runs(asked, [own.edits(0)])
         np.testing.assert_allclose(found.values[vector, : len(OUTCOMES), 1], expected[: len(OUTCOMES), 0], atol=1e-6)
     table = response_table(found, 0.95, 0)
     row = one(table, "outcome", "coefficient")("kl", 2.0)
-    assert row["control"] == pytest.approx(found.values[1:, 1, 1].mean())
+    assert row["reference"] == pytest.approx(found.values[1:, 1, 1].mean())
 
 
 def test_crossings_lie_where_straight_lines_in_the_logarithm_cross() -> None:
@@ -150,7 +152,7 @@ def test_overflows_are_named_and_left_out(tiny_folder: Path, dtype: str, huge: f
         model,
         (Injection(prompt_pair(model, " wedding", " ship", 0), 1.0),),
         make_prompts(model, ["One day Lily saw a dragon"]),
-        controls=0,
+        references=0,
     )
     found = response(asked, [1.0, huge, 2 * huge])
     assert f"{dtype} overflows" in found.missing["overflow"] and f"{huge:.3g}" in found.missing["overflow"]
@@ -176,7 +178,7 @@ def test_arguments_out_of_range_are_refused(small_model: Model, options: "dict[s
 def test_injections_without_one_place_in_the_stream_are_refused(small_model: Model) -> None:
     values = torch.ones(1, small_model.d_head)
     inside = Injection(SteeringVector(values, Site("z", 0, 1), {"recipe": "given"}), 1.0, positions=(1,))
-    asked = Experiment(small_model, (inside,), make_prompts(small_model, PROMPTS), kl(), controls=0)
+    asked = Experiment(small_model, (inside,), make_prompts(small_model, PROMPTS), kl(), references=0)
     with pytest.raises(BadInjection, match="L0H1.z"):
         breakdown(asked)
     with pytest.raises(BadInjection, match="coefficient 0"):
@@ -202,7 +204,10 @@ def test_texts_and_lenses_may_be_named(tiny: Model, stories: list[str], tmp_path
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
     asked = Experiment(
-        tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 0), 3.0),), make_prompts(tiny, stories[:5]), controls=2
+        tiny,
+        (Injection(prompt_pair(tiny, " wedding", " ship", 0), 3.0),),
+        make_prompts(tiny, stories[:5]),
+        references=2,
     )
     return breakdown(asked, coefficients=[-100, -1, 0, 0.1, 1, 3, 10, 100, 1e4], on_topic=stories[5:7])
 
@@ -217,7 +222,10 @@ def test_all_tables_have_the_columns_that_are_described(result: Result) -> None:
 
 def test_the_phase_diagram_holds_the_injection_as_it_is(tiny: Model, stories: list[str]) -> None:
     asked = Experiment(
-        tiny, (Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0),), make_prompts(tiny, stories[:3]), controls=0
+        tiny,
+        (Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0),),
+        make_prompts(tiny, stories[:3]),
+        references=0,
     )
     row = one(phase(asked, [3.0]), "layer", "place")(1, "front")
     assert row["kl"] == pytest.approx(of_runs(asked, [asked.edits(0)])[1].mean(), abs=1e-6)

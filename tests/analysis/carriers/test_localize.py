@@ -28,7 +28,7 @@ def injection(model: Model, layer: int = 0, coefficient: float = 3.0) -> Injecti
 
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
-    found: Result = localize(tiny, injection(tiny), stories, controls=4, completions=2)
+    found: Result = localize(tiny, injection(tiny), stories, references=4, completions=2)
     return found
 
 
@@ -36,7 +36,7 @@ def test_every_node_equals_one_plain_pass_a_question(tiny: Model) -> None:
     """log-probability of a target, three prompts of different lengths, all nodes, both measures."""
     texts = ["One day Lily saw a dragon near the ship", "Tom had a red ball", "There was a wedding near the"]
     target = tiny.single_token(" wedding")
-    asked = Experiment(tiny, (injection(tiny, 1),), make_prompts(tiny, texts), log_prob([target]), controls=0)
+    asked = Experiment(tiny, (injection(tiny, 1),), make_prompts(tiny, texts), log_prob([target]), references=0)
     found = effects(asked)
     for p, ids in enumerate(asked.prompts.ids):
         steering = list(asked.edits(0)[p])
@@ -82,7 +82,7 @@ def test_intervals_contain_their_estimates_and_adjusting_never_lowers_p(tiny: Mo
         "a dragon near the",
         "They saw a big cake and",
     ]
-    found = localize(tiny, injection(tiny), texts, log_prob([" ring"]), controls=3, completions=0)
+    found = localize(tiny, injection(tiny), texts, log_prob([" ring"]), references=3, completions=0)
     table = found.frames["effects"]
     slack = 1e-9 + 1e-6 * table["effect"].abs()
     assert (table["low"] <= table["effect"] + slack).all()
@@ -108,7 +108,7 @@ def test_the_run_checks_itself_and_says_so(result: Result) -> None:
 
 def test_the_planted_carrier_is_found_and_nothing_else(planted: Model, stories: list[str]) -> None:
     """Only L1H2 writes: it is all of the effect, the others are exactly zero."""
-    found = localize(planted, injection(planted, 1), stories, controls=5, completions=0)
+    found = localize(planted, injection(planted, 1), stories, references=5, completions=0)
     table = found.frames["effects"].set_index(["measure", "node"])
     for measure in MEASURES:
         rows = table.loc[measure]
@@ -122,53 +122,53 @@ def test_the_planted_carrier_is_found_and_nothing_else(planted: Model, stories: 
 
 
 def test_nodes_before_the_injection_have_no_effect(tiny: Model, stories: list[str]) -> None:
-    table = localize(tiny, injection(tiny, 1), stories[:3], controls=2, completions=0).frames["effects"]
+    table = localize(tiny, injection(tiny, 1), stories[:3], references=2, completions=0).frames["effects"]
     before = table[table["layer"] == 0]
     assert (before["effect"] == 0).all() and not before["significant"].any()
 
 
 def test_coefficient_zero_has_no_effect_and_no_carrier(tiny: Model, stories: list[str]) -> None:
-    found = localize(tiny, injection(tiny, 0, 0.0), stories[:4], controls=2, completions=0)
+    found = localize(tiny, injection(tiny, 0, 0.0), stories[:4], references=2, completions=0)
     table = found.frames["effects"]
     assert (table["effect"] == 0).all() and not table["significant"].any()
     assert found.frames["vectors"]["kl"].max() == 0
 
 
 def test_the_order_of_prompts_changes_nothing(tiny: Model, stories: list[str]) -> None:
-    forth = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5]), controls=1))
-    back = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5][::-1]), controls=1))
+    forth = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5]), references=1))
+    back = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5][::-1]), references=1))
     np.testing.assert_allclose(forth.along, back.along[..., ::-1], atol=1e-4)
 
 
 def test_a_small_budget_changes_nothing(tiny: Model, stories: list[str]) -> None:
     texts = make_prompts(tiny, [stories[0], "Tom had a red ball and a ring", stories[2]])
-    large = effects(Experiment(tiny, (injection(tiny),), texts, controls=1))
-    small = effects(Experiment(tiny, (injection(tiny),), texts, controls=1, budget=100_000))
+    large = effects(Experiment(tiny, (injection(tiny),), texts, references=1))
+    small = effects(Experiment(tiny, (injection(tiny),), texts, references=1, budget=100_000))
     np.testing.assert_allclose(large.along, small.along, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_numbers(tiny: Model, stories: list[str]) -> None:
-    runs = [localize(tiny, injection(tiny), stories[:6], controls=3, completions=1, seed=7) for _ in range(2)]
+    runs = [localize(tiny, injection(tiny), stories[:6], references=3, completions=1, seed=7) for _ in range(2)]
     for name in runs[0].frames:
         pd.testing.assert_frame_equal(runs[0].frames[name], runs[1].frames[name])
 
 
-def test_one_prompt_and_no_controls_say_what_is_missing(tiny: Model, stories: list[str], tmp_path: Path) -> None:
-    found = localize(tiny, injection(tiny), stories[:1], controls=0, completions=0)
-    assert {"intervals", "controls"} <= set(found.manifest["missing"])
+def test_one_prompt_and_no_references_say_what_is_missing(tiny: Model, stories: list[str], tmp_path: Path) -> None:
+    found = localize(tiny, injection(tiny), stories[:1], references=0, completions=0)
+    assert {"intervals", "references"} <= set(found.manifest["missing"])
     assert not found.frames["effects"]["significant"].any()
     Result.load(found.save(tmp_path))
 
 
 def test_kl_can_be_asked_of_nodes_too(tiny: Model, stories: list[str]) -> None:
-    found = localize(tiny, injection(tiny), stories[:3], kl(), controls=2, completions=0)
+    found = localize(tiny, injection(tiny), stories[:3], kl(), references=2, completions=0)
     totals = found.frames["totals"].set_index("quantity")["value"]
     assert totals["total"] == pytest.approx(totals["kl"], rel=1e-5)
 
 
 def test_levels_outside_of_zero_to_one_are_refused(tiny: Model, stories: list[str]) -> None:
     with pytest.raises(BadArgument, match=r"level=1.5"):
-        localize(tiny, injection(tiny), stories[:2], controls=0, level=1.5)
+        localize(tiny, injection(tiny), stories[:2], references=0, level=1.5)
 
 
 def test_positions_average_to_their_prompts(result: Result) -> None:

@@ -19,7 +19,7 @@ def experiment(model: Model, layer: int = 1) -> Experiment:
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(0, model.d_vocab, (n,), generator=generator).tolist() for n in (9, 6, 11)]
     vector = SteeringVector(torch.randn(2, model.d_model, generator=generator), Site("resid_pre", layer))
-    return Experiment(model, (Injection(vector, 2.0),), make_prompts(model, prompts), controls=1)
+    return Experiment(model, (Injection(vector, 2.0),), make_prompts(model, prompts), references=1)
 
 
 def test_sampled_nodes_equal_plain_passes_and_all_nodes_give_the_other_run(every_architecture: Model) -> None:
@@ -40,7 +40,7 @@ def test_all_nodes_together_are_the_total_effect(every_architecture: Model) -> N
 def test_a_model_without_a_tokenizer_is_localized_on_token_ids(small_models: "dict[str, Model]") -> None:
     model = small_models["native_attention_only"]
     vector = prompt_pair(model, [5, 6], [7, 8], 0)
-    found = localize(model, Injection(vector, 3.0), [[1, 2, 3, 4, 5, 6], [9, 8, 7, 6, 5]], controls=1, completions=2)
+    found = localize(model, Injection(vector, 3.0), [[1, 2, 3, 4, 5, 6], [9, 8, 7, 6, 5]], references=1, completions=2)
     assert "has no tokenizer" in found.manifest["missing"]["completions"]
     assert found.frames["prompts"]["text"][0] == "1 2 3 4 5 6"
     assert set(found.frames["effects"]["kind"]) == {"head"}
@@ -49,7 +49,7 @@ def test_a_model_without_a_tokenizer_is_localized_on_token_ids(small_models: "di
 def test_real_models_are_localized_on_text(real_model: Model) -> None:
     injection = Injection(prompt_pair(real_model, "wedding", "dragons", 1), 2.0)
     texts = ["One day a little girl named Lily went to the park", "Tom had a big red ball and he liked to play"]
-    found = localize(real_model, injection, texts, controls=2, completions=1)
+    found = localize(real_model, injection, texts, references=2, completions=1)
     assert all(check["passed"] for check in found.manifest["checks"])
     assert len(found.frames["effects"]) == 2 * len(real_model.nodes)
     assert found.frames["totals"].set_index("quantity")["value"]["total"] > 0
@@ -58,6 +58,6 @@ def test_real_models_are_localized_on_text(real_model: Model) -> None:
 @pytest.mark.parametrize("site", ["attn_out", "mlp_out", "z"])
 def test_injections_at_other_sites_are_localized_too(site: str, tiny: Model, stories: list[str]) -> None:
     vector = prompt_pair(tiny, " wedding", " ship", 0, site=site, head=1 if site == "z" else None)
-    asked = Experiment(tiny, (Injection(vector, 3.0),), make_prompts(tiny, stories[:3]), controls=1)
+    asked = Experiment(tiny, (Injection(vector, 3.0),), make_prompts(tiny, stories[:3]), references=1)
     assert all(check["passed"] for check in checks(asked))
     assert np.abs(effects(asked).total).min() > 0

@@ -26,9 +26,9 @@ QUICK: dict[str, dict[str, Any]] = {
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-def ask(model: Model, texts: list[str], layer: int = 0, controls: int = 2) -> Experiment:
+def ask(model: Model, texts: list[str], layer: int = 0, references: int = 2) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", layer), 2.0)
-    return Experiment(model, (injection,), make_prompts(model, texts), controls=controls)
+    return Experiment(model, (injection,), make_prompts(model, texts), references=references)
 
 
 def answer(method: str, experiment: Experiment, **knobs: Any) -> Result:
@@ -78,8 +78,8 @@ def test_estimates_lie_in_their_intervals_and_shares_are_of_the_whole_effect(
     slack = 1e-9 + 1e-6 * table["effect"].abs()
     assert np.isfinite(table[list(NUMBERS)].astype(float)).all(axis=None)
     assert (table["low"] <= table["effect"] + slack).all() and (table["effect"] <= table["high"] + slack).all()
-    assert (table["control_low"] <= table["control"] + slack).all()
-    assert (table["control"] <= table["control_high"] + slack).all()
+    assert (table["reference_low"] <= table["reference"] + slack).all()
+    assert (table["reference"] <= table["reference_high"] + slack).all()
     total = ask(tiny, texts).effect().mean()
     np.testing.assert_allclose(table["share"] * total, table["effect"], rtol=1e-5)
     assert table["p"].between(0, 1).all() and (table["p_adjusted"] >= table["p"] - 1e-12).all()
@@ -103,14 +103,14 @@ def test_another_order_of_the_prompts_changes_nothing(
 
 
 @every_method
-def test_one_prompt_without_controls_has_effects_and_says_what_is_missing(
+def test_one_prompt_without_references_has_effects_and_says_what_is_missing(
     tiny: Model, texts: list[str], method: str
 ) -> None:
-    result = answer(method, ask(tiny, texts[:1], controls=0))
+    result = answer(method, ask(tiny, texts[:1], references=0))
     table = result.frames["effects"]
     assert np.isfinite(table[["effect", "share"]]).all(axis=None) and not table["significant"].any()
-    assert table[["low", "high", "control", "control_low", "control_high"]].isna().all(axis=None)
-    assert {"intervals", "controls"} <= set(result.manifest["missing"])
+    assert table[["low", "high", "reference", "reference_low", "reference_high"]].isna().all(axis=None)
+    assert {"intervals", "references"} <= set(result.manifest["missing"])
 
 
 @every_method
@@ -130,9 +130,9 @@ def test_a_knob_that_a_method_does_not_have_is_refused_with_those_that_it_has(
     tiny: Model, texts: list[str], method: str
 ) -> None:
     with pytest.raises(BadArgument, match=rf"method '{method}' got speed; expected no other knobs than \w+, \w+.*; "):
-        localize(ask(tiny, texts[:2], controls=0), method=method, speed=3)  # type: ignore[arg-type]
+        localize(ask(tiny, texts[:2], references=0), method=method, speed=3)  # type: ignore[arg-type]
 
 
 def test_an_unknown_method_is_refused(tiny: Model, texts: list[str]) -> None:
     with pytest.raises(BadArgument, match="unknown method 'magic'; expected one of exact, screen, gradient"):
-        localize(ask(tiny, texts[:2], controls=0), method="magic")  # type: ignore[arg-type]
+        localize(ask(tiny, texts[:2], references=0), method="magic")  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ Estimator = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 @pytest.fixture(scope="module")
 def experiment(tiny: Model, stories: list[str]) -> Experiment:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 3.0)
-    return Experiment(tiny, (injection,), make_prompts(tiny, stories), controls=3)
+    return Experiment(tiny, (injection,), make_prompts(tiny, stories), references=3)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_what_is_verified_equals_the_exact_analysis(
     whole = whole.set_index(["node", "measure"])
     found = result.frames["effects"].set_index(["node", "measure"])
     assert len(found) == 2 * 6
-    for column in ("effect", "low", "high", "share", "control", "p", "own_share"):
+    for column in ("effect", "low", "high", "share", "reference", "p", "own_share"):
         np.testing.assert_allclose(found[column].astype(float), whole.loc[found.index, column].astype(float), atol=1e-5)
     # Corrected as if all had been patched: never bolder than the whole analysis.
     assert (found["p_adjusted"] >= whole.loc[found.index, "p_adjusted"] - 1e-12).all()

@@ -27,7 +27,7 @@ NODES = ["L0H1", "L0M", "L1H2", "L1M", "L1H0", "L0H3"]
 @pytest.fixture(scope="module")
 def experiment(tiny: Model, stories: list[str]) -> Experiment:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 4.0)
-    return Experiment(tiny, (injection,), make_prompts(tiny, stories[:3]), controls=2)
+    return Experiment(tiny, (injection,), make_prompts(tiny, stories[:3]), references=2)
 
 
 def game_of(experiment: Experiment, names: list[str]) -> Game:

@@ -36,13 +36,13 @@ PLUS, MINUS = [5, 9], [7, 11]
 
 
 def asked(
-    model: Model, layer: int = 0, texts: Any = None, metric: Metric | None = None, controls: int = 0
+    model: Model, layer: int = 0, texts: Any = None, metric: Metric | None = None, references: int = 0
 ) -> Experiment:
     plus, minus = (" wedding", " ship") if model.tokenizer else (PLUS, MINUS)
     injection = Injection(prompt_pair(model, plus, minus, layer), 3.0)
     target = model.single_token(" ring") if model.tokenizer else 7
     prompts = make_prompts(model, texts or IDS)
-    return Experiment(model, (injection,), prompts, metric or log_prob([target]), controls)
+    return Experiment(model, (injection,), prompts, metric or log_prob([target]), references)
 
 
 def by_hand(model: Model, freezing: Freezing, clean: dict[Any, Tensor]) -> list[Edit]:
@@ -95,7 +95,7 @@ def test_what_is_injected_into_the_frozen_layer_stays(site: str, tiny: Model) ->
     """With everything frozen around it, an injection still reaches the logits of its own position."""
     vector = prompt_pair(tiny, " wedding", " ship", 1, site=site, head=2 if site == "z" else None)
     injection = Injection(vector.row(-1), 3.0, positions="last")
-    question = Experiment(tiny, (injection,), make_prompts(tiny, STORIES), controls=0)
+    question = Experiment(tiny, (injection,), make_prompts(tiny, STORIES), references=0)
     rows = freeze_attention(question, by=("all",)).frames["attention"]
     effect = rows[rows["outcome"] == "effect"].set_index("frozen")["survives"]
     assert effect["both"] == pytest.approx(1, abs=1e-4)  # of a last layer, attention does nothing more
@@ -112,7 +112,7 @@ STORIES = [
 
 @pytest.fixture(scope="module")
 def result(tiny: Model) -> Result:
-    return freeze_attention(asked(tiny, texts=STORIES, metric=logit_direction(), controls=3))
+    return freeze_attention(asked(tiny, texts=STORIES, metric=logit_direction(), references=3))
 
 
 def test_the_run_checks_itself(result: Result) -> None:
@@ -145,19 +145,21 @@ def test_the_logit_direction_is_the_real_vectors_own_change(result: Result) -> N
     np.testing.assert_allclose(effect["survives"], effect["own_survives"], atol=1e-4)
 
 
-def test_controls_lose_of_their_own(tiny: Model) -> None:
-    """A control's own share, from its own experiment, in which it is the real vector."""
-    question = asked(tiny, texts=STORIES, metric=logit_direction(), controls=1)
+def test_references_lose_of_their_own(tiny: Model) -> None:
+    """A reference's own share, from its own experiment, in which it is the real vector."""
+    question = asked(tiny, texts=STORIES, metric=logit_direction(), references=1)
     row = (
         freeze_attention(question, by=("all",))
         .frames["attention"]
         .query("outcome == 'effect' and frozen == 'patterns'")
     )
-    control = Experiment(tiny, question.steering[1], question.prompts, controls=0)
+    reference = Experiment(tiny, question.steering[1], question.prompts, references=0)
     alone = (
-        freeze_attention(control, by=("all",)).frames["attention"].query("outcome == 'effect' and frozen == 'patterns'")
+        freeze_attention(reference, by=("all",))
+        .frames["attention"]
+        .query("outcome == 'effect' and frozen == 'patterns'")
     )
-    assert row["control_survives"].item() == pytest.approx(alone["survives"].item(), abs=1e-4)
+    assert row["reference_survives"].item() == pytest.approx(alone["survives"].item(), abs=1e-4)
 
 
 def test_only_layers_that_the_injection_reaches_are_frozen(tiny: Model) -> None:
@@ -236,7 +238,7 @@ def test_the_loss_is_read_after_the_injected_positions(positions: Any, scored: r
     """Where an injection leaves no room, the second half of a text is what follows the first."""
     vector = prompt_pair(tiny, " wedding", " ship", 0)
     vector = vector.row(-1) if positions in ("all", "last") else vector
-    question = Experiment(tiny, (Injection(vector, positions=positions),), make_prompts(tiny, STORIES), controls=0)
+    question = Experiment(tiny, (Injection(vector, positions=positions),), make_prompts(tiny, STORIES), references=0)
     text = [[0, *range(10, 17)]]
     asked = ordinary(question, text)
     assert asked.prompts.full == (tuple(text[0]),)
@@ -256,7 +258,7 @@ def test_windows_of_the_shipped_text_are_the_default(tiny: Model) -> None:
 
 def test_no_damage_has_no_shares(tiny: Model) -> None:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 0.0)
-    question = Experiment(tiny, (injection,), make_prompts(tiny, STORIES), controls=0)
+    question = Experiment(tiny, (injection,), make_prompts(tiny, STORIES), references=0)
     found = freeze_attention(question, by=("all",))
     for outcome in ("effect", "damage"):
         assert found.manifest["missing"][f"shares of the {outcome}"].startswith(f"the {outcome} is 0 [0, 0]")
@@ -280,7 +282,7 @@ def test_a_damage_below_zero_has_no_shares(tiny: Model) -> None:
 
 @pytest.mark.parametrize("clear", [1, 2])
 def test_a_few_random_vectors_with_a_total_do_not_speak_for_all(clear: int, tiny: Model) -> None:
-    """Three controls that lose half: those with a total over zero count, if they are two or more."""
+    """Three references that lose half: those with a total over zero count, if they are two or more."""
     question = asked(tiny, texts=STORIES)
     total = np.tile([1.0, 1.1, 0.9, 1.0, 1.0], (4, 1))
     total[1 + clear :] = [3.0, -3.0, 1.0, -1.0, 0.1]
@@ -289,10 +291,10 @@ def test_a_few_random_vectors_with_a_total_do_not_speak_for_all(clear: int, tiny
     row = frames["attention"].iloc[0]
     assert row["survives"] == pytest.approx(0.75) and row["own_survives"] == pytest.approx(0.5)
     if clear == 1:
-        assert np.isnan(row["control_survives"]) and row["p_own"] == 1
+        assert np.isnan(row["reference_survives"]) and row["p_own"] == 1
         assert "of 3 random vectors 1 have one" in missing["random vectors' shares of the effect"]
     else:
-        assert row["control_survives"] == pytest.approx(0.5) and not missing
+        assert row["reference_survives"] == pytest.approx(0.5) and not missing
 
 
 def test_a_model_without_a_tokenizer_has_its_effect_all_the_same(small_model: Model) -> None:
@@ -306,14 +308,14 @@ def test_a_model_without_a_tokenizer_has_its_effect_all_the_same(small_model: Mo
 def test_a_text_that_was_asked_for_is_not_passed_over(tiny: Model) -> None:
     vector = prompt_pair(tiny, " wedding", " ship", 0)
     injection = Injection(vector, positions=(9,))
-    question = Experiment(tiny, (injection,), make_prompts(tiny, STORIES), controls=0)
+    question = Experiment(tiny, (injection,), make_prompts(tiny, STORIES), references=0)
     with pytest.raises(BadInjection):
         freeze_attention(question, text=[[0, 5, 6]], by=("all",))
 
 
 def test_an_injection_that_leaves_no_token_to_predict_is_refused(tiny: Model) -> None:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0).row(-1), positions=(6,))
-    question = Experiment(tiny, (injection,), make_prompts(tiny, [[0, *range(10, 19)]]), controls=0)
+    question = Experiment(tiny, (injection,), make_prompts(tiny, [[0, *range(10, 19)]]), references=0)
     with pytest.raises(BadInjection):  # and 6 is not in the first half either
         ordinary(question, [[0, *range(10, 17)]])
 
@@ -353,7 +355,7 @@ def test_unknown_scopes_are_refused(by: tuple[str, ...], small_model: Model) -> 
 
 
 def test_exact_has_the_same_numbers(tiny: Model) -> None:
-    question = asked(tiny, texts=STORIES, controls=2)
+    question = asked(tiny, texts=STORIES, references=2)
     found = exact(question, completions=0, writers=False)
     alone = freeze_attention(question, by=("all",)).frames["attention"]
     assert found.frames["attention"].equals(alone)

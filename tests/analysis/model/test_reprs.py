@@ -25,7 +25,7 @@ HOSTILE = "\x1b[2J\u202e" + 300 * "wedding "
 def experiment(model: Model) -> Experiment:
     texts = make_prompts(model, ["One day Tom saw a red ball", "Lily went to the park"])
     injection = Injection(prompt_pair(model, " wedding", " ship", 1), 3.0, positions=tuple(range(1, 3)))
-    return Experiment(model, (replace(injection, vector=injection.vector.row(-1)),), texts, controls=0)
+    return Experiment(model, (replace(injection, vector=injection.vector.row(-1)),), texts, references=0)
 
 
 def readout(model: Model) -> Any:

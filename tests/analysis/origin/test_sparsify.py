@@ -29,12 +29,12 @@ FEW = (0.02, 0.25, 0.5)
 
 def experiment(model: Model, texts: list[str], coefficient: float = 3.0, **options: object) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", 0), coefficient)
-    return Experiment(model, (injection,), make_prompts(model, texts), controls=2, **options)  # type: ignore[arg-type]
+    return Experiment(model, (injection,), make_prompts(model, texts), references=2, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
-    return sparsify(experiment(tiny, stories[:6]), fractions=FEW, controls_at_most=2)
+    return sparsify(experiment(tiny, stories[:6]), fractions=FEW, references_at_most=2)
 
 
 def slow_effect(asked: Experiment, p: int, values: Tensor, target: int) -> float:
@@ -55,7 +55,7 @@ def test_what_is_kept_equals_plain_passes_with_a_vector_that_was_cut_by_hand(
 ) -> None:
     target = tiny.single_token(" wedding")
     asked = experiment(tiny, [stories[0], "Tom had a red ball", stories[3]], metric=log_prob([target]))
-    table = sparsify(asked, orders=[order], fractions=FEW, controls_at_most=0, steps=4).frames["per_prompt"]
+    table = sparsify(asked, orders=[order], fractions=FEW, references_at_most=0, steps=4).frames["per_prompt"]
     kept = table[table["rescaled"] == rescaled].set_index(["fraction", "prompt"])["effect"]
     value = asked.edits(0)[0][0].value
     assert isinstance(value, Tensor)
@@ -83,7 +83,7 @@ def test_all_dimensions_keep_everything_exactly(result: Result, tiny: Model, sto
     table = result.frames["curves"]
     full = table[table["fraction"] == 1]
     assert len(full) == 4 * 2
-    for column in ("kept", "kl_kept", "norm", "own_kept", "control", "kept_low", "kept_high"):
+    for column in ("kept", "kl_kept", "norm", "own_kept", "reference", "kept_low", "kept_high"):
         np.testing.assert_allclose(full[column], 1.0, rtol=1e-5)
     checks = result.manifest["checks"]
     assert len(checks) == 3 and all(c["passed"] and c["value"] < 1e-5 for c in checks)
@@ -107,7 +107,7 @@ def test_the_gradient_is_that_of_the_injected_values_averaged_along_the_coeffici
 ) -> None:
     vector = prompt_pair(tiny, " wedding", " ship", 0, site=site, head=1 if site == "z" else None)
     asked = Experiment(
-        tiny, (Injection(vector, 3.0),), make_prompts(tiny, stories[:2]), log_prob([" wedding"]), controls=0
+        tiny, (Injection(vector, 3.0),), make_prompts(tiny, stories[:2]), log_prob([" wedding"]), references=0
     )
     score = asked.metric.prepare(asked.scored_positions, asked.clean, asked.steered)
     found = injected_gradient(asked, 0, score, 3, "logits")[0]
@@ -137,7 +137,7 @@ def test_contributions_of_all_dimensions_add_up_to_the_effect(tiny: Model, stori
     row = prompt_pair(tiny, " wedding", " ship", 0).row(-1)
     for metric in (log_prob([" wedding"]), kl()):
         asked = Experiment(
-            tiny, (Injection(row, 0.5, positions=[1, 2, 4]),), make_prompts(tiny, stories[:3]), metric, controls=0
+            tiny, (Injection(row, 0.5, positions=[1, 2, 4]),), make_prompts(tiny, stories[:3]), metric, references=0
         )
         found = sparsify(asked, orders=["gradient"], fractions=[1.0], steps=24)
         total = found.frames["dimensions"]["contribution"].sum()
@@ -149,7 +149,7 @@ def test_contributions_of_all_dimensions_add_up_to_the_effect(tiny: Model, stori
 def test_fractions_that_come_to_the_same_dimensions_are_run_once(tiny: Model, stories: list[str]) -> None:
     asked = experiment(tiny, stories[:2])
     table = sparsify(
-        asked, orders=["size"], fractions=[0.001, 0.01, 0.03, 0.04, 1.0], controls_at_most=0, rescale=False
+        asked, orders=["size"], fractions=[0.001, 0.01, 0.03, 0.04, 1.0], references_at_most=0, rescale=False
     ).frames["curves"]
     assert table["dimensions"].tolist() == [1, 2, 32]
     assert table["fraction"].tolist() == [1 / 32, 2 / 32, 1.0]
@@ -158,8 +158,8 @@ def test_fractions_that_come_to_the_same_dimensions_are_run_once(tiny: Model, st
 def test_several_injections_are_cut_each_by_its_own_width(tiny: Model, stories: list[str]) -> None:
     stream = Injection(prompt_pair(tiny, " wedding", " ship", 0), 2.0)
     inside = Injection(prompt_pair(tiny, " wedding", " ship", 1, site="z", head=1), 2.0)
-    asked = Experiment(tiny, (stream, inside), make_prompts(tiny, stories[:3]), controls=1)
-    found = sparsify(asked, fractions=[0.25], controls_at_most=1, draws=1)
+    asked = Experiment(tiny, (stream, inside), make_prompts(tiny, stories[:3]), references=1)
+    found = sparsify(asked, fractions=[0.25], references_at_most=1, draws=1)
     assert found.frames["curves"]["fraction"].min() == (8 + 2) / (32 + 8)
     assert set(found.frames["dimensions"]["injection"]) == {0, 1}
     assert all(c["passed"] for c in found.manifest["checks"])
@@ -170,26 +170,26 @@ def test_the_smallest_fraction_is_the_first_from_which_on_enough_is_kept() -> No
     values = np.ones(4)[None, None, None, :] * share[None, None, :, None]
     whole = np.ones(4)
     real = Curves(values, values, values, np.ones((1, 5)), whole, whole, whole)
-    control = replace(real, own=values * np.array([1, 1, 1, 0.5, 1])[None, None, :, None])
+    reference = replace(real, own=values * np.array([1, 1, 1, 0.5, 1])[None, None, :, None])
     tried = Tried(("size",), (False,), (0.1, 0.2, 0.3, 0.5, 1.0), (10,))
-    table = smallest([real, control], tried, 0.9, Statistics(), 0)
+    table = smallest([real, reference], tried, 0.9, Statistics(), 0)
     row = table.iloc[0]
     assert (row["fraction"], row["low"], row["high"], row["dimensions"]) == (0.5, 0.5, 0.5, 5)
-    assert (row["own"], row["control"]) == (0.5, 1.0)
+    assert (row["own"], row["reference"]) == (0.5, 1.0)
     assert row["kl_kept"] == 0.92
 
 
 def test_the_same_seed_gives_the_same_numbers(result: Result, tiny: Model, stories: list[str]) -> None:
-    again = sparsify(experiment(tiny, stories[:6]), fractions=FEW, controls_at_most=2)
+    again = sparsify(experiment(tiny, stories[:6]), fractions=FEW, references_at_most=2)
     for name, frame in result.frames.items():
         assert frame.equals(again.frames[name])
 
 
-def test_one_prompt_and_no_controls_say_what_is_missing(tiny: Model, stories: list[str]) -> None:
-    found = sparsify(experiment(tiny, stories[:1]), fractions=[0.5], controls_at_most=0, draws=1)
-    assert {"intervals", "controls", "halves"} <= set(found.manifest["missing"])
+def test_one_prompt_and_no_references_say_what_is_missing(tiny: Model, stories: list[str]) -> None:
+    found = sparsify(experiment(tiny, stories[:1]), fractions=[0.5], references_at_most=0, draws=1)
+    assert {"intervals", "references", "halves"} <= set(found.manifest["missing"])
     table = found.frames["curves"]
-    assert table[["low", "control", "p", "p_adjusted"]].isna().all(axis=None)
+    assert table[["low", "reference", "p", "p_adjusted"]].isna().all(axis=None)
     assert found.frames["smallest"]["low"].isna().all()
 
 
@@ -215,7 +215,7 @@ def test_arguments_out_of_range_are_refused(
 
 def test_an_injection_without_effect_is_refused(tiny: Model, stories: list[str]) -> None:
     with pytest.raises(BadInjection, match=r"no effect \(coefficient 0\)"):
-        sparsify(experiment(tiny, stories[:2], 0.0), controls_at_most=0)
+        sparsify(experiment(tiny, stories[:2], 0.0), references_at_most=0)
 
 
 def test_a_metric_without_a_gradient_is_refused_by_the_gradients_order_alone(tiny: Model, stories: list[str]) -> None:
@@ -224,8 +224,8 @@ def test_a_metric_without_a_gradient_is_refused_by_the_gradients_order_alone(tin
 
     asked = experiment(tiny, stories[:2], metric=Metric("a logit", "logits", prepare))
     with pytest.raises(BadMetric, match="a logit has no gradient"):
-        sparsify(asked, controls_at_most=0)
-    found = sparsify(asked, orders=["size"], fractions=[0.5], controls_at_most=0)
+        sparsify(asked, references_at_most=0)
+    found = sparsify(asked, orders=["size"], fractions=[0.5], references_at_most=0)
     assert found.frames["dimensions"]["gradient"].isna().all()
 
 
@@ -235,10 +235,10 @@ def test_a_vector_that_lives_in_few_dimensions_is_found_out(tiny: Model, stories
     values = torch.zeros_like(vector.values)
     values[:, [3, 9, 17, 30]] = vector.values[:, [3, 9, 17, 30]]
     asked = Experiment(
-        tiny, (Injection(SteeringVector(values, vector.site), 4.0),), make_prompts(tiny, stories), controls=3
+        tiny, (Injection(SteeringVector(values, vector.site), 4.0),), make_prompts(tiny, stories), references=3
     )
-    found = sparsify(asked, orders=["size", "first"], fractions=[4 / 32, 0.5], rescale=False, controls_at_most=3)
+    found = sparsify(asked, orders=["size", "first"], fractions=[4 / 32, 0.5], rescale=False, references_at_most=3)
     row = one(found.frames["curves"], "order", "fraction")("size", 0.125)
     assert row["kept"] == pytest.approx(1.0, abs=1e-5)
-    assert row["significant"] and row["control"] < 0.9
+    assert row["significant"] and row["reference"] < 0.9
     assert found.frames["smallest"].set_index("order")["dimensions"].to_dict()["size"] == 4

@@ -32,9 +32,9 @@ PLUS, MINUS = [5, 9, 30], [7, 9, 2]
 Texts = list[str] | list[list[int]]
 
 
-def asked(model: Model, *injections: Injection, texts: Texts, controls: int = 0) -> Experiment:
+def asked(model: Model, *injections: Injection, texts: Texts, references: int = 0) -> Experiment:
     target = model.single_token(" ring") if model.tokenizer else 7
-    return Experiment(model, injections, make_prompts(model, texts), log_prob([target]), controls=controls)
+    return Experiment(model, injections, make_prompts(model, texts), log_prob([target]), references=references)
 
 
 def places(model: Model) -> list[dict[str, Any]]:
@@ -252,7 +252,7 @@ def test_each_injection_has_its_own_writers(tiny: Model) -> None:
     np.testing.assert_allclose(own["without"], alone["without"], atol=1e-5)
 
 
-def test_controls_are_random_parts_of_equal_norm(tiny: Model, monkeypatch: Any) -> None:
+def test_references_are_random_parts_of_equal_norm(tiny: Model, monkeypatch: Any) -> None:
     drawn = []
 
     def spy(vector: SteeringVector, seed: int) -> SteeringVector:
@@ -261,17 +261,17 @@ def test_controls_are_random_parts_of_equal_norm(tiny: Model, monkeypatch: Any) 
 
     monkeypatch.setattr("steerscope.analysis.origin.writers.random_like", spy)
     injection = Injection(prompt_pair(tiny, " wedding near", " ship", 1), 3.0)
-    result = writers(asked(tiny, injection, texts=TEXTS, controls=2))
+    result = writers(asked(tiny, injection, texts=TEXTS, references=2))
     assert len(drawn) == 2 * len(result.frames["writers"])
     for real, random in drawn:
         torch.testing.assert_close(real.norms, random.norms)
     assert len({r.values.sum().item() for _, r in drawn}) == len(drawn)
-    assert result.frames["writers"]["alone_control"].notna().all()
+    assert result.frames["writers"]["alone_reference"].notna().all()
 
 
 def test_the_result_is_whole_and_repeats(tiny: Model, tmp_path: Path) -> None:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0)
-    runs = [writers(asked(tiny, injection, texts=TEXTS, controls=2)) for _ in range(2)]
+    runs = [writers(asked(tiny, injection, texts=TEXTS, references=2)) for _ in range(2)]
     for name, frame in runs[0].frames.items():
         assert frame.equals(runs[1].frames[name])
     saved = Result.load(runs[0].save(tmp_path))
@@ -313,7 +313,7 @@ def test_a_vector_without_known_writers_is_refused(make: Any, message: str, tiny
 
 def test_exact_says_why_there_are_no_writers(tiny: Model, tmp_path: Path) -> None:
     vector = random_like(recorded(tiny), 0)
-    question = Experiment(tiny, (Injection(vector),), make_prompts(tiny, TEXTS), controls=1)
+    question = Experiment(tiny, (Injection(vector),), make_prompts(tiny, TEXTS), references=1)
     found = exact(question, completions=0, attention=False)
     assert found.frames["writers"].empty and found.frames["attention"].empty
     assert "recipe 'random'" in found.manifest["missing"]["writers"]
@@ -322,6 +322,6 @@ def test_exact_says_why_there_are_no_writers(tiny: Model, tmp_path: Path) -> Non
 
 
 def test_exact_has_the_writers_of_the_method(tiny: Model) -> None:
-    question = asked(tiny, Injection(recorded(tiny), 3.0), texts=TEXTS, controls=2)
+    question = asked(tiny, Injection(recorded(tiny), 3.0), texts=TEXTS, references=2)
     found = exact(question, completions=0, attention=False)
     assert found.frames["writers"].equals(writers(question).frames["writers"])

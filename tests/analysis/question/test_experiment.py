@@ -18,7 +18,7 @@ def ask(
     vector = prompt_pair(model, " wedding", " ship", 1)
     vector = vector if positions == "front" else vector.row(-1)
     injections = (Injection(vector, coefficient, positions=positions),)
-    return Experiment(model, injections, make_prompts(model, texts), **{"controls": 3, **options})  # type: ignore[arg-type]
+    return Experiment(model, injections, make_prompts(model, texts), **{"references": 3, **options})  # type: ignore[arg-type]
 
 
 def test_injected_positions_and_bos_are_left_out_by_default(tiny: Model) -> None:
@@ -63,7 +63,7 @@ def test_a_vector_longer_than_a_prompt_is_refused(tiny: Model) -> None:
         Experiment(tiny, (Injection(vector),), make_prompts(tiny, ["Tom"]))
 
 
-def test_controls_are_the_same_for_the_same_seed_and_others_for_another(tiny: Model) -> None:
+def test_references_are_the_same_for_the_same_seed_and_others_for_another(tiny: Model) -> None:
     first, again, other = (ask(tiny, ["Tom had a red ball"], seed=s) for s in (1, 1, 2))
     hashes = [
         [i.describe()["vector"]["hash"] for group in asked.steering for i in group] for asked in (first, again, other)
@@ -81,8 +81,8 @@ def test_kl_is_positive_and_zero_without_an_injection(tiny: Model, stories: list
 def test_vectors_can_be_compared_at_equal_disturbance(tiny: Model, stories: list[str]) -> None:
     asked = ask(tiny, stories, coefficient=0.5, matched="kl")
     target = asked.kl(asked.injections).mean()
-    for control in asked.steering[1:]:
-        assert asked.kl(control).mean() == pytest.approx(target, rel=0.02)
+    for reference in asked.steering[1:]:
+        assert asked.kl(reference).mean() == pytest.approx(target, rel=0.02)
     assert len({group[0].coefficient for group in asked.steering}) == 4
 
 
@@ -96,22 +96,24 @@ def test_bad_questions_are_refused(tiny: Model) -> None:
     prompts = make_prompts(tiny, ["Tom had a ball"])
     with pytest.raises(BadInjection, match="no injection given"):
         Experiment(tiny, (), prompts)
-    with pytest.raises(BadArgument, match="controls=-1"):
-        ask(tiny, ["Tom had a ball"], controls=-1)
+    with pytest.raises(BadArgument, match="references=-1"):
+        ask(tiny, ["Tom had a ball"], references=-1)
 
 
-def test_two_injections_of_a_control_draw_two_directions(tiny: Model, stories: list[str]) -> None:
-    """With one seed for both, 3 x wedding - 3 x dragon would have a control of norm near 0."""
+def test_two_injections_of_a_reference_draw_two_directions(tiny: Model, stories: list[str]) -> None:
+    """With one seed for both, 3 x wedding - 3 x dragon would have a reference of norm near 0."""
     first, second = prompt_pair(tiny, " wedding", " ship", 1), prompt_pair(tiny, " dragon", " ship", 1)
-    asked = Experiment(tiny, (Injection(first, 3.0), Injection(second, -3.0)), make_prompts(tiny, stories), controls=4)
-    for control in asked.steering[1:]:
-        a, b = (one.vector.values[-1] for one in control)
+    asked = Experiment(
+        tiny, (Injection(first, 3.0), Injection(second, -3.0)), make_prompts(tiny, stories), references=4
+    )
+    for reference in asked.steering[1:]:
+        a, b = (one.vector.values[-1] for one in reference)
         assert abs(torch.cosine_similarity(a, b, dim=0)) < 0.8
 
 
 @pytest.mark.parametrize("positions", [("front", "front"), ("front", (1, 3)), ((2, 3), (3, 4))])
 @pytest.mark.parametrize("kind", ["norm", "kl"])
-def test_what_a_control_adds_together_has_the_norm_of_what_the_injections_add(
+def test_what_a_reference_adds_together_has_the_norm_of_what_the_injections_add(
     positions: tuple[object, object], kind: str, tiny: Model, stories: list[str]
 ) -> None:
     vectors = [prompt_pair(tiny, word, " ship", 1) for word in (" wedding", " dragon")]
@@ -119,7 +121,7 @@ def test_what_a_control_adds_together_has_the_norm_of_what_the_injections_add(
         Injection(vector if place == "front" else vector.body.row(-1), size, positions=place)  # type: ignore[arg-type]
         for vector, place, size in zip(vectors, positions, (3.0, -2.0), strict=True)
     )
-    asked = Experiment(tiny, injections, make_prompts(tiny, stories[:3]), controls=2, matched=kind)  # type: ignore[arg-type]
+    asked = Experiment(tiny, injections, make_prompts(tiny, stories[:3]), references=2, matched=kind)  # type: ignore[arg-type]
     for vector in (1, 2):
         ratios = set()
         for p, (own, real) in enumerate(zip(asked.edits(vector), asked.edits(0), strict=True)):

@@ -66,11 +66,11 @@ def test_last_and_indices_leave_the_row_for_bos_out(tiny: Model) -> None:
     assert torch.equal(edit.value, 2.0 * vector.values[-1:])  # type: ignore[arg-type]
 
 
-def test_a_control_keeps_everything_but_the_direction(tiny: Model) -> None:
+def test_a_reference_keeps_everything_but_the_direction(tiny: Model) -> None:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 4.0, layer=1, positions="back")
-    control = injection.control(5)
-    assert (control.coefficient, control.site, control.place) == (4.0, Site("resid_pre", 1), injection.place)
-    torch.testing.assert_close(control.vector.norms, injection.vector.norms)
+    reference = injection.reference(5)
+    assert (reference.coefficient, reference.site, reference.place) == (4.0, Site("resid_pre", 1), injection.place)
+    torch.testing.assert_close(reference.vector.norms, injection.vector.norms)
 
 
 @pytest.mark.parametrize("coefficient", [math.nan, math.inf, -math.inf])

@@ -19,7 +19,7 @@ TEXTS = ["One day Lily saw a dragon near the ship", "Tom had a red ball", "Once 
 
 def experiment(model: Model, metric: Metric) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", 1), 3.0)
-    return Experiment(model, (injection,), make_prompts(model, TEXTS), metric, controls=2)
+    return Experiment(model, (injection,), make_prompts(model, TEXTS), metric, references=2)
 
 
 def values(asked: Experiment) -> Tensor:
@@ -115,7 +115,7 @@ def test_every_metric_has_a_name_a_unit_and_no_effect_without_an_injection(name:
     metric = METRICS[name]([" ship"]) if name == "log_prob" else METRICS[name]()
     assert metric.name == name and metric.unit
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 1), 0.0)
-    asked = Experiment(tiny, (injection,), make_prompts(tiny, TEXTS), metric, controls=0)
+    asked = Experiment(tiny, (injection,), make_prompts(tiny, TEXTS), metric, references=0)
     found = values(asked)
     assert torch.equal(found[0], found[1])
 

@@ -73,25 +73,25 @@ def test_the_interval_of_a_ratio_resamples_prompts_together() -> None:
 
 
 def test_a_planted_carrier_becomes_significant_at_the_default_sizes_and_false_ones_rarely_do() -> None:
-    """156 nodes, 32 prompts, 20 controls: six carriers of one standard deviation above their controls."""
+    """156 nodes, 32 prompts, 20 references: six carriers of one standard deviation above their references."""
     generator = np.random.default_rng(4)
     false, missed, repeats = 0, 0.0, 40
     for _ in range(repeats):
-        control = generator.normal(0, 1, (156, 20, 32)).mean(1)
+        reference = generator.normal(0, 1, (156, 20, 32)).mean(1)
         effect = generator.normal(0, 1, (156, 32))
         effect[:6] += 1.3
-        found = benjamini_hochberg(carrier_p(effect, control)) < 0.05
+        found = benjamini_hochberg(carrier_p(effect, reference)) < 0.05
         missed += float((~found[:6]).sum())
         false += bool(found[6:].any())
     assert missed / (6 * repeats) < 0.05
     assert false / repeats < 0.35  # of ~6 found, one false in 3 runs would be a rate of 0.05
 
 
-def test_a_node_that_does_less_than_its_control_is_no_carrier() -> None:
+def test_a_node_that_does_less_than_its_reference_is_no_carrier() -> None:
     noise = np.random.default_rng(5).normal(0, 0.01, (2, 16))
     effect = np.array([[0.5], [2.0]]) + noise
-    control = np.ones((2, 16))
-    p = carrier_p(effect, control)
+    reference = np.ones((2, 16))
+    p = carrier_p(effect, reference)
     assert p[0] == 1.0 and p[1] < 0.001
 
 

@@ -34,12 +34,12 @@ TEXTS = [
 
 def experiment(model: Model, coefficient: float = 3.0, layer: int = 0, **options: object) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", layer), coefficient)
-    return Experiment(model, (injection,), make_prompts(model, TEXTS), controls=2, **options)  # type: ignore[arg-type]
+    return Experiment(model, (injection,), make_prompts(model, TEXTS), references=2, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def result(tiny: Model) -> Result:
-    return by_position(experiment(tiny), controls_at_most=2)
+    return by_position(experiment(tiny), references_at_most=2)
 
 
 def slow_metric(asked: Experiment, p: int, edits: list[Edit], target: int) -> float:
@@ -51,7 +51,7 @@ def slow_metric(asked: Experiment, p: int, edits: list[Edit], target: int) -> fl
 def test_every_node_and_position_equals_one_plain_pass(tiny: Model) -> None:
     target = tiny.single_token(" wedding")
     asked = experiment(tiny, metric=log_prob([target]))
-    found = by_position(asked, nodes=["L0M", "L1H2"], controls_at_most=0).frames["per_prompt"]
+    found = by_position(asked, nodes=["L0M", "L1H2"], references_at_most=0).frames["per_prompt"]
     assert len(found) == 2 * 2 * sum(len(ids) - 1 for ids in asked.prompts.ids)
     for p, ids in enumerate(asked.prompts.ids):
         steering = list(asked.edits(0)[p])
@@ -83,7 +83,7 @@ def test_places_of_one_position_are_means_of_the_single_positions(result: Result
 def test_several_positions_of_a_place_are_patched_at_once(tiny: Model) -> None:
     target = tiny.single_token(" wedding")
     asked = experiment(tiny, metric=log_prob([target]))
-    table = by_position(asked, nodes=["L0M"], controls_at_most=0).frames["positions"]
+    table = by_position(asked, nodes=["L0M"], references_at_most=0).frames["positions"]
     expected = []
     for p, ids in enumerate(asked.prompts.ids):
         where = places(added(asked, p), len(ids), True).get("between")
@@ -107,7 +107,7 @@ def test_all_positions_are_the_whole_node(tiny: Model, result: Result) -> None:
             if str(node) in set(table["node"]):
                 row = whole(measure, str(node))
                 assert row["effect"] == pytest.approx(raw.along[0, m, n].mean(), abs=1e-4)
-                assert row["control"] == pytest.approx(raw.along[1:, m, n].mean(), abs=1e-4)
+                assert row["reference"] == pytest.approx(raw.along[1:, m, n].mean(), abs=1e-4)
 
 
 def test_it_checks_itself_and_has_the_columns_that_are_described(result: Result) -> None:
@@ -124,9 +124,9 @@ def test_heads_read_as_plain_passes_say_on_every_architecture(every_architecture
     generator = torch.Generator().manual_seed(3)
     ids = [torch.randint(0, model.d_vocab, (n,), generator=generator).tolist() for n in (7, 10)]
     vector = SteeringVector(torch.randn(2, model.d_model, generator=generator), Site("resid_pre", 0))
-    asked = Experiment(model, (Injection(vector, 2.0),), make_prompts(model, ids), controls=0)
+    asked = Experiment(model, (Injection(vector, 2.0),), make_prompts(model, ids), references=0)
     node = Node(1, 3)
-    found = by_position(asked, nodes=[node], controls_at_most=0)
+    found = by_position(asked, nodes=[node], references_at_most=0)
     assert all(c["passed"] for c in found.manifest["checks"]), found.manifest["checks"]
     table = one(found.frames["reads"], "quantity", "where")
     attention, shares = np.zeros(2), np.zeros(2)
@@ -182,7 +182,7 @@ def test_rows_of_zeros_are_no_injected_positions(tiny: Model) -> None:
 
 def test_only_the_planted_carrier_does_anything_and_only_where_it_reads(planted: Model, stories: list[str]) -> None:
     injection = Injection(prompt_pair(planted, " wedding", " ship", 1), 3.0)
-    asked = Experiment(planted, (injection,), make_prompts(planted, stories), controls=3)
+    asked = Experiment(planted, (injection,), make_prompts(planted, stories), references=3)
     table = by_position(asked).frames["positions"]
     assert set(table[table["effect"].abs() > 1e-6]["node"]) == {"L1H2"}
     assert set(table[table["significant"]]["node"]) == {"L1H2"}
@@ -193,14 +193,14 @@ def test_only_the_planted_carrier_does_anything_and_only_where_it_reads(planted:
 
 
 def test_coefficient_zero_has_no_effect_anywhere(tiny: Model) -> None:
-    found = by_position(experiment(tiny, 0.0), controls_at_most=1)
+    found = by_position(experiment(tiny, 0.0), references_at_most=1)
     table = found.frames["positions"]
     assert (table["effect"] == 0).all() and not table["significant"].any()
     assert (found.frames["reads"]["effect"].abs() < 1e-6).all()
 
 
 def test_the_same_seed_gives_the_same_numbers(tiny: Model, result: Result) -> None:
-    again = by_position(experiment(tiny), controls_at_most=2)
+    again = by_position(experiment(tiny), references_at_most=2)
     for name, frame in result.frames.items():
         assert frame.equals(again.frames[name])
 

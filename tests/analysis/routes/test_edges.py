@@ -78,7 +78,7 @@ def test_a_node_reaches_what_comes_after_it_alone(small_model: Model, small_mode
 
 def test_verified_edges_are_exact_and_calibrate_the_estimates(small_models: Any) -> None:
     """Keys of a shared head count for all its query heads, in the estimate and in the exact value."""
-    asked = experiment(small_models["llama"], controls=2)
+    asked = experiment(small_models["llama"], references=2)
     result = edges(asked, verify=8, sample=12, steps=12)
     assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
     table = result.frames["edges"]

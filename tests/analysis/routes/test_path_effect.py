@@ -123,12 +123,12 @@ def test_all_inputs_of_the_only_reader_are_its_whole_effect(small_models: Any) -
     assert exact_paths(asked, paths) == pytest.approx(nodes.along[0], abs=1e-5)
 
 
-def test_the_result_has_intervals_and_controls(small_model: Model) -> None:
-    result = path_effect(experiment(small_model, controls=3), ["injection", "L0H1"], ["L1H2.q", "L2M", "logits"])
+def test_the_result_has_intervals_and_references(small_model: Model) -> None:
+    result = path_effect(experiment(small_model, references=3), ["injection", "L0H1"], ["L1H2.q", "L2M", "logits"])
     table = result.frames["paths"]
     assert list(table.columns) == list(COLUMNS["paths"])
     assert len(table) == 2 * 6 and set(table["receiver"]) == {"L1H2.q", "L2M", "logits"}
-    assert (table["low"] <= table["effect"]).all() and table["control_high"].notna().all()
+    assert (table["low"] <= table["effect"]).all() and table["reference_high"].notna().all()
 
 
 @pytest.mark.parametrize("text", ["L1H5.q", "L1H5", "L0M", "logits"])

@@ -32,7 +32,7 @@ def experiment(
     model: Model, texts: list[str], metric: Metric | None = None, coefficient: float = 3.0, layer: int = 0
 ) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", layer), coefficient)
-    return Experiment(model, (injection,), make_prompts(model, texts), metric or logit_direction(), controls=2)
+    return Experiment(model, (injection,), make_prompts(model, texts), metric or logit_direction(), references=2)
 
 
 def on_token_ids(model: Model, metric: Metric | None = None) -> Experiment:
@@ -40,13 +40,13 @@ def on_token_ids(model: Model, metric: Metric | None = None) -> Experiment:
     prompts = [torch.randint(0, model.d_vocab, (n,), generator=generator).tolist() for n in (9, 6, 8)]
     vector = SteeringVector(torch.randn(2, model.d_model, generator=generator), Site("resid_pre", 0))
     return Experiment(
-        model, (Injection(vector, 2.0),), make_prompts(model, prompts), metric or logit_direction(), controls=1
+        model, (Injection(vector, 2.0),), make_prompts(model, prompts), metric or logit_direction(), references=1
     )
 
 
 @pytest.fixture(scope="module")
 def result(tiny: Model, stories: list[str]) -> Result:
-    return self_repair(experiment(tiny, stories), controls_at_most=2)
+    return self_repair(experiment(tiny, stories), references_at_most=2)
 
 
 def run(model: Model, ids: Sequence[int], edits: Sequence[Edit], scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ def test_every_part_equals_plain_passes_in_which_the_rest_is_held(
 ) -> None:
     target, node = tiny.single_token(" wedding"), parse_node(carrier)
     asked = experiment(tiny, [stories[0], "Tom had a red ball and a ring", stories[5]], log_prob([target]))
-    found = self_repair(asked, [carrier], controls_at_most=0)
+    found = self_repair(asked, [carrier], references_at_most=0)
     parts = found.frames["per_prompt"].set_index(["prompt", "part"])["effect"]
     table = found.frames["later"].set_index("node")["effect"]
     sums = dict.fromkeys(table.index, 0.0)
@@ -115,7 +115,7 @@ def test_every_part_equals_plain_passes_in_which_the_rest_is_held(
 def test_parts_add_up_on_every_architecture_and_equal_frozen_runs(metric: Metric, every_architecture: Model) -> None:
     asked = on_token_ids(every_architecture, metric)
     first = [Node(0, 1), Node(1, 2), Node(0)] if every_architecture.has_mlp else [Node(0, 1), Node(1, 2)]
-    found = self_repair(asked, first, controls_at_most=1)
+    found = self_repair(asked, first, references_at_most=1)
     checks = found.manifest["checks"]
     assert len(checks) == 5 and all(c["value"] < 5e-5 for c in checks), checks
     parts = found.frames["carriers"].pivot(index="node", columns="part", values="effect")
@@ -126,7 +126,7 @@ def test_parts_add_up_on_every_architecture_and_equal_frozen_runs(metric: Metric
 
 
 def test_without_a_final_norm_there_is_nothing_for_it_to_repair(small_models: "dict[str, Model]") -> None:
-    found = self_repair(on_token_ids(small_models["native_without_norm"]), controls_at_most=0)
+    found = self_repair(on_token_ids(small_models["native_without_norm"]), references_at_most=0)
     parts = found.frames["carriers"].pivot(index="node", columns="part", values="effect")
     assert parts["norm"].abs().max() < 1e-5 * parts["net"].abs().max()
     np.testing.assert_allclose(parts["direct"], parts["direct_live"])
@@ -162,7 +162,7 @@ def test_shares_are_of_the_whole_effect_and_of_a_direct_loss_that_is_worth_it(re
 
 
 def test_nodes_of_the_last_layer_have_nobody_after_them(tiny: Model, stories: list[str]) -> None:
-    found = self_repair(experiment(tiny, stories[:3]), ["L1M"], controls_at_most=0)
+    found = self_repair(experiment(tiny, stories[:3]), ["L1M"], references_at_most=0)
     assert found.frames["later"].empty
     parts = found.frames["carriers"].set_index("part")["effect"]
     assert parts["nodes"] == 0
@@ -180,14 +180,14 @@ def test_what_can_see_a_carrier_depends_on_the_architecture(small_models: "dict[
 
 
 def test_coefficient_zero_loses_and_repairs_nothing(tiny: Model, stories: list[str]) -> None:
-    found = self_repair(experiment(tiny, stories[:4], coefficient=0.0), controls_at_most=1)
+    found = self_repair(experiment(tiny, stories[:4], coefficient=0.0), references_at_most=1)
     for name in ("carriers", "later"):
         assert (found.frames[name]["effect"] == 0).all() and not found.frames[name]["significant"].any()
     assert found.frames["carriers"]["of_direct"].isna().all()
 
 
 def test_the_same_seed_gives_the_same_numbers(result: Result, tiny: Model, stories: list[str]) -> None:
-    again = self_repair(experiment(tiny, stories), controls_at_most=2)
+    again = self_repair(experiment(tiny, stories), references_at_most=2)
     for name, frame in result.frames.items():
         assert frame.equals(again.frames[name])
 

@@ -77,7 +77,7 @@ def test_single_injections_contribute_their_mean_effect(tiny: Model, stories: li
     np.testing.assert_allclose(nodes["mean_in"], plain[nodes.index], rtol=1e-5)
     without = [rows.loc[rows["node"] != node, "effect"].mean() for node in nodes.index]
     np.testing.assert_allclose(nodes["mean_out"], without, rtol=1e-5)
-    assert nodes["control"].isna().all() and "controls" in found.manifest["missing"]
+    assert nodes["reference"].isna().all() and "controls" in found.manifest["missing"]
 
 
 def test_the_difference_of_designs_is_made_at_equal_norm(result: Result) -> None:
@@ -114,7 +114,7 @@ def test_left_out_nodes_are_noted(tiny: Model, stories: list[str], tmp_path: Pat
 def test_a_node_that_does_less_than_random_vectors_is_not_responsive(result: Result) -> None:
     nodes = result.frames["nodes"].query("outcome == 'effect'").set_index("node")
     frontier = result.frames["frontier"].set_index("node")
-    less = (nodes["contribution"] - nodes["control"]) * nodes["contribution"] <= 0
+    less = (nodes["contribution"] - nodes["reference"]) * nodes["contribution"] <= 0
     assert (nodes["significant"] & (nodes["p_specific"] < 0.05) & less).any()  # there is such a node
     assert not frontier.loc[less, "responsive"].any() and frontier["responsive"].any()
     assert (frontier["useful"] <= frontier["responsive"]).all()

@@ -34,7 +34,7 @@ def experiment(model: Model, size: float = 1.0, **options: Any) -> Experiment:
     values = size * torch.randn(2, model.d_model, generator=generator)
     vector = SteeringVector(values, Site("resid_pre", 0), {"recipe": "given"})
     injection = Injection(vector, 1.0, positions=(1, 2))
-    given: dict[str, Any] = {"metric": log_prob([TARGET]), "controls": 0} | options
+    given: dict[str, Any] = {"metric": log_prob([TARGET]), "references": 0} | options
     return Experiment(model, (injection,), make_prompts(model, PROMPTS), **given)
 
 
@@ -202,7 +202,7 @@ def test_every_method_gives_a_calibrated_result(tiny: Model, stories: list[str],
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 2.0)
-    asked = Experiment(tiny, (injection,), make_prompts(tiny, stories[:4]), controls=2)
+    asked = Experiment(tiny, (injection,), make_prompts(tiny, stories[:4]), references=2)
     result = attribute(asked, method, sample=5, steps=12)
     assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
     assert all(check["passed"] for check in result.manifest["checks"])

@@ -136,7 +136,7 @@ def test_token_ids_do_as_well_as_text(tiny: Model) -> None:
     assert torch.equal(ids.values, prompt_pair(tiny, " wedding", " ship", 1).values)
 
 
-def test_controls_have_equal_norms_position_by_position_and_their_own_direction(tiny: Model) -> None:
+def test_references_have_equal_norms_position_by_position_and_their_own_direction(tiny: Model) -> None:
     vector = prompt_pair(tiny, "One day Tom", " ship", 1)
     first, again, other = random_like(vector, 1), random_like(vector, 1), random_like(vector, 2)
     torch.testing.assert_close(first.norms, vector.norms)
