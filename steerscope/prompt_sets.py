@@ -1,0 +1,51 @@
+"""`prompts`: the sets of prompts that come with steerscope, by name.
+
+`general` is for any English model: news, dialogue, instructions and more, no two of one template. `on_topic` (weddings)
+and `off_topic` (neutral) are story beginnings for the shipped story models.
+
+Where a set or a file may be given, the name of a set comes first, as the name of a shipped model does: a file called
+`general` is `./general`.
+"""
+
+from pathlib import Path
+
+from steerscope.analysis.errors import BadPrompt
+
+PREFIX = "prompts_"
+FOLDERS = tuple(Path(__file__).parent.joinpath(*room, "data") for room in (("analysis", "question"), ("tinystories",)))
+
+
+def prompt_sets() -> dict[str, Path]:
+    """Names of the shipped sets and their files."""
+    files = [path for folder in FOLDERS for path in sorted(folder.glob(f"{PREFIX}*.txt"))]
+    return {path.stem.removeprefix(PREFIX): path for path in files}
+
+
+def prompts(name: str) -> list[str]:
+    """The texts of a shipped set: `general`, `on_topic` or `off_topic`.
+
+    Raises:
+        BadPrompt: there is no such set.
+    """
+    known = prompt_sets()
+    if name not in known:
+        raise BadPrompt(
+            f"no prompt set {name!r}; expected one of {', '.join(known)}; read_prompts reads your own files"
+        )
+    return [line for line in known[name].read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def prompts_file(source: str) -> Path:
+    """The file of a shipped set, where `source` is the name of one; else the file that it is the path of.
+
+    Raises:
+        BadPrompt: neither.
+    """
+    known = prompt_sets()
+    path = known.get(source, Path(source))
+    if not path.is_file():
+        raise BadPrompt(
+            f"no prompts file {source!r}, and no shipped set of that name ({', '.join(known)}; these names come before "
+            "files: ./general is a file); expected a .txt, .jsonl, .csv or .parquet file, or a set; check the path"
+        )
+    return path
