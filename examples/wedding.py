@@ -16,20 +16,21 @@ steered = model.text(st.generate(model, prompt, injection, seed=1))
 print("clean:  ", clean)
 print("steered:", steered)
 
-# %% Which nodes carry it
-prompts = [
-    f"{name} {what}"
-    for name in ("Lily", "Tom", "Anna", "Ben")
-    for what in (
-        "went to the park and saw a",
-        "looked out of the window and saw",
-        "sat in the kitchen and ate a",
-        "and his friend walked to the",
-    )
-]
-result = st.localize(model, injection, prompts, references=20)
-effects = result.frames["effects"]
-print(effects[effects["significant"]].sort_values("effect", key=abs, ascending=False).head(10))
+# %% What can be told, before anything is run
+# Story beginnings of many kinds: prompts that share a template would count as one group, however many names it is
+# filled with. By default 12 other words and 12 random directions of equal norm ride along.
+experiment = st.Experiment(model, injection, st.prompts("off_topic"))
+print(*st.cost(experiment).sentences, sep="\n")
+
+# %% Which nodes carry it, and which of them carry this word rather than any
+result = st.localize(experiment)
+print(*result.summary(), sep="\n")
+effects = result.frames["effects"].sort_values("share", ascending=False)
+told = effects[effects["verdict"].isin(["specific", "concept"])]
+print(told[["node", "measure", "share", "concepts_share", "noise_share", "verdict"]].to_string(index=False))
+
+# %% What random vectors use as well
+print(effects.loc[effects["verdict"] == "shared", ["node", "measure", "share", "noise_share"]].to_string(index=False))
 
 # %% The report
 result.save("out/wedding", overwrite=True)

@@ -18,6 +18,7 @@ from steerscope.knobs import KINDS, NONE, Knob, Knobs, knobs
 from steerscope.questions import Question
 
 if TYPE_CHECKING:
+    from steerscope.analysis.question.cost import Cost
     from steerscope.analysis.question.experiment import Experiment
 
 
@@ -26,17 +27,29 @@ class Matched(StrEnum):
     kl = "kl"
 
 
-POSITIONS = "front, middle, back, last, all, or indices such as 3,4,-1."
-EXAMPLE = (
-    'steerscope {} --model tinystories-2l --plus " wedding" --layer {} --coef 3 --prompts prompts.txt{} --out out/{}'
+class Groups(StrEnum):
+    auto = "auto"
+    each = "each"
+
+
+METRIC = (
+    "logit_direction (the vector's change of the logits in the other groups of prompts), own_direction (in the prompt "
+    "itself: positive by construction), log_prob, kl or perplexity."
 )
+REFERENCES = (
+    "Vectors of equal norm that ride along, such as concepts:16,isotropic:4; a number is so many isotropic ones. "
+    "Default: concepts:12,isotropic:12 where the recipe allows it, else isotropic:20."
+)
+AROUND = ("out", "overwrite", "report", "dry_run")
+POSITIONS = "front, middle, back, last, all, or indices such as 3,4,-1."
+EXAMPLE = 'steerscope {} --model tinystories-2l --plus " wedding" --layer {} --coef 3 --prompts general{} --out out/{}'
 
 
 def command(question: Question) -> Callable[..., None]:
     """A command that asks the question, saves the result, writes its page and says what was found."""
     read = knobs(question)
     vector, shared = vectors.options(), list(inspect.signature(_experiment).parameters.values())[1:]
-    around = [o for o in inspect.signature(_around).parameters.values() if o.name in ("out", "overwrite", "report")]
+    around = [o for o in inspect.signature(_around).parameters.values() if o.name in AROUND]
     levels = [o for o in inspect.signature(_around).parameters.values() if o.name in read.shared]
     options = [*vector, *shared, *map(_option, read.own), *levels, *around]
     options = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
@@ -53,7 +66,11 @@ def command(question: Question) -> Callable[..., None]:
         wanted = {name: given[name] for name in (*vectors.OF_COMMAND, *(option.name for option in vector))}
         [one] = vectors.chosen(wanted)
         check_out(given["out"], given["overwrite"], question.tables)
+        from steerscope.analysis.question.cost import cost
+
         experiment = _experiment(one, **{option.name: given[option.name] for option in shared})
+        if _estimated(cost(experiment, question.name, **own, **levels), given["dry_run"]):
+            return
         finish(question.function(experiment, **own, **levels), given["out"], given["overwrite"], given["report"])
 
     needed = "".join(f" --{k.name.replace('_', '-')} ..." for k in read.own if k.default is NONE)
@@ -86,9 +103,13 @@ def _given(read: Knobs, given: dict[str, Any]) -> dict[str, Any]:
 def _around(
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
-    alpha: Annotated[float, typer.Option(help="Threshold on adjusted p-values.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Threshold on corrected p-values.")] = 0.05,
+    smallest: Annotated[float, typer.Option(help="Smallest effect of interest, as a share of the whole.")] = 0.02,
     overwrite: Annotated[bool, typer.Option(help="Replace a result in the folder.")] = False,
     report: Annotated[bool, typer.Option(help="Write report.html beside the tables.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what can be told and what it takes, and stop there.")
+    ] = False,
 ) -> None:
     """What every command does around its analysis."""
 
@@ -97,12 +118,16 @@ def _experiment(
     wanted_vector: vectors.Chosen,
     model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
     prompts: Annotated[
-        Path, typer.Option(help="One text a line, or .jsonl, .csv, .parquet with a column prompt or text.")
+        str,
+        typer.Option(
+            help="A shipped set (general, off_topic, on_topic), or a file: one text a line, or .jsonl, .csv, .parquet "
+            "with a column prompt or text, and group where prompts belong together."
+        ),
     ],
     layer: Annotated[int | None, typer.Option(help="Layer to record and inject at.")] = None,
     coef: Annotated[float, typer.Option(help="Coefficient of the vector.")] = 1.0,
     positions: Annotated[str, typer.Option(help=POSITIONS)] = "front",
-    metric: Annotated[str, typer.Option(help="logit_direction, log_prob, kl or perplexity.")] = "logit_direction",
+    metric: Annotated[str, typer.Option(help=METRIC)] = "logit_direction",
     targets: Annotated[
         str | None, typer.Option(help='Tokens for log_prob, separated by commas; spaces count: " wedding, bride".')
     ] = None,
@@ -112,7 +137,10 @@ def _experiment(
     continuation: Annotated[
         str | None, typer.Option(help="Text that perplexity is measured on, after each prompt.")
     ] = None,
-    references: Annotated[int, typer.Option(help="Random vectors that ride along.")] = 20,
+    groups: Annotated[
+        Groups, typer.Option(help="Prompts that are not independent: found (or named by the file), or each by itself.")
+    ] = Groups.auto,
+    references: Annotated[str | None, typer.Option(help=REFERENCES)] = None,
     matched: Annotated[Matched, typer.Option(help="References of equal norm, or of equal kl.")] = Matched.norm,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")] = None,
@@ -122,11 +150,13 @@ def _experiment(
     """The question that the options ask."""
     # What needs no model is refused before one is loaded.
     from steerscope.analysis.question.injection import Injection
-    from steerscope.analysis.question.prompts import read_prompts
+    from steerscope.analysis.question.prompts import read_groups, read_prompts
     from steerscope.commands.finish import hush
+    from steerscope.prompt_sets import prompts_file
 
     wanted = metric_of(metric, targets, against, continuation)
-    texts = read_prompts(prompts)
+    file = prompts_file(prompts)
+    texts, named = read_prompts(file), read_groups(file) if groups is Groups.auto else None
     hush()
 
     from steerscope.analysis.question.experiment import Experiment
@@ -134,12 +164,22 @@ def _experiment(
     from steerscope.loader import load
 
     loaded = load(model, device=device, dtype=dtype, selfcheck=selfcheck)
-    given = make_prompts(loaded, texts, source=str(prompts))
+    given = make_prompts(loaded, texts, source=prompts, groups=named or groups.value)
     made = wanted_vector.make(loaded)
     if positions in ("last", "all") and made.body.rows > 1:
         made = made.row(-1)  # these positions take one row: that of the last token, as is usual
     injection = Injection(made, coef, layer, positions)
     return Experiment(loaded, (injection,), given, wanted, references, matched.value, seed=seed)
+
+
+def _estimated(found: "Cost", stop: bool) -> bool:
+    """Says what a question can tell and what it takes, where that is asked for or takes long; True to stop there."""
+    from steerscope.analysis.question.cost import LONG
+
+    if stop or found.seconds > LONG:
+        for sentence in found.sentences:
+            typer.echo(sentence, err=not stop)
+    return stop
 
 
 def metric_of(name: str, targets: str | None, against: str | None, continuation: str | None) -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from steerscope.commands.asked import REFERENCES
 from steerscope.questions import QUESTIONS
 
 LAYER = 0
@@ -15,7 +16,7 @@ COEFFICIENT = 3.0
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to; an older demo in it is replaced.")] = Path("out/demo"),
     model: Annotated[str, typer.Option(help="A shipped story model.")] = "tinystories-2l",
-    references: Annotated[int, typer.Option(help="Random vectors that ride along.")] = 20,
+    references: Annotated[str | None, typer.Option(help=REFERENCES)] = None,
     seed: Annotated[int, typer.Option(help="Of references, resamples and completions.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace any result in the folder, not only an older demo.")] = False,
 ) -> None:
