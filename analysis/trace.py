@@ -6,7 +6,7 @@
 3. Given its scale a norm is linear, so the normalized stream is split the same way. The share of a part
    is its projection on the normalized stream (bias left out) over that stream's square: shares add up to 1.
 4. Angle and stretch: by how much an injection turns each stream, and by what factor it lengthens it.
-5. The same for random vectors of equal norm.
+5. The same for reference vectors of equal norm.
 6. What each layer of the clean and the steered run would predict, through a lens (`lens.trajectory`).
 
 Source: Turner et al. 2023 (arXiv 2308.10248) for norms relative to the stream; arXiv 2606.06735 for angle and stretch.
@@ -30,6 +30,8 @@ from steerscope.analysis.question.experiment import Activations, Edits, Experime
 from steerscope.analysis.results.effects import Statistics, Values, estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
+from steerscope.analysis.results.stats import interval
+from steerscope.analysis.results.verdicts import band
 from steerscope.analysis.tools.record import check, record
 
 from .errors import BadInjection, UnsupportedModel
@@ -46,9 +48,9 @@ _NUMBERS: Frame = {
     "value": Column("mean over prompts and positions", "said by the quantity", "estimate"),
     "low": Column("lower end of the interval over prompts", "as value", "low"),
     "high": Column("upper end of the interval over prompts", "as value", "high"),
-    "reference": Column("mean of the same quantity for random vectors of equal norm", "as value", "reference"),
-    "reference_low": Column("2.5th percentile over the random vectors", "as value", "reference_low"),
-    "reference_high": Column("97.5th percentile over the random vectors", "as value", "reference_high"),
+    "reference": Column("mean of the same quantity for reference vectors of equal norm", "as value", "reference"),
+    "reference_low": Column("2.5th percentile over the reference vectors", "as value", "reference_low"),
+    "reference_high": Column("97.5th percentile over the reference vectors", "as value", "reference_high"),
 }
 _QUANTITIES: Frame = {
     "clean_norm": Column("length of the clean stream"),
@@ -137,7 +139,7 @@ def trace(
     clean = experiment.activations(None, kept)
     streams, outputs, worst = [], [], 0.0
     each: list[tuple[object, ...]] = []
-    for vector in range(1 + experiment.references):
+    for vector in experiment.vectors:
         steered = experiment.activations(vector, kept)
         values, error = _streams(experiment, found, clean, steered, experiment.edits(vector), None if vector else each)
         worst = max(worst, error)
@@ -148,9 +150,9 @@ def trace(
         "trace",
         experiment,
         {
-            "stream": _frame(streams, options, experiment.seed, "norm"),
+            "stream": _frame(experiment, streams, options, "norm"),
             "positions": pd.DataFrame(each, columns=list(COLUMNS["positions"])),
-            "nodes": _frame(outputs, options, experiment.seed, "node"),
+            "nodes": _frame(experiment, outputs, options, "node"),
             "lens": seen,
             "tokens": tokens,
         },
@@ -262,12 +264,21 @@ def _places(experiment: Experiment, p: int) -> dict[str, list[int]]:
     return {"injected": list(injected), "later": later(injected, len(experiment.prompts.ids[p]))}
 
 
-def _frame(found: list[Numbers], options: Statistics, seed: int, name: str) -> pd.DataFrame:
+def _frame(experiment: Experiment, found: list[Numbers], options: Statistics, name: str) -> pd.DataFrame:
     items = list(found[0])
     values: Values = np.array([[one[item] for item in items] for one in found])
     kept = [bool(np.isfinite(values[0, i]).all()) for i in range(len(items))]
     items = [item for item, keep in zip(items, kept, strict=True) if keep]
-    columns = estimates(values[:, kept], options, seed)
-    wanted = ("effect", "low", "high", "reference", "reference_low", "reference_high")
+    values = values[:, kept]
+    low, high = interval(values[0], options.level, experiment.prompts.by_group)
+    others = values[1:].mean(axis=-1)
+    reference_low, reference_high = band(others)
     frame = pd.DataFrame(items, columns=["layer", name, "where", "quantity"])
-    return frame.assign(**{c: columns[c] for c in wanted}).rename(columns={"effect": "value"})
+    return frame.assign(
+        value=values[0].mean(axis=-1),
+        low=low,
+        high=high,
+        reference=others.mean(axis=0) if len(others) else np.nan,
+        reference_low=reference_low,
+        reference_high=reference_high,
+    )

@@ -85,7 +85,7 @@ KINDS: Mapping[str, Kind] = {
     "Sequence[Node | str]": _LIST,
     "Sequence[float]": _FLOATS,
 }
-SHARED = ("level", "alpha")
+SHARED = ("level", "alpha", "smallest")
 
 
 @dataclass(frozen=True)

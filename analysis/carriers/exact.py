@@ -25,10 +25,10 @@ from steerscope.analysis.question.metrics import divergence
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
-from steerscope.analysis.tools.patching import MEASURES, Effects, checks, effects, together
+from steerscope.analysis.tools.patching import MEASURES, Effects, checks, effects
 from steerscope.analysis.tools.record import record
 
-from .effect_table import CARRIERS, TOTALS, carrier_table, per_prompt, totals, vectors
+from .effect_table import CARRIERS, TOTALS, VECTORS, carrier_table, per_prompt, told, totals, vectors
 
 TOKENS = 12  # next tokens listed on each side
 FEWER = 5  # references of the writers and of frozen attention, which come along
@@ -40,23 +40,12 @@ COLUMNS: Frames = {
         "node": Column("head or MLP", role="node"),
         "measure": Column("necessity or sufficiency", role="measure"),
         "effect": Column("effect of the node on this prompt", "{metric}", "estimate"),
-        "reference": Column("mean over the random vectors", "{metric}", "reference"),
     },
     "totals": TOTALS,
-    "vectors": {
-        "vector": Column("steering for the real one, reference 0, reference 1, ... for random ones", role="label"),
-        "norm": Column("root of the summed squares of coefficient times vector", "stream units"),
-        "coefficient": Column("multiplies the vector"),
-        "effect": Column("mean effect over prompts along the metric", "{metric}", "estimate"),
-        "low": Column("lower end of the interval over prompts", "{metric}", "low"),
-        "high": Column("upper end of the interval over prompts", "{metric}", "high"),
-        "own_effect": Column("mean size of the vector's own logit change", "logits"),
-        "kl": Column("disturbance: KL(steered || clean), mean over scored positions and prompts", "nats"),
-        "kl_low": Column("lower end of the interval over prompts", "nats"),
-        "kl_high": Column("upper end of the interval over prompts", "nats"),
-    },
+    "vectors": VECTORS,
     "prompts": {
         "prompt": Column("index of the prompt", role="label"),
+        "group": Column("number of its group: prompts of a group (a template, copies) are not independent"),
         "text": Column("the prompt, as given (token ids where there is no tokenizer)"),
         "tokens": Column("number of tokens, BOS included"),
         "injected": Column("positions that the injection edits"),
@@ -107,6 +96,7 @@ def exact(
     attention: bool = True,
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
 ) -> Result:
     """Exact necessity and sufficiency of every head and MLP for the effect of an injection.
 
@@ -118,18 +108,18 @@ def exact(
     Returns:
         a `Result` of kind "exact".
     """
-    options = Statistics(level, alpha)
+    options = Statistics(level, alpha, smallest)
     start = time.perf_counter()
     raw = effects(experiment)
-    table, found, steadiness = carrier_table(experiment, raw, options)
-    carriers = [(m, [n for n in raw.nodes if str(n) in found[m]]) for m in MEASURES]
-    joint = together(experiment, [*carriers, *((m, raw.nodes) for m in MEASURES)])
+    table, about = carrier_table(experiment, raw, options)
+    found = [(m, [n for n in raw.nodes if str(n) in told(table, m)]) for m in MEASURES]
+    together, _ = totals(experiment, raw, [*found, *((m, raw.nodes) for m in MEASURES)], options)
     texts, missing = _completions(experiment, completions)
-    ends, found_checks, reasons, about = _ends(experiment, options, writers, attention)
+    ends, found_checks, reasons, beside = _ends(experiment, options, writers, attention)
     frames = {
         "effects": table,
         "per_prompt": per_prompt(raw),
-        "totals": totals(experiment, raw, joint, options),
+        "totals": together,
         "vectors": vectors(experiment, raw, options),
         "prompts": _prompts(experiment, raw),
         "positions": _positions(experiment),
@@ -148,8 +138,9 @@ def exact(
         method="exact",
         level=level,
         alpha=alpha,
-        stability=steadiness,
-        ends=about,
+        smallest=smallest,
+        ends=beside,
+        **about,
     )
 
 
@@ -157,7 +148,7 @@ def _ends(
     experiment: Experiment, options: Statistics, writers: bool, attention: bool
 ) -> tuple[dict[str, pd.DataFrame], list[dict[str, object]], dict[str, str], dict[str, Any]]:
     """The vector's two ends: who wrote it, and what of it needs attention; their checks, and what is missing."""
-    references = min(FEWER, experiment.references)
+    references = min(FEWER, len(experiment.beside))
     frames = {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("writers", "attention")}
     checked: list[dict[str, object]] = []
     about: dict[str, Any] = {"references": references}
@@ -184,13 +175,14 @@ def _prompts(experiment: Experiment, raw: Effects) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "prompt": range(len(prompts)),
+            "group": prompts.by_group,
             "text": prompts.texts,
             "tokens": [len(ids) for ids in prompts.full],
             "injected": [",".join(map(str, p)) for p in experiment.injected],
             "scored": [",".join(map(str, p)) for p in experiment.scored_positions.positions],
             "clean": raw.clean,
             "steered": raw.steered,
-            "effect": raw.total[0],
+            "effect": raw.basis.total,
             "kl": raw.kl[0],
         }
     )

@@ -23,7 +23,7 @@ METHODS: dict[str, Callable[..., Result]] = {
     "ig": partial(attribute, method="ig"),
     "shapley": shapley,
 }
-OURS = ("experiment", "method", "level", "alpha")
+OURS = ("experiment", "method", "level", "alpha", "smallest")
 
 
 def localize(
@@ -32,6 +32,7 @@ def localize(
     method: Literal["exact", "screen", "gradient", "relp", "atp", "ig", "shapley"] = "exact",
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
     **knobs: Any,
 ) -> Result:
     """Which heads and MLPs carry the effect of an injection.
@@ -56,4 +57,4 @@ def localize(
             f"method {method!r} got {', '.join(unknown)}; expected no other knobs than {', '.join(known)}; "
             "leave it out, or choose another method"
         )
-    return METHODS[method](experiment, level=level, alpha=alpha, **knobs)
+    return METHODS[method](experiment, level=level, alpha=alpha, smallest=smallest, **knobs)

@@ -28,14 +28,14 @@ from steerscope.analysis.results.effects import NODE, Statistics, node_columns, 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.tools.gradients import rank
-from steerscope.analysis.tools.patching import MEASURES, checks, effects, together
+from steerscope.analysis.tools.patching import MEASURES, checks, effects
 from steerscope.analysis.tools.record import record
 
-from .effect_table import CARRIERS, TOTALS, carrier_table, totals
+from .effect_table import CARRIERS, TOTALS, carrier_table, told, totals
 
 LEAST = 12  # nodes that are verified even in a small model
 SHARE = 0.08  # of the nodes, in a large one
-JOINT = ("carriers_necessity", "carriers_sufficiency", "unverified_necessity", "unverified_sufficiency")
+JOINT = ("told_necessity", "told_sufficiency", "unverified_necessity", "unverified_sufficiency")
 Values = NDArray[np.float64]
 
 COLUMNS: Frames = {
@@ -83,6 +83,7 @@ def screen(
     sample: int = 5,
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
 ) -> Result:
     """Exact necessity and sufficiency of the nodes that matter, without patching all of them.
 
@@ -94,7 +95,7 @@ def screen(
     Returns:
         a `Result` of kind "screen".
     """
-    options = Statistics(level, alpha)
+    options = Statistics(level, alpha, smallest)
     nodes = experiment.reachable
     top = max(LEAST, ceil(SHARE * len(nodes))) if top is None else top
     if top < 1 or sample < 1:
@@ -107,16 +108,16 @@ def screen(
     chosen, drawn = _choose(guess, min(top, len(nodes)), sample, experiment.seed)
     verified = [nodes[i] for i in sorted({*chosen, *drawn})]
     raw = effects(experiment, verified)
-    table, found, steadiness = carrier_table(experiment, raw, options)
+    table, about = carrier_table(experiment, raw, options)
     rest = [node for node in nodes if node not in set(verified)]
-    groups = [(m, [n for n in verified if str(n) in found[m]]) for m in MEASURES]
-    joint = together(experiment, [*groups, *((m, rest) for m in MEASURES)])
+    found = [(m, [n for n in verified if str(n) in told(table, m)]) for m in MEASURES]
+    summed, joint = totals(experiment, raw, [*found, *((m, rest) for m in MEASURES)], options, JOINT)
     estimates = _estimates(nodes, guess, chosen, drawn, table)
     frames = {
         "effects": table,
         "estimates": estimates,
-        "missed": _missed(estimates, joint[0, 2:], raw.total[0], level),
-        "totals": totals(experiment, raw, joint, options, JOINT),
+        "missed": _missed(estimates, joint[2:], raw.basis.total, level),
+        "totals": summed,
         "cost": _cost(experiment, verified, passes),
     }
     return record(
@@ -132,7 +133,8 @@ def screen(
         sample=len(drawn),
         level=level,
         alpha=alpha,
-        stability=steadiness,
+        smallest=smallest,
+        **about,
     )
 
 
@@ -192,7 +194,7 @@ def _missed(estimates: pd.DataFrame, joint: Values, total: Values, level: float)
 def _cost(experiment: Experiment, verified: Sequence[Node], passes: float) -> pd.DataFrame:
     """Forward-equivalents: a patched row costs the layers from its node on, since what is before is shared."""
     layers, prompts = experiment.model.n_layers, len(experiment.prompts)
-    vectors = 1 + experiment.references
+    vectors = len(experiment.vectors)
 
     def patched(nodes: Sequence[Node]) -> float:
         rows = sum((layers - node.layer) / layers for node in nodes)

@@ -31,14 +31,16 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.metrics import Score
 from steerscope.analysis.results.effects import EFFECTS, NUMBERS, Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
-from steerscope.analysis.results.stats import benjamini_hochberg, interval, sign_flip_p
+from steerscope.analysis.results.stats import benjamini_hochberg, holm, interval, nonzero_p
+from steerscope.analysis.results.verdicts import Basis
 from steerscope.analysis.tools.record import check, record
 from steerscope.analysis.tools.strongest import given
 
-from .effect_table import effect_table
+from .effect_table import effect_table, self_check
 from .surrogate import Fit, fit
 
 Values = NDArray[np.float64]
@@ -69,11 +71,10 @@ COLUMNS: Frames = {
         ),
         **INTERVAL,
         **SAMPLING,
-        "p": Column("sign-flip test over prompts: the interaction differs from zero"),
+        "p": Column("t test over groups of prompts, sampling error included: the interaction differs from zero"),
         "p_adjusted": Column("p after Benjamini-Hochberg over pairs"),
-        "significant": Column(
-            "p_adjusted below the manifest's alpha, and more than two sampling errors from zero", role="verdict"
-        ),
+        "p_holm": Column("p after Holm over pairs"),
+        "significant": Column("p_holm below the manifest's alpha: not zero", role="verdict"),
     },
     "totals": {
         "quantity": Column(
@@ -88,21 +89,23 @@ COLUMNS: Frames = {
 
 @dataclass(frozen=True, eq=False)
 class Game:
-    """Values of coalitions, for one vector."""
+    """Values of coalitions, for one vector, along one score."""
 
     experiment: Experiment
     players: tuple[Node, ...]
     vector: int
+    score: Score
 
     def values(self, members: Members) -> Float[Values, "coalition prompt"]:
-        """Metric of the run in which the members are live, minus that of the clean run."""
+        """Score of the run in which the members are live, minus that of the clean run."""
         asked, prompts = self.experiment, range(len(self.experiment.prompts))
         edits, to_clean = asked.edits(self.vector), asked.patches(None, self.players)
         variants = []
         for row in members:
             held = [n for n, live in zip(self.players, row, strict=True) if not live]
             variants += [Variant(p, (*edits[p], *(to_clean[n][p] for n in held))) for p in prompts]
-        return asked.score(variants).reshape(len(members), -1) - asked.value(None)
+        found = asked.scores(variants, [self.score]).reshape(len(members), -1)
+        return np.asarray(found - asked.value(None, self.score))
 
 
 def shapley(
@@ -112,9 +115,10 @@ def shapley(
     passes: int | None = None,
     nodes: Sequence[Node | str] | None = None,
     interactions: bool = True,
-    references_at_most: int = 4,
+    references_at_most: int = 8,
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
 ) -> Result:
     """Shapley values of nodes as carriers, and interactions of pairs.
 
@@ -123,7 +127,7 @@ def shapley(
         passes: coalitions that are run on every prompt; 8 a node by default.
         nodes: the players; all that the injection can reach by default. Others stay live.
         interactions: whether to say what pairs of nodes do together, too.
-        references_at_most: so many random vectors, or as many as the experiment has.
+        references_at_most: reference vectors, noise first, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "shapley".
@@ -132,7 +136,7 @@ def shapley(
         BadArgument: an unknown estimator, or too few passes.
         BadNode: a node that is not there, or that the injection cannot reach.
     """
-    options = Statistics(level, alpha)
+    options = Statistics(level, alpha, smallest)
     players = experiment.reachable if nodes is None else given(experiment, nodes)
     if len(players) < 2:
         raise BadArgument(f"{len(players)} node; expected at least 2 to share an effect; give more")
@@ -147,21 +151,22 @@ def shapley(
         )
     start = time.perf_counter()
     experiment = experiment.fewer(references_at_most)
-    fits, ends = [], []
-    for vector in track(range(1 + experiment.references), "coalitions"):
-        game = Game(experiment, players, vector)
-        found, end = ESTIMATORS[estimator](game, passes, interactions and vector == 0)
-        fits.append(found)
-        ends.append(end)
-    total, direct = ends[0]
-    real = fits[0]
-    values = np.stack([one.values for one in fits])  # [vector, node, prompt]
-    table = effect_table(players, ("shapley",), values[:, None], total, options, experiment.seed)
-    gap = np.abs(values[0].sum(axis=0) - (total - direct)).max() / max(np.abs(total).max(), 1e-12)
+    real, (total, direct) = ESTIMATORS[estimator](Game(experiment, players, 0, experiment.along), passes, interactions)
+    own = []
+    for vector in track(experiment.vectors, "coalitions"):
+        if vector == 0 and experiment.metric.own_direction:
+            own.append(real.values)
+        else:
+            game = Game(experiment, players, vector, experiment.own(vector))
+            own.append(ESTIMATORS[estimator](game, passes, False)[0].values)
+        experiment.own_effect(vector)  # kept from here on, its run is not
+    basis, shares = experiment.basis(), np.stack(own)[:, None]
+    table = effect_table(players, ("shapley",), real.values[None], shares, basis, options, further=real.error[None])
+    gap = np.abs(real.values.sum(axis=0) - (total - direct)).max() / max(np.abs(total).max(), 1e-12)
     frames = {
         "effects": table.assign(sampling_error=real.error),
-        "interactions": _interactions(players, real, options, experiment.seed),
-        "totals": _totals(total, direct, values[0], level, experiment.seed),
+        "interactions": _interactions(players, real, options, basis),
+        "totals": _totals(total, direct, real.values, level, basis),
     }
     return record(
         "shapley",
@@ -177,6 +182,8 @@ def shapley(
         total=float(total.mean()),
         level=level,
         alpha=alpha,
+        smallest=smallest,
+        **self_check(basis, shares, ("shapley",), options),
     )
 
 
@@ -245,34 +252,32 @@ Estimator = Callable[[Game, int, bool], tuple[Fit, tuple[Values, Values]]]
 ESTIMATORS: dict[str, Estimator] = {"regression": _regression, "permutation": _permutation}
 
 
-def _interactions(players: Sequence[Node], real: Fit, options: Statistics, seed: int) -> pd.DataFrame:
+def _interactions(players: Sequence[Node], real: Fit, options: Statistics, basis: Basis) -> pd.DataFrame:
     if not len(real.pairs):
         return pd.DataFrame(columns=list(COLUMNS["interactions"]))
     first, second = np.triu_indices(len(players), 1)
-    low, high = interval(real.pairs, options.level, seed)
-    p = sign_flip_p(real.pairs, seed=seed)
-    adjusted = benjamini_hochberg(p)
-    mean = real.pairs.mean(-1)
-    # Beyond the prompts' scatter an interaction must stand out of its own sampling error.
-    clear = np.abs(mean) > 2 * real.pairs_error
+    low, high = interval(real.pairs, options.level, basis.groups, real.pairs_error)
+    p = nonzero_p(real.pairs, basis.groups, real.pairs_error)
+    corrected = holm(p)
     return pd.DataFrame(
         {
             "node_a": [str(players[int(i)]) for i in first],
             "node_b": [str(players[int(i)]) for i in second],
-            "effect": mean,
+            "effect": real.pairs.mean(-1),
             "low": low,
             "high": high,
             "sampling_error": real.pairs_error,
             "p": p,
-            "p_adjusted": adjusted,
-            "significant": (adjusted < options.alpha) & clear,
+            "p_adjusted": benjamini_hochberg(p),
+            "p_holm": corrected,
+            "significant": corrected < options.alpha,
         }
     )
 
 
-def _totals(total: Values, direct: Values, values: Values, level: float, seed: int) -> pd.DataFrame:
+def _totals(total: Values, direct: Values, values: Values, level: float, basis: Basis) -> pd.DataFrame:
     rows = {"effect": total, "direct": direct, "nodes": values.sum(axis=0)}
     return pd.DataFrame(
-        [(name, x.mean(), *map(float, interval(x, level, seed))) for name, x in rows.items()],
+        [(name, x.mean(), *map(float, interval(x, level, basis.groups))) for name, x in rows.items()],
         columns=list(COLUMNS["totals"]),
     )

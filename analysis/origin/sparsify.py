@@ -34,10 +34,20 @@ from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.metrics import kl
-from steerscope.analysis.results.effects import Statistics, band, nonzero, over_references, wrong_way
+from steerscope.analysis.results.effects import Statistics, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
-from steerscope.analysis.results.stats import benjamini_hochberg, interval, ratio_interval, sign_flip_p
+from steerscope.analysis.results.stats import (
+    benjamini_hochberg,
+    draws,
+    holm,
+    interval,
+    numbered,
+    percentiles,
+    prediction_p,
+    ratio_interval,
+)
+from steerscope.analysis.results.verdicts import LEAST, band, wrong_way
 from steerscope.analysis.tools.injected_gradient import injected_gradient
 from steerscope.analysis.tools.patching import against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
@@ -76,10 +86,11 @@ COLUMNS: Frames = {
             "the same of random vectors, each of its own change in its own order; mean", role="reference"
         ),
         **_BAND,
-        "p": Column("sign-flip test over prompts of own_kept minus the random vectors' mean"),
+        "p": Column("prediction t over vectors: own_kept differs from what is kept of random vectors"),
         "wrong_way": Column("share of prompts whose effect has the opposite sign of the mean"),
         "p_adjusted": Column("p after Benjamini-Hochberg over rows"),
-        "significant": Column("p_adjusted below the manifest's alpha", role="verdict"),
+        "p_holm": Column("p after Holm over rows"),
+        "significant": Column("p_holm below the manifest's alpha: unlike random vectors", role="verdict"),
     },
     "smallest": {
         **_ORDER,
@@ -120,6 +131,7 @@ FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 RESAMPLES = 4_999
 ALONE = {"halves": "with one prompt the gradient's order is chosen on the prompt that it is measured on"}
 Values = NDArray[np.float64]
+Groups = NDArray[np.int64]
 Gradients = list[Float[Tensor, "prompt row dimension"]] | None  # by injection
 
 
@@ -132,7 +144,7 @@ def sparsify(
     rescale: bool = True,
     draws: int = 3,
     steps: int = 8,
-    references_at_most: int = 4,
+    references_at_most: int = 8,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> Result:
@@ -146,7 +158,7 @@ def sparsify(
         rescale: whether to try each row scaled back to its norm, too.
         draws: random orders that are averaged over.
         steps: points along the coefficient for the gradient.
-        references_at_most: random vectors of equal norm, at most as many as the experiment has.
+        references_at_most: reference vectors, noise first, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "sparsify"; frames and columns as in `COLUMNS`.
@@ -168,12 +180,13 @@ def sparsify(
     widths = tuple(i.vector.values.shape[1] for i in experiment.injections)
     tried = Tried(tuple(dict.fromkeys(orders)), (False, True)[: 1 + rescale], _distinct(fractions, widths), widths)
     curves, checks, gradients, gap = [], [], None, None
-    for vector in track(range(1 + experiment.references), "sparse vectors"):
+    for vector in track(experiment.vectors, "sparse vectors"):
         work = _Vector(experiment, vector, tried, draws, steps)
         curves.append(work.curves())
         if vector == 0:
             gradients, checks = work.gradients, work.checks(curves[0])
-    edits, total, asked = experiment.edits(0)[0], curves[0].total, (options, experiment.seed)
+    edits, total = experiment.edits(0)[0], curves[0].total
+    asked = (options, experiment.prompts.by_group)
     if gradients is not None:
         reached = sum((g * _values(e).to(g)).sum((1, 2)).numpy() for g, e in zip(gradients, edits, strict=True))
         gap = float(np.abs(reached - total).mean() / np.abs(total).mean())
@@ -181,7 +194,7 @@ def sparsify(
     cases = pd.DataFrame(names, columns=["order", "rescaled", "fraction", "prompt"])
     frames = {
         "curves": _curves(curves, tried, *asked),
-        "smallest": smallest(curves, tried, keep, *asked),
+        "smallest": smallest(curves, tried, keep, *asked, experiment.seed),
         "dimensions": _dimensions(edits, gradients),
         "per_prompt": cases.assign(effect=curves[0].effect.ravel(), kl=curves[0].kl.ravel()),
     }
@@ -372,15 +385,16 @@ def _norm(values: Sequence[Tensor]) -> float:
     return float(torch.cat([value.double().flatten() for value in values]).norm())
 
 
-def _curves(curves: Sequence[Curves], tried: Tried, options: Statistics, seed: int) -> pd.DataFrame:
+def _curves(curves: Sequence[Curves], tried: Tried, options: Statistics, groups: Groups) -> pd.DataFrame:
     """One row for each order, scaling and fraction; p is that of a share unlike the random vectors'."""
     real, shares = curves[0], np.stack([c.shares for c in curves])
-    p, reference = sign_flip_p(shares[0] - over_references(shares[1:]), seed=seed), over_references(shares[1:]).mean(-1)
+    means = shares.mean(-1)
+    few = len(curves) <= LEAST
+    p = np.full(means[0].shape, np.nan) if few else prediction_p(means[0], means[1:])
     p[..., -1] = np.nan  # with all dimensions nothing is asked
-    if len(curves) == 1:
-        p[:], reference[:] = np.nan, np.nan
-    adjusted = np.where(np.isnan(p), np.nan, 0.0)
-    adjusted[adjusted == 0] = benjamini_hochberg(p[adjusted == 0])
+    asked = ~np.isnan(p)
+    adjusted, corrected = p.copy(), p.copy()
+    adjusted[asked], corrected[asked] = benjamini_hochberg(p[asked]), holm(p[asked])
     found = {
         "dimensions": np.broadcast_to(tried.counts[:, 0], p.shape),
         "norm": np.broadcast_to(real.norm[:, None], p.shape),
@@ -388,41 +402,43 @@ def _curves(curves: Sequence[Curves], tried: Tried, options: Statistics, seed: i
         "kept": real.effect.mean(-1) / nonzero(real.total.mean()),
         "kl": real.kl.mean(-1),
         "kl_kept": real.kl.mean(-1) / nonzero(real.kl_total.mean()),
-        "own_kept": shares[0].mean(-1),
-        "reference": reference,
+        "own_kept": means[0],
+        "reference": means[1:].mean(axis=0) if len(curves) > 1 else np.full(p.shape, np.nan),
         "p": p,
         "wrong_way": wrong_way(real.effect),
         "p_adjusted": adjusted,
-        "significant": adjusted < options.alpha,
+        "p_holm": corrected,
+        "significant": corrected < options.alpha,
     }
-    found["low"], found["high"] = interval(real.effect, options.level, seed)
-    found["kl_low"], found["kl_high"] = interval(real.kl, options.level, seed)
-    found["reference_low"], found["reference_high"] = band(shares[1:].mean(axis=-1))
-    kept = [ratio_interval(row, real.total, options.level, seed) for row in real.effect.reshape(-1, len(real.total))]
-    found["kept_low"], found["kept_high"] = np.array(kept).T
+    found["low"], found["high"] = interval(real.effect, options.level, groups)
+    found["kl_low"], found["kl_high"] = interval(real.kl, options.level, groups)
+    found["reference_low"], found["reference_high"] = band(means[1:])
+    found["kept_low"], found["kept_high"] = ratio_interval(real.effect, real.total, options.level, groups)
     names = pd.DataFrame(product(tried.orders, tried.scales, tried.really), columns=["order", "rescaled", "fraction"])
     return names.assign(**{name: values.ravel() for name, values in found.items()})[list(COLUMNS["curves"])]
 
 
-def smallest(curves: Sequence[Curves], tried: Tried, keep: float, options: Statistics, seed: int) -> pd.DataFrame:
-    """The smallest fraction from which on `keep` of the effect is kept; resampled prompts give its interval."""
-    real, prompts = curves[0], len(curves[0].total)
+def smallest(
+    curves: Sequence[Curves], tried: Tried, keep: float, options: Statistics, groups: Groups, seed: int
+) -> pd.DataFrame:
+    """The smallest fraction from which on `keep` of the effect is kept; resampled groups give its interval."""
+    real, own_groups = curves[0], numbered(groups, len(curves[0].total))
     at = _first(real.effect.mean(-1) / nonzero(real.total.mean()), keep)  # [order, rescaled]
     own = tried.really[_first(np.stack([c.shares for c in curves]).mean(-1), keep)]  # [vector, order, rescaled]
-    drawn = np.random.default_rng(seed).integers(0, prompts, size=(RESAMPLES, prompts))
-    weights = np.array([np.bincount(row, minlength=prompts) for row in drawn]).T
+    weights = draws(own_groups, seed, RESAMPLES).T
     parts = (real.effect @ weights) / (real.total @ weights)  # [order, rescaled, fraction, resample]
-    tail, nothing = 100 * (1 - options.level) / 2, np.full(at.shape, np.nan)
+    number, nothing = int(own_groups.max()) + 1, np.full(at.shape, np.nan)
     kl_kept = real.kl.mean(-1) / nonzero(real.kl_total.mean())
     found = {
         "fraction": tried.really[at],
         "dimensions": tried.counts[at, 0],
         "kl_kept": np.take_along_axis(kl_kept, at[..., None], axis=-1),
         "own": own[0],
-        "reference": over_references(own[1:]) if len(curves) > 1 else nothing,
+        "reference": own[1:].mean(axis=0) if len(curves) > 1 else nothing,
     }
-    ends = np.percentile(tried.really[_first(np.moveaxis(parts, 2, -1), keep)], [tail, 100 - tail], axis=-1)
-    found["low"], found["high"] = ends if prompts > 1 else (nothing, nothing)
+    places = np.moveaxis(tried.really[_first(np.moveaxis(parts, 2, -1), keep)], -1, 0)
+    ends = percentiles(np.concatenate([places[:1], places]), options.level, number)
+    found["low"], found["high"] = ends if number > 1 else (nothing, nothing)
     found["reference_low"], found["reference_high"] = band(own[1:])
     names = pd.DataFrame(product(tried.orders, tried.scales), columns=["order", "rescaled"]).assign(keep=keep)
     return names.assign(**{name: values.ravel() for name, values in found.items()})[list(COLUMNS["smallest"])]

@@ -35,6 +35,7 @@ from steerscope.analysis.results.effects import NUMBERS, TOTAL, Statistics, esti
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import interval, ratio_interval
+from steerscope.analysis.results.verdicts import TOLD, Basis
 from steerscope.analysis.tools.patching import against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
 from steerscope.analysis.vectors.random import random_like
@@ -43,6 +44,8 @@ from steerscope.analysis.vectors.vector import SteeringVector
 from .parts import Part, Parts, parts
 
 MEASURES = ("alone", "without")
+_EFFECT = ("effect", "low", "high", "share", "reference", "reference_low", "reference_high")
+TRIED = (*_EFFECT, "p", "p_noise", "p_adjusted", "p_holm", "told", "wrong_way")
 _WRITER: Frame = {
     "injection": Column("number of the injection whose vector it is, from 0", role="label"),
     "writer": Column(
@@ -55,18 +58,20 @@ _WRITER: Frame = {
 
 def _tried_columns(measure: str, meaning: str) -> Frame:
     """Of one way to try a writer's part: `NUMBERS`, each name after that of the measure."""
-    own: Frame = NUMBERS | {
+    own: Frame = {name: NUMBERS[name] for name in ("effect", "low", "high", "share", "p", "wrong_way")} | {
         "effect": Column(f"effect of {meaning}; mean over prompts", "{metric}", "estimate"),
         "reference": Column(
             "the same with random parts of equal norm, position by position; mean", "{metric}", "reference"
         ),
         "reference_low": Column("2.5th percentile over the random parts", "{metric}", "reference_low"),
         "reference_high": Column("97.5th percentile over the random parts", "{metric}", "reference_high"),
-        "p_adjusted": Column("p after Benjamini-Hochberg over writers"),
-        "p_holm": Column("p after Holm over writers, for claims in words"),
+        "p_noise": Column("prediction t over random parts: the effect differs from theirs"),
+        "p_adjusted": Column("differs from zero and goes beyond random parts, after Benjamini-Hochberg over writers"),
+        "p_holm": Column("the same after Holm over writers"),
+        "told": Column("p_holm below the manifest's alpha, and a share above the smallest of interest", role="verdict"),
         "share": Column("the same over the total effect; these shares need not add up", role="share"),
     }
-    return {_name(measure, name): column for name, column in own.items()}
+    return {_name(measure, name): own[name] for name in TRIED}
 
 
 def _name(measure: str, column: str) -> str:
@@ -140,7 +145,7 @@ class Written:
         return {"injection": list(self.owner), "writer": [part.writer for part in self.parts]}
 
 
-def writers(experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05) -> Result:
+def writers(experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05, smallest: float = 0.02) -> Result:
     """Who wrote the injected vectors, and what each writer's part does.
 
     Returns:
@@ -150,10 +155,9 @@ def writers(experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05)
         BadVector: a vector that was not recorded from a prompt pair, or that the model does not reproduce.
     """
     start = time.perf_counter()
-    frames, checks = written(experiment, Statistics(level, alpha))
-    return record(
-        "writers", experiment, frames, COLUMNS, start, checks=checks, method="exact", level=level, alpha=alpha
-    )
+    frames, checks = written(experiment, Statistics(level, alpha, smallest))
+    about = {"level": level, "alpha": alpha, "smallest": smallest}
+    return record("writers", experiment, frames, COLUMNS, start, checks=checks, missing={}, method="exact", **about)
 
 
 def written(
@@ -167,7 +171,7 @@ def written(
     Raises:
         BadVector: as above.
     """
-    raw = effects(experiment, experiment.references if references is None else references)
+    raw = effects(experiment, len(experiment.beside) if references is None else references)
     frames = {
         "writers": _table(experiment, raw, options),
         "rows": _rows(experiment, raw),
@@ -221,10 +225,14 @@ def _put(edit: Edit, injection: Injection, values: Float[Tensor, "row width"]) -
 
 def _table(experiment: Experiment, raw: Written, options: Statistics) -> pd.DataFrame:
     measured: dict[str, object] = {}
+    # A random part is asked what it does along the same metric: of the whole effect of the real vector.
+    total, count = experiment.effect(), len(raw.effects)
+    families = ("", *("isotropic",) * (count - 1))
+    basis = Basis(experiment.prompts.by_group, total, np.tile(total, (count, 1)), families)
     for index, measure in enumerate(MEASURES):
-        columns = estimates(raw.effects[:, index], options, experiment.seed)
-        columns["share"] = columns["effect"] / nonzero(experiment.effect().mean())
-        measured |= {_name(measure, name): values for name, values in columns.items()}
+        columns = estimates(basis, raw.effects[0, index], raw.effects[:, index], options)
+        columns["told"] = np.isin(columns["verdict"].astype(str), TOLD)
+        measured |= {_name(measure, name): columns[name] for name in TRIED}
     vectors = [experiment.injections[number].vector.values for number in raw.owner]
     geometry = [_geometry(part.values, vector) for part, vector in zip(raw.parts, vectors, strict=True)]
     nodes = {
@@ -255,7 +263,7 @@ def _rows(experiment: Experiment, raw: Written) -> pd.DataFrame:
 
 
 def _totals(experiment: Experiment, raw: Written, options: Statistics) -> pd.DataFrame:
-    total, unit, asked = experiment.effect(), experiment.metric.unit, (options.level, experiment.seed)
+    total, unit, asked = experiment.effect(), experiment.metric.unit, (options.level, experiment.prompts.by_group)
     alone, without = raw.effects[0].sum(axis=1)
     rows = []
     for name, values, of in (

@@ -1,9 +1,10 @@
 """`Experiment` = model + injections + prompts + metric + references + seed: what every method is asked about.
 
-Its clean and steered runs, and those of its references, are made once. References are random vectors of the same norm, site
-by site and position by position of what the injections add together, or (matched="kl") scaled to the same disturbance.
+Its clean and steered runs, and those of its reference vectors, are made once. References have the same norm, site by
+site and position by position of what the injections add together, or (matched="kl") are scaled to the same disturbance.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,10 +22,12 @@ from steerscope.analysis.engine.run import Readout, Reads, measure, run
 from steerscope.analysis.errors import BadArgument, BadInjection, BadPrompt
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
+from steerscope.analysis.results.verdicts import Basis
 
 from .injection import Injection, compose
 from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction
-from .prompts import Prompts, make_prompts
+from .prompts import Prompts, continued, make_prompts
+from .references import References, references
 
 Edits = tuple[tuple[Edit, ...], ...]  # by prompt
 Activations = list[dict[tuple[str, int], Tensor]]  # by prompt
@@ -40,7 +43,8 @@ class Experiment:
         injections: one or several; they act together.
         prompts: texts, token ids or `Prompts`.
         metric: `logit_direction()` by default.
-        references: how many random vectors ride along.
+        references: reference vectors that ride along: None for other concepts with random vectors beside, where the
+            vector's recipe allows them; `concepts:16,isotropic:4`; how many isotropic ones; or vectors of yours.
         matched: references of equal "norm", or of equal "kl".
         scored: positions that the metric reads: None for all that are neither BOS nor injected,
             "all", "last", or indices.
@@ -51,7 +55,7 @@ class Experiment:
     injections: tuple[Injection, ...]
     prompts: Prompts
     metric: Metric = field(default_factory=logit_direction)
-    references: int = 20
+    references: References | str | int | Sequence[Any] | None = None
     matched: Literal["norm", "kl"] = "norm"
     scored: str | tuple[int, ...] | None = None
     seed: int = 0
@@ -65,14 +69,14 @@ class Experiment:
             )
         for injection in injections:
             injection.check(self.model)
-        if self.references < 0 or self.matched not in ("norm", "kl"):
-            raise BadArgument(
-                f"references={self.references}, matched={self.matched!r}; expected a count of at least 0, and norm or kl"
-            )
+        if self.matched not in ("norm", "kl"):
+            raise BadArgument(f"matched={self.matched!r}; expected norm or kl; choose one")
+        vectors = [injection.vector for injection in injections]
+        object.__setattr__(self, "references", references(self.references, self.model, vectors))
         prompts = make_prompts(self.model, self.prompts)
         continuation = self.metric.options.get("continuation")
         if continuation is not None:
-            prompts = _continued(self.model, prompts, continuation)
+            prompts = continued(self.model, prompts, continuation)
         object.__setattr__(self, "injections", injections)
         object.__setattr__(self, "prompts", prompts)
         for ids, edits in zip(prompts.ids, self.edits(0), strict=True):  # parses positions against each prompt
@@ -82,15 +86,28 @@ class Experiment:
         what = " and ".join(map(repr, self.injections))
         return (
             f"<Experiment: {what} in {self.model.name}, {len(self.prompts)} prompts, {self.metric.name}, "
-            f"{self.references} references>"
+            f"references {self.beside}>"
         )
 
-    def fewer(self, references: int) -> "Experiment":
-        """The same question with at most so many references; the runs that are there stay there."""
-        if references >= self.references:
+    @property
+    def beside(self) -> References:
+        """The reference vectors, as parsed from what was given."""
+        assert isinstance(self.references, References)
+        return self.references
+
+    @property
+    def vectors(self) -> range:
+        """0 for the real vector, then the references."""
+        return range(1 + len(self.beside))
+
+    def fewer(self, most: int) -> "Experiment":
+        """The same question with at most so many references, noise first; the runs that are there stay there."""
+        if most >= len(self.beside):
             return self
-        same = replace(self, references=references)
+        same = replace(self, references=self.beside.first(most))
         same.__dict__["_runs"] = self._runs
+        if "steering" in self.__dict__:
+            same.__dict__["steering"] = self.steering[: 1 + most]
         return same
 
     @property
@@ -111,19 +128,13 @@ class Experiment:
     @cached_property
     def steering(self) -> tuple[tuple[Injection, ...], ...]:
         """The real injections, then those of each reference, already scaled; what they add together is in `edits`."""
-        references = [
-            tuple(injection.reference(self._reference_seed(c, n)) for n, injection in enumerate(self.injections))
-            for c in range(self.references)
-        ]
-        if self.matched == "kl" and references:
+        real = [injection.vector for injection in self.injections]
+        drawn = self.beside.draw(self.model, real, self.seed)
+        others = [tuple(replace(i, vector=v) for i, v in zip(self.injections, own, strict=True)) for own in drawn]
+        if self.matched == "kl" and others:
             target = float(self.kl(self.injections).mean())
-            references = [self.at_kl(reference, target) for reference in references]
-        return (self.injections, *references)
-
-    def _reference_seed(self, reference: int, injection: int = 0) -> int:
-        """Every injection of a reference draws its own direction: one for all would let them cancel, or add up."""
-        own = (injection,) if injection else ()
-        return int(np.random.SeedSequence([self.seed, reference, *own]).generate_state(1)[0])
+            others = [self.at_kl(own, target) for own in others]
+        return (self.injections, *others)
 
     def edits(self, vector: int, share: float = 1.0) -> Edits:
         """The edits of every prompt: `vector` 0 is the real one, 1 the first reference.
@@ -275,8 +286,19 @@ class Experiment:
         return self.metric.prepare(self.scored_positions, self.clean, self.steered)
 
     def own(self, vector: int) -> Score:
-        """Along a vector's own change of logits."""
-        return logit_direction().prepare(self.scored_positions, self.clean, self.outputs_of(vector))
+        """Along a vector's own change of logits: what references are read by, each in its own direction."""
+        metric = self.metric if self.metric.own_direction else logit_direction()
+        return metric.prepare(self.scored_positions, self.clean, self.outputs_of(vector))
+
+    def readings(self, vector: int) -> list[Score]:
+        """What a vector's runs are read by: a reference by its own change alone, the real vector by the metric, too."""
+        own = self.own(vector)
+        return [own] if vector else [self.along, own]
+
+    def basis(self) -> Basis:
+        """What inference needs to know of the question: groups of prompts, whole effects, families of references."""
+        own = np.stack([self.own_effect(vector) for vector in self.vectors])
+        return Basis(self.prompts.by_group, self.effect(), own, ("", *self.beside.families))
 
     def scores(
         self, variants: Sequence[Variant], scores: Sequence[Score], reads: Reads | None = None
@@ -332,11 +354,6 @@ class Experiment:
         """KL(steered || clean) of a vector, in nats."""
         return self._runs.fact("kl", vector, lambda: self.disturbance(self.outputs_of(vector)))
 
-    def own_shares(self, own: Float[NDArray[np.float64], "vector ..."]) -> Float[NDArray[np.float64], "vector ..."]:
-        """Effects along each vector's own change over its own whole effect (mean): what vectors are compared by."""
-        totals = [float(self.own_effect(vector).mean()) or np.nan for vector in range(len(own))]
-        return np.asarray(own / np.array(totals).reshape(-1, *(1,) * (own.ndim - 1)))
-
     # Disturbance.
 
     def kl(self, injections: Sequence[Injection]) -> Float[NDArray[np.float64], " prompt"]:
@@ -371,14 +388,18 @@ class Experiment:
         return {
             "model": self.model.describe(),
             "injections": [injection.describe() for injection in self.injections],
-            "prompts": {"count": len(self.prompts), "hash": self.prompts.hash, "source": self.prompts.source},
+            "prompts": {
+                "count": len(self.prompts),
+                "groups": int(self.prompts.by_group.max()) + 1,
+                "hash": self.prompts.hash,
+                "source": self.prompts.source,
+            },
             "metric": {**self.metric.describe(), "scored": self.scoring_rule},
             "references": {
-                "count": self.references,
+                "count": len(self.beside),
+                "families": dict(Counter(self.beside.families)),
                 "matched": self.matched,
-                "seeds": [
-                    [self._reference_seed(c, n) for n in range(len(self.injections))] for c in range(self.references)
-                ],
+                "labels": [" and ".join(i.vector.label for i in own) for own in self.steering[1:]],
             },
             "seed": self.seed,
         }
@@ -417,16 +438,3 @@ def beyond_rounding(
 
 def _scaled(injections: Sequence[Injection], factor: float) -> tuple[Injection, ...]:
     return tuple(replace(i, coefficient=i.coefficient * factor) for i in injections)
-
-
-def _continued(model: Model, prompts: Prompts, continuation: str | Sequence[int]) -> Prompts:
-    ids = tuple(model.encode(continuation) if isinstance(continuation, str) else continuation)
-    if not ids:
-        raise BadPrompt(f"the continuation {continuation!r} is empty; expected at least one token; give some text")
-    longest = max(map(len, prompts.ids)) + len(ids)
-    if longest > model.n_ctx:
-        raise BadPrompt(
-            f"a prompt and its continuation have {longest} tokens, {model.name} reads at most {model.n_ctx}; "
-            "shorten one"
-        )
-    return replace(prompts, continuations=(ids,) * len(prompts))

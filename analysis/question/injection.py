@@ -11,7 +11,6 @@ from steerscope.analysis.errors import BadInjection
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.model.positions import Positions, parse_positions
-from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
 
 
@@ -88,10 +87,6 @@ class Injection:
     def edit(self, length: int, has_bos: bool) -> Edit:
         """What the engine does to a prompt of `length` tokens."""
         return Edit(self.site, "add", self.coefficient * self._vector.values, self.where(length, has_bos))
-
-    def reference(self, seed: int) -> "Injection":
-        """The same injection of a random vector of equal norm, position by position."""
-        return replace(self, vector=random_like(self.vector, seed))
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the injection."""

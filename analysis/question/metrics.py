@@ -1,7 +1,10 @@
 """`Metric`: what is measured of a run, one number at each scored position, averaged over positions.
 
-- `logit_direction` (the default, needs no labels): the projection of the run's change of logits on
-  the unit direction of the full injection's own change. Linear in the logits.
+- `logit_direction` (the default, needs no labels): the projection of the run's change of logits on the unit direction
+  in which the full injection moves the logits of the *other* groups of prompts. Linear in the logits; its sign is
+  earned, since no prompt has a say in its own direction. A single group has no others: its own direction it is.
+- `own_direction`: the same on the prompt's own change, position by position: the whole effect is positive by
+  construction, and its sign says nothing.
 - `log_prob`: log-probability that the next token is one of a set of targets, or how much more probable
   they are than another set.
 - `kl`: KL(run || clean). A measure of disturbance, never of steering: a random vector of equal norm
@@ -23,6 +26,7 @@ from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import Readout, Reads, measure
 from steerscope.analysis.errors import BadMetric
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.results.stats import numbered
 
 from .prompts import Prompts
 
@@ -156,15 +160,53 @@ class Metric:
 
 
 def logit_direction() -> Metric:
-    """Projection on the centred logit change of the full injection, in logits; 0 for the clean run."""
-    return Metric("logit_direction", "logits", _direction, reads="hidden", own_direction=True)
+    """Projection on the injection's mean centred change of logits in the other groups of prompts, in logits.
+
+    0 for the clean run. Leave-one-group-out: see the module.
+    """
+    return Metric("logit_direction", "logits", _others_direction, reads="hidden", own_direction=True)
 
 
-def _direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+def own_direction() -> Metric:
+    """Projection on the injection's own centred change of logits, prompt by prompt and position by position, in logits.
+
+    0 for the clean run, positive for the steered one by construction.
+    """
+    return Metric("own_direction", "logits", _own_direction, reads="hidden", own_direction=True)
+
+
+def _own_direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+    change = _centred(clean, steered)
+    return _along(scored, clean, _unit(change), torch.arange(len(change), device=change.device))
+
+
+def _others_direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+    groups = torch.as_tensor(numbered(scored.prompts.by_group, len(scored.prompts)), device=scored.model.device)
+    number = int(groups.max()) + 1
+    if number < 2:
+        return _own_direction(scored, clean, steered)
+    change = _centred(clean, steered)
+    counts = torch.tensor([len(positions) for positions in scored.positions], device=change.device)
+    prompt = torch.repeat_interleave(torch.arange(len(counts), device=change.device), counts)
+    sums = change.new_zeros(number, change.shape[1])
+    sums.index_add_(0, groups[prompt], change / counts[prompt, None])
+    return _along(scored, clean, _unit(sums.sum(dim=0) - sums), groups[prompt])
+
+
+def _centred(clean: Outputs, steered: Outputs) -> Float[Tensor, "scored vocab"]:
     change = steered.logits - clean.logits
-    change = change - change.mean(dim=-1, keepdim=True)
-    norm = change.norm(dim=-1, keepdim=True)
-    unit = torch.where(norm > 0, change / norm.clamp_min(1e-30), 0.0)
+    return change - change.mean(dim=-1, keepdim=True)
+
+
+def _unit(directions: Float[Tensor, "direction vocab"]) -> Float[Tensor, "direction vocab"]:
+    norm = directions.norm(dim=-1, keepdim=True)
+    return torch.where(norm > 0, directions / norm.clamp_min(1e-30), 0.0)
+
+
+def _along(
+    scored: Scored, clean: Outputs, unit: Float[Tensor, "direction vocab"], which: Int[Tensor, " scored"]
+) -> Score:
+    """Projection of the change from the clean run on a direction; `which` one, by scored place."""
     if clean.hidden is not None:
         origin = clean.hidden
         # The same projection, before the unembedding.
@@ -173,14 +215,14 @@ def _direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
         def from_hidden(readout: Readout) -> Tensor:
             assert readout.hidden is not None
             places = scored.places(readout)
-            return ((readout.hidden - origin[places]) * seen[places]).sum(dim=-1)
+            return ((readout.hidden - origin[places]) * seen[which[places]]).sum(dim=-1)
 
         return from_hidden
 
     def from_logits(readout: Readout) -> Tensor:
         assert readout.logits is not None
         places = scored.places(readout)
-        return ((readout.logits - clean.logits[places]) * unit[places]).sum(dim=-1)
+        return ((readout.logits - clean.logits[places]) * unit[which[places]]).sum(dim=-1)
 
     return from_logits
 
@@ -264,6 +306,7 @@ def perplexity(continuation: str | Sequence[int] | None = None) -> Metric:
 
 METRICS: dict[str, Callable[..., Metric]] = {
     "logit_direction": logit_direction,
+    "own_direction": own_direction,
     "log_prob": log_prob,
     "kl": kl,
     "perplexity": perplexity,

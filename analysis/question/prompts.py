@@ -11,10 +11,16 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+import pandas as pd
+
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.model.models import Model
 
+from .groups import Groups, groups_of, numbers
+
+GROUP = "group"  # the column of a file that says which prompts belong together
 FIELDS = ("prompt", "text")  # where to look in JSONL, CSV and parquet
 PIECE = 1 << 20  # characters of a text file that are held at once
 
@@ -28,12 +34,15 @@ class Prompts:
         texts: as given; the ids as text where there is no tokenizer.
         source: a file name, or `given`.
         continuations: token ids that follow each prompt and are scored, but never injected into.
+        groups: by prompt, the number of its group: prompts of a group are not independent. Every prompt by itself
+            where there are none.
     """
 
     ids: tuple[tuple[int, ...], ...]
     texts: tuple[str, ...]
     source: str = "given"
     continuations: tuple[tuple[int, ...], ...] = field(default=())
+    groups: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,7 +55,20 @@ class Prompts:
 
     def first(self, count: int) -> "Prompts":
         """The first `count` of them."""
-        return replace(self, ids=self.ids[:count], texts=self.texts[:count], continuations=self.continuations[:count])
+        return self.some(range(min(count, len(self))))
+
+    def some(self, chosen: Sequence[int]) -> "Prompts":
+        """Those with some indices."""
+        parts: dict[str, Any] = {}
+        for name in ("ids", "texts", "continuations", "groups"):
+            own = getattr(self, name)
+            parts[name] = tuple(own[i] for i in chosen) if own else ()
+        return replace(self, **parts)
+
+    @property
+    def by_group(self) -> Groups:
+        """By prompt, the number of its group."""
+        return np.array(self.groups if self.groups else range(len(self)), dtype=np.int64)
 
     @property
     def full(self) -> tuple[tuple[int, ...], ...]:
@@ -62,9 +84,16 @@ class Prompts:
 
 
 def make_prompts(
-    model: Model, prompts: "Prompts | Sequence[str] | Sequence[Sequence[int]]", source: str = "given"
+    model: Model,
+    prompts: "Prompts | Sequence[str] | Sequence[Sequence[int]]",
+    source: str = "given",
+    groups: Sequence[object] | str = "auto",
 ) -> Prompts:
     """Texts or lists of token ids as `Prompts` for `model`; all faults are reported together.
+
+    Args:
+        groups: by prompt, a name of its group (template, document, family); "auto" finds copies and shared templates;
+            "each" takes every prompt as independent.
 
     Raises:
         BadPrompt: none given, empty or blank ones, ids outside of the vocabulary, or longer than the context.
@@ -90,7 +119,35 @@ def make_prompts(
     if faults:
         shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
         raise BadPrompt(f"{shown} (in {source}); expected texts of 1 to {model.n_ctx} tokens; mend or remove them")
-    return Prompts(tuple(ids), tuple(texts), source)
+    return Prompts(tuple(ids), tuple(texts), source, groups=_groups(model, ids, groups))
+
+
+def _groups(model: Model, ids: Sequence[tuple[int, ...]], given: Sequence[object] | str) -> tuple[int, ...]:
+    if isinstance(given, str) and given not in ("auto", "each"):
+        raise BadPrompt(f"groups={given!r}; expected auto, each, or a name for every prompt")
+    if not isinstance(given, str) and len(given) != len(ids):
+        raise BadPrompt(f"got {len(given)} groups for {len(ids)} prompts; expected one for each; give as many")
+    if given == "each":
+        return tuple(range(len(ids)))
+    return tuple((groups_of(ids, model.bos) if given == "auto" else numbers(given)).tolist())
+
+
+def continued(model: Model, prompts: Prompts, continuation: str | Sequence[int]) -> Prompts:
+    """Prompts with the same continuation after each.
+
+    Raises:
+        BadPrompt: an empty one, or one that the context has no room for.
+    """
+    ids = tuple(model.encode(continuation) if isinstance(continuation, str) else continuation)
+    if not ids:
+        raise BadPrompt(f"the continuation {continuation!r} is empty; expected at least one token; give some text")
+    longest = max(map(len, prompts.ids)) + len(ids)
+    if longest > model.n_ctx:
+        raise BadPrompt(
+            f"a prompt and its continuation have {longest} tokens, {model.name} reads at most {model.n_ctx}; "
+            "shorten one"
+        )
+    return replace(prompts, continuations=(ids,) * len(prompts))
 
 
 def _fault(model: Model, prompt: Any) -> str | None:
@@ -129,6 +186,30 @@ def read_prompts(path: str | Path) -> list[str]:
     if not texts:
         raise BadPrompt(f"{str(path)!r} holds no prompts; expected at least one; add some")
     return texts
+
+
+def read_groups(path: str | Path) -> list[str] | None:
+    """What a prompts file says of its prompts' groups, in a column `group`; None where it has none.
+
+    Raises:
+        BadPrompt: some prompts have a group and others have none.
+    """
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        with open_text(path) as file:
+            records = [json.loads(line) for line in file if line.strip()]
+        found = [record.get(GROUP) if isinstance(record, dict) else None for record in records]
+    elif path.suffix in (".csv", ".parquet"):
+        table = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
+        found = table[GROUP].astype(object).where(table[GROUP].notna(), None).tolist() if GROUP in table else []
+    else:
+        return None
+    if all(name is None for name in found):
+        return None
+    if any(name is None for name in found):
+        number = 1 + found.index(None)
+        raise BadPrompt(f"{str(path)!r}: prompt {number} has no group and others have; expected all or none; add it")
+    return [str(name) for name in found]
 
 
 @contextmanager

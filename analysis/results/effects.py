@@ -1,8 +1,8 @@
 """The columns that every table of effects has, and how they are worked out: means over prompts with their intervals,
 references and p-values."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.nodes import Node
 
 from .schema import Column, Frame
-from .stats import benjamini_hochberg, carrier_p, holm, interval
+from .verdicts import VERDICTS, Basis, judged, measured
 
 Values = NDArray[np.float64]
-BAND = (2.5, 97.5)  # percentiles over the references
 
 NODE: Frame = {
     "node": Column("head (L5H3) or MLP (L5M)", role="node"),
@@ -39,30 +38,35 @@ NUMBERS: Frame = {
         "{metric}",
         "estimate",
     ),
-    "low": Column("lower end of the interval over prompts", "{metric}", "low"),
-    "high": Column("upper end of the interval over prompts", "{metric}", "high"),
-    "reference": Column(
-        "mean of the same measure for random vectors of equal norm, along the same metric", "{metric}", "reference"
-    ),
-    "reference_low": Column(
-        "lower end of the band of the references (2.5th percentile over vectors)", "{metric}", "reference_low"
-    ),
-    "reference_high": Column(
-        "upper end of the band of the references (97.5th percentile over vectors)", "{metric}", "reference_high"
-    ),
-    "p": Column(
-        "sign-flip tests over prompts: the effect differs from zero and goes beyond the mean reference in the same "
-        "direction (the larger of the two p-values, two-sided)"
-    ),
-    "p_adjusted": Column("p after Benjamini-Hochberg over nodes"),
-    "p_holm": Column("p after Holm over nodes, for claims in words"),
-    "significant": Column("p_adjusted below the manifest's alpha", role="verdict"),
-    "wrong_way": Column("share of prompts whose effect has the opposite sign of the mean"),
+    "low": Column("lower end of the interval over groups of prompts", "{metric}", "low"),
+    "high": Column("upper end of the interval over groups of prompts", "{metric}", "high"),
     "share": Column("effect over the total effect; shares of different layers do not add up", role="share"),
+    "verdict": Column("; ".join(f"{name}: {what}" for name, what in VERDICTS.items()), role="verdict"),
+    "own_share": Column("share of the vector's own change of the output: what is compared with references"),
+    "reference": Column(
+        "what it would be if the node carried as large a share as of random vectors of equal norm, each along its own "
+        "change; mean over these vectors",
+        "{metric}",
+        "reference",
+    ),
+    "reference_low": Column("lower end of their band (2.5th percentile over vectors)", "{metric}", "reference_low"),
+    "reference_high": Column("upper end of their band (97.5th percentile over vectors)", "{metric}", "reference_high"),
+    "concepts": Column("the same for other concepts, or for the vectors that were given, at equal norm", "{metric}"),
+    "concepts_low": Column("lower end of their band (2.5th percentile over vectors)", "{metric}"),
+    "concepts_high": Column("upper end of their band (97.5th percentile over vectors)", "{metric}"),
+    "noise_share": Column("mean share of random vectors' own changes"),
+    "concepts_share": Column("mean share of the other concepts' own changes"),
+    "p": Column("t test over groups of prompts: the effect differs from zero"),
+    "p_noise": Column("prediction t over vectors: own_share differs from the shares of random vectors"),
+    "p_concepts": Column("prediction t over vectors: own_share differs from the shares of other concepts"),
+    "p_adjusted": Column("beyond noise and different from zero, after Benjamini-Hochberg over nodes"),
+    "p_holm": Column("the same after Holm over nodes: below the manifest's alpha the node is told from noise"),
+    "p_specific": Column("beyond other concepts too, after Holm over nodes: below alpha the node is specific"),
+    "wrong_way": Column("share of prompts whose effect has the opposite sign of the mean"),
 }
 TOTAL: Frame = {
     "value": Column("mean over prompts", "{unit}", "estimate"),
-    "low": Column("lower end of the interval over prompts", "{unit}", "low"),
+    "low": Column("lower end of the interval over groups of prompts", "{unit}", "low"),
     "high": Column("upper end of the interval over prompts", "{unit}", "high"),
     "unit": Column("unit of value, low and high"),
     "share": Column("value over the total effect (missing for total and kl)", role="share"),
@@ -82,46 +86,66 @@ EFFECTS: Frame = NODE | MEASURE | NUMBERS
 
 @dataclass(frozen=True)
 class Statistics:
-    """Level of the intervals, and the threshold on adjusted p-values."""
+    """Level of the intervals, the threshold on corrected p-values, and the smallest effect of interest (a share)."""
 
     level: float = 0.95
     alpha: float = 0.05
+    smallest: float = 0.02
 
     def __post_init__(self) -> None:
         if not (0 < self.level < 1 and 0 < self.alpha < 1):
             raise BadArgument(
                 f"level={self.level}, alpha={self.alpha}; expected both between 0 and 1; 0.95 and 0.05 are usual"
             )
+        if not 0 <= self.smallest < 1:
+            raise BadArgument(f"smallest={self.smallest}; expected a share of the effect from 0 up to 1; 0.02 is usual")
 
 
 def estimates(
-    values: Float[Values, "vector item prompt"], options: Statistics, seed: int = 0, tests: int | None = None
-) -> dict[str, Values]:
-    """Columns effect, low, high, reference, reference_low, reference_high, p, p_adjusted, p_holm, significant, wrong_way.
+    basis: Basis,
+    values: Float[Values, "item prompt"],
+    own: Float[Values, "vector item prompt"],
+    options: Statistics,
+    tests: int | None = None,
+    further: Float[Values, " item"] | float = 0.0,
+) -> dict[str, Any]:
+    """The columns of `NUMBERS`.
 
     Args:
-        values: effects by vector (0 is the real one, the others are references).
+        values: effects of the real vector along the metric.
+        own: effects of all vectors (0 is the real one), each along its own change of the output.
         tests: how many items there were to choose from, those that were not made counting as p = 1.
+        further: standard error of the values' means beyond that over prompts, such as sampled coalitions.
     """
-    real, references = values[0], values[1:]
-    low, high = interval(real, options.level, seed)
-    p = carrier_p(real, over_references(references), seed=seed)
-    adjusted = benjamini_hochberg(p, tests)
-    reference_low, reference_high = band(references.mean(-1))
-    reference = over_references(references).mean(-1)
-    return {
-        "effect": real.mean(-1),
-        "low": low,
-        "high": high,
-        "reference": reference if len(references) else np.full(len(reference), np.nan),
-        "reference_low": reference_low,
-        "reference_high": reference_high,
-        "p": p,
-        "p_adjusted": adjusted,
-        "p_holm": holm(p, tests),
-        "significant": adjusted < options.alpha,
-        "wrong_way": wrong_way(real),
-    }
+    basis = replace(basis, smallest=options.smallest)
+    found = measured(basis, values, own, options.level, further)
+    return _columns(found, judged(found, basis, options.alpha, tests))
+
+
+def partial_estimates(
+    basis: Basis,
+    values: Float[Values, "item prompt"],
+    own: Float[Values, "vector item prompt"],
+    options: Statistics,
+    tests: int | None = None,
+) -> dict[str, Any]:
+    """The same where some prompts lack some items (missing values); and `prompts`, how many have it."""
+    basis = replace(basis, smallest=options.smallest)
+    here = ~np.isnan(values)
+    parts: dict[str, Any] = {}
+    for present in np.unique(here, axis=0):
+        rows = (here == present).all(axis=1)
+        found = measured(basis.where(present), values[rows][:, present], own[:, rows][:, :, present], options.level)
+        for name, column in found.items():
+            parts.setdefault(name, np.empty((len(here), *column.shape[1:]), column.dtype))[rows] = column
+    return _columns(parts, judged(parts, basis, options.alpha, tests)) | {"prompts": here.sum(axis=1)}
+
+
+def _columns(*found: Mapping[str, Any]) -> dict[str, Any]:
+    every: dict[str, Any] = {}
+    for part in found:
+        every |= part
+    return {name: every[name] for name in NUMBERS}
 
 
 def node_columns(nodes: Sequence[Node]) -> dict[str, Any]:
@@ -146,26 +170,6 @@ def agreement(estimate: Values, exact: Values, total: float) -> dict[str, float]
     }
 
 
-def over_references(references: Float[Values, "reference ..."]) -> Float[Values, "..."]:
-    """Mean over reference vectors; zero where there are none."""
-    return references.mean(axis=0) if len(references) else np.zeros(references.shape[1:])
-
-
-def band(references: Float[Values, "reference ..."]) -> tuple[Float[Values, "..."], Float[Values, "..."]]:
-    """Percentiles over reference vectors; missing where there are none."""
-    if len(references) == 0:
-        nothing = np.full(references.shape[1:], np.nan)
-        return nothing, nothing
-    low, high = np.percentile(references, BAND, axis=0)
-    return low, high
-
-
 def nonzero(value: float) -> float:
     """A number to divide by: missing instead of zero."""
     return float(value) if value != 0 else float("nan")
-
-
-def wrong_way(values: Float[Values, "... prompt"]) -> Float[Values, "..."]:
-    """Share of the prompts that move against the mean."""
-    mean = values.mean(axis=-1, keepdims=True)
-    return np.asarray((np.sign(values) * np.sign(mean) < 0).mean(axis=-1))

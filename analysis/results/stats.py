@@ -1,145 +1,185 @@
-"""Intervals over prompts, the sign-flip test against the reference, and corrections for many nodes.
+"""Inference over groups of prompts and over vectors, and corrections for many tests.
 
-A p-value of a comparison with 20 random vectors alone cannot be below 1/21, and no correction over
-150 nodes survives that. So effects are paired over prompts: on each prompt the effect minus the mean
-effect of the references, and the test asks whether the signs of these differences could be chance.
-With n prompts the smallest two-sided p is 2 / 2**n.
+Two different samples stand behind every number:
+
+- Prompts, in groups that are not independent inside (one template, one document). The interval of a mean and its test
+  against zero go by group: the cluster-robust t (Liang and Zeger 1986, with G - 1 degrees of freedom), which is the
+  usual t where every prompt is a group of its own, and which knows nothing from a single group.
+- Reference vectors. Whether one vector stands out from others is asked of the spread *between vectors*: a new
+  observation against C others, by the prediction t with C - 1 degrees of freedom.
 """
 
 import warnings
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
+Groups = NDArray[np.int64]
 Found = NDArray[np.bool_]
-RESAMPLES = 9999
+TINY = 1e-12
+
+
+def numbered(groups: Int[Groups, " prompt"] | None, prompts: int) -> Int[Groups, " prompt"]:
+    """Groups as 0, 1, ...; every prompt by itself where none are given."""
+    return np.arange(prompts) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+
+
+def standard_error(
+    values: Float[Array, "... prompt"], groups: Int[Groups, " prompt"] | None = None
+) -> tuple[Float[Array, "..."], int]:
+    """Of the mean over prompts, by group, with its degrees of freedom; NaN for a single group."""
+    values = np.asarray(values, dtype=float)
+    count = values.shape[-1]
+    own = numbered(groups, count)
+    number = int(own.max()) + 1 if count else 0
+    if number < 2:
+        return np.full(values.shape[:-1], np.nan), 0
+    off = values - values.mean(axis=-1, keepdims=True)
+    member = np.zeros((count, number))
+    member[np.arange(count), own] = 1.0
+    sums = off @ member
+    return np.sqrt(number / (number - 1) * np.square(sums).sum(axis=-1)) / count, number - 1
 
 
 def interval(
-    values: Float[Array, "... prompt"], level: float = 0.95, seed: int = 0
+    values: Float[Array, "... prompt"],
+    level: float = 0.95,
+    groups: Int[Groups, " prompt"] | None = None,
+    further: Float[Array, "..."] | float = 0.0,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Bootstrap interval of the mean over prompts (bias-corrected and accelerated; scipy).
+    """t interval of the mean over prompts, by group; a single group gives none: NaN.
 
-    One prompt gives no interval: NaN. Rows that do not vary give their value.
+    Args:
+        further: standard error of the mean from elsewhere, such as sampled coalitions.
     """
-    values = np.asarray(values, dtype=float)
-    low = np.full(values.shape[:-1], np.nan)
-    high = low.copy()
-    if values.shape[-1] < 2:
-        return low, high
-    flat = values.reshape(-1, values.shape[-1])
-    varies = np.ptp(flat, axis=1) > 1e-12 * (1e-12 + np.abs(flat).max(axis=1))
-    lows, highs = flat.mean(axis=1), flat.mean(axis=1)
-    if varies.any():
-        batch = max(1, 20_000_000 // flat[varies].size)
-        found = stats.bootstrap(
-            (flat[varies],),
-            np.mean,
-            axis=1,
-            confidence_level=level,
-            n_resamples=RESAMPLES,
-            batch=batch,
-            method="BCa",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        lows[varies], highs[varies] = found.low, found.high
-    return lows.reshape(values.shape[:-1]), highs.reshape(values.shape[:-1])
+    error, freedom = standard_error(values, groups)
+    error = np.hypot(error, further)
+    half = error * (stats.t.ppf((1 + level) / 2, freedom) if freedom else np.nan)
+    mean = np.asarray(values, dtype=float).mean(axis=-1)
+    return mean - half, mean + half
 
 
-def resampled(values: Float[Array, "... prompt"], seed: int = 0, resamples: int = 1000) -> Float[Array, "resample ..."]:
-    """Means over prompts: those of the values themselves first, then those of bootstrap resamples, the same for all
-    rows.
+def nonzero_p(
+    values: Float[Array, "... prompt"],
+    groups: Int[Groups, " prompt"] | None = None,
+    further: Float[Array, "..."] | float = 0.0,
+) -> Float[Array, "..."]:
+    """Two-sided p of the hypothesis that the mean is zero: below alpha where `interval` leaves it out.
 
-    One prompt has no resamples: NaN.
+    1 where nothing can be said: a single group, missing values, or zero everywhere.
     """
-    count = values.shape[-1]
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
-    weights = np.concatenate([np.ones((1, count)), drawn / (1.0 if count > 1 else np.nan)]) / count
-    return np.asarray(np.moveaxis(values @ weights.T, -1, 0), dtype=float)
+    error, freedom = standard_error(values, groups)
+    mean = np.asarray(values, dtype=float).mean(axis=-1)
+    return _two_sided(mean, np.hypot(error, further), freedom)
 
 
-def percentiles(
-    means: Float[Array, "resample ..."], level: float = 0.95
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """The percentile interval of what `resampled` gave, or of anything computed from each resample; NaNs left out."""
-    tail = 50 * (1 - level)
+def prediction_p(value: Float[Array, "..."], others: Float[Array, "other ..."]) -> Float[Array, "..."]:
+    """Two-sided p of the hypothesis that a value is one more of the others (prediction t, C - 1 degrees of freedom).
+
+    1 where nothing can be said: fewer than 2 others, missing values, or all equal.
+    """
+    known = np.isfinite(others)
+    count = known.sum(axis=0)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # nothing but NaN
-        low, high = np.nanpercentile(means[1:], [tail, 100 - tail], axis=0)
-    return low, high
+        mean, spread = np.nanmean(others, axis=0), np.nanstd(others, axis=0, ddof=1)
+        return _two_sided(value - mean, spread * np.sqrt(1 + 1 / np.maximum(count, 1)), np.maximum(count - 1, 0))
 
 
-def mean_interval(values: Float[Array, " prompt"], level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
-    """The mean over prompts and its percentile interval; NaN where there are no prompts."""
-    if not len(values):
-        return float("nan"), float("nan"), float("nan")
-    means = resampled(values, seed)
-    low, high = percentiles(means, level)
-    return float(means[0]), float(low), float(high)
+def told_apart(others: int, tests: int, alpha: float = 0.05) -> float:
+    """How many spreads of the others a value must lie from their mean to be told from them, after Holm over `tests`."""
+    if others < 2:
+        return float("inf")
+    return float(stats.t.ppf(1 - alpha / (2 * max(tests, 1)), others - 1) * np.sqrt(1 + 1 / others))
+
+
+def _two_sided(off: Array, error: Array, freedom: int | NDArray[np.int64]) -> Array:
+    error = np.asarray(error, dtype=float)
+    with np.errstate(all="ignore"):
+        p = 2 * stats.t.sf(np.abs(off) / error, freedom)
+    # What does not vary at all is told from zero only beyond rounding, and what is missing is told from nothing.
+    constant = error <= TINY * np.abs(off)
+    p = np.where(constant, np.where(np.abs(off) > 0, 0.0, 1.0), p)
+    return np.asarray(np.where(np.isfinite(off) & np.isfinite(error) & np.isfinite(p), p, 1.0))
 
 
 def ratio_interval(
-    part: Float[Array, " prompt"], whole: Float[Array, " prompt"], level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Bootstrap interval of mean(part) / mean(whole), prompts resampled together."""
-    if len(part) < 2 or np.ptp(whole) == np.ptp(part) == 0:
-        return float("nan"), float("nan")
+    part: Float[Array, "... prompt"],
+    whole: Float[Array, " prompt"],
+    level: float = 0.95,
+    groups: Int[Groups, " prompt"] | None = None,
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Interval of mean(part) / mean(whole), by group (delta method: t interval of the linearized ratio).
 
-    def ratio(a: Array, b: Array, axis: int = -1) -> Array:
-        return np.asarray(a.mean(axis=axis) / b.mean(axis=axis))
-
-    found = stats.bootstrap(
-        (part, whole),
-        ratio,
-        paired=True,
-        vectorized=True,
-        confidence_level=level,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    NaN where the whole is not told from zero: a share of nothing is no share.
+    """
+    part = np.asarray(part, dtype=float)
+    low, high = interval(whole, level, groups)
+    if not low * high > 0:
+        nothing = np.full(part.shape[:-1], np.nan)
+        return nothing, nothing.copy()
+    ratio = part.mean(axis=-1) / whole.mean()
+    linear = ratio[..., None] + (part - ratio[..., None] * whole) / whole.mean()
+    return interval(linear, level, groups)
 
 
-def sign_flip_p(
-    differences: Float[Array, "... prompt"],
-    weights: Float[Array, " prompt"] | None = None,
+def resampled(
+    values: Float[Array, "... prompt"],
+    groups: Int[Groups, " prompt"] | None = None,
     seed: int = 0,
-    resamples: int = 19_999,
-) -> Float[Array, "..."]:
-    """Two-sided p of the hypothesis that each difference is as likely positive as negative.
+    resamples: int = 1000,
+) -> Float[Array, "resample ..."]:
+    """Means over prompts: those of the values themselves first, then those of resamples of the groups, the same for
+    all rows.
 
-    All sign patterns where there are few enough, random ones (seeded) otherwise: then p is
-    (1 + those at least as extreme) / (1 + resamples). As `scipy.stats.permutation_test` with
-    `permutation_type="samples"`, as one matrix product for all nodes.
+    One group has no resamples: NaN.
+    """
+    drawn = draws(numbered(groups, values.shape[-1]), seed, resamples)
+    weights = np.concatenate([np.full((1, values.shape[-1]), 1 / values.shape[-1]), drawn])
+    return np.asarray(np.moveaxis(values @ weights.T, -1, 0), dtype=float)
+
+
+def draws(groups: Int[Groups, " prompt"], seed: int, resamples: int) -> Float[Array, "resample prompt"]:
+    """Weights of the prompts, which add up to 1, in resamples of whole groups; NaN for a single group."""
+    number = int(groups.max()) + 1
+    counts = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), resamples)
+    weights = counts[:, groups].astype(float)
+    return np.asarray(weights / (weights.sum(axis=1, keepdims=True) if number > 1 else np.nan))
+
+
+def percentiles(
+    means: Float[Array, "resample ..."], level: float = 0.95, groups: int | None = None
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The percentile interval of what `resampled` gave, or of anything computed from each resample; NaNs left out.
 
     Args:
-        weights: how often each prompt counts, for resamples of the prompts; its copies flip together.
+        groups: how many there are: the percentiles are moved out so that few of them are not too narrow (expanded
+            percentile interval; Hesterberg 2015, arXiv 1411.5279, section 4.3).
     """
-    differences = np.asarray(differences, dtype=float)
-    count = differences.shape[-1]
-    signs, exact = _signs(count, seed, resamples)
-    flat = differences.reshape(-1, count)
-    flat = flat if weights is None else flat * weights
-    observed = np.abs(flat.sum(axis=1))
-    # Equal patterns must count as equal in floating point.
-    tolerance = 1e-9 * np.abs(flat).sum(axis=1)
-    extreme = (np.abs(signs @ flat.T) >= observed - tolerance).sum(axis=0)
-    p = extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
-    p = np.where(np.isfinite(flat).all(axis=1), p, 1.0)  # of what is missing nothing can be claimed
-    return np.asarray(p.reshape(differences.shape[:-1]))
+    tail = (1 - level) / 2
+    if groups is not None:
+        if groups < 2:
+            nothing = np.full(means.shape[1:], np.nan)
+            return nothing, nothing.copy()
+        tail = float(stats.norm.cdf(np.sqrt(groups / (groups - 1)) * stats.t.ppf(tail, groups - 1)))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but NaN
+        low, high = np.nanpercentile(means[1:], [100 * tail, 100 * (1 - tail)], axis=0)
+    return low, high
 
 
-def _signs(count: int, seed: int, resamples: int) -> tuple[Array, bool]:
-    if 2**count <= resamples + 1:
-        bits = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-        return np.asarray(1.0 - 2.0 * bits, dtype=float), True
-    bits = np.random.default_rng(seed).integers(0, 2, size=(resamples, count))
-    return np.asarray(1.0 - 2.0 * bits, dtype=float), False
+def mean_interval(
+    values: Float[Array, " prompt"], level: float = 0.95, groups: Int[Groups, " prompt"] | None = None
+) -> tuple[float, float, float]:
+    """The mean over prompts and its interval; NaN where there are no prompts."""
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    low, high = interval(values, level, groups)
+    return float(np.mean(values)), float(low), float(high)
 
 
 def benjamini_hochberg(p: Float[Array, " node"], tests: int | None = None) -> Float[Array, " node"]:
@@ -166,42 +206,26 @@ def holm(p: Float[Array, " node"], tests: int | None = None) -> Float[Array, " n
     return adjusted
 
 
-def carrier_p(
-    effect: Float[Array, "node prompt"],
-    reference: Float[Array, "node prompt"],
-    weights: Float[Array, " prompt"] | None = None,
-    seed: int = 0,
-    resamples: int = 19_999,
-) -> Float[Array, " node"]:
-    """p of the hypothesis that a node is no carrier: an intersection-union test.
-
-    A carrier's effect differs from zero *and* goes beyond the mean reference's in the same direction, so
-    p is the larger of the two sign-flip tests, and 1 where the directions disagree (a node that does
-    less for this vector than for random ones is no carrier of it).
-    """
-    gap = effect - reference
-    mean = effect.mean(-1) if weights is None else effect @ weights
-    beyond = gap.mean(-1) if weights is None else gap @ weights
-    p = np.maximum(sign_flip_p(effect, weights, seed, resamples), sign_flip_p(gap, weights, seed, resamples))
-    return np.where(mean * beyond > 0, p, 1.0)
-
-
 def stability(
-    find: Callable[[Float[Array, " prompt"]], Bool[Found, " node"]], prompts: int, seed: int = 0, resamples: int = 100
+    find: Callable[[Float[Array, " prompt"]], Bool[Found, " node"]],
+    groups: Int[Groups, " prompt"],
+    seed: int = 0,
+    resamples: int = 100,
 ) -> tuple[Float[Array, " resample"], Float[Array, " node"]]:
     """How far what is found depends on the prompts at hand.
 
     Args:
-        find: from how often each prompt counts to the nodes that are found.
+        find: from the prompts' weights, which add up to 1, to the nodes that are found.
 
     Returns:
-        the Jaccard overlap of the nodes found on each bootstrap resample of the prompts with those
-        found on all prompts (NaN where both are empty), and the share of resamples that find each node.
+        the Jaccard overlap of the nodes found on each resample of the groups with those found on all prompts (NaN
+        where both are empty), and the share of resamples that find each node.
     """
-    found = find(np.ones(prompts))
-    generator = np.random.default_rng(seed)
-    draws = [np.bincount(generator.integers(0, prompts, prompts), minlength=prompts) for _ in range(resamples)]
-    sets = np.array([find(draw.astype(float)) for draw in draws])
+    own = numbered(groups, len(groups))
+    found = find(np.full(len(own), 1 / len(own)))
+    if own.max() < 1:
+        return np.full(resamples, np.nan), np.full(len(found), np.nan)
+    sets = np.array([find(weights) for weights in draws(own, seed, resamples)])
     union = (sets | found).sum(axis=1)
     overlap = np.where(union > 0, (sets & found).sum(axis=1) / np.maximum(union, 1), np.nan)
     return overlap, sets.mean(axis=0)

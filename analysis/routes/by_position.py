@@ -32,11 +32,12 @@ from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment, beyond_rounding
-from steerscope.analysis.results.effects import NODE, NUMBERS, Statistics, node_columns
+from steerscope.analysis.results.effects import NODE, NUMBERS, Statistics, node_columns, partial_estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.tools.patching import MEASURES, against_plain, patched
-from steerscope.analysis.tools.places import ORDER, Places, added, partial_estimates, places
+from steerscope.analysis.results.verdicts import TOLD
+from steerscope.analysis.tools.places import ORDER, Places, added, places
 from steerscope.analysis.tools.record import check, record, tolerance
 from steerscope.analysis.tools.strongest import chosen
 
@@ -46,6 +47,7 @@ _WHERE = Column(
     "(every position)",
     role="label",
 )
+READ = ("effect", "low", "high", "reference", "reference_low", "reference_high", "p", "p_noise", "p_holm")
 _PROMPTS = Column("how many prompts have this place; means are over them")
 COLUMNS: Frames = {
     "positions": {
@@ -70,8 +72,13 @@ COLUMNS: Frames = {
         "prompts": _PROMPTS,
         "clean": Column("mean over prompts, clean run"),
         "steered": Column("mean over prompts, steered run"),
-        **{name: replace(column, unit="") for name, column in NUMBERS.items() if name != "share"},
+        **{name: replace(column, unit="") for name, column in NUMBERS.items() if name in READ},
         "effect": Column("steered minus clean, mean over prompts", role="estimate"),
+        "reference": Column("the same change under random vectors of equal norm; mean", role="reference"),
+        "told": Column(
+            "whether the change differs from zero over prompts and from that under random vectors (Holm)",
+            role="verdict",
+        ),
     },
     "per_prompt": {
         "prompt": Column("index of the prompt", role="label"),
@@ -101,16 +108,17 @@ def by_position(
     experiment: Experiment,
     *,
     nodes: Sequence[Node | str] | None = None,
-    references_at_most: int = 4,
+    references_at_most: int = 8,
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
 ) -> Result:
     """Exact necessity and sufficiency of carriers at each place of the prompt.
 
     Args:
         nodes: by default the 12 with the largest exact effect: of all nodes, or, in a model with more than 200, of
             the 48 that gradients rank highest.
-        references_at_most: random vectors of equal norm, at most as many as the experiment has.
+        references_at_most: reference vectors, noise first, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "by_position"; frames and columns as in `COLUMNS`.
@@ -118,7 +126,7 @@ def by_position(
     Raises:
         BadNode: a node that is not there, or that the injection cannot reach.
     """
-    options = Statistics(level, alpha)
+    options = Statistics(level, alpha, smallest)
     start = time.perf_counter()
     experiment = experiment.fewer(references_at_most)
     carriers, rule = chosen(experiment, nodes, TOP)
@@ -129,15 +137,16 @@ def by_position(
     heads = [node for node in carriers if node.head is not None]
     clean, mixed = _reads(experiment, heads, at, names, None)
     found, read = [], []
-    for vector in track(range(1 + experiment.references), "positions"):
+    for vector in track(experiment.vectors, "positions"):
         found.append(_effects(experiment, carriers, at, [*names, ALL], vector))
         read.append(_reads(experiment, heads, at, names, vector)[0])
-    values, total = np.stack(found), experiment.effect()
-    size = np.abs(values[0, :, :, -1].mean(axis=-1)).max(axis=0)
+        experiment.own_effect(vector)  # kept from here on, its run is not
+    values, own, total = found[0][0], np.stack([one[-1] for one in found]), experiment.effect()
+    size = np.abs(values[:, :, -1].mean(axis=-1)).max(axis=0)
     detailed = [carriers[i] for i in np.argsort(-size, kind="stable")[:DETAILED]]
     prompts = {"prompt": range(len(at)), "text": experiment.prompts.texts, "effect": total}
     frames = {
-        "positions": _table(experiment, carriers, [*names, ALL], values, options),
+        "positions": _table(experiment, carriers, [*names, ALL], values, own, options),
         "reads": _reads_table(experiment, heads, names, clean, np.stack(read), options),
         "per_prompt": _detail(experiment, detailed, at),
         "prompts": pd.DataFrame(prompts).assign(injected=[",".join(map(str, i)) for i in injected]),
@@ -155,31 +164,35 @@ def by_position(
         total=float(total.mean()),
         level=level,
         alpha=alpha,
+        smallest=smallest,
     )
 
 
 def _effects(
     experiment: Experiment, nodes: Sequence[Node], at: Sequence[Places], names: Sequence[str], vector: int
-) -> Float[Values, "measure node place prompt"]:
-    """Step 1, of one vector; missing where a prompt lacks a place."""
-    values = np.full((len(MEASURES), len(nodes), len(names), len(at)), np.nan)
-    asked = [i for i in np.ndindex(values.shape) if names[i[2]] in at[i[3]] or names[i[2]] == ALL]
+) -> Float[Values, "score measure node place prompt"]:
+    """Step 1, of one vector, by each of its readings; missing where a prompt lacks a place."""
+    shape = (len(MEASURES), len(nodes), len(names), len(at))
+    values = np.full((1 if vector else 2, *shape), np.nan)
+    asked = [i for i in np.ndindex(shape) if names[i[2]] in at[i[3]] or names[i[2]] == ALL]
     patches = [(m, nodes[n], p, at[p].get(names[w], ())) for m, n, w, p in asked]
-    values[tuple(np.array(asked).T)] = _changes(experiment, vector, nodes, patches)
+    values[(slice(None), *np.array(asked).T)] = _changes(experiment, vector, nodes, patches)
     return values
 
 
 def _changes(
     experiment: Experiment, vector: int, nodes: Sequence[Node], patches: Sequence[Patch]
-) -> Float[Values, " patch"]:
-    """What single patches change, of one vector."""
+) -> Float[Values, "score patch"]:
+    """What single patches change, of one vector, by each of its readings."""
+    scores = experiment.readings(vector)
     edits = experiment.edits(vector)
     made = _edits(experiment, vector, nodes, patches)
     variants = [patched(MEASURES[m], p, edits, [edit]) for (m, _, p, _), edit in zip(patches, made, strict=True)]
-    base = np.stack([experiment.value(vector), experiment.value(None)])
+    base = np.array([[experiment.value(v, score) for score in scores] for v in (vector, None)])
     measure, prompt = np.array([(m, p) for m, _, p, _ in patches]).T
-    values = experiment.score(variants)
-    change = beyond_rounding(base[measure, prompt] - values, values, *base[:, prompt])
+    values = experiment.scores(variants, scores).T
+    before = base[:, :, prompt]  # [run, score, patch]
+    change = beyond_rounding(np.where(measure == 0, *before) - values, values, *before)
     return np.asarray(np.where(measure == 0, change, -change))
 
 
@@ -220,18 +233,20 @@ def _reads(
 
 
 def _table(
-    experiment: Experiment, nodes: Sequence[Node], names: Sequence[str], values: Values, options: Statistics
+    experiment: Experiment,
+    nodes: Sequence[Node],
+    names: Sequence[str],
+    values: Float[Values, "measure node place prompt"],
+    own: Float[Values, "vector measure node place prompt"],
+    options: Statistics,
 ) -> pd.DataFrame:
     """Corrected as if every node that the injection reaches had been patched: which ones were, the same prompts said"""
-    total = experiment.effect()
-    frames = []
+    basis, prompts, frames = experiment.basis(), values.shape[-1], []
+    tests = len(names) * len(experiment.reachable)
     for m, measure in enumerate(MEASURES):
-        flat = values[:, m].reshape(len(values), -1, len(total))
-        tests = len(names) * len(experiment.reachable)
-        columns = partial_estimates(flat, options, experiment.seed, tests)
-        whole = np.where(np.isnan(flat[0]) | (total == 0), np.nan, total)
-        share = columns["effect"] / np.nanmean(whole, axis=-1) if total.any() else np.nan
-        frames.append(_items(nodes, names).assign(measure=measure, **columns, share=share))
+        flat = own[:, m].reshape(len(own), -1, prompts)
+        columns = partial_estimates(basis, values[m].reshape(-1, prompts), flat, options, tests)
+        frames.append(_items(nodes, names).assign(measure=measure, **columns))
     return pd.concat(frames, ignore_index=True)[list(COLUMNS["positions"])]
 
 
@@ -247,10 +262,19 @@ def _reads_table(
     if not heads:
         return pd.DataFrame(columns=list(COLUMNS["reads"]))
     change = steered - clean
-    frames = []
+    # A share of attention is one by itself: what is compared with other vectors is the change, not a part of a whole.
+    whole = np.ones((len(change), change.shape[-1]))
+    basis, frames = replace(experiment.basis(), total=whole[0], own=whole), []
     for q, quantity in enumerate(READS):
         flat = change[:, q].reshape(len(change), -1, clean.shape[-1])
-        columns = partial_estimates(flat, options, experiment.seed, len(flat[0]))
+        way = np.where(np.nanmean(flat[0], axis=-1) < 0, -1.0, 1.0)  # tested in its own direction
+        found = partial_estimates(basis, way[:, None] * flat[0], way[:, None] * flat, replace(options, smallest=0.0))
+        columns = {name: way * found[name] for name in ("effect", "reference")}
+        for part in ("{}", "reference_{}"):
+            ends = [way * found[part.format(end)] for end in ("low", "high")]
+            columns |= {part.format("low"): np.minimum(*ends), part.format("high"): np.maximum(*ends)}
+        columns |= {name: found[name] for name in ("p", "p_noise", "p_holm", "prompts")}
+        columns["told"] = np.isin(found["verdict"].astype(str), TOLD)
         means = {name: np.nanmean(run[q], axis=-1).ravel() for name, run in (("clean", clean), ("steered", steered[0]))}
         frames.append(_items(heads, names).assign(quantity=quantity, **means, **columns))
     return pd.concat(frames, ignore_index=True)[list(COLUMNS["reads"])]
@@ -270,7 +294,7 @@ def _detail(experiment: Experiment, nodes: Sequence[Node], at: Sequence[Places])
             patches.append((m, node, p, (i,)))
             rows.append((p, i, experiment.model.token_text(ids[i]), where, str(node), measure))
     columns = ["prompt", "position", "token", "where", "node", "measure"]
-    return pd.DataFrame(rows, columns=columns).assign(effect=_changes(experiment, 0, nodes, patches))
+    return pd.DataFrame(rows, columns=columns).assign(effect=_changes(experiment, 0, nodes, patches)[0])
 
 
 def _checks(

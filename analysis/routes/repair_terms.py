@@ -43,12 +43,12 @@ class Removal:
 
     Attributes:
         parts: in the order of `PARTS`, by score.
-        later: effect of each later node's change alone along the first score; positive repairs.
+        later: effect of each later node's change alone, by score; positive repairs.
         gap: how far the parts are from the run's own final stream, relative.
     """
 
     parts: Float[Values, "score part prompt"]
-    later: Float[Values, "node prompt"]
+    later: Float[Values, "score node prompt"]
     gap: float
 
 
@@ -126,7 +126,7 @@ def removal(
     live = base - tail.scores(whole + own, scores)
     parts = np.stack([direct, repaired.sum(axis=0), held - net, rest, net, live], axis=1)
     gap = ((everything - left).norm() / left.norm().clamp_min(1e-30)).item()
-    return Removal(parts, repaired[:, 0], gap)
+    return Removal(parts, repaired.swapaxes(0, 1), gap)
 
 
 def sites(model: Model, first: int) -> list[tuple[str, int]]:

@@ -35,16 +35,7 @@ from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import (
-    NODE,
-    NUMBERS,
-    Statistics,
-    band,
-    estimates,
-    node_columns,
-    nonzero,
-    over_references,
-)
+from steerscope.analysis.results.effects import NODE, NUMBERS, Statistics, estimates, node_columns
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import ratio_interval
@@ -76,10 +67,6 @@ COLUMNS: Frames = {
         **_SHARES,
         "of_direct_low": Column("lower end of its interval over prompts"),
         "of_direct_high": Column("upper end of its interval over prompts"),
-        "own_share": Column("share of the vector's own change of logits"),
-        "own_reference": Column("the same of random vectors, each of its own change of logits; mean"),
-        "own_reference_low": Column("2.5th percentile over the random vectors"),
-        "own_reference_high": Column("97.5th percentile over the random vectors"),
     },
     "later": {
         "carrier": Column("the node that is removed", role="label"),
@@ -110,16 +97,17 @@ def self_repair(
     experiment: Experiment,
     nodes: Sequence[Node | str] | None = None,
     *,
-    references_at_most: int = 4,
+    references_at_most: int = 8,
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
 ) -> Result:
     """Direct and net loss of removing each carrier, and who makes up for the difference.
 
     Args:
         nodes: by default the 6 with the largest exact necessity: of all nodes, or, in a model with more than 200, of
             the 24 that gradients rank highest.
-        references_at_most: random vectors of equal norm, at most as many as the experiment has.
+        references_at_most: reference vectors, noise first, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "self_repair"; frames and columns as in `COLUMNS`.
@@ -127,28 +115,28 @@ def self_repair(
     Raises:
         BadNode: a node that is not there, or that the injection cannot reach.
     """
-    options = Statistics(level, alpha)
+    options = Statistics(level, alpha, smallest)
     start = time.perf_counter()
     experiment = experiment.fewer(references_at_most)
     carriers, rule = chosen(experiment, nodes, TOP, ("necessity",))
     later = [[n for n in experiment.reachable if after(experiment.model, c, n)] for c in carriers]
     experiment.patches(None, carriers)  # of all carriers in one run
     found: list[list[Removal]] = []
-    for vector in track(range(1 + experiment.references), "self-repair"):
+    for vector in track(experiment.vectors, "self-repair"):
         experiment.activations(vector, sites(experiment.model, min(c.layer for c in carriers)))
-        scores = [experiment.along, experiment.own(vector)]
+        scores = experiment.readings(vector)
         row = [removal(experiment, vector, c, rest, scores) for c, rest in zip(carriers, later, strict=True)]
         found.append(row)
         experiment.own_effect(vector)  # kept from here on, its run is not
-    parts = np.array([[r.parts for r in row] for row in found])  # [vector, carrier, score, part, prompt]
+    parts = np.array([r.parts[0] for r in found[0]])  # [carrier, part, prompt]
+    own = np.array([[r.parts[-1] for r in row] for row in found])  # [vector, carrier, part, prompt]
     total = float(experiment.effect().mean())
-    direct = parts[0, :, 0, 0].mean(-1)
+    direct = parts[:, 0].mean(-1)
     direct[~(np.abs(direct) > LEAST * abs(total))] = np.nan
-    terms = [np.stack([row[i].later for row in found]) for i in range(len(carriers))]
     frames = {
-        "carriers": _carriers(experiment, carriers, parts, direct, options),
-        "later": _later(experiment, carriers, later, terms, direct, options),
-        "per_prompt": _per_prompt(carriers, parts[0, :, 0]),
+        "carriers": _carriers(experiment, carriers, parts, own, direct, options),
+        "later": _later(experiment, carriers, later, found, direct, options),
+        "per_prompt": _per_prompt(carriers, parts),
     }
     return record(
         "self_repair",
@@ -162,24 +150,24 @@ def self_repair(
         total=total,
         level=level,
         alpha=alpha,
+        smallest=smallest,
     )
 
 
 def _carriers(
     experiment: Experiment,
     carriers: Sequence[Node],
-    parts: Float[Values, "vector carrier score part prompt"],
+    parts: Float[Values, "carrier part prompt"],
+    own: Float[Values, "vector carrier part prompt"],
     direct: Float[Values, " carrier"],
     options: Statistics,
 ) -> pd.DataFrame:
     """A row for each carrier and part. Shares of the direct losses that are there."""
-    seed, vectors, prompts = experiment.seed, len(parts), parts.shape[-1]
-    columns = estimates(parts[:, :, 0].reshape(vectors, -1, prompts), options, seed)
-    own = experiment.own_shares(parts[:, :, 1].mean(axis=-1)).reshape(vectors, -1)
-    low, high = band(own[1:])
+    basis, prompts = experiment.basis(), parts.shape[-1]
+    columns = estimates(basis, parts.reshape(-1, prompts), own.reshape(len(own), -1, prompts), options)
     bounds = [
-        ratio_interval(part, losses[0], options.level, seed) if there else (np.nan, np.nan)
-        for losses, there in zip(parts[0, :, 0], np.isfinite(direct), strict=True)
+        ratio_interval(part, losses[0], options.level, basis.groups) if there else (np.nan, np.nan)
+        for losses, there in zip(parts, np.isfinite(direct), strict=True)
         for part in losses
     ]
     return pd.DataFrame(
@@ -187,14 +175,9 @@ def _carriers(
             **node_columns([node for node in carriers for _ in PARTS]),
             "part": list(PARTS) * len(carriers),
             **columns,
-            "share": columns["effect"] / nonzero(experiment.effect().mean()),
             "of_direct": columns["effect"] / np.repeat(direct, len(PARTS)),
-            "of_direct_low": [low for low, _ in bounds],
-            "of_direct_high": [high for _, high in bounds],
-            "own_share": own[0],
-            "own_reference": over_references(own[1:]) if vectors > 1 else np.nan,
-            "own_reference_low": low,
-            "own_reference_high": high,
+            "of_direct_low": [float(low) for low, _ in bounds],
+            "of_direct_high": [float(high) for _, high in bounds],
         }
     )
 
@@ -203,7 +186,7 @@ def _later(
     experiment: Experiment,
     carriers: Sequence[Node],
     later: Sequence[Sequence[Node]],
-    terms: Sequence[Float[Values, "vector node prompt"]],
+    found: Sequence[Sequence[Removal]],
     direct: Float[Values, " carrier"],
     options: Statistics,
 ) -> pd.DataFrame:
@@ -211,13 +194,14 @@ def _later(
     pairs = [(i, node) for i, nodes in enumerate(later) for node in nodes]
     if not pairs:
         return pd.DataFrame(columns=list(COLUMNS["later"]))
-    columns = estimates(np.concatenate(list(terms), axis=1), options, experiment.seed)
+    along = np.concatenate([removal.later[0] for removal in found[0]])
+    own = np.stack([np.concatenate([removal.later[-1] for removal in row]) for row in found])
+    columns = estimates(experiment.basis(), along, own, options)
     return pd.DataFrame(
         {
             "carrier": [str(carriers[i]) for i, _ in pairs],
             **node_columns([node for _, node in pairs]),
             **columns,
-            "share": columns["effect"] / nonzero(experiment.effect().mean()),
             "of_direct": columns["effect"] / direct[[i for i, _ in pairs]],
         }
     )

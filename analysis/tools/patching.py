@@ -4,9 +4,8 @@
 2. Necessity of a node: in the steered run set its output, at all positions, back to its clean value;
    the effect that is lost. Sufficiency: in the clean run set it to its steered value; the effect
    that appears. Everything downstream reacts.
-3. The same for each reference. Read along two directions: the metric of the real vector (is the
-   effect specific to this vector?), and each vector's own change of logits (does the node carry
-   whatever is put there?).
+3. The same for each reference vector, along its own change of logits; the real vector along both, so that it can be
+   compared with the references by shares of each one's own whole effect.
 4. The nodes that count, patched all at once; and all nodes at once, which must give the other run.
 
 A set of nodes patched together is not the sum of its nodes, and scores of different layers do not
@@ -33,6 +32,7 @@ from steerscope.analysis.engine.run import run
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment, Patches
+from steerscope.analysis.results.verdicts import Basis
 
 from .record import check, tolerance
 
@@ -46,18 +46,17 @@ class Effects:
 
     Attributes:
         nodes: those that were patched.
-        along: effects along the metric of the real vector.
+        along: effects of the real vector along the metric.
         own: effects along each vector's own change of logits, in logits.
-        total, own_total: steered minus clean, in the same two readings.
+        basis: the whole effects in the same two readings, and what else inference needs.
         clean, steered: the metric itself, of the real vector's runs.
         kl: disturbance of the steered run, in nats.
     """
 
     nodes: tuple[Node, ...]
-    along: Float[Values, "vector measure node prompt"]
+    along: Float[Values, "measure node prompt"]
     own: Float[Values, "vector measure node prompt"]
-    total: Float[Values, "vector prompt"]
-    own_total: Float[Values, "vector prompt"]
+    basis: Basis
     clean: Float[Values, " prompt"]
     steered: Float[Values, " prompt"]
     kl: Float[Values, "vector prompt"]
@@ -70,17 +69,18 @@ def effects(experiment: Experiment, nodes: Sequence[Node] | None = None) -> Effe
         nodes: those that are patched; all that the injection can reach by default.
     """
     nodes = experiment.reachable if nodes is None else tuple(nodes)
-    rows = [
-        (*_one(experiment, v, nodes), experiment.effect(v), experiment.own_effect(v), experiment.disturbed(v))
-        for v in track(range(1 + experiment.references), "vectors")
-    ]
-    along, own, total, own_total, kl = (np.stack(part) for part in zip(*rows, strict=True))
-    return Effects(nodes, along, own, total, own_total, experiment.value(None), experiment.value(0), kl)
+    found, kl = [], []
+    for v in track(experiment.vectors, "vectors"):
+        found.append(_one(experiment, v, nodes))
+        kl.append(experiment.disturbed(v))
+        experiment.own_effect(v)  # kept from here on, its run is not
+    own, clean, steered = np.stack([one[-1] for one in found]), experiment.value(None), experiment.value(0)
+    return Effects(nodes, found[0][0], own, experiment.basis(), clean, steered, np.stack(kl))
 
 
 def _one(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> Float[Values, "score measure node prompt"]:
-    """Effects of one vector: along the metric, and along its own direction."""
-    scores, prompts = [experiment.along, experiment.own(vector)], range(len(experiment.prompts))
+    """Effects of one vector: of the real one along the metric, and of each along its own direction."""
+    scores, prompts = experiment.readings(vector), range(len(experiment.prompts))
     edits, sources = experiment.edits(vector), _sources(experiment, vector, nodes)
     variants = [
         patched(measure, p, edits, [sources[measure][node][p]])
@@ -102,24 +102,30 @@ def _sources(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> dict
 
 
 def together(
-    experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]]
-) -> Float[Values, "vector group prompt"]:
-    """Step 4: effect of patching a group of nodes at once: (measure, nodes), for every vector; zero of an empty one."""
+    experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]], vector: int = 0
+) -> Float[Values, "group prompt"]:
+    """Step 4: effect of patching a group of nodes at once: (measure, nodes); zero of an empty one.
+
+    Args:
+        vector: whose; along the metric for the real one, along its own change for a reference.
+    """
     asked = [(at, measure, members) for at, (measure, members) in enumerate(groups) if members]
     nodes = [n for n in experiment.reachable if any(n in members for _, _, members in asked)]
-    found = np.zeros((1 + experiment.references, len(groups), len(experiment.prompts)))
-    for vector in track(range(len(found)), "joint patching") if asked else ():
-        edits, sources = experiment.edits(vector), _sources(experiment, vector, nodes)
-        variants = [
-            patched(measure, p, edits, [sources[measure][node][p] for node in members])
-            for _, measure, members in asked
-            for p in range(len(experiment.prompts))
-        ]
-        values = experiment.score(variants).reshape(len(asked), -1)
-        for (at, measure, _), own in zip(asked, values, strict=True):
-            lost = measure == "necessity"
-            change = experiment.change(own, vector if lost else None, vector)
-            found[vector, at] = -change if lost else change
+    found = np.zeros((len(groups), len(experiment.prompts)))
+    if not asked:
+        return found
+    score = experiment.own(vector) if vector else experiment.along
+    edits, sources = experiment.edits(vector), _sources(experiment, vector, nodes)
+    variants = [
+        patched(measure, p, edits, [sources[measure][node][p] for node in members])
+        for _, measure, members in asked
+        for p in range(len(experiment.prompts))
+    ]
+    values = experiment.scores(variants, [score])[:, 0].reshape(len(asked), -1)
+    for (at, measure, _), own in zip(asked, values, strict=True):
+        lost = measure == "necessity"
+        change = experiment.change(own, vector if lost else None, vector, score)
+        found[at] = -change if lost else change
     return found
 
 

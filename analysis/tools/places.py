@@ -13,16 +13,9 @@ position cannot be reached and has none. A prompt need not have every place.
 
 from dataclasses import replace
 
-import numpy as np
-from jaxtyping import Float
-from numpy.typing import NDArray
-
 from steerscope.analysis.engine.edits import touched
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import Statistics, estimates
-from steerscope.analysis.results.stats import benjamini_hochberg, holm
 
-Values = NDArray[np.float64]
 Places = dict[str, tuple[int, ...]]  # of a prompt
 INJECTED, AFTER, BEFORE_LAST = 6, 4, 2
 ORDER = (
@@ -66,26 +59,3 @@ def _name(position: int, injected: tuple[int, ...], length: int, has_bos: bool) 
     if 1 <= passed <= AFTER:
         return f"after +{passed}"
     return f"last -{left}" if left <= BEFORE_LAST else "between"
-
-
-def partial_estimates(
-    values: Float[Values, "vector item prompt"], options: Statistics, seed: int, tests: int
-) -> dict[str, Values]:
-    """As `estimates`, where some prompts lack some items (missing values); and `prompts`, how many have it.
-
-    Args:
-        tests: how many there were to choose from, those that were not made counting as p = 1.
-    """
-    here = ~np.isnan(values[0])
-    columns: dict[str, Values] = {}
-    for present in np.unique(here, axis=0):
-        rows = (here == present).all(axis=1)
-        for name, column in estimates(values[:, rows][:, :, present], options, seed).items():
-            columns.setdefault(name, np.empty(len(here), column.dtype))[rows] = column
-    adjusted = benjamini_hochberg(columns["p"], tests)
-    return columns | {
-        "p_adjusted": adjusted,
-        "p_holm": holm(columns["p"], tests),
-        "significant": adjusted < options.alpha,
-        "prompts": here.sum(axis=1),
-    }

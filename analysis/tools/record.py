@@ -15,6 +15,8 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Frames
 
 PACKAGES = ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy")
+TYPICAL = 10.0  # size of log-probabilities, in nats
+RELATIVE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-3}  # at two layers
 
 
 def record(
@@ -48,20 +50,32 @@ def record(
     return Result(kind, frames, columns, manifest)
 
 
-def tolerance(model: Model) -> float:
-    """How far two computations of one thing may be apart, relatively."""
-    return 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
+def tolerance(model: Model, size: float = TYPICAL) -> float:
+    """How far two computations of one thing may be apart: rounding grows with its size, and over layers as their root.
+
+    Args:
+        size: of what is compared; log-probabilities, the default, are about 10 in size.
+    """
+    relative = RELATIVE.get(model.dtype, RELATIVE[torch.bfloat16])
+    return float(relative * max(size, TYPICAL) * max(1.0, model.n_layers / 2) ** 0.5)
 
 
-def check(name: str, value: float, limit: float) -> dict[str, object]:
-    """Something that must hold exactly, and how far it does: an entry of the manifest's checks."""
-    return {"name": name, "value": float(value), "limit": float(limit), "passed": bool(value <= limit)}
+def check(name: str, value: float, limit: float, section: str = "") -> dict[str, object]:
+    """Something that must hold exactly, and how far it does: an entry of the manifest's checks.
+
+    Args:
+        section: title of the one section of the page that it concerns, where it does not concern all of it.
+    """
+    found = {"name": name, "value": float(value), "limit": float(limit), "passed": bool(value <= limit)}
+    return found | ({"section": section} if section else {})
 
 
 def _reasons(experiment: Experiment) -> dict[str, str]:
     reasons = {}
-    if len(experiment.prompts) < 2:
-        reasons["intervals"] = "one prompt gives no interval over prompts; give more"
-    if experiment.references == 0:
-        reasons["references"] = "run with references=0: effects stand without random vectors beside them"
+    groups = int(experiment.prompts.by_group.max()) + 1
+    if groups < 2:
+        what = "one prompt" if len(experiment.prompts) == 1 else "one group of prompts (copies, or one template)"
+        reasons["intervals"] = f"{what} gives no interval over prompts, and nothing can be tested; give others"
+    if not len(experiment.beside):
+        reasons["references"] = "run with references=0: effects stand without reference vectors beside them"
     return reasons

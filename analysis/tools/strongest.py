@@ -41,7 +41,7 @@ def chosen(
         how = f"of the {len(tried)} nodes that gradients rank highest of {len(experiment.reachable)}"
     raw = effects(experiment.fewer(0), tried)
     rows = [MEASURES.index(measure) for measure in measures]
-    size = np.abs(raw.along[0, rows].mean(axis=-1)).max(axis=0)
+    size = np.abs(raw.along[rows].mean(axis=-1)).max(axis=0)
     best = np.argsort(-size, kind="stable")[:count].tolist()
     return tuple(tried[i] for i in best), f"the largest exact {' or '.join(measures)} {how}"
 

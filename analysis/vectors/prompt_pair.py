@@ -10,7 +10,10 @@ arXiv 2308.10248, section 3.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from numpy.random import Generator
 
 from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadMetric, BadNode, BadVector
@@ -20,6 +23,7 @@ from steerscope.analysis.model.nodes import Site
 from .vector import SteeringVector
 
 RECORDED = ("resid_pre", "attn_out", "mlp_out", "z")
+TRIES = 20  # draws for each other concept that is wanted: no concept is drawn twice
 EXAMPLE = {"plus": " wedding", "minus": " ship", "layer": 1}
 
 
@@ -68,6 +72,87 @@ def prompt_pair(
 def runs(model: Model, source: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     """Token ids of both prompts of a vector, from its source."""
     return paired(model, source["plus"], source["minus"], source.get("pad", " "))
+
+
+def concepts(
+    model: Model, vector: SteeringVector, words: Sequence[str], count: int, generator: Generator
+) -> list[SteeringVector]:
+    """Vectors of other words, recorded as `vector` was; a side that is blank stays blank.
+
+    Each side has as many tokens as before: single-token words that none of its own words contains or is contained in.
+
+    Args:
+        words: to choose from.
+        count: how many vectors.
+        generator: draws the words.
+    """
+    source = vector.source
+    drawn: list[tuple[list[int], list[int]]] = []
+    for _ in range(TRIES * count):
+        sides = [_other(model, source[side], source, words, generator) for side in ("plus", "minus")]
+        pair = paired(model, sides[0], sides[1], source.get("pad", " "))
+        if pair not in drawn and pair[0] != pair[1]:
+            drawn.append(pair)
+        if len(drawn) == count:
+            break
+    else:
+        raise BadVector(
+            f"there are only {len(drawn)} other concepts for {vector.label} in {model.name}; expected {count}; ask for "
+            "fewer, or for isotropic references"
+        )
+    found = record(model, [ids for pair in drawn for ids in pair], vector.site)
+    start = 0 if model.bos is None else 1
+    made = []
+    for n, (first, second) in enumerate(drawn):
+        plus, minus = (model.text(ids[start:]) if model.tokenizer else str(ids[start:]) for ids in (first, second))
+        about = {
+            "recipe": "prompt_pair",
+            "plus": plus,
+            "minus": minus,
+            "label": f"{json.dumps(plus, ensure_ascii=False)} - {json.dumps(minus, ensure_ascii=False)}",
+        }
+        made.append(_rows_of(SteeringVector(found[2 * n] - found[2 * n + 1], vector.site, about), vector))
+    return made
+
+
+def _rows_of(made: SteeringVector, like: SteeringVector) -> SteeringVector:
+    """The rows that another vector of as many tokens kept."""
+    if like.source.get("rows") == "mean":
+        return made.mean()
+    row = like.source.get("row")
+    if row is not None and like.rows == 1:
+        one = made.row(row)
+        return one if one.values.any() else made.body.row(row)
+    return replace(made, values=made.values[-like.rows :])
+
+
+def _other(
+    model: Model, side: str | Sequence[int], source: Mapping[str, Any], words: Sequence[str], generator: Generator
+) -> str | list[int]:
+    """Other words with as many tokens as a side has; a blank side as it is."""
+    if isinstance(side, str) and not side.strip():
+        return side
+    wanted = len(_ids(model, side))
+    if model.tokenizer is None:
+        used = {model.bos, *(i for s in ("plus", "minus") for i in _ids(model, source[s]))}
+        free = [i for i in range(model.d_vocab) if i not in used]
+        return [int(i) for i in generator.choice(free, wanted)]
+    own = " ".join(str(source[s]) if isinstance(source[s], str) else model.text(source[s]) for s in ("plus", "minus"))
+    own = own.casefold()
+    text = side if isinstance(side, str) else model.text(list(side))
+    capital, space = text.strip()[:1].isupper(), text[:1].isspace()
+    free_words = [w for w in words if w not in own and not any(part in w for part in own.split() if len(part) > 3)]
+    ids: list[int] = []
+    for index in generator.permutation(len(free_words)):
+        word = free_words[int(index)]
+        word = word.capitalize() if capital and not ids else word
+        one = model.encode(f" {word}" if ids or space else word)
+        if len(one) == 1:
+            ids += one
+        if len(ids) == wanted:
+            return ids
+    # No word is a single token: pieces of words, of which there are always enough.
+    return (model.encode(" " + " ".join(generator.permutation(free_words)[:wanted].tolist())))[:wanted]
 
 
 def paired(

@@ -5,14 +5,15 @@ A recipe is a file of this folder with
 - a function of its name, `name(model, *, options) -> SteeringVector`: it leaves its own name under `recipe` in the
   vector's `source`, and what the vector is in words under `label`;
 - `EXAMPLE`, options that make a vector of any model that reads English; `vector.safetensors` stands for a saved one;
-- where a vector is the difference of two runs, `runs(model, source)`: the token ids of both, to make them again.
+- where a vector is the difference of two runs, `runs(model, source)`: the token ids of both, to make them again;
+- where other concepts can stand in its place, `concepts(model, vector, words, count, generator)`: vectors of them.
 
 Names only: nothing is imported before it is used, so that a command's help costs no torch.
 """
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,16 @@ from typing import TYPE_CHECKING, Any
 from steerscope.analysis.errors import BadVector
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
     from steerscope.analysis.model.models import Model
 
     from .vector import SteeringVector
 
 # From a model and a vector's source to the token ids of the run that is added, and of the one that is subtracted.
 Runs = Callable[["Model", Mapping[str, Any]], tuple[list[int], list[int]]]
+# From a model, a vector, words to choose from, how many, and a generator to vectors of other concepts, recorded alike.
+Concepts = Callable[["Model", "SteeringVector", Sequence[str], int, "Generator"], "list[SteeringVector]"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,11 @@ class Recipe:
     def runs(self) -> Runs | None:
         """The two runs that a vector is the difference of, made again; None where it is none."""
         return getattr(self._module, "runs", None) if self.offered else None
+
+    @property
+    def concepts(self) -> Concepts | None:
+        """Other concepts recorded as a vector of it was; None where it cannot."""
+        return getattr(self._module, "concepts", None) if self.offered else None
 
     @property
     def _module(self) -> Any:
