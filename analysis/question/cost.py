@@ -103,7 +103,7 @@ class Cost:
 
     def _of_vectors(self) -> str:
         ran = " and ".join(f"{n} {kind}" for kind, n in self.references.items()) or "No reference vectors"
-        tested = f"{self.nodes:,} nodes" if self.nodes > 1 else "one test"
+        tested = f"{self.nodes:,} nodes" if self.nodes > 1 else "one test alone"
         told = {kind: x for kind, x in self.spreads.items() if x < np.inf}
         if not told:
             return f"{ran}: nothing can be told from noise; at least {LEAST} of a kind are needed."
@@ -300,7 +300,7 @@ def _pace(experiment: Experiment) -> float:
     start = time.perf_counter()
     alone.score(variants)
     taken = time.perf_counter() - start
-    return taken / sum((layers - node.layer) / layers for node in chosen)
+    return float(taken / sum((layers - node.layer) / layers for node in chosen))
 
 
 def _memory(experiment: Experiment) -> int:
