@@ -29,12 +29,14 @@ from steerscope.analysis.tools.patching import MEASURES, Effects, checks, effect
 from steerscope.analysis.tools.record import record
 
 from .effect_table import CARRIERS, TOTALS, VECTORS, carrier_table, per_prompt, told, totals, vectors
+from .minimal import MINIMAL, minimal
 
 TOKENS = 12  # next tokens listed on each side
 FEWER = 5  # references of the writers and of frozen attention, which come along
 
 COLUMNS: Frames = {
     "effects": CARRIERS,
+    "minimal": MINIMAL,
     "per_prompt": {
         "prompt": Column("index of the prompt", role="label"),
         "node": Column("head or MLP", role="node"),
@@ -94,6 +96,7 @@ def exact(
     completions: int = 4,
     writers: bool = True,
     attention: bool = True,
+    growing: bool = True,
     level: float = 0.95,
     alpha: float = 0.05,
     smallest: float = 0.02,
@@ -104,6 +107,7 @@ def exact(
         completions: prompts to complete with and without the injection.
         writers: whether to say who wrote the vector, too (see `writers`).
         attention: whether to say what survives frozen attention, too (see `freeze_attention`).
+        growing: whether to find small sets of nodes that carry the effect jointly, too (see `minimal`).
 
     Returns:
         a `Result` of kind "exact".
@@ -115,9 +119,13 @@ def exact(
     found = [(m, [n for n in raw.nodes if str(n) in told(table, m)]) for m in MEASURES]
     together, _ = totals(experiment, raw, [*found, *((m, raw.nodes) for m in MEASURES)], options)
     texts, missing = _completions(experiment, completions)
+    sets, small = _minimal(experiment, raw, options, growing)
+    if small["missing"]:
+        missing["minimal"] = small.pop("missing")
     ends, found_checks, reasons, beside = _ends(experiment, options, writers, attention)
     frames = {
         "effects": table,
+        "minimal": sets,
         "per_prompt": per_prompt(raw),
         "totals": together,
         "vectors": vectors(experiment, raw, options),
@@ -140,8 +148,17 @@ def exact(
         alpha=alpha,
         smallest=smallest,
         ends=beside,
+        minimal=small,
         **about,
     )
+
+
+def _minimal(
+    experiment: Experiment, raw: Effects, options: Statistics, growing: bool
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    if not growing:
+        return pd.DataFrame(columns=list(MINIMAL)), {"missing": "exact was run with growing=False"}
+    return minimal(experiment, raw.along, raw.nodes, options, own=raw.own)
 
 
 def _ends(

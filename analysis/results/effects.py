@@ -56,6 +56,7 @@ NUMBERS: Frame = {
     "concepts_high": Column("upper end of their band (97.5th percentile over vectors)", "{metric}"),
     "noise_share": Column("mean share of random vectors' own changes"),
     "concepts_share": Column("mean share of the other concepts' own changes"),
+    "needed": Column("own_share from which on it would have been told from noise: how fine the test is"),
     "p": Column("t test over groups of prompts: the effect differs from zero"),
     "p_noise": Column("prediction t over vectors: own_share differs from the shares of random vectors"),
     "p_concepts": Column("prediction t over vectors: own_share differs from the shares of other concepts"),

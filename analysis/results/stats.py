@@ -127,6 +127,28 @@ def ratio_interval(
     return interval(linear, level, groups)
 
 
+def effective(values: Float[Array, " prompt"], groups: Int[Groups, " prompt"]) -> dict[str, float]:
+    """How far prompts of a group say the same: the share of the variance that lies between groups, and how many
+    independent prompts there are as good as (Kish 1965: n / (1 + (size - 1) x intraclass correlation)).
+
+    Missing where every prompt is its own group, or there is but one.
+    """
+    count, sizes = len(values), np.bincount(numbered(groups, len(values)))
+    number = len(sizes)
+    if number < 2 or number == count:
+        return {"between": float("nan"), "effective": float(count if number == count else 1)}
+    own = numbered(groups, count)
+    means = np.bincount(own, values) / sizes
+    outer = float((sizes * (means - values.mean()) ** 2).sum())
+    inner = float(((values - means[own]) ** 2).sum())
+    size = (count - (sizes**2).sum() / count) / (number - 1)
+    a, b = outer / (number - 1), inner / (count - number)
+    within = min(max((a - b) / (a + (size - 1) * b), 0.0), 1.0) if a + (size - 1) * b > 0 else 0.0
+    whole = outer + inner
+    between = outer / whole if whole > 0 else float("nan")
+    return {"between": between, "effective": count / (1 + (count / number - 1) * within)}
+
+
 def resampled(
     values: Float[Array, "... prompt"],
     groups: Int[Groups, " prompt"] | None = None,

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy import stats
 
-from .stats import benjamini_hochberg, holm, interval, nonzero_p, prediction_p
+from .stats import benjamini_hochberg, holm, interval, nonzero_p, prediction_p, told_apart
 
 Values = NDArray[np.float64]
 Found = NDArray[np.bool_]
@@ -125,6 +125,7 @@ def measured(
         kind = "noise" if noise else "concepts"
         found[f"p_{kind}"] = prediction_p(shares[0], others) if enough else np.full(len(values), np.nan)
         found[f"{kind}_share"] = mean
+        found[f"{kind}_spread"] = others.std(axis=0, ddof=1) if enough else np.full(len(values), np.nan)
         found[f"{kind}_passes"] = _beyond(others, basis.smallest) if enough else np.ones(len(values))
     return found
 
@@ -153,6 +154,9 @@ def judged(found: Mapping[str, Any], basis: Basis, alpha: float, tests: int | No
     first = "concepts" if none_run else "noise"
     p_less = np.where(least[first] & (own < found[f"{first}_share"] - basis.smallest), found[f"p_{first}"], 1.0)
     p_passes = np.where(least[first], np.maximum(found[f"{first}_passes"], p), 1.0)
+    needed = found[f"{first}_share"] + found[f"{first}_spread"] * told_apart(
+        len(basis.members(not none_run)), max(tests or 0, len(p)), alpha
+    )
     told, specific, less, passes, zero = (
         holm(np.nan_to_num(x, nan=1.0), tests) for x in (p_told, p_specific, p_less, p_passes, p)
     )
@@ -173,6 +177,7 @@ def judged(found: Mapping[str, Any], basis: Basis, alpha: float, tests: int | No
         "p_adjusted": benjamini_hochberg(np.nan_to_num(p_told, nan=1.0), tests),
         "p_holm": told,
         "p_specific": specific,
+        "needed": needed,
         "verdict": verdict,
     }
 

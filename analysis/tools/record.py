@@ -13,6 +13,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Frames
+from steerscope.analysis.results.stats import effective
 
 PACKAGES = ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy")
 TYPICAL = 10.0  # size of log-probabilities, in nats
@@ -40,6 +41,8 @@ def record(
         knobs: everything else that the manifest should say (JSON types only).
     """
     manifest = experiment.describe() | knobs
+    found = effective(experiment.effect(), experiment.prompts.by_group)
+    manifest["prompts"] |= {name: value for name, value in found.items() if value == value}
     manifest |= {
         "checks": [dict(c) for c in checks],
         "missing": _reasons(experiment) | dict(missing or {}),

@@ -12,31 +12,42 @@ from steerscope.reports import words
 from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages import freeze_attention, writers
-from steerscope.reports.pages.common import everything, layout, metric_unit, missing, model_name, of, opponents, shares
-from steerscope.reports.records import records, sides, way
-from steerscope.reports.theme import LEGEND, NEGATIVE, NEUTRAL, POSITIVE, REFERENCE, axis, bars, figure, said, visible
+from steerscope.reports.pages import freeze_attention, minimal, writers
+from steerscope.reports.pages.carried import carried, compared, how_sure
+from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of
+from steerscope.reports.records import records, way
+from steerscope.reports.theme import LEGEND, NEGATIVE, POSITIVE, REFERENCE, VERDICT, axis, bars, figure, said, visible
 
 MEASURES = {
     "necessity": "Necessity: effect lost when the node is set back to clean",
     "sufficiency": "Sufficiency: effect that appears from this node alone",
 }
 INFLUENT = 0.5  # nats a token above the clean model's own completions
-REACH = {"none": NEUTRAL, "general": "#5b6b7a", "specific": POSITIVE}
+DONE = {
+    "necessity": "is lost when the node is set back to its clean value",
+    "sufficiency": "appears when only this node is set to its steered value",
+}
 READING = [
     "Necessity asks what is lost without the node, sufficiency what it brings alone; both are exact forward passes, "
     "and everything downstream reacts. They differ where nodes back each other up (small necessity) or act only "
     "together (small sufficiency).",
     "Nodes patched together are not the sum of single nodes. Nodes before the injection cannot be reached and are "
     "zero.",
-    "A node is significant when its effect differs from zero and goes beyond the mean reference in the same direction, "
-    "by sign-flip tests over prompts, corrected over nodes. Sentences at the top of this page use Holm's correction.",
+    "A reference vector is read along its own change of the logits, as a share of its own whole effect: so each vector "
+    "is asked how it flows, not whether it steers towards this one's words. The verdict is one rule for words and "
+    "pictures: see 'How sure is this?'.",
 ]
 
 
 def headline(result: Result) -> list[str]:
-    """Who carries the effect, who wrote the vector, and whether attention moves or looks."""
-    return [*_carriers(result), *writers.headline(result), *freeze_attention.headline(result)]
+    """Who carries the effect, how concentrated it is, who wrote the vector, and whether attention moves or looks."""
+    return [
+        *carried(result, of(result, "effects", measure="necessity"), DONE["necessity"]),
+        _whole(result),
+        *minimal.headline(result),
+        *writers.headline(result),
+        *freeze_attention.headline(result),
+    ]
 
 
 def page(result: Result) -> Page:
@@ -44,13 +55,15 @@ def page(result: Result) -> Page:
     sections = [
         _maps(result),
         _ranking(result),
-        _reach(result),
+        _contrasts(result),
+        minimal.section(result),
         writers.section(result),
         freeze_attention.section(result),
         _disturbance(result),
         _tokens(result),
         _completions(result),
         _prompts(result),
+        how_sure(result, [of(result, "effects", measure=measure) for measure in MEASURES]),
         _table(result),
     ]
     return layout(
@@ -65,51 +78,24 @@ def page(result: Result) -> Page:
     )
 
 
-def _carriers(result: Result) -> list[str]:
-    """What was found, in two or three plain sentences; claims are corrected by Holm over all nodes."""
+def _whole(result: Result) -> str:
+    """The whole effect, and what of it is no finding."""
     total, manifest = _totals(result)["total"], result.manifest
-    tested = of(result, "effects", measure="necessity")
-    nodes = tested[tested["p_holm"] < manifest.get("alpha", 0.05)].sort_values("effect", key=abs, ascending=False)
-    along, against = sides(nodes, way(result))
     effect = words.ranged(total, "value", words.signed, total.unit)
-    reference = " (no references were run)"
-    if words.finite(total.reference):
-        reference = f" (random vectors of equal norm: {words.ranged(total, 'reference', words.signed)})"
-    whole = f"The whole effect on {manifest.get('metric', {}).get('name', 'the metric').replace('_', ' ')} is {effect}"
-    if nodes.empty:
-        count = manifest.get("prompts", {}).get("count", len(result.frames["prompts"]))
-        return [
-            f"No head or MLP of {model_name(result)} can be called a carrier of {words.injection(manifest)} on these "
-            f"{count} prompts (none passes Holm's correction over all nodes).",
-            f"{whole}{reference}.",
-        ]
-    shown = shares(along, 4)
-    first = f"{len(along)} of {len(tested)} heads and MLPs of {model_name(result)} carry {words.injection(manifest)}"
-    if shown:
-        first += (
-            f", above all {words.listing(shown)}: the share of the effect that is lost when the node is set back to "
-            "its clean value"
-        )
-    first += opponents(shares(against, len(against)))
-    together = words.ranged(_totals(result)["carriers_necessity"], "share", words.percent)
-    return [
-        first + ".",
-        f"{whole}{reference}; all significant nodes set back together take away {together} of it (which is not the sum "
-        "of their single effects).",
-        *([_reached(along)] if shown else []),
-    ]
+    what = f"The whole effect on {manifest.get('metric', {}).get('name', 'the metric').replace('_', ' ')} is {effect}"
+    if _own_direction(manifest):
+        return f"{what}: along each prompt's own change, and so positive by construction."
+    against = int((result.frames["prompts"]["effect"] * total.value < 0).sum())
+    count = len(result.frames["prompts"])
+    return (
+        f"{what}; {against} of {count} prompts move against it." if against else f"{what}, on each of {count} prompts."
+    )
 
 
-def _reached(nodes: pd.DataFrame) -> str:
-    """How many carriers are specific to this vector."""
-    specific, general = (words.some(list(nodes[nodes["reach"] == kind]["node"]), 6) for kind in ("specific", "general"))
-    parts = []
-    if specific:
-        parts.append(f"specific to this vector, carrying more of it than of random ones: {words.listing(specific)}")
-    if general:
-        parts.append(f"general, carrying whatever is put there: {words.listing(general)}")
-    text = "; ".join(parts)
-    return text[0].upper() + text[1:] + "."
+def _own_direction(manifest: Any) -> bool:
+    """Whether the metric is along each prompt's own change."""
+    name, groups = manifest.get("metric", {}).get("name"), manifest.get("prompts", {}).get("groups")
+    return name == "own_direction" or (name == "logit_direction" and groups == 1)
 
 
 def _totals(result: Result) -> dict[str, Any]:
@@ -137,34 +123,39 @@ def _surprises(result: Result) -> tuple[float, float]:
 def _glance(result: Result) -> list[tuple[str, str, str]]:
     totals, manifest = _totals(result), result.manifest
     total, kl = totals["total"], totals["kl"]
-    stability, references = manifest.get("stability", {}), manifest.get("references", {})
-    jaccard = stability.get("jaccard")
-    stable = str(stability.get("note", ""))
-    if jaccard is not None:
-        ends = f"[{stability['low']:.2f}, {stability['high']:.2f}]"
-        stable = f"Jaccard overlap of the carriers on resampled prompts {ends}; 0.8 is the field's bar"
+    necessity = of(result, "effects", measure="necessity")["verdict"].value_counts()
+    prompts = manifest.get("prompts", {})
+    way_ = ("wrong way", words.percent(total.wrong_way), "of the prompts move against the mean effect")
+    if _own_direction(manifest):
+        way_ = ("wrong way", "–", "each prompt is read along its own change: none can move against it")
+    beside = [text for text in (compared(result, True), compared(result, False)) if text]
     return [
         (
             "total effect",
             f"{words.signed(total.value)} {total.unit}",
-            f"interval{words.between(total.low, total.high)}; references {words.ranged(total, 'reference', words.signed)}",
+            f"interval over groups of prompts{words.between(total.low, total.high)}",
         ),
         (
             "disturbance",
             f"{words.number(kl.value)} nats",
-            f"KL to the clean run{words.between(kl.low, kl.high)}; references {words.ranged(kl, 'reference')}",
+            f"KL to the clean run{words.between(kl.low, kl.high)}; reference vectors {words.ranged(kl, 'reference')}",
         ),
         (
-            "carriers together",
-            words.percent(totals["carriers_necessity"].share),
-            "of the effect lost when all significant nodes are set back at once",
+            "told from noise",
+            str(sum(int(necessity.get(name, 0)) for name in ("specific", "concept"))),
+            f"of {int(necessity.sum())} nodes by necessity; {int(necessity.get('specific', 0))} specific; jointly "
+            f"{words.percent(totals['told_necessity'].share)} of the effect",
         ),
-        ("wrong way", words.percent(total.wrong_way), "of the prompts move against the mean effect"),
-        ("stability", "–" if jaccard is None else f"{jaccard:.2f}", stable),
+        way_,
+        (
+            "prompts",
+            str(prompts.get("count", len(result.frames["prompts"]))),
+            f"in {prompts.get('groups', '?')} independent groups",
+        ),
         (
             "references",
-            str(references.get("count", "–")),
-            f"random vectors of equal {references.get('matched', 'norm')}, position by position",
+            str(manifest.get("references", {}).get("count", "–")),
+            words.listing(beside) if beside else "none",
         ),
     ]
 
@@ -176,15 +167,15 @@ def _maps(result: Result) -> Section:
         Panel(t, heatmap(of(result, "effects", measure=m), unit, limit, towards=towards)) for m, t in MEASURES.items()
     ]
     text = (
-        f"Effects in {unit}; orange carries the effect, blue works against it. Bold and full colour (or a dot) is "
-        f"significant after Benjamini-Hochberg at {result.manifest.get('alpha', 0.05):g}; everything else is muted. "
-        "Point at a cell for its interval and reference."
+        f"Effects in {unit}; orange carries the effect, blue works against it. Framed and in full colour: told from "
+        "noise (specific, or concept). Point at a cell for its interval, its verdict and the references."
     )
     return Section("Heads by layers", [text], panels)
 
 
 def _ranking(result: Result) -> Section:
-    ends = result.frames["effects"][["low", "high", "reference_low", "reference_high", "effect"]]
+    bands = ["reference_low", "reference_high", "concepts_low", "concepts_high"]
+    ends = result.frames["effects"][["low", "high", "effect", *bands]]
     low, high = float(ends.min().min()), float(ends.max().max())
     margin = 0.05 * (high - low or 1.0)
     limits, unit, towards = (low - margin, high + margin), metric_unit(result), way(result)
@@ -193,97 +184,117 @@ def _ranking(result: Result) -> Section:
         for m in MEASURES
     ]
     text = (
-        "The strongest nodes with their intervals over prompts. The grey band is where the same measure falls for "
-        "random vectors of equal norm. Open circles are not significant. Effects of different layers do not add up to "
-        "the total: an early node acts through later ones."
+        "The strongest nodes with their intervals over groups of prompts. The bands are where a node would lie if it "
+        "carried as large a share of this vector as of its references: random vectors, and other concepts. Effects of "
+        "different layers do not add up to the total: an early node acts through later ones."
     )
     return Section("Ranked carriers", [text], panels)
 
 
-def _reach(result: Result) -> Section:
+def _contrasts(result: Result) -> Section:
     text = (
-        "Each vector, real or random, has its own change of the logits. On the dotted line a node carries the same "
-        "share of this vector's change as of any other vector's: it carries whatever is put there. Above the line it "
-        "is specific to this vector."
+        "Each vector, real or reference, has its own change of the logits. On the dotted line a node carries the same "
+        "share of this vector's change as of the references': it carries whatever is put there. What lies above the "
+        "line by more than the spread of the references is told from them."
     )
-    panels = [Panel(m.capitalize(), _reach_chart(of(result, "effects", measure=m))) for m in MEASURES]
-    if not result.manifest.get("references", {}).get("count", 0):
-        panels = [Panel("Necessity", None, missing(result, "references"))]
-    return Section("Specific or general", [text], panels)
+    kinds = [
+        (name, what)
+        for name, what, noise in (("reference", "random vectors", True), ("concepts", "other concepts", False))
+        if compared(result, noise)
+    ]
+    panels = [
+        Panel(
+            f"{measure.capitalize()} against {what}",
+            _contrast_chart(of(result, "effects", measure=measure), name, what),
+        )
+        for name, what in kinds
+        for measure in MEASURES
+        if result.frames["effects"]["own_share"].notna().any()
+    ]
+    if not panels:
+        panels = [Panel("Necessity", None, "no reference vectors were run, or the whole effect is not told from zero")]
+    return Section("Specific or shared", [text], panels)
 
 
-def _reach_chart(table: pd.DataFrame) -> go.Figure:
-    """Nodes of one measure: the share of this vector's own change against that of random vectors' own changes."""
-    rows = table[(table["own_share"] != 0) | (table["own_reference"] != 0)]
-    values = np.concatenate([rows["own_share"], rows["own_reference_low"], rows["own_reference_high"], [0.0]])
+def _contrast_chart(table: pd.DataFrame, name: str, what: str) -> go.Figure:
+    """Nodes of one measure: the share of this vector's own change against that of the references' own changes."""
+    middle = "noise_share" if name == "reference" else "concepts_share"
+    # Bands are shares times the total; a share knows the total.
+    total = float((table[name] / table[middle]).replace([np.inf, -np.inf], np.nan).median())
+    rows = table.assign(left=table[f"{name}_low"] / total, right=table[f"{name}_high"] / total)
+    rows = rows[(rows["own_share"] != 0) | (rows[middle] != 0)].dropna(subset=["own_share", middle])
+    values = np.concatenate([rows["own_share"], rows["left"], rows["right"], [0.0]])
     values = values[np.isfinite(values)]
     low, high = values.min() - 0.03, values.max() * 1.08 + 0.03
     dots = {"color": REFERENCE, "width": 1, "dash": "dot"}
     chart = figure(height=380, **LEGEND)
     chart.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line=dots, layer="below")
-    order = rows["own_share"].abs().sort_values(ascending=False).index
-    named = set(rows.loc[order[:5], "node"]) & set(rows[rows["significant"]]["node"])
-    for kind, colour in REACH.items():
-        part = rows[rows["reach"] == kind]
-        middle, hover = part["own_reference"], [_reach_hover(r) for r in records(part)]
+    named = set(rows.loc[rows["own_share"].abs().sort_values(ascending=False).index[:5], "node"])
+    named |= set(rows["node"][rows["verdict"].isin(["specific", "concept"])])
+    for verdict, colour in VERDICT.items():
+        part = rows[rows["verdict"] == verdict]
+        if part.empty:
+            continue
+        open_ = verdict in ("small", "untested")
         chart.add_scatter(
-            x=middle,
+            x=part[middle],
             y=part["own_share"],
             mode="markers+text",
-            name=kind,
+            name=verdict,
             textposition="top center",
             text=[escape(str(n)) if n in named else "" for n in part["node"]],
-            marker={"size": 9, "color": colour, "symbol": "circle-open" if kind == "none" else "circle"},
-            error_x=bars(middle, part["own_reference_low"], part["own_reference_high"], REFERENCE, 0.8, 0),
-            **said(hover),
+            marker={"size": 9, "color": colour, "symbol": "circle-open" if open_ else "circle"},
+            error_x=bars(part[middle], part["left"], part["right"], REFERENCE, 0.8, 0),
+            **said([_contrast_hover(r, middle, what) for r in records(part)]),
         )
-    title = "share of random vectors' own changes (mean and band)"
-    chart.update_xaxes(axis(title), tickformat=".0%", range=[low, high])
+    chart.update_xaxes(axis(f"share of {what}' own changes (mean and band)"), tickformat=".0%", range=[low, high])
     chart.update_yaxes(axis("share of this vector's own change"), tickformat=".0%", range=[low, high])
     return chart
 
 
-def _reach_hover(row: Any) -> str:
+def _contrast_hover(row: Any, middle: str, what: str) -> str:
+    ends = words.between(row.left, row.right, words.percent)
     return (
-        f"<b>{escape(str(row.node))}</b> {escape(str(row.reach))}<br>{words.percent(row.own_share)} of this vector's "
-        f"own change<br>{words.ranged(row, 'own_reference', words.percent)} of random vectors' "
-        f"own<br>{words.p_value(row.p_own_adjusted)} (adjusted)"
+        f"<b>{escape(str(row.node))}</b> {escape(str(row.verdict))}<br>{words.percent(row.own_share)} of this vector's "
+        f"own change<br>{words.percent(getattr(row, middle))}{ends} of {what}' own<br>told from noise: "
+        f"{words.p_value(row.p_holm)} (Holm)"
     )
 
 
 def _disturbance(result: Result) -> Section:
     text = (
-        "Disturbance is not steering: a random vector of equal norm can change the output as much or more. What counts "
-        "is how far the steering vector stands above the grey points at a like disturbance."
+        "Disturbance is not steering: a random vector of equal norm can change the output as much or more. Here each "
+        "vector's effect is along its own change of the logits: how much it moves, not whether it moves as wanted."
     )
-    chart = _disturbance_chart(result.frames["vectors"], metric_unit(result))
-    return Section("Effect and disturbance", [text], [Panel("One point a vector", chart)])
+    return Section(
+        "Effect and disturbance", [text], [Panel("One point a vector", _vectors_chart(result.frames["vectors"]))]
+    )
 
 
-def _disturbance_chart(vectors: pd.DataFrame, unit: str) -> go.Figure:
-    """Every vector as a point: KL to the right, effect upwards, intervals over prompts as bars."""
-    chart = figure(height=340)
-    for real in (False, True):
-        rows = vectors[(vectors["vector"] == "steering") == real]
-        colour = POSITIVE if real else REFERENCE
+def _vectors_chart(vectors: pd.DataFrame) -> go.Figure:
+    """Every vector as a point: KL to the right, effect upwards, intervals over groups of prompts as bars."""
+    looks = {"isotropic": (REFERENCE, "circle"), "covariance": (REFERENCE, "square"), "": (POSITIVE, "circle")}
+    chart = figure(height=360, **LEGEND)
+    for family in dict.fromkeys([*reversed(vectors["family"].tolist())]):
+        rows = vectors[vectors["family"] == family]
+        colour, symbol = looks.get(family, ("#3d7f6e", "diamond"))
         hover = [
-            f"<b>{escape(str(r.vector))}</b><br>effect {words.ranged(r, 'effect', words.signed, escape(unit))}<br>KL "
+            f"<b>{escape(str(r.label))}</b><br>effect {words.ranged(r, 'effect', words.signed, 'logits')}<br>KL "
             f"{words.ranged(r, 'kl', unit='nats')}<br>coefficient {words.number(r.coefficient)}"
             for r in records(rows)
         ]
         chart.add_scatter(
             x=rows["kl"],
             y=rows["effect"],
-            mode="markers+text" if real else "markers",
-            text=["  steering vector"] * len(rows) if real else None,
-            textposition="middle left",
-            marker={"size": 11 if real else 7, "color": colour},
+            mode="markers",
+            name=escape(family) if family else "this vector",
+            marker={"size": 7 if family else 12, "color": colour, "symbol": symbol},
             error_x=bars(rows["kl"], rows["kl_low"], rows["kl_high"], colour, 1, 0),
             error_y=bars(rows["effect"], rows["low"], rows["high"], colour, 1, 0),
             **said(hover),
         )
     chart.update_xaxes(axis("disturbance: KL(steered || clean), nats"), rangemode="tozero")
-    chart.update_yaxes(axis(f"effect ({unit})"))
+    chart.update_yaxes(axis("effect along the vector's own change (logits)"))
     return chart
 
 
@@ -341,10 +352,17 @@ def _prompts(result: Result) -> Section:
     table, unit = result.frames["prompts"], metric_unit(result)
     mean = table["effect"].mean()
     rows = [
-        [r.text, str(r.tokens), *map(words.number, (r.clean, r.steered)), words.signed(r.effect), words.number(r.kl)]
+        [
+            r.text,
+            str(r.group + 1),
+            str(r.tokens),
+            *map(words.number, (r.clean, r.steered)),
+            words.signed(r.effect),
+            words.number(r.kl),
+        ]
         for r in records(table)
     ]
-    columns = ["prompt", "tokens", f"clean ({unit})", f"steered ({unit})", f"effect ({unit})", "KL (nats)"]
+    columns = ["prompt", "group", "tokens", f"clean ({unit})", f"steered ({unit})", f"effect ({unit})", "KL (nats)"]
     wrong = frozenset(i for i, e in enumerate(table["effect"]) if e * mean < 0)
     scored = result.manifest.get("metric", {}).get("scored", "")
     text = [f"Scored: {scored}."] if scored else []
@@ -354,6 +372,6 @@ def _prompts(result: Result) -> Section:
 
 
 def _table(result: Result) -> Section:
-    columns = ["node", "measure", "effect", "low", "high", "share", "reference", "p_adjusted", "p_holm", "own_share"]
-    columns += ["own_reference", "reach", "wrong_way", "stability"]
-    return everything(result.frames["effects"], columns, "All nodes", result)
+    columns = ["node", "measure", "effect", "low", "high", "share", "verdict", "own_share", "noise_share"]
+    columns += ["concepts_share", "needed", "p", "p_noise", "p_concepts", "p_adjusted", "p_holm", "p_specific"]
+    return everything(result.frames["effects"], [*columns, "wrong_way", "stability"], "All nodes", result)
