@@ -14,14 +14,15 @@ from steerscope.analysis.results.schema import with_role
 from steerscope.questions import page_of
 from steerscope.reports.pages import default
 from steerscope.reports.records import largest
-from steerscope.reports.roles import Drawn, drawn, plain, towards
-from steerscope.reports.theme import NEUTRAL, POSITIVE, REFERENCE, side
+from steerscope.reports.roles import Drawn, claim, drawn, plain, towards
+from steerscope.reports.theme import MARKS, NEUTRAL, POSITIVE, REFERENCE, mark, side
 
 SHOWN = 12  # names
 LINES = 5
 LONG = 32  # letters of a name
 INK = "#010203"  # stands for the colour of the notebook's text
 COLOURS = (POSITIVE, "#2f7bbf", "#8f63ad", "#4f8f4f", "#b08a1e")
+SYMBOLS = {"circle": "o", "diamond": "D", "square": "s", "triangle-down": "v", "x": "X", "circle-open": "o"}
 TILE = "border:1px solid rgba(128,134,144,.4);padding:6px 12px;flex:1 1 150px;max-width:260px"
 SMALL = "font-size:.85em;opacity:.75"
 
@@ -51,9 +52,18 @@ def _picture(result: Result) -> str:
     most, count = (LINES, rows["name"].nunique()) if shown.axis else (SHOWN, len(rows))
     parts = [", ".join(part for part in (plain(shown.frame), group) if part)]
     parts += [f"the {most} largest of {count:,}"] if count > most else []
-    parts += [f"{'dotted' if shown.axis else 'grey'}: random vectors"] if rows["reference"].notna().any() else []
-    parts += [f"open: not {plain(shown.verdict)}"] if shown.verdict and not shown.axis else []
+    parts += [f"{'dotted' if shown.axis else 'grey'}: reference vectors"] if rows["reference"].notna().any() else []
+    parts += [_open(shown)] if shown.verdict and not shown.axis else []
     return f"<div style='{SMALL}'>{_safe('; '.join(parts))}</div>{_svg(shown, unit, rows)}"
+
+
+def _open(shown: Drawn) -> str:
+    """What open circles mean, and, where verdicts are words, the colours of the others."""
+    said = set(shown.table["verdict"])
+    if all(isinstance(one, bool) for one in said):
+        return f"open: not {claim(shown)}"
+    named = [f"{look.sign} {name}" for name, look in MARKS.items() if name in said and look.sign]
+    return "; ".join([*named, "open: small or untested"])
 
 
 def _svg(shown: Drawn, unit: str, rows: pd.DataFrame) -> str:
@@ -77,23 +87,25 @@ def _svg(shown: Drawn, unit: str, rows: pd.DataFrame) -> str:
 
 
 def _ranking(axes: Any, shown: Drawn, rows: pd.DataFrame) -> None:
-    """The largest estimates with their intervals, over the bands of random vectors; open where not significant."""
+    """The largest estimates with their intervals, over the bands of reference vectors; open where nothing is said."""
     rows = largest(rows, SHOWN)
     at = range(len(rows))
     axes.barh(
         at, rows["reference_high"] - rows["reference_low"], 0.64, rows["reference_low"], color=REFERENCE, alpha=0.4
     )
     axes.hlines(at, rows["low"], rows["high"], color=NEUTRAL, linewidth=1.2)
-    for y, (effect, significant) in enumerate(zip(rows["effect"], rows["significant"], strict=True)):
-        colour = side(effect, towards(rows))
-        axes.plot(effect, y, "o", markersize=5, color=colour, fillstyle="full" if significant else "none")
+    for y, (effect, verdict) in enumerate(zip(rows["effect"], rows["verdict"], strict=True)):
+        look = mark(verdict, effect, towards(rows))
+        style = "none" if look.symbol.endswith("open") else "full"
+        colour = side(effect, towards(rows)) if verdict is False else look.colour
+        axes.plot(effect, y, SYMBOLS[look.symbol], markersize=5, color=colour, fillstyle=style)
     axes.axvline(0, color=NEUTRAL, linewidth=0.8)
     axes.set_yticks(at, [_text(name) for name in rows["name"]], parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
 
 
 def _lines(axes: Any, shown: Drawn, rows: pd.DataFrame) -> None:
-    """Estimates along an axis with their intervals, random vectors dotted; without exact limits."""
+    """Estimates along an axis with their intervals, reference vectors dotted; without exact limits."""
     rows = rows[rows["x"].abs() != float("inf")]
     size = rows["effect"].abs().groupby(rows["name"], sort=False).max().sort_values(ascending=False, kind="stable")
     for name, colour in zip(size.index[:LINES], COLOURS, strict=False):

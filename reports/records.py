@@ -25,6 +25,11 @@ def largest(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     return frame.sort_values("effect", key=abs, ascending=False).head(count)
 
 
+def verdicts(table: pd.DataFrame) -> list[Any]:
+    """What is said of each row: its verdict, or in tables that have none whether it is significant."""
+    return list(table["verdict"] if "verdict" in table else table["significant"].astype(bool))
+
+
 def total(result: Result) -> float:
     """The whole effect: of the frame of totals where there is one, else of the manifest or beside frozen attention;
     missing where nobody says.

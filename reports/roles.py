@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype
+from pandas.api.types import is_bool_dtype, is_string_dtype
 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Frame, with_role
@@ -33,10 +33,10 @@ class Drawn:
         frame: its name.
         what: the column of the estimate; meaning: in words.
         axis: the column that rows run along; empty for a ranking.
-        verdict: the column of truth values that marks rows; empty where there is none.
-        table: group (the measure), unit, name, effect, low, high, reference, reference_low, reference_high, significant,
-            layer, head, kind, towards (the sign of the whole effect), and x along the axis. One row for each group,
-            name and x.
+        verdict: the column of verdicts, or of truth values, that marks rows; empty where there is none.
+        table: group (the measure), unit, name, effect, low, high, reference, reference_low, reference_high, verdict
+            (true where there is none), layer, head, kind, towards (the sign of the whole effect), and x along the axis.
+            One row for each group, name and x.
     """
 
     frame: str
@@ -62,12 +62,12 @@ def drawn(result: Result, name: str) -> Drawn | None:
     own = _own(frame, estimates)
     axes = [column for column in with_role(frame, "axis") if _numeric(table[column])][:1]
     labels = with_role(frame, "node") + [c for c in frame if frame[c].role in ("label", "axis") and c not in axes]
-    verdicts = [c for c in with_role(own, "verdict") if is_bool_dtype(table[c].dropna().infer_objects())]
+    verdicts = [c for c in with_role(own, "verdict") if _verdicts(table[c]) is not None]
     made = _numbers(table, frame, own).assign(
         group=_names(table, with_role(frame, "measure")),
         unit=_units(result, table, frame[what].unit),
         name=_names(table, labels),
-        significant=table[verdicts[0]].astype("boolean").fillna(False).astype(bool) if verdicts else True,
+        verdict=_verdicts(table[verdicts[0]]) if verdicts else True,
         towards=_towards(result, table, frame[what].unit),
         x=pd.to_numeric(table[axes[0]]).astype(float) if axes else 0.0,
     )
@@ -96,6 +96,14 @@ def _towards(result: Result, table: pd.DataFrame, unit: str) -> Any:
         return way(result)
     costs = [table[c].isin(COSTS) for c in ("outcome", "quantity") if c in table]
     return np.where(np.any(costs, axis=0), 1, way(result)) if unit == "{unit}" and costs else 1
+
+
+def _verdicts(column: pd.Series) -> pd.Series | None:
+    """Truth values, missing ones as false; or words, missing ones as untested; None where it is neither."""
+    known = column.dropna().infer_objects()
+    if is_bool_dtype(known):
+        return column.astype("boolean").fillna(False).astype(bool)
+    return column.fillna("untested").astype(object) if is_string_dtype(known) else None
 
 
 def _numeric(column: pd.Series) -> bool:
@@ -159,10 +167,24 @@ def sentence(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> str:
     if row.effect == 0:
         return f"Every {what} in {where} is zero ({count})."
     size = " by size" if (rows["effect"] * towards(rows) < 0).any() else ""
-    random = f" (random vectors {words.ranged(row, 'reference', words.signed)})" if words.finite(row.reference) else ""
-    verdict = f", not {plain(shown.verdict)}" if shown.verdict and not row.significant else ""
     ends = words.between(row.low, row.high)
-    return f"Largest {what}{size} in {where}: {at(shown, row)}, {value}{ends}{random}{verdict}; {count}."
+    beside = ""
+    if words.finite(row.reference):
+        beside = f" (reference vectors {words.ranged(row, 'reference', words.signed)})"
+    said = f", {verdict(shown, row)}" if shown.verdict else ""
+    return f"Largest {what}{size} in {where}: {at(shown, row)}, {value}{ends}{beside}{said}; {count}."
+
+
+def verdict(shown: Drawn, row: Any) -> str:
+    """What is said of a row: its verdict, or whether it is what the column is called."""
+    if isinstance(row.verdict, str):
+        return f"{plain(shown.verdict)} {row.verdict}"
+    return f"{'' if row.verdict else 'not '}{claim(shown)}"
+
+
+def claim(shown: Drawn) -> str:
+    """What a true verdict says."""
+    return plain(shown.verdict).removesuffix("told") + ("told from noise" if shown.verdict.endswith("told") else "")
 
 
 def largest_of(rows: pd.DataFrame, unit: str) -> tuple[Any, str]:

@@ -3,16 +3,22 @@
 Figures have no background of their own: the page gives it, light or dark, and a few lines of script
 give text and grid the page's colours. The diverging scale (blue, grey, vermilion) is safe for the
 colour-blind and keeps its order in grey print. Vermilion is what works along the whole effect, blue what works
-against it, whatever the sign of the effect itself.
+against it, whatever the sign of the effect itself. A verdict has a colour and a symbol, the same in every figure.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+
+from steerscope.analysis.results.verdicts import TOLD, VERDICTS
 
 FONT = 'ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 POSITIVE, NEGATIVE, NEUTRAL, REFERENCE = "#c4501b", "#2166ac", "#8a8f98", "#9aa0a8"
+CONCEPTS = "#8f63ad"  # reference vectors that mean something, beside the grey of those that do not
 DIVERGING: list[tuple[float, str]] = [
     (0.0, "#1b4f8f"),
     (0.25, "#6fa3d4"),
@@ -22,6 +28,32 @@ DIVERGING: list[tuple[float, str]] = [
 ]
 GRID = "rgba(128,134,144,0.25)"
 LEGEND = {"showlegend": True, "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a verdict is drawn.
+
+    Attributes:
+        symbol: of plotly. sign: the same in text; empty for what has no mark in a map.
+    """
+
+    colour: str
+    symbol: str
+    sign: str = ""
+
+
+# Symbols say what colours say, for grey print and for the colour-blind; marks stand out from either paper (3:1).
+MARKS = {
+    "specific": Mark(POSITIVE, "circle", "●"),
+    "concept": Mark("#d97a35", "diamond", "◆"),
+    "shared": Mark("#5f7386", "square", "■"),
+    "less": Mark("#3f8580", "triangle-down", "▼"),
+    "against": Mark(NEGATIVE, "x", "✕"),
+    "small": Mark(NEUTRAL, "circle-open"),
+    "untested": Mark(NEUTRAL, "circle-open"),
+}
+CLAIMS = (*TOLD, "against")  # in full colour; everything else is pale
 
 
 def figure(height: int, **layout: Any) -> go.Figure:
@@ -45,6 +77,26 @@ def side(effect: float, towards: int = 1) -> str:
     """The colour of an effect: along the whole effect, whose sign is given, against it, or neither."""
     turned = effect * towards
     return POSITIVE if turned > 0 else NEGATIVE if turned < 0 else NEUTRAL
+
+
+def mark(verdict: Any, effect: float, towards: int = 1) -> Mark:
+    """How a row is drawn: by its verdict; by its side where that is a truth value, or a word of another list."""
+    if str(verdict) in MARKS:
+        return MARKS[str(verdict)]
+    return Mark(side(effect, towards), "circle", "●") if claimed(verdict) else MARKS["untested"]
+
+
+def claimed(verdict: Any) -> bool:
+    """Whether a row is drawn in full colour: told from noise, or against the effect; or true."""
+    return bool(verdict) if isinstance(verdict, bool | np.bool_) else str(verdict) in CLAIMS or verdict not in VERDICTS
+
+
+def key(verdicts: Iterable[Any]) -> str:
+    """What the marks of the verdicts that are there mean, in words: `● specific: beyond noise...; ■ shared: ...`."""
+    there = set(map(str, verdicts))
+    return "; ".join(
+        f"{look.sign} {name}: {VERDICTS[name]}" for name, look in MARKS.items() if name in there and look.sign
+    )
 
 
 def diverging(towards: int = 1) -> list[tuple[float, str]]:

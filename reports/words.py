@@ -7,6 +7,15 @@ from typing import Any
 
 import pandas as pd
 
+from steerscope.analysis.results.verdicts import NOISE, VERDICTS
+
+FAMILIES = {
+    "isotropic": "random vector",
+    "covariance": "random vector with the stream's covariance",
+    "concepts": "other word",
+    "given": "given vector",
+}
+
 
 def number(value: Any, digits: int = 3) -> str:
     """A number as a reader wants it: three significant digits, a true minus sign, missing as a dash."""
@@ -50,12 +59,58 @@ def ranged(row: Any, name: str = "value", show: Any = number, unit: str = "") ->
 
 
 def estimate(row: Any, unit: str) -> tuple[str, str, str]:
-    """Lines of a hover label, escaped: a row's effect with its share, its reference, its adjusted p."""
-    return (
-        f"{ranged(row, 'effect', signed, escape(unit))}, {percent(row.share)} of the effect",
-        f"reference {ranged(row, 'reference', signed)}",
-        f"{p_value(row.p_adjusted)} (adjusted)",
-    )
+    """Lines of a hover label, escaped: a row's effect with its share; where reference vectors stand; its p-values."""
+    return f"{ranged(row, 'effect', signed, escape(unit))}, {percent(row.share)} of the effect", clouds(row), told(row)
+
+
+def clouds(row: Any) -> str:
+    """Where reference vectors stand, each kind with its band; that none were run, where that is so."""
+    found = [
+        f"{name} {ranged(row, column, signed)}"
+        for name, column in (("random vectors", "reference"), ("other concepts", "concepts"))
+        if finite(getattr(row, column, math.nan))
+    ]
+    return ", ".join(found) or "no reference vectors to compare with"
+
+
+def told(row: Any) -> str:
+    """p over prompts and over vectors, the latter corrected; only those that are known."""
+    of = {
+        "over prompts": "p",
+        "from random vectors": "p_noise",
+        "from other concepts": "p_concepts",
+        "told, Holm": "p_holm",
+        "specific, Holm": "p_specific",
+    }
+    known = [f"{p_value(p)} ({name})" for name, column in of.items() if finite(p := getattr(row, column, math.nan))]
+    return "<br>".join(", ".join(part) for part in (known[:1], known[1:3], known[3:]) if part)
+
+
+def verdict(value: Any) -> str:
+    """A verdict with its meaning, escaped; a truth value or another word as it is."""
+    name = str(value)
+    return f"{name}: {VERDICTS[name]}" if name in VERDICTS else escape(name)
+
+
+def count(number: int, what: str) -> str:
+    """`1 other word`, `12 other words`, `3 random vectors with the stream's covariance`."""
+    noun, with_, rest = what.partition(" with ")
+    return f"{number:,} {noun if number == 1 else f'{noun}s'}{with_}{rest}"
+
+
+def references(manifest: Any, noise: bool | None = None) -> str:
+    """Which reference vectors were run: `12 random vectors and 12 other words`; empty where none were.
+
+    Args:
+        noise: only those that mean nothing, or only those that mean something.
+    """
+    families = manifest.get("references", {}).get("families", {})
+    parts = [
+        count(number, FAMILIES.get(name, name))
+        for name, number in families.items()
+        if number and noise in (None, name in NOISE)
+    ]
+    return listing(parts) if parts else ""
 
 
 def some(items: Sequence[Any], most: int = 4) -> list[str]:

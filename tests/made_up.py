@@ -9,6 +9,7 @@ import pandas as pd
 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
+from steerscope.analysis.results.verdicts import VERDICTS
 
 Unit = tuple[str, int, int | None, str]
 ATTACK = "</script><img src=x onerror=\"document.title='pwned'\">$\\frac{a}{b}$ \x07"
@@ -29,10 +30,10 @@ EFFECTS: Frame = {
     "effect": Column("mean over prompts", "{metric}", "estimate"),
     "low": Column("lower end", "{metric}", "low"),
     "high": Column("upper end", "{metric}", "high"),
-    "reference": Column("of random vectors", "{metric}", "reference"),
+    "reference": Column("of reference vectors", "{metric}", "reference"),
     "reference_low": Column("lower end of the band", "{metric}", "reference_low"),
     "reference_high": Column("upper end of the band", "{metric}", "reference_high"),
-    "significant": Column("whether it is", role="verdict"),
+    "verdict": Column("what is said of it", role="verdict"),
 }
 CURVE: Frame = {
     "order": Column("which", role="label"),
@@ -40,7 +41,7 @@ CURVE: Frame = {
     "kept": Column("share", role="estimate"),
     "low": Column("lower end", role="low"),
     "high": Column("upper end", role="high"),
-    "reference": Column("of random vectors", role="reference"),
+    "reference": Column("of reference vectors", role="reference"),
 }
 
 
@@ -77,9 +78,10 @@ def made_writers(layers: int, heads: int, mlp: bool, scale: float, references: i
                 f"{measure}_reference_low": -edge,
                 f"{measure}_reference_high": edge,
                 f"{measure}_p": p,
+                f"{measure}_p_noise": p,
                 f"{measure}_p_adjusted": p,
                 f"{measure}_p_holm": p,
-                f"{measure}_significant": p < 0.05,
+                f"{measure}_told": p < 0.05,
                 f"{measure}_wrong_way": 0.1,
                 f"{measure}_share": value / (2 * scale) if scale else np.nan,
             }
@@ -138,12 +140,12 @@ def made_attention(layers: int, heads: int, scale: float, references: int, by: t
 def made(kind: str, columns: Frames, rows: int = 24, text: str = "word") -> Result:
     """A result of any columns; `text` stands wherever a name could."""
     frames = {
-        name: pd.DataFrame({c: _values(about, rows, text) for c, about in f.items()}) for name, f in columns.items()
+        name: pd.DataFrame({c: _values(c, about, rows, text) for c, about in f.items()}) for name, f in columns.items()
     }
     return Result(kind, frames, columns, MANIFEST)
 
 
-def _values(about: Column, rows: int, text: str) -> Any:
+def _values(name: str, about: Column, rows: int, text: str) -> Any:
     at = np.arange(rows)
     if about.role == "node":
         return [f"L{i // 4}M" if i % 4 == 3 else f"L{i // 4}H{i % 4}" for i in at]
@@ -156,7 +158,7 @@ def _values(about: Column, rows: int, text: str) -> Any:
     if about.role in ("label", "axis"):
         return at if about.role == "axis" else [f"{text} {i}" for i in at]
     if about.role == "verdict":
-        return at % 2 == 0
+        return [list(VERDICTS)[i % len(VERDICTS)] for i in at] if name == "verdict" else at % 2 == 0
     if about.role == "detail":
         return [text] * rows
     return np.random.default_rng(0).normal(size=rows) + {"low": -1, "high": 1}.get(about.role.split("_")[-1], 0)
@@ -177,7 +179,7 @@ def effects(values: Any, nodes: Any = None, measure: str = "necessity", **more: 
         "reference": 14.0,
         "reference_low": 13.0,
         "reference_high": 15.0,
-        "significant": True,
+        "verdict": "specific",
     }
     return pd.DataFrame(frame | more, columns=list(EFFECTS))
 

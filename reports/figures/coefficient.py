@@ -128,5 +128,5 @@ def _reference(chart: go.Figure, rows: pd.DataFrame, place: Axis) -> None:
     band(chart, rows, "x", "reference_low", "reference_high", "rgba(150,155,165,0.22)")
     thin = {"color": REFERENCE, "width": 1.5}
     chart.add_scatter(
-        x=rows["x"], y=rows["reference"], mode="lines", name="random vectors", line=thin, hoverinfo="skip"
+        x=rows["x"], y=rows["reference"], mode="lines", name="reference vectors", line=thin, hoverinfo="skip"
     )

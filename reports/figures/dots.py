@@ -31,12 +31,32 @@ def dots(
     )
 
 
-def bands(chart: go.Figure, at: Sequence[float], low: Any, high: Any, half: float, opacity: float = 0.35) -> None:
-    """The references' bands behind the points, where there are any."""
-    look = {"fillcolor": REFERENCE, "opacity": opacity, "line_width": 0, "layer": "below"}
+def bands(
+    chart: go.Figure,
+    at: Sequence[float],
+    low: Any,
+    high: Any,
+    half: float,
+    opacity: float = 0.35,
+    colour: str = REFERENCE,
+    edge: float = 0,
+) -> None:
+    """The references' bands behind the points, where there are any.
+
+    Args:
+        edge: width of the line around them.
+    """
+    line = {"width": edge, "color": colour}
     for y, x0, x1 in zip(at, low, high, strict=True):
         if pd.notna(x0) and pd.notna(x1):
-            chart.add_shape(type="rect", x0=x0, x1=x1, y0=y - half, y1=y + half, **look)
+            box = {"x0": x0, "x1": x1, "y0": y - half, "y1": y + half, "fillcolor": colour, "line": line}
+            chart.add_shape(type="rect", opacity=opacity, layer="below", **box)
+
+
+def named(chart: go.Figure, name: str, colour: str, symbol: str = "square", opacity: float = 1.0) -> None:
+    """A line of the legend, on a trace without points."""
+    look = {"size": 10, "color": colour, "symbol": symbol, "opacity": opacity}
+    chart.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=look, hoverinfo="skip", showlegend=True)
 
 
 def names(chart: go.Figure, labels: Sequence[str], **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""Heads by layers, the MLPs in a column of their own; what is not significant is visibly muted."""
+"""Heads by layers, the MLPs in a column of their own; what is not told from noise is visibly muted."""
 
 from collections.abc import Callable
 from html import escape
@@ -9,26 +9,26 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from steerscope.reports import words
-from steerscope.reports.records import records
-from steerscope.reports.theme import axis, diverging, figure, said
+from steerscope.reports.records import records, verdicts
+from steerscope.reports.theme import MARKS, axis, claimed, diverging, figure, said
 
 Hover = Callable[[Any, str], str]
 EXTRA = {"attention": "attention, all heads", "mlp": "MLP"}  # columns beside the heads, by kind
+PALE, INK, WHITE = "#8a8f98", "#1d2026", "#ffffff"
+CROWDED = 150  # cells from which on numbers no longer fit
+CORNER = (-0.36, -0.3)  # of a cell, where its mark stands beside a number
 
 
 def hover(row: Any, unit: str) -> str:
     """All that is known of a node, for its hover label."""
     lines = [
         f"<b>{escape(str(row.node))}</b> {row.measure}",
-        (
-            f"{words.signed(row.effect)} {escape(unit)}{words.between(row.low, row.high)}, {words.percent(row.share)} "
-            "of the effect"
-        ),
-        f"reference {words.signed(row.reference)}{words.between(row.reference_low, row.reference_high)}",
-        f"{words.p_value(row.p_adjusted)} (adjusted), {words.p_value(row.p_holm)} (Holm)",
-        f"{row.reach if row.significant else 'not significant'}; wrong way on {words.percent(row.wrong_way)} of the "
-        f"prompts; found on {words.percent(row.stability)} of resamples",
+        words.verdict(row.verdict),
+        *words.estimate(row, unit),
+        f"wrong way on {words.percent(row.wrong_way)} of the prompts",
     ]
+    if words.finite(getattr(row, "stability", None)):
+        lines[-1] += f"; told from noise on {words.percent(row.stability)} of resamples"
     return "<br>".join(lines)
 
 
@@ -46,7 +46,7 @@ def heatmap(
 
     Args:
         table: rows of `effects` of one measure, or of any frame with the columns node, layer, head, kind,
-            effect and significant, and those that `describe` reads.
+            effect and verdict, and those that `describe` reads.
         limit: the scale's end, so that two maps can share it; the largest effect by default.
         describe: from a row and the unit to its hover label.
         factor: multiplies the numbers in the cells, for effects too small for two decimals.
@@ -64,31 +64,24 @@ def heatmap(
         height=max(190, 92 + 34 * layers), margin={"l": 56, "r": 10, "t": 10, "b": 46}, plot_bgcolor="#ffffff"
     )
     scale = {"colorscale": diverging(towards), "zmin": -limit, "zmax": limit, "showscale": False}
-    for significant, opacity in ((False, 0.35), (True, 1.0)):
-        chosen = (table["significant"] == significant).to_numpy()
+    said = verdicts(table)
+    full = np.array([claimed(v) for v in said], dtype=bool)
+    for clear, opacity in ((False, 0.35), (True, 1.0)):
         for part in (table["kind"] == kind for kind in ("head", *EXTRA)):
-            rows = chosen & part.to_numpy()
+            rows = (full == clear) & part.to_numpy()
             if rows.any():
                 cells = _cells(table[rows], column[rows], unit, describe)
                 chart.add_trace(cells.update(opacity=opacity, **scale))
-    marked = table["significant"].to_numpy()
-    if layers * heads > 150:  # numbers no longer fit; a dot says what opacity says, in grey print too
-        dots = {"symbol": "circle", "size": 4, "color": "#1d2026"}
-        chart.add_scatter(x=column[marked], y=table["layer"][marked], mode="markers", marker=dots, hoverinfo="skip")
-        if bar:
-            add_bar(chart, limit, towards)
-    else:
-        chart.add_scatter(
-            x=column,
-            y=table["layer"],
-            mode="text",
-            hoverinfo="skip",
-            text=[
-                f"<b>{_short(e * factor)}</b>" if s else _short(e * factor)
-                for e, s in zip(table["effect"], marked, strict=True)
-            ],
-            textfont={"size": 10, "color": [_ink(e, limit, s) for e, s in zip(table["effect"], marked, strict=True)]},
-        )
+    crowded = layers * heads > CROWDED
+    if not crowded:
+        inks = [_ink(e, limit, s) for e, s in zip(table["effect"], full, strict=True)]
+        text = [_short(e * factor) for e in table["effect"]]
+        text = [f"<b>{t}</b>" if s else t for t, s in zip(text, full, strict=True)]
+        font = {"size": 10, "color": inks}
+        chart.add_scatter(x=column, y=table["layer"], mode="text", hoverinfo="skip", text=text, textfont=font)
+    _mark(chart, table, column, said, limit, crowded)
+    if crowded and bar:
+        add_bar(chart, limit, towards)
     ticks = list(range(heads)) if heads <= 16 else list(range(0, heads, 2))
     extra = _extra(table)
     chart.update_xaxes(
@@ -181,7 +174,25 @@ def _short(effect: float) -> str:
     return text.replace("-", "−").replace("0.", ".", 1) if abs(effect) < 1 else text.replace("-", "−")
 
 
-def _ink(effect: float, limit: float, significant: bool) -> str:
-    if not significant:
-        return "#8a8f98"
-    return "#ffffff" if abs(effect) > 0.55 * limit else "#1d2026"
+def _ink(effect: float, limit: float, clear: bool) -> str:
+    return PALE if not clear else WHITE if abs(effect) > 0.55 * limit else INK
+
+
+def _mark(
+    chart: go.Figure, table: pd.DataFrame, column: np.ndarray, said: list[Any], limit: float, crowded: bool
+) -> None:
+    """A symbol in the cells of what something is said of: in a corner, beside a number, or alone where none fits.
+
+    Truth values have a dot where no number fits, since opacity alone is lost in grey print.
+    """
+    x, y = (0.0, 0.0) if crowded else CORNER
+    looks = [MARKS.get(str(v), MARKS["specific" if claimed(v) and crowded else "untested"]) for v in said]
+    at = [i for i, look in enumerate(looks) if look.sign]
+    if not at:
+        return
+    effect = table["effect"].to_numpy()
+    inks = [_ink(effect[i], limit, True) if claimed(said[i]) else looks[i].colour for i in at]
+    marker = {"symbol": [looks[i].symbol for i in at], "size": 5, "color": inks}
+    chart.add_scatter(
+        x=column[at] + x, y=table["layer"].to_numpy()[at] + y, mode="markers", marker=marker, hoverinfo="skip"
+    )

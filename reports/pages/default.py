@@ -20,8 +20,21 @@ from steerscope.reports.figures.lines import lines
 from steerscope.reports.figures.ranking import SHOWN, ranking
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import framed, legend, map_panel, metric_name, missing, model_name, saved
-from steerscope.reports.roles import Drawn, at, axis_value, drawn, first, largest_of, placed, plain, sentence, towards
-from steerscope.reports.theme import axis
+from steerscope.reports.roles import (
+    Drawn,
+    at,
+    axis_value,
+    claim,
+    drawn,
+    first,
+    largest_of,
+    placed,
+    plain,
+    sentence,
+    towards,
+    verdict,
+)
+from steerscope.reports.theme import axis, key
 
 SENTENCES = 4
 GROUPS = 6  # of a frame, each with panels of its own
@@ -104,16 +117,30 @@ def _how(shown: Drawn, groups: Sequence[tuple[str, str, pd.DataFrame]]) -> list[
     if shown.axis:
         found += ["Bands are intervals."] if shown.table["low"].notna().any() else []
         if shown.table["reference"].notna().any() and not (grey and most > 1):
-            found.append(f"{'Grey' if grey else 'Dotted'}: random vectors.")
+            found.append(f"{'Grey' if grey else 'Dotted'}: reference vectors.")
         found += [f"Of up to {most} lines, those with the largest values are drawn."] if most > LINES else []
     else:
         found += [f"The {SHOWN} largest in size are ranked; zeros are left out."] if most > SHOWN else []
         found += ["Bars are intervals."] if shown.table["low"].notna().any() else []
-        found += ["Grey bands: random vectors."] if shown.table["reference_low"].notna().any() else []
-        found += [f"Open circles and pale cells are not {plain(shown.verdict)}."] if shown.verdict else []
+        found += ["Grey bands: reference vectors."] if shown.table["reference_low"].notna().any() else []
+        found += _marked(shown)
     if len(groups) > GROUPS:
         found.append(f"Of {len(groups)} groups the first {GROUPS} are drawn.")
     return found
+
+
+def _marked(shown: Drawn) -> list[str]:
+    """What marks and pale cells mean."""
+    if not shown.verdict:
+        return []
+    said = shown.table["verdict"]
+    if said.map(lambda v: isinstance(v, bool | np.bool_)).all():
+        return [f"Open circles and pale cells are not {claim(shown)}."]
+    meant = key(said)
+    return [
+        f"{meant}." if meant else "Nothing is said of any row.",
+        "Open circles, and cells without a mark, are small or untested.",
+    ]
 
 
 def _panels(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> list[Panel]:
@@ -128,14 +155,14 @@ def _panels(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> list[Pan
     if rows["effect"].eq(0).all():
         return [Panel(titled, None, f"every {plain(shown.what)} is zero")]
     rows = rows.assign(node=[_short(n) for n in rows["name"]])
-    look: dict[str, Any] = {"title": plain(shown.what), "towards": towards(rows)}
+    look: dict[str, Any] = {"title": plain(shown.what), "towards": towards(rows), "references": "reference vectors"}
     found = [Panel(titled, ranking(rows, unit, describe=hover, **look))]
     cells = placed(rows)
     return [map_panel(name, cells, unit, hover, towards(rows)), *found] if len(cells) > 1 else found
 
 
 def _lines(shown: Drawn, unit: str, rows: pd.DataFrame) -> go.Figure:
-    """A line for each name, its interval as a band, random vectors dotted."""
+    """A line for each name, its interval as a band, reference vectors dotted."""
     size = rows["effect"].abs().groupby(rows["name"], sort=False).max()
     kept = size.sort_values(ascending=False, kind="stable").index[:LINES]
     names = [n for n in size.index if n in kept]
@@ -166,9 +193,9 @@ def _hover(shown: Drawn, row: Any, unit: str, name: str) -> str:
     at = f", {plain(shown.axis)} {axis_value(row.x)}" if shown.axis else ""
     found = [f"<b>{escape(name)}</b>{escape(at)}", words.ranged(row, "effect", words.signed, escape(unit))]
     if words.finite(row.reference):
-        found.append(f"random vectors {words.ranged(row, 'reference', words.signed)}")
+        found.append(f"reference vectors {words.ranged(row, 'reference', words.signed)}")
     if shown.verdict:
-        found.append(escape(f"{'' if row.significant else 'not '}{plain(shown.verdict)}"))
+        found.append(words.verdict(row.verdict) if isinstance(row.verdict, str) else escape(verdict(shown, row)))
     return "<br>".join(found)
 
 

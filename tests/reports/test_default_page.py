@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from plotly.utils import PlotlyJSONEncoder
 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column
+from steerscope.analysis.results.verdicts import VERDICTS
 from steerscope.questions import QUESTIONS
 from steerscope.reports import words
 from steerscope.reports.page import Panel, render
 from steerscope.reports.pages import default
 from steerscope.reports.roles import drawn
+from steerscope.reports.theme import MARKS
 
 KINDS = [name for name, question in QUESTIONS.items() if question.columns is not None]
 
@@ -86,15 +89,15 @@ def assert_escaped(html: str) -> None:
 
 
 def test_the_headline_names_the_largest_with_interval_and_reference() -> None:
-    frame = pd.concat([effects([5.0, 98.0, -3.0]), effects([-7.0, 2.0], measure="sufficiency", significant=False)])
+    frame = pd.concat([effects([5.0, 98.0, -3.0]), effects([-7.0, 2.0], measure="sufficiency", verdict="shared")])
     assert default.headline(result(frame)) == [
-        "Largest effect by size in effects (necessity): L0M, +98.0 nats [97.0, 99.0] (random vectors +14.0 [13.0, "
-        "15.0]); 3 rows.",
-        "Largest effect by size in effects (sufficiency): L0H0, −7.00 nats [−8.00, −6.00] (random vectors +14.0 [13.0, "
-        "15.0]), not significant; 2 rows.",
+        "Largest effect by size in effects (necessity): L0M, +98.0 nats [97.0, 99.0] (reference vectors +14.0 [13.0, "
+        "15.0]), verdict specific; 3 rows.",
+        "Largest effect by size in effects (sufficiency): L0H0, −7.00 nats [−8.00, −6.00] (reference vectors +14.0 "
+        "[13.0, 15.0]), verdict shared; 2 rows.",
     ]
     assert default.headline(result(effects([1.5], low=np.nan, reference=np.nan))) == [
-        "Largest effect in effects (necessity): L0H0, +1.50 nats; 1 row."
+        "Largest effect in effects (necessity): L0H0, +1.50 nats, verdict specific; 1 row."
     ]
 
 
@@ -145,13 +148,28 @@ def test_effects_of_nodes_get_a_map_and_a_ranking_for_each_measure() -> None:
     assert {(s.x0, s.x1) for s in ranked.figure.layout.shapes} == {(13.0, 15.0)}
 
 
-def test_what_is_not_significant_is_open_and_named() -> None:
-    shown = result(effects([3.0, 2.0], significant=[True, False]))
+def test_what_is_not_said_is_open_and_named() -> None:
+    columns = {name: about for name, about in EFFECTS.items() if name != "verdict"}
+    plain = effects([3.0, 2.0]).drop(columns="verdict")
+    said = columns | {"told": Column("whether it is", role="verdict")}
+    shown = result(plain.assign(told=[True, False]), said)
     ranked = panels(shown)[1].figure
     assert ranked and list(ranked.data[0].marker.symbol) == ["circle", "circle-open"]
-    assert "Open circles and pale cells are not significant." in render(default.page(shown))
-    plain = {name: about for name, about in EFFECTS.items() if name != "significant"}
-    assert "Open circles" not in render(default.page(result(effects([3.0, 2.0]).drop(columns="significant"), plain)))
+    assert "Open circles and pale cells are not told from noise." in render(default.page(shown))
+    assert "not told from noise; 2 rows" in default.headline(result(plain.assign(told=False), said))[0]
+    assert "Open circles" not in render(default.page(result(plain, columns)))
+
+
+def test_verdicts_have_their_marks_and_their_meaning() -> None:
+    names = list(VERDICTS)
+    shown = result(effects(np.arange(len(names)) + 1.0, verdict=names))
+    figure = panels(shown)[1].figure
+    assert figure is not None
+    assert list(figure.data[0].marker.symbol) == [MARKS[name].symbol for name in reversed(names)]
+    assert {t.name for t in figure.data[1:]} == {*names, "reference vectors"}
+    page = render(default.page(shown))
+    for name in names[:5]:
+        assert f"{MARKS[name].sign} {name}: {VERDICTS[name]}" in unescape(page)
 
 
 def test_two_rows_of_one_cell_have_no_map_and_two_of_one_name_no_figure() -> None:
@@ -167,7 +185,7 @@ def test_all_zero_is_said_and_not_drawn() -> None:
     assert panel.figure is None and panel.missing == "every effect is zero"
 
 
-def test_a_curve_has_a_line_a_band_and_dotted_random_vectors_for_each_label() -> None:
+def test_a_curve_has_a_line_a_band_and_dotted_reference_vectors_for_each_label() -> None:
     rows = [(order, x, x / 2) for order in ("first", "last") for x in (3.0, 1.0, 2.0)]
     [panel] = panels(curve(rows))
     assert panel.figure
@@ -176,7 +194,7 @@ def test_a_curve_has_a_line_a_band_and_dotted_random_vectors_for_each_label() ->
     assert [t.line.dash for t in panel.figure.data if t.mode == "lines" and t.line.dash] == ["dot", "dot"]
     assert sum(t.fill == "toself" for t in panel.figure.data) == 2
     assert default.headline(curve(rows)) == [
-        "Largest kept in effects: first at fraction 3, +1.50 [1.40, 1.60] (random vectors +0.500); 6 rows."
+        "Largest kept in effects: first at fraction 3, +1.50 [1.40, 1.60] (reference vectors +0.500); 6 rows."
     ]
 
 

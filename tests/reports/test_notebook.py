@@ -67,7 +67,7 @@ def test_the_largest_effects_are_ranked_with_their_intervals() -> None:
     names = [text for text in texts(shown) if re.fullmatch(r"L\d+(H0|M)", text)]
     largest = sorted(range(20), key=lambda i: -abs(values[i]))[:SHOWN]
     assert len(names) == SHOWN and set(names[:10]) <= {f"L{i // 2}{'M' if i % 2 else 'H0'}" for i in largest}
-    assert "the 12 largest of 20; grey: random vectors; open: not significant" in shown
+    assert "the 12 largest of 20; grey: reference vectors; ● specific; open: small or untested" in shown
 
 
 def test_where_nothing_can_be_drawn_there_are_words_alone() -> None:
