@@ -290,8 +290,8 @@ FORMULAS: dict[str, Callable[[Experiment, Mapping[str, Any]], float]] = {
 def _pace(experiment: Experiment) -> float:
     """Seconds of one forward pass in a batch, from one batch of patched rows; the experiment keeps none of them."""
     alone = replace(experiment, references=0)
-    longest = max(range(len(alone.prompts)), key=lambda p: len(alone.prompts.full[p]))
-    alone = replace(alone, prompts=alone.prompts.some([longest]))
+    by_length = sorted(range(len(alone.prompts)), key=lambda p: len(alone.prompts.full[p]))
+    alone = replace(alone, prompts=alone.prompts.some([by_length[len(by_length) // 2]]))
     chosen = [alone.reachable[i] for i in np.linspace(0, len(alone.reachable) - 1, ROWS).round().astype(int)]
     patches, layers = alone.patches(None, alone.reachable), alone.model.n_layers
     # An edit of its own for each row: rows with the same edits would be one.
