@@ -48,6 +48,7 @@ class Section:
     Attributes:
         folded: shown closed; for what one looks up.
         download: a frame that can be saved as CSV, by file name.
+        warnings: what a reader of this section must know first, such as a check that failed.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Section:
     code: str = ""
     folded: bool = False
     download: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -58,13 +59,17 @@ def framed(
     glance: Sequence[tuple[str, str, str]] = (),
     warnings: Sequence[str] = (),
 ) -> Page:
-    """The frame around the sections of any page: failed checks above; checks, manifest and command below."""
+    """The frame around the sections of any page: failed checks above, or in the section that they concern; checks,
+    manifest and command below.
+    """
     manifest = result.manifest
+    titles = {section.title for section in sections}
+    sections = [replace(s, warnings=[*failed_checks(manifest, only=s.title), *s.warnings]) for s in sections]
     return Page(
         title,
         subtitle,
         list(headline),
-        warnings=[*failed_checks(manifest), *warnings],
+        warnings=[*failed_checks(manifest, but=titles), *warnings],
         glance=list(glance),
         sections=[*sections, checks(manifest), whole_manifest(manifest), reproduce(manifest)],
         footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
@@ -150,14 +155,24 @@ def cell(value: Any) -> str:
     return value if isinstance(value, str) else words.number(value)
 
 
-def failed_checks(manifest: Any) -> list[str]:
-    """A warning for each check that did not hold."""
+def failed_checks(manifest: Any, only: str | None = None, but: Collection[str] = ()) -> list[str]:
+    """A warning for each check that did not hold.
+
+    Args:
+        only: the section that they must concern. but: sections that they must not concern.
+    """
+    failed = [c for c in manifest.get("checks", []) if not c["passed"]]
+    where = "" if only is None else "of this section"
     return [
-        f"A check failed: {c['name']} is off by {c['value']:.2g}, at most {c['limit']:g} was expected. Do not trust "
-        "the numbers below."
-        for c in manifest.get("checks", [])
-        if not c["passed"]
+        f"A check failed: {c['name']} is off by {c['value']:.2g}, at most {c['limit']:.2g} was expected. Do not trust "
+        f"the numbers {where or _whose(c)}."
+        for c in failed
+        if (only is None or c.get("section") == only) and not (c.get("section") and c["section"] in but)
     ]
+
+
+def _whose(check: Any) -> str:
+    return f"of the section “{check['section']}”" if check.get("section") else "below"
 
 
 def legend(result: Result, text: Sequence[str]) -> Section:

@@ -60,11 +60,14 @@ def finish(result: Result, out: Path, overwrite: bool, page: bool = True) -> Non
 
 
 def show(result: Result, folder: Path, to: Path | None) -> None:
-    """Prints what was found in a saved result, after writing its page into the folder `to`."""
+    """Prints what was found in a saved result, and which checks failed, after writing its page into the folder `to`."""
+    from steerscope.reports.pages.common import failed_checks
     from steerscope.reports.report import report
 
     written = f"Tables: {folder}" if to is None else f"Report: {report(folder, to)}"
     console = Console(soft_wrap=True)
+    for warning in failed_checks(result.manifest):
+        console.print(Text(warning, style="bold red"))
     for sentence in result.summary():
         console.print(Text(sentence))
     console.print(Text(written))
