@@ -26,6 +26,8 @@ DIVERGING: list[tuple[float, str]] = [
     (0.75, "#eb9c6b"),
     (1.0, "#a63a0c"),
 ]
+PALE, INK, WHITE = "#8a8f98", "#1d2026", "#ffffff"  # in cells
+CORNER = (-0.36, -0.3)  # of a cell, where its mark stands beside a number
 GRID = "rgba(128,134,144,0.25)"
 LEGEND = {"showlegend": True, "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}}
 
@@ -92,11 +94,12 @@ def claimed(verdict: Any) -> bool:
 
 
 def key(verdicts: Iterable[Any]) -> str:
-    """What the marks of the verdicts that are there mean, in words: `● specific: beyond noise...; ■ shared: ...`."""
+    """What the marks of the verdicts that are there mean, in a sentence or two."""
     there = set(map(str, verdicts))
-    return "; ".join(
-        f"{look.sign} {name}: {VERDICTS[name]}" for name, look in MARKS.items() if name in there and look.sign
-    )
+    marked = [f"{look.sign} {name}: {VERDICTS[name]}" for name, look in MARKS.items() if name in there and look.sign]
+    plain = [name for name, look in MARKS.items() if name in there and not look.sign]
+    rest = f"Open circles, and cells without a mark, are {' or '.join(plain)}." if plain else ""
+    return " ".join(part for part in (f"{'; '.join(marked)}." if marked else "", rest) if part)
 
 
 def diverging(towards: int = 1) -> list[tuple[float, str]]:

@@ -7,14 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from steerscope.analysis.results.verdicts import NOISE, VERDICTS
-
-FAMILIES = {
-    "isotropic": "random vector",
-    "covariance": "random vector with the stream's covariance",
-    "concepts": "other word",
-    "given": "given vector",
-}
+from steerscope.analysis.results.verdicts import VERDICTS
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -73,6 +66,16 @@ def clouds(row: Any) -> str:
     return ", ".join(found) or "no reference vectors to compare with"
 
 
+def beside(row: Any) -> str:
+    """The shares of reference vectors, to stand after a row's own: `; other concepts 16%, random vectors 5%`."""
+    others = [
+        f"{name} {percent(share)}"
+        for name, share in (("other concepts", row.concepts_share), ("random vectors", row.noise_share))
+        if finite(share)
+    ]
+    return f"; {', '.join(others)}" if others else ""
+
+
 def told(row: Any) -> str:
     """p over prompts and over vectors, the latter corrected; only those that are known."""
     of = {
@@ -90,27 +93,6 @@ def verdict(value: Any) -> str:
     """A verdict with its meaning, escaped; a truth value or another word as it is."""
     name = str(value)
     return f"{name}: {VERDICTS[name]}" if name in VERDICTS else escape(name)
-
-
-def count(number: int, what: str) -> str:
-    """`1 other word`, `12 other words`, `3 random vectors with the stream's covariance`."""
-    noun, with_, rest = what.partition(" with ")
-    return f"{number:,} {noun if number == 1 else f'{noun}s'}{with_}{rest}"
-
-
-def references(manifest: Any, noise: bool | None = None) -> str:
-    """Which reference vectors were run: `12 random vectors and 12 other words`; empty where none were.
-
-    Args:
-        noise: only those that mean nothing, or only those that mean something.
-    """
-    families = manifest.get("references", {}).get("families", {})
-    parts = [
-        count(number, FAMILIES.get(name, name))
-        for name, number in families.items()
-        if number and noise in (None, name in NOISE)
-    ]
-    return listing(parts) if parts else ""
 
 
 def some(items: Sequence[Any], most: int = 4) -> list[str]:

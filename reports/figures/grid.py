@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from steerscope.reports.records import records
-from steerscope.reports.theme import axis, diverging, figure, said
+from steerscope.reports.theme import CORNER, INK, MARKS, PALE, WHITE, axis, diverging, figure, said
 
 GAP = 0.5  # before the columns that stand apart
 
@@ -25,6 +25,7 @@ def grid(
     towards: int = 1,
     cell: Callable[[Any], str] | None = None,
     muted: Callable[[Any], bool] = lambda row: False,
+    marked: Callable[[Any], str] = lambda row: "",
     apart: int = 0,
     title: str = "",
     tall: float = 0,
@@ -37,18 +38,21 @@ def grid(
         describe, cell: from a row of the table to the hover label and the text of its cell, already escaped.
         limit: the ends of the colour scale; what is beyond has its ends' colours.
         towards: the sign of the whole effect.
-        muted: whether a cell is pale.
+        muted: whether a cell is pale. marked: the verdict whose mark stands in its corner.
         apart: so many columns at the end stand apart.
         title: of the columns. tall: room for long names under them.
     """
     shape = (len(rows), len(columns))
     values, pale = np.full(shape, np.nan), np.zeros(shape, dtype=bool)
     text, hover = np.full(shape, "", dtype=object), np.full(shape, "", dtype=object)
+    marks: list[tuple[int, int, str]] = []
     places = [{key: i for i, key in enumerate(names)} for names in (rows, columns)]
     for r in records(table):
         at = places[0][getattr(r, by[0])], places[1][getattr(r, by[1])]
         values[at], pale[at], hover[at] = getattr(r, value), muted(r), describe(r)
         text[at] = cell(r) if cell else ""
+        if MARKS.get(marked(r), MARKS["untested"]).sign:
+            marks.append((*at, marked(r)))
     head = len(columns) - apart
     across = np.arange(len(columns)) + np.where(np.arange(len(columns)) >= head, GAP, 0.0)
     margin = {"l": 62, "r": 8, "t": 8, "b": 46 + tall}
@@ -74,9 +78,18 @@ def grid(
     if cell:
         y, x = np.nonzero(~np.isnan(values))
         strong = np.abs(values[y, x]) > 0.55 * limit
-        colour = np.where(pale[y, x], "#8a8f98", np.where(strong, "#ffffff", "#1d2026")).tolist()
+        colour = np.where(pale[y, x], PALE, np.where(strong, WHITE, INK)).tolist()
         font = {"size": 10, "color": colour}
         chart.add_scatter(x=across[x], y=y, mode="text", text=text[y, x], hoverinfo="skip", textfont=font)
+    if marks:
+        inks = [
+            MARKS[said].colour if pale[i, j] else WHITE if abs(values[i, j]) > 0.55 * limit else INK
+            for i, j, said in marks
+        ]
+        look = {"symbol": [MARKS[said].symbol for *_, said in marks], "size": 5, "color": inks}
+        corners = [(across[j] + CORNER[0], i + CORNER[1]) for i, j, _ in marks]
+        middle = {"x": [x for x, _ in corners], "y": [y for _, y in corners]}
+        chart.add_scatter(mode="markers", marker=look, hoverinfo="skip", **middle)
     plain: dict[str, Any] = {"showgrid": False, "zeroline": False}
     ticks = {"tickvals": across, "ticktext": list(columns.values()), "tickfont": {"size": 11}}
     ends = [-0.6, across[-1] + 0.6]

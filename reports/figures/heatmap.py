@@ -10,13 +10,11 @@ import plotly.graph_objects as go
 
 from steerscope.reports import words
 from steerscope.reports.records import records, verdicts
-from steerscope.reports.theme import MARKS, axis, claimed, diverging, figure, said
+from steerscope.reports.theme import CORNER, INK, MARKS, PALE, WHITE, axis, claimed, diverging, figure, said
 
 Hover = Callable[[Any, str], str]
 EXTRA = {"attention": "attention, all heads", "mlp": "MLP"}  # columns beside the heads, by kind
-PALE, INK, WHITE = "#8a8f98", "#1d2026", "#ffffff"
 CROWDED = 150  # cells from which on numbers no longer fit
-CORNER = (-0.36, -0.3)  # of a cell, where its mark stands beside a number
 
 
 def hover(row: Any, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""The report of `by_position`: where in the prompt carriers do their work, and where they read the vector."""
+"""The report of `by_position`: where in the prompt nodes do their work, and where they read the vector."""
 
 from collections.abc import Callable
 from html import escape
@@ -12,8 +12,10 @@ from steerscope.reports import words
 from steerscope.reports.figures.grid import grid
 from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents
-from steerscope.reports.records import largest, records, sides, way
+from steerscope.reports.pages.carried import compared, how_sure, nothing_tested
+from steerscope.reports.pages.common import everything, layout, metric_unit, of
+from steerscope.reports.records import largest, records, way
+from steerscope.reports.theme import claimed, key
 
 MEASURES = {
     "necessity": "Necessity: lost when the node is clean there",
@@ -24,30 +26,65 @@ READS = {
     "value": "Share of z that comes from the injected positions, percent",
 }
 GROUPS = ("injected +", "between", "all")  # several positions at once
+NAMED = 3  # places in a list
 
 
 def headline(result: Result) -> list[str]:
-    """The strongest places along the effect, those against it, and heads whose reading changes most."""
-    unit, table = metric_unit(result), _single(result)
-    along, against = (
-        [
-            f"{r.node} at {r.where} ({words.ranged(r, 'effect', words.signed, unit)}, {words.percent(r.share)})"
-            for r in records(largest(rows, 3))
-        ]
-        for rows in sides(table[table["significant"]], way(result))
-    )
-    first = "No carrier loses a significant part of the effect at any one position"
-    if along:
-        first = f"Lost when a carrier is set back at one position alone, most of all: {words.listing(along)}"
-    found = [f"{first}{opponents(against)}."]
+    """What is said of single places, and of heads whose reading changes most."""
+    table = _single(result)
+    why = nothing_tested(result, table)
+    found = [_largest(result, table, why)] if why else _places(result, table)
     reads = of(result, "reads", quantity="attention")
-    for r in records(largest(reads[reads["significant"].astype(bool)], 1)):
+    for r in records(largest(reads[reads["told"].astype(bool)], 1)):
         found.append(
             f"Attention turns {'towards' if r.effect > 0 else 'away from'} the injected positions most in {r.node}, "
             f"read at {r.where}: {words.percent(r.clean)} of it goes there in the clean run, "
-            f"{words.percent(r.steered)} in the steered one."
+            f"{words.percent(r.steered)} in the steered one (under random vectors it changes by "
+            f"{_points(r.reference)} on average)."
         )
     return found
+
+
+def _places(result: Result, table: pd.DataFrame) -> list[str]:
+    """Contrasts of the places that something is said of."""
+    unit = metric_unit(result)
+    by = {name: _named(table[table["verdict"] == name], unit) for name in table["verdict"].unique()}
+    told = [
+        f"{what}: {by[name]}"
+        for name, what in (("specific", "beyond other concepts"), ("concept", "beyond random vectors"))
+        if name in by
+    ]
+    if told:
+        found = [f"Lost when a node is set back at one position alone, {'; '.join(told)}."]
+    else:
+        found = [f"At no single position is a node told to lose more of the effect than of that of {_others(result)}."]
+    if "shared" in by:
+        found.append(f"Shared with reference vectors: {by['shared']}.")
+    return found + ([f"Working against the effect: {by['against']}."] if "against" in by else [])
+
+
+def _largest(result: Result, table: pd.DataFrame, why: str) -> str:
+    rows = largest(table[table["effect"] != 0], NAMED)
+    shown = f" Largest effects, as they are: {_named(rows, metric_unit(result))}." if len(rows) else ""
+    return f"Of no place can it be said that it carries the effect: {why}.{shown}"
+
+
+def _named(rows: pd.DataFrame, unit: str) -> str:
+    """`L0M at injected 1 (+3.20 logits, 40% of the effect; random vectors 5%)`, of the largest."""
+    named = [
+        f"{r.node} at “{r.where}” ({words.ranged(r, 'effect', words.signed, unit)}, {words.percent(r.share)} of the "
+        f"effect{words.beside(r)})"
+        for r in records(largest(rows, NAMED))
+    ]
+    return words.listing([*named, f"{len(rows) - NAMED} more"] if len(rows) > NAMED else named)
+
+
+def _others(result: Result) -> str:
+    return compared(result, True) or compared(result, False) or "reference vectors"
+
+
+def _points(change: float) -> str:
+    return f"{words.signed(100 * change)} percentage points"
 
 
 def page(result: Result) -> Page:
@@ -66,7 +103,13 @@ def page(result: Result) -> Page:
         "Where in the prompt is {vector} carried in {model}?",
         "exact patching of single positions",
         headline(result),
-        [_maps(result), _reads(result), _strip(result), _table(result)],
+        [
+            _maps(result),
+            how_sure(result, [of(result, "positions", measure=m) for m in MEASURES]),
+            _reads(result),
+            _strip(result),
+            _table(result),
+        ],
         text=text,
     )
 
@@ -83,17 +126,17 @@ def _effect(row: Any) -> str:
 def _hover(row: Any, unit: str) -> str:
     effect, reference, p = words.estimate(row, unit)
     title = f"<b>{escape(str(row.node))}</b> at {escape(str(row.where))}, {row.measure}"
-    return "<br>".join([title, effect, reference, f"{p}; {row.prompts} prompts"])
+    return "<br>".join([title, words.verdict(row.verdict), effect, reference, f"{p}; {row.prompts} prompts"])
 
 
 def _reading(row: Any, unit: str) -> str:
-    change = f"change {words.ranged(row, 'effect', words.signed)}, random vectors {words.signed(row.reference)}"
+    beside = f", under random vectors {words.signed(row.reference)}" if words.finite(row.reference) else ""
     return "<br>".join(
         [
             f"<b>{escape(str(row.node))}</b> at {escape(str(row.where))}, {row.quantity}",
             f"clean {words.percent(row.clean)}, steered {words.percent(row.steered)}",
-            change,
-            f"{words.p_value(row.p_adjusted)} (adjusted); {row.prompts} prompts",
+            f"change {words.ranged(row, 'effect', words.signed)}{beside}",
+            f"{'told' if row.told else 'not told'} from noise; {words.told(row)}; {row.prompts} prompts",
         ]
     )
 
@@ -106,7 +149,7 @@ def _map(
     describe: Callable[[Any, str], str],
     towards: int = 1,
 ) -> go.Figure:
-    """Nodes by places; what is not significant is pale."""
+    """Nodes by places; what is not told from noise is pale."""
     rows = {node: escape(str(node)) for node in dict.fromkeys(table["node"])}
     places = sorted(dict.fromkeys(table["where"]), key=lambda name: name in GROUPS)
     return grid(
@@ -118,7 +161,8 @@ def _map(
         limit=limit,
         towards=towards,
         cell=cell,
-        muted=lambda r: not r.significant,
+        muted=lambda r: not claimed(r.verdict if "verdict" in table else bool(r.told)),
+        marked=lambda r: str(r.verdict) if "verdict" in table else "",
         apart=sum(place in GROUPS for place in places),
         tall=24,
     )
@@ -132,17 +176,17 @@ def _maps(result: Result) -> Section:
         for m, title in MEASURES.items()
     ]
     text = (
-        f"In {unit}; orange carries the effect, blue works against it, pale is not significant. The carriers with "
-        f"{result.manifest.get('rule', 'the largest effect')}. Colours have the scale of single positions, so those of "
-        "the columns that stand apart are cut off."
+        f"In {unit}; orange works along the effect, blue against it; full colour is told from noise, or against. The "
+        f"nodes with {result.manifest.get('rule', 'the largest effect')}. Colours have the scale of single positions, "
+        "so those of the columns that stand apart are cut off."
     )
-    return Section("Where carriers write", [text], panels)
+    return Section("Where nodes write", [text, key(result.frames["positions"]["verdict"])], panels)
 
 
 def _reads(result: Result) -> Section:
     title = "Where heads read the vector"
     if result.frames["reads"].empty:
-        return Section(title, [], [Panel("Reads", None, "none of the carriers is a head")])
+        return Section(title, [], [Panel("Reads", None, "none of the nodes is a head")])
 
     def cell(r: Any) -> str:
         return f"{100 * r.clean:.0f}→{100 * r.steered:.0f}".replace("-", "−")
@@ -153,8 +197,8 @@ def _reads(result: Result) -> Section:
     ]
     text = (
         "For every place as the reader: how much of the head's attention goes to the injected positions, clean → "
-        "steered, and how much of its output is mixed from their values. Colour is the change; pale where it is not "
-        "significant, or not beyond random vectors."
+        "steered, and how much of its output is mixed from their values. Colour is the change, in full where it is "
+        "told from zero over prompts and from that under random vectors, after Holm."
     )
     return Section(title, [text], panels)
 
@@ -181,5 +225,5 @@ def _strip(result: Result) -> Section:
 
 def _table(result: Result) -> Section:
     columns = ["node", "where", "measure", "prompts", "effect", "low", "high", "share", "reference"]
-    columns += ["p_adjusted", "p_holm", "wrong_way"]
+    columns += ["concepts", "p", "p_noise", "p_holm", "verdict", "wrong_way"]
     return everything(result.frames["positions"], columns, "All nodes and places", result)

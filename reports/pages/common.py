@@ -150,6 +150,12 @@ def missing(result: Result, what: str, otherwise: str = "not in this result") ->
     return str(result.manifest.get("missing", {}).get(what, otherwise)).rstrip(".")
 
 
+def no_intervals(result: Result) -> list[str]:
+    """A sentence where no interval over prompts can be given."""
+    why = missing(result, "intervals", "")
+    return [f"{why[0].upper()}{why[1:]}."] if why else []
+
+
 def cell(value: Any) -> str:
     """A cell of a table: text as it is, numbers as a reader wants them."""
     return value if isinstance(value, str) else words.number(value)

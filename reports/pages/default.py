@@ -136,11 +136,7 @@ def _marked(shown: Drawn) -> list[str]:
     said = shown.table["verdict"]
     if said.map(lambda v: isinstance(v, bool | np.bool_)).all():
         return [f"Open circles and pale cells are not {claim(shown)}."]
-    meant = key(said)
-    return [
-        f"{meant}." if meant else "Nothing is said of any row.",
-        "Open circles, and cells without a mark, are small or untested.",
-    ]
+    return [key(said)]
 
 
 def _panels(shown: Drawn, group: str, unit: str, rows: pd.DataFrame) -> list[Panel]:

@@ -5,54 +5,65 @@ from steerscope.reports import words
 from steerscope.reports.figures.agreement import agreement
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents, shares
-from steerscope.reports.records import records, sides, way
+from steerscope.reports.pages.carried import carried, how_sure
+from steerscope.reports.pages.common import everything, layout, metric_unit, of
+from steerscope.reports.records import records, way
+from steerscope.reports.theme import key
 
 MEASURES = ("necessity", "sufficiency")
 
 
 def headline(result: Result) -> list[str]:
-    """The strongest verified carriers, what was left out, what it cost."""
+    """What is said of the verified nodes, what was left out, what it cost."""
     table = of(result, "effects", measure="necessity")
-    along, against = sides(table[table["significant"]], way(result))
-    carry = "1 verified node carries" if len(along) == 1 else f"{len(along)} verified nodes carry"
-    first = f"{carry} the effect, above all {words.listing(shares(along, 4))}"
-    first = first if len(along) else "No verified node carries a significant part"
     [left] = records(of(result, "totals", quantity="unverified_necessity"))
     rest = next(records(result.frames["missed"]))
-    second = (
-        f"The {rest.unverified} nodes that were not verified one by one carry together "
-        f"{words.ranged(left, 'share', words.percent)} of the effect (exactly); at least {words.percent(rest.covers)} "
-        f"of them carry less than {words.number(rest.bound)} {metric_unit(result)} each."
-    )
+    verified = f"{len(_verified(result)):,} of {len(result.frames['estimates']) // 2:,} nodes that can be reached"
+    found = carried(result, table, "is lost when the node is set back to its clean value")
+    if rest.unverified:
+        found.append(
+            f"That is of the {verified}, which were patched one by one; the {rest.unverified} others carry together "
+            f"{words.ranged(left, 'share', words.percent)} of the effect (exactly); at least "
+            f"{words.percent(rest.covers)} of them carry less than {words.number(rest.bound)} {metric_unit(result)} "
+            "each."
+        )
+    else:
+        found.append("Every node was verified.")
     cost = {r.what: words.number(r.passes) for r in records(result.frames["cost"])}
-    return [
-        f"{first}{opponents(shares(against, len(against)))}.",
-        second if rest.unverified else "Every node was verified.",
-        f"It cost {cost['screen']} forward passes; patching every node costs {cost['exact']}.",
-    ]
+    return [*found, f"It cost {cost['screen']} forward passes; patching every node costs {cost['exact']}."]
 
 
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
         "Gradients rank all nodes; those with the largest estimates, and a random sample of the others, are patched "
-        "exactly. p-values are corrected as if every node had been tested."
+        "exactly. p-values are corrected as if every node had been patched: which ones were was seen from the same "
+        "prompts."
     ]
     return layout(
         result,
         "Who carries {vector} in {model}? Screened and verified",
         f"ranked by {result.manifest.get('ranked_by', 'gradient')}, verified by exact patching",
         headline(result),
-        [part(result) for part in (_ranking, _missed, _agreement, _cost, _table)],
+        [
+            _ranking(result),
+            how_sure(result, [of(result, "effects", measure=m) for m in MEASURES]),
+            *(part(result) for part in (_missed, _agreement, _cost, _table)),
+        ],
         text=text,
     )
+
+
+def _verified(result: Result) -> set[str]:
+    table = result.frames["estimates"]
+    return set(table["node"][table["verified"] != "unverified"])
 
 
 def _ranking(result: Result) -> Section:
     unit, towards = metric_unit(result), way(result)
     panels = [Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit, towards=towards)) for m in MEASURES]
-    return Section("Verified carriers", ["Exact effects; grey bands are random vectors of equal norm."], panels)
+    text = "Exact effects with their intervals over groups of prompts, over the bands of reference vectors."
+    return Section("Verified nodes", [text, key(result.frames["effects"]["verdict"])], panels)
 
 
 def _missed(result: Result) -> Section:

@@ -3,39 +3,51 @@
 from html import escape
 from typing import Any
 
+import pandas as pd
+
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.matrix import matrix, strongest
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, metric_unit, opponents, shares
+from steerscope.reports.pages.carried import carried, how_sure
+from steerscope.reports.pages.common import everything, layout, metric_unit, shares
 from steerscope.reports.records import largest, records, sides, way
+from steerscope.reports.theme import key
 
 
 def headline(result: Result) -> list[str]:
-    """The largest values, the direct way, the strongest interactions."""
+    """What is said of the values, the largest ones, the direct way, the strongest interactions."""
     unit, table, towards = metric_unit(result), result.frames["effects"], way(result)
-    along, against = (shares(rows, 4) for rows in sides(table, towards))
-    named = f"the largest shares belong to {words.listing(along)}" if along else "no node has a share"
+    largest_ones = shares(sides(table, towards)[0], 4)
+    named = f"the largest values have {words.listing(largest_ones)}" if largest_ones else "no node has a share"
     totals = {r.quantity: float(r.value) for r in records(result.frames["totals"])}
     direct, whole = totals["direct"], totals["effect"]
     past = f"{words.signed(direct)} goes past all nodes"
     if abs(direct) <= 1e-3 * abs(whole):
         past = "nothing goes past the nodes"
     error = words.number(table["sampling_error"].mean())
-    found = [
-        f"Of {words.signed(whole)} {unit}, {named}{opponents(against)}; {past}.",
-        f"Running some coalitions only leaves an error of about {error} {unit} a value.",
+    return [
+        *carried(result, table, "falls to the node, as its Shapley value"),
+        f"Of {words.signed(whole)} {unit}, {named}; {past}. Running some coalitions only leaves an error of about "
+        f"{error} {unit} a value.",
+        *_pairs(result.frames["interactions"], towards),
     ]
-    pairs = result.frames["interactions"]
-    clear = pairs[pairs["significant"]] if len(pairs) else pairs
+
+
+def _pairs(table: pd.DataFrame, towards: int) -> list[str]:
+    """The strongest interactions that differ from zero; other vectors may have them, too."""
+    clear, found = table[table["significant"].astype(bool)], []
     for rows, verb in zip(sides(clear, towards), ("need each other", "stand in for each other"), strict=True):
-        own = largest(rows, 3)
-        if len(own):
-            names = words.listing([f"{r.node_a} and {r.node_b} ({words.signed(r.effect)})" for r in records(own)])
-            found.append(f"Pairs that {verb}: {names}.")
-    return found
+        if len(rows):
+            own = records(largest(rows, 3))
+            named = words.listing([f"{r.node_a} and {r.node_b} ({words.signed(r.effect)})" for r in own])
+            found.append(f"pairs that {verb}: {named}")
+    if not found:
+        return []
+    text = "; ".join(found)
+    return [f"{text[0].upper()}{text[1:]} (different from zero over prompts; not compared with reference vectors)."]
 
 
 def page(result: Result) -> Page:
@@ -52,7 +64,7 @@ def page(result: Result) -> Page:
         "How is the effect of {vector} in {model} shared out?",
         f"{result.manifest.get('estimator', '')} over {result.manifest.get('passes', '?')} coalitions a prompt",
         headline(result),
-        [_maps(result), _interactions(result), _table(result)],
+        [_maps(result), how_sure(result, [result.frames["effects"]]), _interactions(result), _table(result)],
         text=text,
     )
 
@@ -60,7 +72,7 @@ def page(result: Result) -> Page:
 def _hover(row: Any, unit: str) -> str:
     effect, reference, p = words.estimate(row, unit)
     error = f"error from sampling coalitions {words.number(row.sampling_error)}"
-    return "<br>".join([f"<b>{escape(str(row.node))}</b>", effect, error, reference, p])
+    return "<br>".join([f"<b>{escape(str(row.node))}</b>", words.verdict(row.verdict), effect, error, reference, p])
 
 
 def _pair(row: Any, unit: str) -> str:
@@ -68,7 +80,7 @@ def _pair(row: Any, unit: str) -> str:
         [
             f"<b>{escape(f'{row.first} and {row.second}')}</b>",
             f"{words.signed(row.interaction)} {escape(unit)} beyond the sum{words.between(row.low, row.high)}",
-            f"{words.p_value(row.p_adjusted)} (adjusted); sampling error {words.number(row.sampling_error)}",
+            f"{words.p_value(row.p_holm)} (Holm); sampling error {words.number(row.sampling_error)}",
         ]
     )
 
@@ -79,7 +91,8 @@ def _maps(result: Result) -> Section:
         Panel("Heads by layers", heatmap(table, unit, describe=_hover, towards=towards)),
         Panel("Ranked", ranking(table, unit, describe=_hover, title="Shapley value", towards=towards)),
     ]
-    return Section("Shapley values", [f"In {unit}; grey bands are random vectors of equal norm."], panels)
+    text = f"In {unit}; orange works along the effect, blue against it; full colour is told from noise, or against."
+    return Section("Shapley values", [text, key(table["verdict"])], panels)
 
 
 def _interactions(result: Result) -> Section:
@@ -91,8 +104,9 @@ def _interactions(result: Result) -> Section:
     named = named.assign(outcome="effect")
     chart = matrix(named, strongest(named, 24), metric_unit(result), _pair, towards=way(result))
     text = (
-        "Orange: the two need each other (one feeds the other); blue: they stand in for each other. Muted pairs are "
-        "not significant, or within two sampling errors of zero."
+        "Orange: the two need each other (one feeds the other); blue: they stand in for each other. In full colour is "
+        "what differs from zero over groups of prompts, its sampling error counted, after Holm over all pairs; no "
+        "reference vectors are compared with."
     )
     return Section(title, [text], [Panel("Interactions of the strongest pairs", chart)])
 

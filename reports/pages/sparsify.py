@@ -10,7 +10,8 @@ from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.lines import lines
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, layout, missing
+from steerscope.reports.pages.carried import compared
+from steerscope.reports.pages.common import everything, layout, missing, no_intervals
 from steerscope.reports.records import records
 from steerscope.reports.theme import GRID, REFERENCE, axis
 
@@ -21,7 +22,7 @@ TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def headline(result: Result) -> list[str]:
-    """The best order's smallest fraction, a random choice of as many, the disturbance, random vectors."""
+    """The best order's smallest fraction, a random choice of as many, the disturbance, reference vectors."""
     table, smallest = _scaled(result, "curves", False), _scaled(result, "smallest", False)
     best = next(records(smallest.sort_values("fraction", kind="stable")))
     at = {r.order: r for r in records(table[table["fraction"] == best.fraction])}
@@ -34,19 +35,33 @@ def headline(result: Result) -> list[str]:
     if best.order != "random" and other is not None:
         first += f"; as many random ones keep {words.ranged(other, 'kept', words.percent)}"
     found = [first + "."]
-    if best.reference == best.reference:
-        how = "fewer" if best.reference < best.own else "more" if best.reference > best.own else "as many"
-        found.append(
-            f"Random vectors of equal norm need {how}: {words.ranged(best, 'reference', words.percent)} for as much of "
-            f"their own change of logits (this vector, of its own: {words.percent(best.own)})."
-        )
+    found += _compared(result, best, own)
     scaled = _scaled(result, "smallest", True)
     for r in records(scaled.sort_values("fraction", kind="stable").head(1)):
         found.append(
             f"Scaled back to the vector's norm, {words.ranged(r, 'fraction', words.percent)} ({NAME[r.order]}) are "
             f"enough, with {words.percent(r.kl_kept)} of the disturbance."
         )
-    return found
+    return found + no_intervals(result)
+
+
+def _compared(result: Result, best: Any, own: Any) -> list[str]:
+    """Whether reference vectors keep as much with as many, as far as that is told."""
+    others = compared(result, True) or compared(result, False)
+    if not words.finite(own.reference) or not others:
+        return [f"Whether other vectors need as many is not known: {missing(result, 'references')}."]
+    same = f"{words.percent(own.own_kept)} of its own change ({others}: {words.percent(own.reference)} of theirs)"
+    if own.fraction >= 1:
+        return [f"With all dimensions there is nothing to compare; {others} need {_needed(best)}."]
+    if own.significant:
+        how = "more" if own.own_kept > own.reference else "less"
+        return [f"So many keep {how} of this vector than of reference vectors: {same}."]
+    why = "too few were run to tell" if not words.finite(own.p) else "not told apart"
+    return [f"Of this vector so many keep {same}: {why}. For as much of their own change these need {_needed(best)}."]
+
+
+def _needed(best: Any) -> str:
+    return f"{words.ranged(best, 'reference', words.percent)} (this vector, of its own: {words.percent(best.own)})"
 
 
 def page(result: Result) -> Page:
@@ -56,8 +71,8 @@ def page(result: Result) -> Page:
         "gradient is averaged along the coefficient, and its order is chosen on one half of the prompts and measured "
         "on the other.",
         "Effect kept is not the same output kept: a sparse vector can push as far along the metric and disturb more "
-        "besides, so both are shown. Random vectors of equal norm are judged each by its own change of logits: what a "
-        "random vector can lose as well says nothing about this one.",
+        "besides, so both are shown. Reference vectors of equal norm are judged each by its own change of logits: what "
+        "they can lose as well says nothing about this one.",
     ]
     return layout(
         result,
@@ -84,14 +99,14 @@ def _curves(result: Result) -> Section:
     known = result.frames["curves"]["reference"].notna().any()
     without = "" if known else f" (missing: {missing(result, 'references')})"
     text = (
-        "Bands are intervals over prompts. Dotted: random vectors of equal norm, in the same order, each of its own "
+        "Bands are intervals over prompts. Dotted: reference vectors of equal norm, in the same order, each of its own "
         f"change of logits{without}. The dashed line is the share that is asked for."
     )
     return Section("Kept against dimensions", [text], panels)
 
 
 def _kept(table: pd.DataFrame, keep: float) -> go.Figure:
-    """Share of the effect over the share of dimensions, a line an order with its band; dotted: random vectors."""
+    """Share of the effect over the share of dimensions, a line an order with its band; dotted: reference vectors."""
     drawn = table.assign(low=table["kept_low"], high=table["kept_high"])
     chart = _over_dimensions(drawn, "kept", _kept_hover, dotted="reference")
     chart.add_hline(y=keep, line_width=1, line_color=REFERENCE, line_dash="dash")
@@ -100,14 +115,14 @@ def _kept(table: pd.DataFrame, keep: float) -> go.Figure:
 
 
 def _kept_hover(name: str, row: Any) -> str:
-    tested = words.p_value(row.p_adjusted) if row.p_adjusted == row.p_adjusted else "not tested"
+    tested = f"{words.p_value(row.p_holm)} (Holm)" if words.finite(row.p_holm) else "not tested"
     return "<br>".join(
         [
             f"<b>{escape(name)}</b>: {row.dimensions} dimensions, {words.percent(row.norm)} of the norm",
             f"{words.ranged(row, 'kept', words.percent)} of the effect, {words.percent(row.kl_kept)} of the "
             "disturbance",
-            f"random vectors, of their own: {words.ranged(row, 'reference', words.percent)}",
-            f"unlike them: {tested} (adjusted)",
+            f"reference vectors, of their own: {words.ranged(row, 'reference', words.percent)}",
+            f"unlike them: {tested}",
         ]
     )
 
@@ -150,7 +165,7 @@ def _smallest(result: Result) -> Section:
         for r in records(result.frames["smallest"])
     ]
     titles = ["order", "values", "smallest fraction", "dimensions a row", "disturbance there"]
-    titles += ["for its own change of logits", "random vectors"]
+    titles += ["for its own change of logits", "reference vectors"]
     text = (
         f"The smallest fraction tried from which on {words.percent(result.manifest.get('keep', 0.9))} of the effect is "
         "kept, whatever is added."
@@ -160,5 +175,5 @@ def _smallest(result: Result) -> Section:
 
 def _table(result: Result) -> Section:
     columns = ["order", "rescaled", "fraction", "dimensions", "norm", "effect", "low", "high", "kept", "kl", "kl_kept"]
-    columns += ["reference", "p_adjusted", "wrong_way"]
+    columns += ["reference", "p", "p_holm", "wrong_way"]
     return everything(result.frames["curves"].astype({"rescaled": str}), columns, "All fractions", result)

@@ -14,7 +14,8 @@ from steerscope.reports import words
 from steerscope.reports.figures.lines import lines
 from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, of
+from steerscope.reports.pages.carried import compared
+from steerscope.reports.pages.common import everything, layout, no_intervals, of
 from steerscope.reports.pages.lens import trajectories
 from steerscope.reports.records import records
 from steerscope.reports.theme import GRID, LEGEND, axis, figure, said
@@ -50,8 +51,7 @@ def headline(result: Result) -> list[str]:
     if later:
         found.append(
             f"At later positions, where the vector itself is not, {words.ranged(later[-1], 'value', words.percent)} of "
-            "what the unembedding reads was written because of it (random vectors: "
-            f"{words.percent(later[-1].reference)})."
+            f"what the unembedding reads was written because of it{_beside(result, later[-1])}."
         )
     committed = {r.run: words.number(r.value) for r in records(of(result, "lens", quantity="committed", where="later"))}
     if {"clean", "steered"} <= set(committed):
@@ -59,7 +59,15 @@ def headline(result: Result) -> list[str]:
             f"Seen through the {_lens(result)}, later positions commit before layer {committed['clean']} on average in "
             f"the clean run, {committed['steered']} in the steered one."
         )
-    return found
+    return found + no_intervals(result)
+
+
+def _beside(result: Result, row: Any) -> str:
+    """What is written because of reference vectors; whether that is less is not tested."""
+    others = words.listing([name for name in (compared(result, True), compared(result, False)) if name])
+    if not words.finite(row.reference):
+        return ""
+    return f" (of {others}, each by itself: {words.ranged(row, 'reference', words.percent)} on average)"
 
 
 def page(result: Result) -> Page:
@@ -117,17 +125,17 @@ def _by_norm(result: Result, quantity: str, where: str) -> dict[Norm, Any]:
 def _along(
     result: Result, quantities: Mapping[str, tuple[str, str]], title: str, log: bool = False, reference: bool = False
 ) -> go.Figure:
-    """A line for each entry of `quantities`: name -> (quantity, where). With `reference`, random vectors are dotted."""
+    """A line for each entry of `quantities`: name -> (quantity, where); dotted are reference vectors, if asked for."""
     norms = _order(result.frames["stream"])
 
     def hover(name: str, r: Any) -> str:
-        random = f"random vectors {words.ranged(r, 'reference')}"
-        return f"<b>{escape(name)}</b>, {escape(_short((r.layer, r.norm)))}<br>{words.ranged(r)}<br>{random}"
+        beside = f"<br>reference vectors {words.ranged(r, 'reference')}" if words.finite(r.reference) else ""
+        return f"<b>{escape(name)}</b>, {escape(_short((r.layer, r.norm)))}<br>{words.ranged(r)}{beside}"
 
     series = {n: of(result, "stream", quantity=q, where=where) for n, (q, where) in quantities.items()}
     places = {n: [norms.index(item) for item in zip(t["layer"], t["norm"], strict=True)] for n, t in series.items()}
     series = {n: table.assign(x=places[n]) for n, table in series.items() if len(table)}
-    chart = lines(series, "x", "value", hover, dotted="reference" if reference else "", reference="random: {}")
+    chart = lines(series, "x", "value", hover, dotted="reference" if reference else "", reference="references: {}")
     _norm_axis(chart, norms)
     chart.update_yaxes(axis(title), **({"type": "log"} if log else {"rangemode": "tozero"}))
     return chart
@@ -170,8 +178,8 @@ def _split_chart(result: Result, where: str) -> go.Figure:
             continue
         hover = [
             f"<b>{name}</b>, "
-            f"{escape(_short((r.layer, r.norm)))}<br>{words.ranged(r, 'value', words.percent)}<br>random vectors "
-            f"{words.percent(r.reference)}"
+            f"{escape(_short((r.layer, r.norm)))}<br>{words.ranged(r, 'value', words.percent)}"
+            f"{f'<br>reference vectors {words.percent(r.reference)}' if words.finite(r.reference) else ''}"
             for r in records(rows)
         ]
         at = [norms.index(item) for item in zip(rows["layer"], rows["norm"], strict=True)]
@@ -191,7 +199,7 @@ def _turn(result: Result) -> Section:
         Panel("Cosine between the steered stream and the vector", cosine),
         Panel("Stretch: steered length over clean length", stretch),
     ]
-    return Section("Turn and stretch", ["Dotted: random vectors of equal norm."], panels)
+    return Section("Turn and stretch", ["Dotted: reference vectors of equal norm."], panels)
 
 
 def _positions(result: Result) -> Section:

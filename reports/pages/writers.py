@@ -10,9 +10,10 @@ from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.dots import bands, dots, names
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of, opponents
-from steerscope.reports.records import records, sides
+from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of
+from steerscope.reports.records import records
 from steerscope.reports.theme import DIVERGING, LEGEND, NEUTRAL, axis, figure, visible
+from steerscope.reports.words import finite
 
 TITLE = "Writers"
 ALONE = 0.999  # share from which on a vector has one writer
@@ -30,13 +31,23 @@ def headline(result: Result) -> list[str]:
     if table is None or table.empty:
         return []
     numbers = sorted(table["injection"].unique())
-    alpha = float(result.manifest.get("alpha", 0.05))
     sentences = []
     for number in numbers:
         name = f"({_label(result, number)}) was written" if len(numbers) > 1 else "Written"
         own = table[table["injection"] == number].sort_values("share", ascending=False)
-        sentences.append(f"{name} {_by(own, alpha)}.")
-    return sentences
+        sentences.append(f"{name} {_by(own)}.")
+    return [*sentences, *_untested(result)]
+
+
+def _untested(result: Result) -> list[str]:
+    """Why nothing can be said of what parts do, where that is so."""
+    table = result.frames["writers"]
+    if any(finite(p) and p < 1 for measure in LOOKS for p in table[f"{measure}_p_holm"]):
+        return []
+    why = result.manifest.get("missing", {}).get("intervals")
+    if not why and table["alone_reference"].isna().all():
+        why = "no random parts were run in their place"
+    return [f"Of no part can it be said that it does more than a random one: {str(why).rstrip('.')}."] if why else []
 
 
 def page(result: Result) -> Page:
@@ -54,8 +65,9 @@ def section(result: Result) -> Section:
     text = (
         "Who wrote the vector, in the runs that it was recorded from. The upright stroke is a writer's share along the "
         "vector; these add up to 1. The circle is the effect of injecting its part alone, the square what is lost when "
-        "its part is left out, both over the total effect, with intervals over prompts; grey bands are random parts of "
-        "equal norm, open marks are not significant. In a linear model all three would be the same."
+        "its part is left out, both over the total effect, with intervals over groups of prompts; grey bands are "
+        "random parts of equal norm, filled marks are told from these and from zero after Holm. In a linear model all "
+        "three would be the same."
     )
     panels = [
         Panel(_label(result, number), _chart(table[table["injection"] == number], total, metric_unit(result)))
@@ -64,21 +76,20 @@ def section(result: Result) -> Section:
     return Section(TITLE, [text], panels)
 
 
-def _by(table: pd.DataFrame, alpha: float) -> str:
+def _by(table: pd.DataFrame) -> str:
     first = next(records(table))
     if first.share > ALONE and table["norm"].iloc[1:].max() < (1 - ALONE) * first.norm or len(table) == 1:
         return f"by {_name(first.writer)} alone"
     counts = 1 + int((table["share"].cumsum() < ENOUGH).sum())
     shown = list(records(table.head(min(NAMED, counts))))
     text = f"above all by {words.listing([f'{_name(r.writer)} ({words.percent(r.share)} of it)' for r in shown])}"
-    first = table.head(len(shown))
-    along, against = sides(first[first["alone_p_holm"] < alpha], 1, "alone_share")  # a share has the effect's sign
-    opposed = [f"{_name(r.writer)} ({words.percent(r.alone_share)})" for r in records(against)]
-    who, shares = ([_name(w) for w in along["writer"]], [words.percent(s) for s in along["alone_share"]])
+    told = table.head(len(shown))
+    told = told[told["alone_told"].astype(bool) & (told["alone_share"] > 0)]  # a share has the effect's sign
+    if told.empty:
+        return text
+    who, shares = ([_name(w) for w in told["writer"]], [words.percent(s) for s in told["alone_share"]])
     part = f"the part{'s' if len(who) > 1 else ''} of {words.listing(who)} ha{'ve' if len(who) > 1 else 's'}"
-    if not who:
-        return f"{text}; injected alone, none carries the effect{opponents(opposed)}" if opposed else text
-    return f"{text}; injected alone, {part} {words.listing(shares)} of the effect{opponents(opposed)}"
+    return f"{text}; injected alone, {part} {words.listing(shares)} of the effect, more than random parts of equal norm"
 
 
 def _name(writer: str) -> str:
@@ -136,7 +147,7 @@ def _chart(table: pd.DataFrame, total: float, unit: str) -> go.Figure:
         bands(chart, at, rows[f"{measure}_reference_low"] / total, rows[f"{measure}_reference_high"] / total, 0.14)
         ends = rows[[f"{measure}_low", f"{measure}_high"]] / total  # a negative total turns them round
         shown = rows.assign(low=ends.min(axis=1), high=ends.max(axis=1))
-        symbols = [symbol if s else f"{symbol}-open" for s in rows[f"{measure}_significant"]]
+        symbols = [symbol if s else f"{symbol}-open" for s in rows[f"{measure}_told"]]
         look: dict[str, Any] = {
             "colour": colour,
             "symbol": symbols,
@@ -162,13 +173,18 @@ def _chart(table: pd.DataFrame, total: float, unit: str) -> go.Figure:
 
 def _hover(row: Any, measure: str, unit: str) -> str:
     """What is known of a writer's part in one measure."""
-    share, adjusted, corrected = (getattr(row, f"{measure}_{name}") for name in ("share", "p_adjusted", "p_holm"))
+    share, over, noise, corrected = (getattr(row, f"{measure}_{name}") for name in ("share", "p", "p_noise", "p_holm"))
+    tested = [
+        f"{words.p_value(p)} ({name})"
+        for p, name in ((over, "over prompts"), (noise, "from random parts"), (corrected, "told, Holm"))
+        if finite(p)
+    ]
     return "<br>".join(
         [
             f"<b>{escape(str(row.writer))}</b> {LOOKS[measure][3]}",
             f"{words.ranged(row, measure, words.signed, escape(unit))}, {words.percent(share)} of the effect",
             f"random parts of equal norm {words.ranged(row, f'{measure}_reference', words.signed)}",
-            f"{words.p_value(adjusted)} (adjusted), {words.p_value(corrected)} (Holm)",
+            ", ".join(tested),
         ]
     )
 
