@@ -274,7 +274,7 @@ def _totals(experiment: Experiment, raw: Written, options: Statistics) -> pd.Dat
     ):
         summed = name.startswith("sum")
         share = values.mean() / nonzero(total.mean()) if summed else np.nan
-        bounds = ratio_interval(values, total, *asked) if summed else (np.nan, np.nan)
+        bounds = map(float, ratio_interval(values, total, *asked)) if summed else (np.nan, np.nan)
         rows.append((name, values.mean(), *map(float, interval(values, *asked)), of, share, *bounds))
     return pd.DataFrame(rows, columns=list(COLUMNS["totals"]))
 

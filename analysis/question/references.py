@@ -31,7 +31,7 @@ from steerscope.analysis.vectors.vector import SteeringVector
 from .corpora import windows
 
 WORDS = Path(__file__).with_name("data") / "words.txt"
-MIXED = "concepts:12,isotropic:12"  # where the recipe allows concepts
+MIXED = "concepts:12,isotropic:16"  # where the recipe allows concepts
 NOISE_ONLY = "isotropic:20"
 TEXTS, TOKENS = 64, 32  # windows of text that a covariance is taken of
 

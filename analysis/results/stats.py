@@ -3,8 +3,9 @@
 Two different samples stand behind every number:
 
 - Prompts, in groups that are not independent inside (one template, one document). The interval of a mean and its test
-  against zero go by group: the cluster-robust t (Liang and Zeger 1986, with G - 1 degrees of freedom), which is the
-  usual t where every prompt is a group of its own, and which knows nothing from a single group.
+  against zero go by group: a t with G - 1 degrees of freedom and the delete-group jackknife's error (CV3, as MacKinnon,
+  Nielsen and Webb 2023 advise where groups are few or of unequal size). It is the usual t where every prompt is a
+  group of its own, and knows nothing from a single group.
 - Reference vectors. Whether one vector stands out from others is asked of the spread *between vectors*: a new
   observation against C others, by the prediction t with C - 1 degrees of freedom.
 """
@@ -41,8 +42,10 @@ def standard_error(
     off = values - values.mean(axis=-1, keepdims=True)
     member = np.zeros((count, number))
     member[np.arange(count), own] = 1.0
-    sums = off @ member
-    return np.sqrt(number / (number - 1) * np.square(sums).sum(axis=-1)) / count, number - 1
+    # How far the mean of the other groups is from that of all, by group left out.
+    moved = (off @ member) / (count - member.sum(axis=0))
+    moved -= moved.mean(axis=-1, keepdims=True)
+    return np.sqrt((number - 1) / number * np.square(moved).sum(axis=-1)), number - 1
 
 
 def interval(

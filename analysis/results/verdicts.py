@@ -1,9 +1,13 @@
 """What a node is to a vector: a test over *vectors*, in one closed list of verdicts.
 
 A node's share of the whole effect is compared with its share of the effects of reference vectors, each along its own
-change of the output. A new vector among C others: the prediction t with C - 1 degrees of freedom. Every claim also
-needs an effect that differs from zero over groups of prompts (the larger p counts: an intersection-union test), and
-is corrected by Holm over all items that could have been chosen. Only one rule decides, in words and in pictures.
+change of the output. A new vector among C others: the prediction t with C - 1 degrees of freedom, after Holm over all
+items that could have been chosen. Shares over vectors have heavier tails than a normal, which counts far out, where
+Holm looks. So a claim must also stand out in a way that needs no distribution: its t beyond the largest, over all
+items, of every reference that plays the vector among all the others (`rank`: were the vector one more of them, that
+would happen once in C + 1; max-T, Westfall and Young 1993). And its effect must differ from zero over groups of
+prompts: the largest of these p counts (an intersection-union test, Berger 1982). Only one rule decides, in words and
+in pictures.
 
 How often a reference vector, playing the real one among the others, would be told from them is the test's own check
 (`leave_one_out`): beyond twice the stated level nothing is said.
@@ -37,6 +41,7 @@ TOLD = ("specific", "concept")  # from noise
 NOISE = ("isotropic", "covariance")  # families of references that mean nothing
 LEAST = 4  # reference vectors of a family that are compared with
 BAND = (2.5, 97.5)  # percentiles over the references
+ROUNDING = 1e-6  # of a share
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +131,8 @@ def measured(
         found[f"p_{kind}"] = prediction_p(shares[0], others) if enough else np.full(len(values), np.nan)
         found[f"{kind}_share"] = mean
         found[f"{kind}_spread"] = others.std(axis=0, ddof=1) if enough else np.full(len(values), np.nan)
+        for side, way in (("above", 1), ("below", -1)):
+            found[f"{kind}_{side}"] = rank(shares, basis.members(noise), basis.smallest, way)
         found[f"{kind}_passes"] = _beyond(others, basis.smallest) if enough else np.ones(len(values))
     return found
 
@@ -142,17 +149,21 @@ def judged(found: Mapping[str, Any], basis: Basis, alpha: float, tests: int | No
     least = {kind: np.isfinite(found[f"p_{kind}"]) & trusted[kind] for kind in ("noise", "concepts")}
     none_run = not any(name in NOISE for name in basis.families)
 
-    def above(kind: str) -> Values:
-        """p that the share is beyond that of a family, in the effect's own direction."""
-        beyond = np.where(own > found[f"{kind}_share"], found[f"p_{kind}"], 1.0)
-        return np.where(least[kind], np.fmax(beyond, p), 1.0)
+    def beyond(kind: str, side: str) -> Values:
+        """p that the share lies beyond those of a family by what is of interest, on one side."""
+        off = own - found[f"{kind}_share"]
+        far = off >= basis.smallest if side == "above" else off <= -basis.smallest
+        # The rank's p cannot be smaller than one in C + 1: it says whether, Holm's t how surely.
+        first = found[f"{kind}_{side}"] <= max(alpha, 1 / (1 + len(basis.members(kind == "noise"))))
+        return np.where(least[kind] & far & first, found[f"p_{kind}"], 1.0)
 
-    p_noise = above("noise")
+    p_noise = np.fmax(beyond("noise", "above"), p)
+    p_concepts = np.fmax(beyond("concepts", "above"), p)
     # Where no noise was run, who is beyond other concepts is beyond what means nothing, too.
-    p_specific = above("concepts") if none_run else np.maximum(above("concepts"), p_noise)
+    p_specific = p_concepts if none_run else np.maximum(p_concepts, p_noise)
     p_told = np.minimum(p_noise, p_specific)
     first = "concepts" if none_run else "noise"
-    p_less = np.where(least[first] & (own < found[f"{first}_share"] - basis.smallest), found[f"p_{first}"], 1.0)
+    p_less = beyond(first, "below")
     p_passes = np.where(least[first], np.maximum(found[f"{first}_passes"], p), 1.0)
     needed = found[f"{first}_share"] + found[f"{first}_spread"] * told_apart(
         len(basis.members(not none_run)), max(tests or 0, len(p)), alpha
@@ -190,13 +201,45 @@ def leave_one_out(shares: Float[Values, "vector item"], basis: Basis, alpha: flo
     found: dict[str, float | None] = {}
     for kind, noise in (("noise", True), ("concepts", False)):
         others = shares[basis.members(noise)]
-        others = others[:, np.isfinite(others).all(axis=0) & (np.ptp(others, axis=0) > 0)] if len(others) else others
-        if len(others) < LEAST or not others.shape[1]:
+        if len(others) < LEAST:
             found[kind] = None
             continue
-        p = [prediction_p(others[n], np.delete(others, n, axis=0)) for n in range(len(others))]
-        found[kind] = float((np.array(p) < alpha).mean())
+        # Where nothing varies but by rounding, nobody stands out.
+        varies = others[:, np.isfinite(others).all(axis=0) & (np.ptp(others, axis=0) > ROUNDING)]
+        p = [prediction_p(varies[n], np.delete(varies, n, axis=0)) for n in range(len(varies))]
+        found[kind] = float((np.array(p) < alpha).mean()) if varies.shape[1] else 0.0
     return found
+
+
+def rank(
+    shares: Float[Values, "vector item"], members: Int[NDArray[np.int64], " reference"], smallest: float, way: int
+) -> Float[Values, " item"]:
+    """p that needs no distribution, over all items at once: how many references have a t as large somewhere.
+
+    Every vector in turn is held against all the others, the real one among them. Only t of differences of interest
+    count, for references as for the real one.
+
+    Args:
+        way: 1 for shares above those of the others, -1 for shares below.
+    """
+    every = way * np.concatenate([shares[:1], shares[members]])
+    count = len(every) - 1
+    if count < LEAST:
+        return np.ones(shares.shape[1])
+    total = every.sum(axis=0)
+    mean = (total - every) / count
+    off = every - mean
+    square = np.square(every - total / (count + 1))
+    # Of the others, about their own mean.
+    spread = square.sum(axis=0) - square - count * np.square(mean - total / (count + 1))
+    with np.errstate(all="ignore"):
+        t = off / np.sqrt(np.maximum(spread, ROUNDING**2) / (count - 1) * (1 + 1 / count))
+    far = off >= smallest
+    if way > 0:
+        far &= every >= smallest
+    t = np.where(far & np.isfinite(t), t, -np.inf)
+    largest = t[1:].max(axis=1, initial=-np.inf)
+    return np.where(np.isfinite(t[0]), (1 + (largest[:, None] >= t[0]).sum(axis=0)) / (1 + count), 1.0)
 
 
 def wrong_way(values: Float[Values, "... prompt"]) -> Float[Values, "..."]:
