@@ -16,7 +16,20 @@ from steerscope.reports.pages import freeze_attention, minimal, writers
 from steerscope.reports.pages.carried import carried, compared, how_sure
 from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of
 from steerscope.reports.records import records, way
-from steerscope.reports.theme import LEGEND, NEGATIVE, POSITIVE, REFERENCE, VERDICT, axis, bars, figure, said, visible
+from steerscope.reports.theme import (
+    CONCEPTS,
+    LEGEND,
+    MARKS,
+    NEGATIVE,
+    POSITIVE,
+    REFERENCE,
+    axis,
+    bars,
+    figure,
+    key,
+    said,
+    visible,
+)
 
 MEASURES = {
     "necessity": "Necessity: effect lost when the node is set back to clean",
@@ -167,8 +180,8 @@ def _maps(result: Result) -> Section:
         Panel(t, heatmap(of(result, "effects", measure=m), unit, limit, towards=towards)) for m, t in MEASURES.items()
     ]
     text = (
-        f"Effects in {unit}; orange carries the effect, blue works against it. Framed and in full colour: told from "
-        "noise (specific, or concept). Point at a cell for its interval, its verdict and the references."
+        f"Effects in {unit}; orange carries the effect, blue works against it. In full colour and marked: "
+        f"{key(result.frames['effects']['verdict'])}. Point at a cell for its interval, its verdict and the references."
     )
     return Section("Heads by layers", [text], panels)
 
@@ -231,11 +244,10 @@ def _contrast_chart(table: pd.DataFrame, name: str, what: str) -> go.Figure:
     chart.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line=dots, layer="below")
     named = set(rows.loc[rows["own_share"].abs().sort_values(ascending=False).index[:5], "node"])
     named |= set(rows["node"][rows["verdict"].isin(["specific", "concept"])])
-    for verdict, colour in VERDICT.items():
+    for verdict, look in MARKS.items():
         part = rows[rows["verdict"] == verdict]
         if part.empty:
             continue
-        open_ = verdict in ("small", "untested")
         chart.add_scatter(
             x=part[middle],
             y=part["own_share"],
@@ -243,7 +255,7 @@ def _contrast_chart(table: pd.DataFrame, name: str, what: str) -> go.Figure:
             name=verdict,
             textposition="top center",
             text=[escape(str(n)) if n in named else "" for n in part["node"]],
-            marker={"size": 9, "color": colour, "symbol": "circle-open" if open_ else "circle"},
+            marker={"size": 9, "color": look.colour, "symbol": look.symbol},
             error_x=bars(part[middle], part["left"], part["right"], REFERENCE, 0.8, 0),
             **said([_contrast_hover(r, middle, what) for r in records(part)]),
         )
@@ -277,7 +289,7 @@ def _vectors_chart(vectors: pd.DataFrame) -> go.Figure:
     chart = figure(height=360, **LEGEND)
     for family in dict.fromkeys([*reversed(vectors["family"].tolist())]):
         rows = vectors[vectors["family"] == family]
-        colour, symbol = looks.get(family, ("#3d7f6e", "diamond"))
+        colour, symbol = looks.get(family, (CONCEPTS, "diamond"))
         hover = [
             f"<b>{escape(str(r.label))}</b><br>effect {words.ranged(r, 'effect', words.signed, 'logits')}<br>KL "
             f"{words.ranged(r, 'kl', unit='nats')}<br>coefficient {words.number(r.coefficient)}"
