@@ -103,12 +103,7 @@ def _cut(named: Sequence[str], rows: pd.DataFrame) -> list[str]:
 
 def contrast(row: Any) -> str:
     """`L0H3 (33%; other concepts 16%, random vectors 5%)`."""
-    others = [
-        f"{name} {words.percent(value)}"
-        for name, value in (("other concepts", row.concepts_share), ("random vectors", row.noise_share))
-        if words.finite(value)
-    ]
-    return f"{row.node} ({words.percent(row.share)}{'; ' if others else ''}{', '.join(others)})"
+    return f"{row.node} ({words.percent(row.share)}{words.beside(row)})"
 
 
 def compared(result: Result, noise: bool) -> str:
