@@ -123,7 +123,8 @@ def completions(
         for quantity, value in fluency(own, surprise).items():
             values.setdefault((c, quantity), []).append(value)
     texts = [(*key, model.text(own)) for key, own in zip(about, made, strict=True)]
-    table = averaged(values, COMPLETIONS["completions"], level, experiment.seed)
+    groups = experiment.prompts.by_group[: len(chosen)]
+    table = averaged(values, COMPLETIONS["completions"], level, groups)
     return table, pd.DataFrame(texts, columns=list(COMPLETIONS["texts"]))
 
 
@@ -146,4 +147,4 @@ def cache(experiment: Experiment, coefficient: float, prompts: int, tokens: int,
             window = slice(start, start + WINDOW)
             for quantity, value in fluency(own[window], surprise[window]).items():
                 values.setdefault((name, kept, start, quantity), []).append(value)
-    return averaged(values, COMPLETIONS["cache"], level, experiment.seed)
+    return averaged(values, COMPLETIONS["cache"], level, experiment.prompts.by_group[: len(chosen)])

@@ -1,8 +1,8 @@
-"""`phase`: effect and damage by the layer, the place and the coefficient of the injection.
+"""`phase`: effect and disturbance by the layer, the place and the coefficient of the injection.
 
 The same vector is added everywhere. Its effect is measured along one direction of logits for all (that of the injection
-as it was given, averaged over prompts), or by the metric where that needs no direction. Damage is KL to the clean run
-here: after a vector at the last position there is no text left whose loss could rise.
+as it was given, averaged over prompts), or by the metric where that needs no direction. Beside it stands disturbance:
+KL to the clean run.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.metrics import Metric, Outputs, Score, Scored
 from steerscope.analysis.results.schema import Column, Frames
 
-from .outcomes import COEFFICIENT, DISTURBED, EFFECT, KL, of_runs
+from .outcomes import COEFFICIENT, DISTURBED, Asked, of_runs
 from .strength import at
 
 PLACES = ("front", "middle", "back", "last")
@@ -46,11 +46,11 @@ def phase(experiment: Experiment, coefficients: Sequence[float]) -> pd.DataFrame
     for place in track(PLACES, "layers and places"):
         for layer in layers:
             try:
-                asked = _moved(experiment, metric, layer, place)
-                found = of_runs(asked, [at(asked, c) for c in coefficients])
+                moved = Asked(_moved(experiment, metric, layer, place))
+                found = of_runs(moved, lambda one: (at(one, c) for c in coefficients))
             except SteerscopeError:  # a place that a prompt does not have
                 continue
-            effect, nats = found[[EFFECT, KL]].mean(axis=-1)
+            effect, nats = (found[curve].mean(axis=-1) for curve in ("effect", "kl"))
             table += [(layer, place, c, effect[i], nats[i]) for i, c in enumerate(coefficients)]
     return pd.DataFrame(table, columns=list(PHASE["phase"]))
 

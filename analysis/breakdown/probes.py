@@ -67,5 +67,5 @@ def probes(experiment: Experiment, lens: Lens, coefficients: Sequence[float], le
                     ratio = (scale / before)[positions].double()
                     note(c, "scale", reader.layer, reader.name, place, value=ratio.mean())
             note(c, "committed", model.n_layers, "lens", "later", value=commitment(lens, own)[after].mean())
-    table = averaged(values, PROBES["probes"], level, experiment.seed)
+    table = averaged(values, PROBES["probes"], level, experiment.prompts.by_group)
     return table.dropna(subset="value", ignore_index=True)

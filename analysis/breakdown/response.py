@@ -1,11 +1,12 @@
-"""Response curves: every outcome against the coefficient, of the vector and of random ones, with the exact limits.
+"""Response curves: every outcome against the coefficient, of the vector and of its references, with the exact limits.
 
 The limits at plus and minus infinity are runs of their own (see `limit`), not extrapolations. A coefficient at which
 the model's numbers overflow is named and left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import isinf
 
 import numpy as np
@@ -16,30 +17,37 @@ from numpy.typing import NDArray
 
 from steerscope.analysis.errors import BadArgument, BadInjection, UnsupportedModel
 from steerscope.analysis.lens.trajectory import RANGE
-from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import band
+from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.results.schema import Column, Frame, Frames
-from steerscope.analysis.results.stats import mean_interval, percentiles, resampled
+from steerscope.analysis.results.stats import interval, mean_interval
+from steerscope.analysis.results.verdicts import band
 
 from .mechanisms import Undo
-from .outcomes import COEFFICIENT, CURVES, of_runs
+from .outcomes import COEFFICIENT, CURVES, Asked, of_runs
 from .strength import at, reference, rows
 
 Values = NDArray[np.float64]
-_VALUE: Frame = {"value": Column("mean over prompts", "{metric} for effect, nats for the others", "estimate"), **RANGE}
+_VALUE: Frame = {
+    "value": Column(
+        "mean over prompts; of loss and damage over the pieces of the text",
+        "{metric} for effect, nats for the others",
+        "estimate",
+    ),
+    **RANGE,
+}
 RESPONSE: Frames = {
     "response": {
         "outcome": Column(
-            "effect: change of the metric; kl: KL(run || clean); entropy of the prediction; loss on the prompts' own "
-            "next tokens; damage: loss above that of the clean run (kl where there are no such tokens); "
-            "damage_on_topic: the same on the given on-topic texts; means over scored positions and prompts",
+            "effect: change of the metric; kl: KL(run || clean); entropy of the prediction, all three on the prompts; "
+            "loss on the text that the manifest names (text); damage: that loss above the clean run's; "
+            "damage_on_topic: the same on the given on-topic texts",
             role="measure",
         ),
         **COEFFICIENT,
         **_VALUE,
-        "reference": Column("mean over random vectors of equal norm", "as value", "reference"),
-        "reference_low": Column("2.5th percentile over the random vectors", "as value", "reference_low"),
-        "reference_high": Column("97.5th percentile over the random vectors", "as value", "reference_high"),
+        "reference": Column("mean over reference vectors", "as value", "reference"),
+        "reference_low": Column("2.5th percentile over the reference vectors", "as value", "reference_low"),
+        "reference_high": Column("97.5th percentile over the reference vectors", "as value", "reference_high"),
     },
     "limits": {
         "sign": Column("of the infinite coefficient", role="label"),
@@ -62,52 +70,58 @@ class Response:
 
     Attributes:
         coefficients: finite ones in order; where there are limits, minus infinity first and infinity last.
-        values: by vector (the real one first); NaN where numbers overflow.
+        values: by curve and vector (the real one first); NaN where numbers overflow, or where there is no text.
         missing: what is not there, and why.
     """
 
     coefficients: tuple[float, ...]
-    values: Float[Values, "vector curve coefficient prompt"]
+    values: Mapping[str, Float[Values, "vector coefficient item"]]
     missing: dict[str, str]
 
-    def of(self, curve: str, vector: int = 0) -> Float[Values, "coefficient prompt"]:
+    def of(self, curve: str, vector: int = 0) -> Float[Values, "coefficient item"]:
         """One curve of one vector."""
-        return np.asarray(self.values[vector, CURVES.index(curve)])
+        return np.asarray(self.values[curve][vector])
 
-    def limit(self, curve: str, sign: int) -> Float[Values, " prompt"] | None:
+    def at(self, curve: str, coefficient: float) -> Float[Values, " item"]:
+        """The real vector's outcome at one of the coefficients."""
+        return np.asarray(self.of(curve)[self.coefficients.index(coefficient)])
+
+    def limit(self, curve: str, sign: int) -> Float[Values, " item"] | None:
         """The real vector's outcome at plus or minus infinity; None where there is no limit."""
         place = -1 if sign > 0 else 0
         return self.of(curve)[place] if isinf(self.coefficients[place]) else None
 
 
-def response(experiment: Experiment, coefficients: Sequence[float]) -> Response:
-    """Runs every coefficient.
+def response(asked: Asked, coefficients: Sequence[float]) -> Response:
+    """Runs every coefficient, and the given one.
 
     Raises:
         BadArgument: no coefficients, or one that is no finite number.
     """
-    wanted = sorted(set(map(float, coefficients)))
-    if not wanted or not np.isfinite(wanted).all():
+    experiment = asked.prompts
+    if not len(coefficients) or not np.isfinite(coefficients).all():
         raise BadArgument(f"coefficients={list(coefficients)[:5]}; expected finite numbers; infinity is always added")
+    wanted = sorted({*map(float, coefficients), float(reference(experiment))})
     missing: dict[str, str] = {}
     try:
         at(experiment, float("inf"))
         wanted = [-float("inf"), *wanted, float("inf")]
     except (BadInjection, UnsupportedModel) as error:
         missing["limit"] = str(error)
-    asked = [(v, c) for v in range(1 + experiment.references) for c in wanted]
-    runs = (at(experiment, c, v) for v, c in asked)
-    found = of_runs(experiment, runs, "coefficients", len(asked))
-    shape = (len(CURVES), 1 + experiment.references, len(wanted), -1)
-    values = found.reshape(shape).swapaxes(0, 1).copy()
-    kl = values[:, CURVES.index("kl")]
-    broken = np.asarray(~np.isfinite(kl).all(axis=(0, 2)))
+    vectors = list(experiment.vectors)
+    runs = list(product(vectors, wanted))
+    found = of_runs(asked, lambda one: (at(one, c, v) for v, c in runs), "coefficients", len(runs))
+    values = {curve: found[curve].reshape(len(vectors), len(wanted), -1).copy() for curve in CURVES}
+    broken = np.asarray(~np.isfinite(values["kl"]).all(axis=(0, 2)))
+    if asked.text is not None:
+        broken |= ~np.isfinite(values["damage"]).all(axis=(0, 2))
     broken |= np.array([not isinf(c) and overflows(experiment, c) for c in wanted])
     if broken.any():
         sizes = [abs(c) for c, out in zip(wanted, broken, strict=True) if out and not isinf(c)]
         what = f"coefficients of {min(sizes):.3g} and more" if sizes else "the limit"
         missing["overflow"] = f"{what}: {experiment.model.dtype} overflows there; load the model with dtype='float32'"
-        values[:, :, broken] = np.nan
+        for own in values.values():
+            own[:, broken] = np.nan
     return Response(tuple(wanted), values, missing)
 
 
@@ -122,18 +136,18 @@ def overflows(experiment: Experiment, coefficient: float) -> bool:
     return not (largest < torch.finfo(dtype).max and largest**2 * experiment.model.d_model < torch.finfo(squares).max)
 
 
-def response_table(found: Response, level: float, seed: int) -> pd.DataFrame:
-    """Means with intervals over prompts, and the band of the random vectors."""
+def response_table(asked: Asked, found: Response, level: float) -> pd.DataFrame:
+    """Means with intervals, and the band of the references."""
     frames = []
-    for c, curve in enumerate(CURVES):
-        means = resampled(found.values[0, c], seed)
-        low, high = percentiles(means, level)
-        references = found.values[1:, c].mean(axis=-1)
+    for curve in CURVES:
+        own = found.of(curve)
+        low, high = interval(own, level, asked.groups(curve))
+        references = found.values[curve][1:].mean(axis=-1)
         reference_low, reference_high = band(references)
         columns = {
             "outcome": curve,
             "coefficient": found.coefficients,
-            "value": means[0],
+            "value": own.mean(axis=-1),
             "low": low,
             "high": high,
             "reference": references.mean(axis=0) if len(references) else np.nan,
@@ -145,14 +159,19 @@ def response_table(found: Response, level: float, seed: int) -> pd.DataFrame:
     return table[list(RESPONSE["response"])]
 
 
-def limits_table(experiment: Experiment, found: Response, level: float) -> pd.DataFrame:
+def limits_table(asked: Asked, found: Response, level: float) -> pd.DataFrame:
     """Both exact limits, with later positions attending to the injected ones and without; empty where there is none."""
-    hidden, table = Undo(experiment, reference(experiment)).hidden, []
+    table = []
     for sign in (1, -1) if isinf(found.coefficients[-1]) else ():
-        edits = zip(at(experiment, sign * np.inf), hidden, strict=True)
-        unseen = of_runs(experiment, [tuple((*own, *hide) for own, hide in edits)])[:, 0]
-        place = -1 if sign > 0 else 0
-        for seen, values in ((True, found.values[0, :, place]), (False, unseen)):
-            for outcome, own in zip(CURVES, values, strict=True):
-                table.append((sign, seen, outcome, *mean_interval(own, level, experiment.seed)))
+
+        def unseen(one: Experiment, sign: int = sign) -> list[Edits]:
+            hidden = Undo(one, reference(one)).hidden
+            edits = zip(at(one, sign * np.inf), hidden, strict=True)
+            return [tuple((*own, *hide) for own, hide in edits)]
+
+        apart = of_runs(asked, unseen)
+        for seen in (True, False):
+            for curve in CURVES:
+                own = found.of(curve)[-1 if sign > 0 else 0] if seen else apart[curve][0]
+                table.append((sign, seen, curve, *mean_interval(own, level, asked.groups(curve))))
     return pd.DataFrame(table, columns=list(RESPONSE["limits"])).dropna(subset="value", ignore_index=True)

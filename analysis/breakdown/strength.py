@@ -15,7 +15,7 @@ from .limit import WRITES, limit
 
 
 def at(experiment: Experiment, coefficient: float, vector: int = 0) -> Edits:
-    """The injections with the first one's coefficient set, the others in proportion; `vector` 1 is the first reference"""
+    """The injections with the first one's coefficient set, the others in proportion; `vector` 1: first reference."""
     factor = coefficient / reference(experiment)
     if isinf(coefficient):
         lengths = [len(ids) for ids in experiment.prompts.ids]

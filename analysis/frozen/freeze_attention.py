@@ -5,8 +5,8 @@
    model computes them again; what survives goes through OV and MLPs), values frozen (patterns live), both
    frozen (MLPs and the direct path are left). In all layers at once, in one layer, of one head. What is lost?
 3. Of two outcomes of the same vector: the effect (the experiment's metric), and the damage: the loss of the
-   true next tokens of ordinary text.
-4. The same for each reference: along the same metric, and of each vector's own change of logits or own damage.
+   true next tokens of one named text, the same as everywhere (see `damage`).
+4. The same for each reference vector, of its own change of logits or of its own damage; shares are compared.
 
 Patterns and values do not add up to both: what a head moves from where it newly looks belongs to the two.
 With both frozen nothing leaves an injected position, so where none is scored nothing survives.
@@ -29,23 +29,32 @@ from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import run
-from steerscope.analysis.errors import BadArgument, SteerscopeError, UnsupportedModel
+from steerscope.analysis.errors import BadArgument, UnsupportedModel
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import NUMBERS, Statistics, band, estimates, over_references
+from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
-from steerscope.analysis.results.stats import benjamini_hochberg, holm, interval, ratio_interval, sign_flip_p
-from steerscope.analysis.tools.ordinary import Text, ordinary
+from steerscope.analysis.results.stats import (
+    benjamini_hochberg,
+    holm,
+    interval,
+    nonzero_p,
+    ratio_interval,
+    standard_error,
+)
+from steerscope.analysis.results.verdicts import NOISE, Basis, band
+from steerscope.analysis.tools.ordinary import Text
 from steerscope.analysis.tools.patching import against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
 
+from .damage import about, of_text
 from .freezing import FROZEN, Freezing, Kept, Lost, clean_edits, freeze, lost, reached, shared
 
 _OUTCOME: Frame = {
     "outcome": Column(
-        "effect: the metric on the prompts; damage: loss of the true next tokens of ordinary text; both steered minus "
-        "clean",
+        "effect: the metric on the prompts; damage: loss of the true next tokens of the text that the manifest names; "
+        "both steered minus clean",
         role="label",
     )
 }
@@ -56,7 +65,7 @@ _FROZEN: Frame = {
         role="measure",
     )
 }
-_PROMPT: Frame = {"prompt": Column("index of the prompt, or of the window of ordinary text", role="label")}
+_PROMPT: Frame = {"prompt": Column("index of the prompt, or of the piece of the text", role="label")}
 COLUMNS: Frames = {
     "attention": {
         **_OUTCOME,
@@ -71,31 +80,27 @@ COLUMNS: Frames = {
         "total_high": Column("upper end of its interval over prompts", "{unit}"),
         "lost": Column("outcome that is lost when this is frozen; mean over prompts", "{unit}", "estimate"),
         "survives": Column(
-            "1 minus lost over total; missing where the total cannot be told from zero (or a damage is none)"
+            "1 minus lost over total; above 1 where the outcome grows, below 0 where it turns round; missing where the "
+            "total cannot be told from zero (or a damage is none)"
         ),
-        "survives_low": Column("lower end of its interval, prompts resampled together"),
-        "survives_high": Column("upper end of its interval"),
+        "survives_low": Column("lower end of its interval over groups"),
+        "survives_high": Column("upper end of its interval over groups"),
         **{n: replace(c, unit=c.unit and "{unit}") for n, c in NUMBERS.items() if n not in ("effect", "share")},
-        "p": Column(
-            "effect: sign-flip tests over prompts that lost differs from zero and goes beyond the mean reference in the "
-            "same direction (the larger p); damage, which random vectors do as well: that lost differs from zero"
+        "p_adjusted": Column(
+            "effect: as in all tables of effects, over the rows of the outcome; damage, which any vector does: that "
+            "lost differs from zero, after Benjamini-Hochberg over the rows of the outcome"
         ),
-        "p_adjusted": Column("p after Benjamini-Hochberg over the rows of an outcome"),
-        "p_holm": Column("p after Holm over the rows of an outcome, for claims in words"),
+        "p_holm": Column("the same after Holm, for claims in words"),
         "own_survives": Column(
             "share of the vector's own change of the logits that survives (damage: of its own damage)"
         ),
         "reference_survives": Column(
-            "the same for random vectors, each of its own; mean of those whose total is no zero, missing where "
+            "the same for random vectors, each of its own; mean of those whose total is told from zero, missing where "
             "these are less than half"
         ),
         "reference_survives_low": Column("2.5th percentile over these random vectors"),
         "reference_survives_high": Column("97.5th percentile over these random vectors"),
-        "p_own": Column(
-            "sign-flip test over prompts of the own share that is lost minus that of random vectors; 1 where one is "
-            "missing"
-        ),
-        "p_own_adjusted": Column("p_own after Benjamini-Hochberg over the rows of an outcome"),
+        "concepts_survives": Column("the same for other concepts; mean"),
     },
     "per_prompt": {
         **_OUTCOME,
@@ -104,7 +109,6 @@ COLUMNS: Frames = {
         "node": Column("as in attention", role="node"),
         "total": Column("steered minus clean with nothing frozen", "{unit}"),
         "lost": Column("what of it is lost", "{unit}", "estimate"),
-        "reference": Column("lost for random vectors, along the same metric; mean", "{unit}", "reference"),
     },
     "texts": {
         **_OUTCOME,
@@ -120,7 +124,8 @@ COLUMNS: Frames = {
 
 SCOPES = ("all", "layer", "head")
 SAMPLES = 2  # runs of each outcome that are checked against plain passes
-CLEAR = 3  # standard errors
+CLEAR = 3  # standard errors over groups that a total must be from zero, so that a share of it has an interval
+SECTION = "Attention: what heads move, or where they look"  # of the page: where a check that failed is said
 OF_HEADS = "attention patterns of single heads"
 Values = NDArray[np.float64]
 
@@ -132,20 +137,22 @@ def freeze_attention(
     by: Sequence[str] = SCOPES,
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
 ) -> Result:
     """How much of an injection's effect and damage survives frozen attention patterns, and frozen values.
 
     Args:
-        text: ordinary text for the damage (see `ordinary`); windows of the text that comes with steerscope by default.
+        text: for the damage (see `ordinary`); windows of the text that comes with steerscope by default.
         by: some of all (layers at once), layer (each), head (each).
 
     Returns:
         a `Result` of kind "freeze_attention"; frames and columns as in `COLUMNS`.
     """
     start = time.perf_counter()
-    frames, checks, missing, windows = frozen(experiment, Statistics(level, alpha), text, by)
-    about: dict[str, Any] = {"method": "exact", "level": level, "alpha": alpha, "by": list(by), "text": windows}
-    return record("freeze_attention", experiment, frames, COLUMNS, start, checks=checks, missing=missing, **about)
+    frames, checks, missing, windows = frozen(experiment, Statistics(level, alpha, smallest), text, by)
+    knobs: dict[str, Any] = {"level": level, "alpha": alpha, "smallest": smallest, "by": list(by), "text": windows}
+    knobs |= {"checks": checks, "missing": missing, "method": "exact"}
+    return record("freeze_attention", experiment, frames, COLUMNS, start, **knobs)
 
 
 def frozen(
@@ -164,15 +171,12 @@ def frozen(
         raise BadArgument(f"by={list(by)}; expected some of {', '.join(SCOPES)}; choose among them")
     freezings, missing = _freezings(experiment, by)
     asked = {"effect": experiment}
-    try:
-        asked["damage"] = ordinary(experiment, text)
-    except SteerscopeError as error:
-        if text is not None:
-            raise
-        missing["damage"] = f"no ordinary text for this model and injection ({error})"
-    for question in asked.values():
-        vars(question)["steering"] = experiment.steering  # references that are scaled on the prompts, not on the text
-    vectors = 1 + (experiment.references if references is None else min(references, experiment.references))
+    ordinary, reason = of_text(experiment, text)
+    if ordinary is None:
+        missing["damage"] = reason
+    else:
+        asked["damage"] = ordinary
+    vectors = len(experiment.vectors) if references is None else min(1 + references, len(experiment.vectors))
     patterns = shared(experiment.model) and "head" in by and OF_HEADS not in missing
     raw, checks = {}, []
     for outcome, question in asked.items():
@@ -180,8 +184,7 @@ def frozen(
         raw[outcome] = lost(question, freezings, kept, vectors, own=outcome == "effect")
         checks += _checks(question, outcome, kept)
     frames, unclear = tables(asked, raw, options)
-    about = asked["damage"].describe()["prompts"] if "damage" in asked else {}
-    return frames, checks, missing | unclear, about
+    return frames, checks, missing | unclear, {} if ordinary is None else about(ordinary.prompts)
 
 
 def _freezings(experiment: Experiment, by: Sequence[str]) -> tuple[tuple[Freezing, ...], dict[str, str]]:
@@ -235,7 +238,7 @@ def _checks(experiment: Experiment, outcome: str, kept: Sequence[Kept]) -> list[
     names = [FROZEN[i] for i in generator.integers(len(FROZEN), size=SAMPLES)]
     questions = [Variant(p, (*whole(name, p), *steering[p])) for p, name in zip(drawn, names, strict=True)]
     patterns = [Variant(p, (*whole("patterns", p), *steering[p])) for p in drawn]
-    limit = tolerance(model)
+    limit = tolerance(model, float(clean.abs().max()))
     found = {
         "patterns, values and MLPs frozen give the clean run, where nothing is injected": gap(
             lambda p: (*kept[p].values(), *steering[p]), free
@@ -244,7 +247,7 @@ def _checks(experiment: Experiment, outcome: str, kept: Sequence[Kept]) -> list[
         "frozen patterns are the clean ones": _patterns_apart(experiment, patterns),
         "sampled freezings equal one plain pass each": against_plain(experiment, questions),
     }
-    return [check(f"{outcome}: {name}", value, limit) for name, value in found.items()]
+    return [check(f"{outcome}: {name}", value, limit, section=SECTION) for name, value in found.items()]
 
 
 def _patterns_apart(experiment: Experiment, variants: Sequence[Variant]) -> float:
@@ -275,11 +278,12 @@ def tables(
             own.append(frame.assign(outcome=outcome))
         if reason:
             missing[f"shares of the {outcome}"] = reason
-        clear = _clear(raw[outcome].own_total[1:], outcome)
-        if len(clear) and not _enough(clear):
+        basis = _basis(experiment, raw[outcome], options)
+        named = [n for n, family in enumerate(basis.families) if family in NOISE]
+        if named and not _enough(basis):
             missing[f"random vectors' shares of the {outcome}"] = (
-                f"of {len(clear)} random vectors {clear.sum()} have one that is {CLEAR} standard errors from "
-                "zero, fewer than half"
+                f"of {len(named)} random vectors {len(basis.members(True))} have one that is told from zero, fewer "
+                "than half"
             )
     frames = {name: pd.concat(own, ignore_index=True)[list(COLUMNS[name])] for name, own in rows.items()}
     return frames, missing
@@ -289,20 +293,28 @@ def _names(experiment: Experiment, raw: Lost) -> dict[str, list[str]]:
     return {"frozen": [f.frozen for f in raw.freezings], "node": [f.node(experiment.model) for f in raw.freezings]}
 
 
+def _basis(experiment: Experiment, raw: Lost, options: Statistics) -> Basis:
+    """What inference knows of one outcome."""
+    families = ("", *experiment.beside.families)[: len(raw.own_total)]
+    return Basis(experiment.prompts.by_group, raw.total[0], raw.own_total, families, options.smallest)
+
+
 def _outcome(experiment: Experiment, outcome: str, raw: Lost, options: Statistics) -> tuple[pd.DataFrame, str]:
     """One row for every freezing, and why its shares are missing, if they are."""
-    seed, level, unit, total = experiment.seed, options.level, experiment.metric.unit, raw.total[0]
-    low, high = (float(bound) for bound in interval(total, level, seed))
-    columns: dict[str, Any] = dict(estimates(raw.along, options, seed))
-    if outcome == "damage":  # random vectors do damage, too: they are no null for it
-        columns |= _differs(raw.along[0], options, seed)
+    level, unit, total, groups = options.level, experiment.metric.unit, raw.total[0], experiment.prompts.by_group
+    low, high = (float(bound) for bound in interval(total, level, groups))
+    basis, lost_ = _basis(experiment, raw, options), raw.along[0]
+    columns: dict[str, Any] = dict(estimates(basis, lost_, raw.own, options))
+    if outcome == "damage":  # any vector does damage: references are no null for it
+        p = nonzero_p(lost_, groups)
+        columns |= {"p_adjusted": benjamini_hochberg(p), "p_holm": holm(p)}
     columns["lost"] = columns.pop("effect")
+    del columns["share"]
     columns |= dict.fromkeys(("survives", "survives_low", "survives_high"), np.nan)
     reason = ""
-    if _clear(raw.total[:1], outcome)[0]:
-        ends = [ratio_interval(total - gone, total, level, seed) for gone in raw.along[0]]
+    if clear(total, groups, outcome):
         columns["survives"] = 1 - columns["lost"] / total.mean()
-        columns["survives_low"], columns["survives_high"] = np.array(ends).T
+        columns["survives_low"], columns["survives_high"] = ratio_interval(total - lost_, total, level, groups)
     else:
         bounds = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else ""
         wanted = "above" if outcome == "damage" else "away from"
@@ -317,51 +329,42 @@ def _outcome(experiment: Experiment, outcome: str, raw: Lost, options: Statistic
         "head": pd.array([f.head for f in raw.freezings], dtype="Int64"),
     }
     whole = {"unit": unit, "total": total.mean(), "total_low": low, "total_high": high}
-    return pd.DataFrame({**named, **whole, **columns, **_own(raw, outcome, seed)}), reason
+    return pd.DataFrame({**named, **whole, **columns, **_own(basis, raw.own)}), reason
 
 
-def _clear(totals: Float[Values, "vector prompt"], outcome: str) -> NDArray[np.bool_]:
-    """Of which totals one can speak of shares: they are 3 standard errors from zero (a damage: above zero).
-
-    A ratio to less than that has intervals without end, for lack of a denominator.
+def clear(total: Float[Values, " prompt"], groups: NDArray[np.int64], outcome: str) -> bool:
+    """Whether one can speak of shares of a total: it is 3 standard errors over groups from zero (a damage: above zero)
+    and told from it by a t test. Of a single group it is whatever it is there, without an interval.
     """
-    means, count = totals.mean(-1), totals.shape[-1]
-    errors = totals.std(-1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros(len(means))
-    sizes = means if outcome == "damage" else np.abs(means)
-    return np.asarray((sizes > 0) & (sizes >= CLEAR * errors))
+    mean = float(total.mean())
+    error, freedom = standard_error(total, groups)
+    size = mean if outcome == "damage" else abs(mean)
+    if not size > 0 or not freedom:
+        return size > 0
+    return bool(size >= CLEAR * error and nonzero_p(total, groups) < 0.05)
 
 
-def _enough(clear: NDArray[np.bool_]) -> bool:
-    """Whether the references that have shares can speak for all: a few that were picked for a large total cannot."""
-    return bool(clear.any() and 2 * clear.sum() >= len(clear))
+def _enough(basis: Basis) -> bool:
+    """Whether the random vectors that have shares can speak for all: a few, picked for a large total, cannot."""
+    members = len(basis.members(True))
+    return members > 0 and 2 * members >= sum(family in NOISE for family in basis.families)
 
 
-def _differs(lost: Values, options: Statistics, seed: int) -> dict[str, NDArray[Any]]:
-    """That what is lost differs from zero, in the columns of `estimates`."""
-    p = sign_flip_p(lost, seed=seed)
-    adjusted = benjamini_hochberg(p)
-    return {"p": p, "p_adjusted": adjusted, "p_holm": holm(p), "significant": adjusted < options.alpha}
-
-
-def _own(raw: Lost, outcome: str, seed: int) -> dict[str, Values]:
-    """Shares of each vector's own change that survive: of the real one, and of random ones, where most have a total to
-    speak of.
+def _own(basis: Basis, own: Float[Values, "vector freezing prompt"]) -> dict[str, Values]:
+    """Shares of each vector's own change that survive: of the real one, of random ones where most have a total to speak
+    of, and of other concepts.
     """
-    clear = _clear(raw.own_total, outcome)
-    shares = raw.own / np.where(clear, raw.own_total.mean(-1), np.nan)[:, None, None]
-    references = shares[1:][clear[1:] & _enough(clear[1:])]
-    left = 1 - shares.mean(-1)
-    reference_low, reference_high = band(1 - references.mean(-1))
-    mean = over_references(references) if len(references) else np.full(shares.shape[1:], np.nan)
-    gap = shares[0] - mean
-    p = sign_flip_p(gap, seed=seed) if np.isfinite(gap).all() else np.ones(len(gap))
+    left = 1 - basis.shares(own)
+    random = left[basis.members(True)] if _enough(basis) else left[:0]
+    others = left[basis.members(False)]
+    low, high = band(random)
+    nothing = np.full(left.shape[1], np.nan)
     return {
         "own_survives": left[0],
-        "reference_survives": 1 - mean.mean(-1),
-        "reference_survives_low": reference_low,
-        "reference_survives_high": reference_high,
-        "p_own": p,
-        "p_own_adjusted": benjamini_hochberg(p),
+        "reference_survives": random.mean(axis=0) if len(random) else nothing,
+        "reference_survives_low": low,
+        "reference_survives_high": high,
+        "concepts_survives": others.mean(axis=0) if len(others) else nothing,
     }
 
 
@@ -369,10 +372,7 @@ def _per_prompt(experiment: Experiment, raw: Lost) -> pd.DataFrame:
     count, freezings = raw.total.shape[-1], len(raw.freezings)
     names = {name: np.repeat(values, count) for name, values in _names(experiment, raw).items()}
     return pd.DataFrame(names).assign(
-        prompt=np.tile(np.arange(count), freezings),
-        total=np.tile(raw.total[0], freezings),
-        lost=raw.along[0].ravel(),
-        reference=over_references(raw.along[1:]).ravel(),
+        prompt=np.tile(np.arange(count), freezings), total=np.tile(raw.total[0], freezings), lost=raw.along[0].ravel()
     )
 
 

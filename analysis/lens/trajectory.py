@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from steerscope.analysis.results.stats import mean_interval
 from .lens import Lens
 
 Values = NDArray[np.float64]
+Groups = NDArray[np.int64]
 QUANTITIES = ("entropy", "kl_final", "kl_clean", "agreement", "neighbours")
 
 RANGE: Frame = {
@@ -108,15 +109,24 @@ def trajectories(
                     for layer in range(len(sites))
                     for i in range(len(ids))
                 ]
-    table = averaged(values, TRAJECTORIES["lens"], level, experiment.seed).dropna(subset="value", ignore_index=True)
+    table = averaged(values, TRAJECTORIES["lens"], level, experiment.prompts.by_group)
+    table = table.dropna(subset="value", ignore_index=True)
     return table, pd.DataFrame(tokens, columns=list(TRAJECTORIES["tokens"]))
 
 
 def averaged(
-    values: Mapping[tuple[object, ...], Sequence[float]], columns: Frame, level: float, seed: int
+    values: Mapping[tuple[object, ...], Sequence[float]], columns: Frame, level: float, groups: Int[Groups, " prompt"]
 ) -> pd.DataFrame:
-    """A row for each key: the key, then the mean and its interval over the prompts that have a number."""
-    rows = [(*key, *mean_interval(np.array(own)[np.isfinite(own)], level, seed)) for key, own in values.items()]
+    """A row for each key: the key, then the mean and its interval, by group, over the prompts that have a number.
+
+    Args:
+        values: by key, a number for each prompt.
+    """
+    rows = []
+    for key, found in values.items():
+        own = np.array(found)
+        there = np.isfinite(own)
+        rows.append((*key, *mean_interval(own[there], level, groups[there])))
     return pd.DataFrame(rows, columns=list(columns))
 
 

@@ -18,7 +18,7 @@ from steerscope.reports.figures.grid import grid
 from steerscope.reports.figures.layers import by_layer
 from steerscope.reports.figures.lines import COLOURS
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.breakdown_words import regime, sentences, sign_of
+from steerscope.reports.pages.breakdown_words import crossed, open_ends, regime, sentences, sign_of, text_of
 from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of
 from steerscope.reports.pages.lens import trajectories
 from steerscope.reports.records import records, way
@@ -26,7 +26,7 @@ from steerscope.reports.theme import LEGEND, NEUTRAL, axis, figure, said
 
 CURVES = {
     "effect": "Effect",
-    "damage": "Damage: loss on ordinary text",
+    "damage": "Damage: rise of the loss of the text",
     "kl": "Disturbance: KL to the clean run",
     "entropy": "Entropy of the prediction",
 }
@@ -74,8 +74,9 @@ def page(result: Result) -> Page:
         "The limits at plus and minus infinity are runs of their own, not extrapolations: as the coefficient grows, "
         "every norm at an injected position sees only the direction of the vector, and what later layers write there "
         "vanishes beside it.",
-        "Damage is the loss on the prompts' own tokens after the injection, above that of the clean run. It and the "
-        "effect are means over scored positions, then over prompts; intervals resample prompts.",
+        f"Damage is by how much the loss of {text_of(result)} rises above that of the clean run, read after the "
+        "injected positions. Effect, KL and entropy are means over the scored positions of each prompt, then over "
+        "prompts. Intervals go by groups: of prompts, or of the text.",
         OFF,
     ]
     seen = (
@@ -114,8 +115,8 @@ def _response(result: Result) -> Section:
         panels.append(Panel(title, chart, "not computed"))
     overflow = result.manifest.get("missing", {}).get("overflow")
     text = [
-        "Bands are intervals over prompts, grey is the band of random vectors of equal norm. Diamonds are the exact "
-        "limits.",
+        "Bands are intervals, grey is the band of reference vectors of equal norm. Diamonds are the exact limits. The "
+        f"text is {text_of(result)}.",
         *([f"Left out: {overflow}."] if overflow else []),
     ]
     return Section("Response", text, panels)
@@ -123,16 +124,16 @@ def _response(result: Result) -> Section:
 
 def _regimes(result: Result) -> Section:
     rows = [
-        [
-            REGIMES.get(r.regime, str(r.regime)),
-            "plus" if r.sign > 0 else "minus",
-            words.ranged(r, "coefficient") if r.coefficient == r.coefficient else "never",
-            words.percent(r.reached),
-        ]
+        [REGIMES.get(r.regime, str(r.regime)), "plus" if r.sign > 0 else "minus", crossed(r), words.percent(r.reached)]
         for r in records(result.frames["regimes"])
     ]
     titles = ["regime", "sign", "size of the coefficient", "resamples in which it happens"]
-    text = ["Where the curves cross a threshold for the first time, straight between the coefficients that were run."]
+    text = [
+        "Where the curves cross a threshold for the first time, straight between the coefficients that were run. What "
+        "is crossed at the smallest already may be crossed anywhere below; intervals count resamples that cross below "
+        "or beyond what was tried, and say so where such a one is their end.",
+        *([f"Missing: damage: {missing(result, 'damage')}."] if missing(result, "damage", "") else []),
+    ]
     named = [
         f"{words.ranged(r, 'predicted')} ({'the final norm' if r.norm == 'final' else f'L{r.layer} {r.norm}'})"
         for r in records(result.frames["predictions"])
@@ -169,15 +170,22 @@ def _causes(result: Result) -> Section:
         return Section(title, [], [Panel("Causes", None, missing(result, "causes"))])
     text = [
         f"At {words.number(result.manifest.get('broken_at'))}, every subset of the mechanisms undone. What goes alone "
-        "need not add up, since mechanisms overlap; Shapley shares, with what is left when all are undone, add up to "
-        "all of the damage. Hiding the injected positions also hides the prompt's own tokens there.",
+        "need not add up, since mechanisms overlap, and is more than all of it where the loss ends below that of the "
+        "clean run; Shapley shares, with what is left when all are undone, add up to all of the damage. Hiding the "
+        "injected positions also hides the prompt's own tokens there. Nodes are chosen on one half of the text and "
+        "judged on the other.",
+        *(
+            f"Missing: {what}: {why}."
+            for what in ("nodes", "shares of the damage")
+            if (why := missing(result, what, ""))
+        ),
         OFF,
     ]
     rows = [
-        [r.cause, *(words.ranged(r, share, words.percent) for share in ("gone", "effect"))]
+        [r.cause, *(words.ranged(r, share, words.percent) for share in ("gone", "effect")), words.number(r.halves)]
         for r in records(table[table["kind"] == "node"])
     ]
-    titles = ["node set back to clean", "damage that goes", "steering that stays"]
+    titles = ["node set back to clean", "damage that goes", "steering that stays", "halves that chose it"]
     panels = [Panel("Mechanisms", _mechanisms(table))]
     return Section(title, text, panels, table=Table(titles, rows, frozenset(titles[1:])))
 
@@ -268,16 +276,32 @@ def _remedies(result: Result) -> Section:
     rows = [
         [
             r.remedy,
-            words.ranged(r, "damage") if r.damage == r.damage else "not reached",
-            words.ranged(r, "kl") if r.kl == r.kl else "–",
+            words.number(r.knob),
+            *(_open(r, name, "not reached" if r.knob != r.knob else "–") for name in ("damage", "kl")),
+            words.number(r.error),
+            "–" if r.remedy == "addition" else _open(r, "gain", "–"),
             words.percent(r.reached),
         ]
         for r in records(equal)
     ]
-    titles = ["way", "damage at equal effect (nats)", "KL there", "resamples that reach it"]
+    titles = ["way", "knob", "damage at equal effect (nats)", "KL there", "error of the interpolation (nats)"]
+    titles += ["less than addition by (nats)", "resamples that reach it"]
     given = "" if target is None else f" ({words.signed(target)} {unit}, dashed)"
-    text = f"All ways at the same effect, that of the injection as given{given}: lower is better."
+    text = (
+        f"All ways at the same effect, that of the injection as given{given}: lower is better. Knobs were added where "
+        "the effect is reached, until the damage there moved by little: the error. The last interval is over the same "
+        "draws of prompts and text for both, its level corrected over the remedies."
+    )
     return Section("Remedies", [text], panels, table=Table(titles, rows, frozenset(titles[1:])))
+
+
+def _open(row: Any, name: str, otherwise: str) -> str:
+    """A number with its interval, of which an end may be open."""
+    value, low, high = (getattr(row, column) for column in (name, f"{name}_low", f"{name}_high"))
+    if value != value:
+        return otherwise
+    known = words.finite(low) or words.finite(high)
+    return words.number(value) + (open_ends(low, high) if known else "")
 
 
 def _phase(result: Result) -> Section:

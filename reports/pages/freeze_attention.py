@@ -12,6 +12,7 @@ from steerscope.reports.figures.dots import bands, dots, names, none_and_all
 from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.lines import EFFECT, LOSS, line
 from steerscope.reports.page import Page, Panel, Section, Table
+from steerscope.reports.pages.breakdown_words import share, text_of
 from steerscope.reports.pages.common import everything, layout, missing, of
 from steerscope.reports.records import records, sign
 from steerscope.reports.theme import LEGEND, axis, figure
@@ -31,14 +32,14 @@ def headline(result: Result) -> list[str]:
     parts = []
     for frozen, name in (("patterns", "Frozen attention patterns"), ("values", "frozen values")):
         asked = [rows[frozen, outcome] for outcome in OUTCOMES if (frozen, outcome) in rows]
-        costs = [f"{_cost(r)} of the {r.outcome}" for r in asked if pd.notna(r.survives)]
+        costs = [_cost(r) for r in asked if pd.notna(r.survives)]
         if costs:
             parts.append(f"{name} cost {words.listing(costs)}")
     damage = rows.get(("patterns", "damage"))
     sentences = ["; ".join(parts) + "."] if parts else []
     if damage is not None:
         whole = words.ranged(damage, "total", words.signed, damage.unit)
-        sentences.append(f"The damage is {whole} on ordinary text.")
+        sentences.append(f"The damage is {whole} on {text_of(result)}.")
     return [" ".join(sentences)] if sentences else []
 
 
@@ -63,8 +64,8 @@ def section(result: Result) -> Section:
         "The steered run again, with the attention of all layers set back to the clean run's: patterns (where heads "
         "look; what survives goes through values and MLPs), values (what heads move), or both (then nothing leaves an "
         "injected position, so something survives only where injected positions are scored themselves). Effect is the "
-        "metric on the prompts; damage is the loss of the true next tokens of ordinary text. Grey bands: random "
-        "vectors of equal norm, each of its own change.",
+        f"metric on the prompts; damage is by how much the loss of {text_of(result)} rises. Grey bands: random vectors "
+        "of equal norm, each of its own change.",
         *_reasons(result),
     ]
     rows = table[table["scope"] == "all"]
@@ -74,8 +75,7 @@ def section(result: Result) -> Section:
 
 
 def _cost(row: Any) -> str:
-    ends = words.between(1 - row.survives_high, 1 - row.survives_low, words.percent)
-    return words.percent(1 - row.survives) + ends
+    return share(1 - row.survives, 1 - row.survives_high, 1 - row.survives_low, row.outcome)
 
 
 def _reasons(result: Result) -> list[str]:
@@ -97,7 +97,8 @@ def _glance(result: Result) -> list[tuple[str, str, str]]:
         found.append((outcome, f"{words.signed(first.total)} {first.unit}", f"steered minus clean; interval{ends}"))
         for row in records(rows[(rows["scope"] == "all") & (rows["frozen"] != "both")]):
             ends = words.between(row.survives_low, row.survives_high, words.percent)
-            note = f"of the {outcome} survives{ends}; random vectors {words.percent(row.reference_survives)}"
+            left = "is left: it turns round" if row.survives < -0.005 else "is left" if row.survives > 1 else "survives"
+            note = f"of the {outcome} {left}{ends}; random vectors {words.percent(row.reference_survives)}"
             found.append((f"{row.frozen} frozen", words.percent(row.survives), note))
     return found
 
@@ -162,6 +163,7 @@ def _hover(row: Any, unit: str = "") -> str:
             f"{words.ranged(row, 'survives', words.percent)} survives",
             f"lost {lost}",
             f"random vectors of their own: {words.ranged(row, 'reference_survives', words.percent)} survives",
+            words.verdict(row.verdict),
             f"{words.p_value(row.p_adjusted)} (adjusted), {words.p_value(row.p_holm)} (Holm)",
         ]
     )
@@ -178,8 +180,9 @@ def _heads(result: Result) -> Section:
     if rows.empty:
         return Section(title, [f"Missing: {_why_not(result, rows, 'head')}."])
     text = [
-        "What is lost when one head alone is frozen; bold and full colour (or a dot) is significant after "
-        "Benjamini-Hochberg. Columns of values are key-value heads, where heads share them."
+        "What is lost when one head alone is frozen; bold and full colour is what is told from random vectors, by the "
+        "share of each vector's own change (or own damage) that is lost. Columns of values are key-value heads, where "
+        "heads share them."
     ]
     why = missing(result, "attention patterns of single heads", "")
     if why:
@@ -207,5 +210,5 @@ def _texts(result: Result) -> Section:
 
 def _table(result: Result) -> Section:
     columns = ["outcome", "frozen", "node", "lost", "low", "high", "survives", "survives_low", "survives_high"]
-    columns += ["reference", "reference_survives", "p_adjusted", "p_holm", "p_own_adjusted"]
+    columns += ["verdict", "reference_survives", "concepts_survives", "p_adjusted", "p_holm"]
     return everything(result.frames["attention"], columns, "All freezings", result)

@@ -11,17 +11,19 @@ from questions import one
 from reference import plain_pass
 
 from benchmarks.planted import WIDTH, N, plant
-from steerscope.analysis.breakdown.causes import causes
+from steerscope.analysis.breakdown.causes import NODES, causes, halves
 from steerscope.analysis.breakdown.mechanisms import Undo
-from steerscope.analysis.breakdown.outcomes import DAMAGE, OUTCOMES, of_runs
+from steerscope.analysis.breakdown.outcomes import Asked, of_text
 from steerscope.analysis.breakdown.strength import rows
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.model.norms import readers, sites, stream
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import kl
+from steerscope.analysis.question.metrics import kl, perplexity
 from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.tools.ordinary import ordinary
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 
 
@@ -43,8 +45,13 @@ def sharpened(model: Model) -> Model:
     return model
 
 
+def itself(asked: Experiment) -> Asked:
+    """Damage on the same prompts as the effect, at the same positions."""
+    return Asked(asked, replace(asked, metric=perplexity()))
+
+
 def of(found: Experiment, coefficient: float) -> "dict[str, dict[str, float]]":
-    table, gap = causes(found, coefficient, 0.95)
+    table, gap, _ = causes(itself(found), coefficient, 0.95)
     assert gap < 1e-6
     row = one(table[table["kind"] != "node"], "cause")
     return {name: row(name) for name in table[table["kind"] != "node"]["cause"]}
@@ -135,8 +142,6 @@ def test_frozen_scales_keep_what_later_positions_read(small_model: Model) -> Non
 
 
 def test_vectors_without_a_part_lose_just_that(tiny: Model, stories: list[str]) -> None:
-    from steerscope.analysis.vectors.prompt_pair import prompt_pair
-
     asked = Experiment(
         tiny,
         (Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0),),
@@ -159,7 +164,6 @@ def test_shapley_values_are_those_of_all_orders(tiny: Model, stories: list[str])
     from itertools import permutations
 
     from steerscope.analysis.breakdown import causes as module
-    from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
     asked = Experiment(
         tiny,
@@ -169,7 +173,8 @@ def test_shapley_values_are_those_of_all_orders(tiny: Model, stories: list[str])
     )
     undo, players = Undo(asked, 30.0), ("patterns", "values", "norm")
     subsets = [frozenset(s) for n in range(4) for s in combinations(players, n)]
-    hurt = of_runs(asked, [undo.edits(s) for s in subsets])[DAMAGE]
+    text = ordinary(asked, stories[:3])
+    hurt = of_text(text, lambda one: map(Undo(one, 30.0).edits, subsets))["damage"]
     place = {s: i for i, s in enumerate(subsets)}
     for player in players:
         slow = []
@@ -178,7 +183,58 @@ def test_shapley_values_are_those_of_all_orders(tiny: Model, stories: list[str])
             slow.append(hurt[place[before]] - hurt[place[before | {player}]])
         own = module._shapley(hurt, place, players, player)
         np.testing.assert_allclose(own, np.mean(slow, axis=0), atol=1e-12)
-    assert len(OUTCOMES) == 4
+
+
+def test_halves_part_groups_and_never_one() -> None:
+    groups = np.array([7, 7, 3, 3, 3, 9, 1, 1])
+    side = halves(groups, 0)
+    assert side is not None and {tuple(np.unique(side[groups == g])) for g in groups} == {(0,), (1,)}
+    assert sorted(len({g for g in groups[side == half]}) for half in (0, 1)) == [2, 2]
+    assert halves(np.array([4, 4, 4]), 0) is None
+
+
+def test_nodes_are_judged_on_the_half_that_did_not_choose_them(tiny: Model, stories: list[str]) -> None:
+    """Each number again, from plain means over the half that judges."""
+    asked = Experiment(
+        tiny,
+        (Injection(prompt_pair(tiny, " wedding", " ship", 0), 30.0),),
+        make_prompts(tiny, stories[:3]),
+        references=0,
+    )
+    both = Asked(asked, ordinary(asked))
+    table, _, missing = causes(both, 30.0, 0.95)
+    assert "nodes" not in missing and both.text is not None
+    nodes = asked.reachable
+    back = both.text.patches(None, nodes)
+    steering = both.text.edits(0)
+    clean = both.text.value(None)
+    whole = both.text.value(0) - clean
+    runs = [tuple((*own, back[n][p]) for p, own in enumerate(steering)) for n in nodes]
+    gone = whole - of_text(both.text, lambda _: runs)["damage"]
+    side = halves(both.groups("damage"), asked.seed)
+    best = {h: {str(nodes[i]) for i in np.argsort(-gone[:, side == h].mean(axis=1))[:NODES]} for h in (0, 1)}
+    rows = table[table["kind"] == "node"]
+    assert set(rows["cause"]) == best[0] | best[1]
+    for row in rows.to_dict("records"):
+        chose = [h for h in (0, 1) if row["cause"] in best[h]]
+        judged = np.ones(len(whole), bool) if len(chose) == 2 else side != chose[0]
+        own = gone[[str(n) for n in nodes].index(row["cause"])]
+        assert row["halves"] == len(chose)
+        assert row["gone"] == pytest.approx(own[judged].mean() / whole[judged].mean(), abs=1e-4)
+        assert row["left"] == pytest.approx((whole - own)[judged].mean(), abs=1e-4)
+
+
+def test_one_group_of_text_chooses_no_nodes(tiny: Model, stories: list[str]) -> None:
+    asked = Experiment(
+        tiny,
+        (Injection(prompt_pair(tiny, " wedding", " ship", 0), 30.0),),
+        make_prompts(tiny, stories[:2]),
+        references=0,
+    )
+    table, _, missing = causes(Asked(asked, ordinary(asked, [stories[0]] * 4)), 30.0, 0.95)
+    assert not (table["kind"] == "node").any() and missing["nodes"].startswith("one group of text")
+    assert table[["gone_low", "shapley_high", "left_low"]].isna().all(axis=None)
+    assert "one group gives no interval" in missing["shares of the damage"]
 
 
 @torch.no_grad()

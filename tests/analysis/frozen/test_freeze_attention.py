@@ -28,8 +28,11 @@ from steerscope.analysis.question.metrics import Metric, log_prob, logit_directi
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.stats import holm, nonzero_p
+from steerscope.analysis.results.verdicts import VERDICTS
 from steerscope.analysis.tools.ordinary import ordinary
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.reports.pages import freeze_attention as page
 
 IDS = [[3, 4, 5, 6, 7, 8], [9, 8, 7, 6]]  # of different lengths, so that one is padded
 PLUS, MINUS = [5, 9], [7, 11]
@@ -264,7 +267,7 @@ def test_no_damage_has_no_shares(tiny: Model) -> None:
         assert found.manifest["missing"][f"shares of the {outcome}"].startswith(f"the {outcome} is 0 [0, 0]")
     rows = found.frames["attention"]
     assert rows[["survives", "survives_low", "own_survives"]].isna().all(axis=None)
-    assert (rows["lost"] == 0).all() and not rows["significant"].any()
+    assert (rows["lost"] == 0).all() and (rows["verdict"] == "untested").all() and (rows["p_holm"] == 1).all()
 
 
 def test_a_damage_below_zero_has_no_shares(tiny: Model) -> None:
@@ -282,8 +285,8 @@ def test_a_damage_below_zero_has_no_shares(tiny: Model) -> None:
 
 @pytest.mark.parametrize("clear", [1, 2])
 def test_a_few_random_vectors_with_a_total_do_not_speak_for_all(clear: int, tiny: Model) -> None:
-    """Three references that lose half: those with a total over zero count, if they are two or more."""
-    question = asked(tiny, texts=STORIES)
+    """Three references that lose half: those with a total over zero count, if they are at least half."""
+    question = asked(tiny, texts=STORIES, references=3)
     total = np.tile([1.0, 1.1, 0.9, 1.0, 1.0], (4, 1))
     total[1 + clear :] = [3.0, -3.0, 1.0, -1.0, 0.1]
     raw = Lost((Freezing("values"),), total[:, None] / 4, total[:, None] / 2, total, total)
@@ -291,7 +294,7 @@ def test_a_few_random_vectors_with_a_total_do_not_speak_for_all(clear: int, tiny
     row = frames["attention"].iloc[0]
     assert row["survives"] == pytest.approx(0.75) and row["own_survives"] == pytest.approx(0.5)
     if clear == 1:
-        assert np.isnan(row["reference_survives"]) and row["p_own"] == 1
+        assert np.isnan(row["reference_survives"]) and row["verdict"] == "untested"
         assert "of 3 random vectors 1 have one" in missing["random vectors' shares of the effect"]
     else:
         assert row["reference_survives"] == pytest.approx(0.5) and not missing
@@ -352,6 +355,35 @@ def test_patterns_of_single_heads_are_missing_where_keys_are_shared_and_edits_re
 def test_unknown_scopes_are_refused(by: tuple[str, ...], small_model: Model) -> None:
     with pytest.raises(BadArgument, match=r"expected some of all, layer, head"):
         freeze_attention(asked(small_model), by=by)
+
+
+def test_a_damage_that_any_vector_does_is_tested_against_zero_by_group(tiny: Model) -> None:
+    question = asked(tiny, texts=STORIES, references=4)
+    found = freeze_attention(question, by=("all", "head"))
+    asked_, rows = ordinary(question), found.frames["attention"].query("outcome == 'damage'")
+    lost_ = found.frames["per_prompt"].query("outcome == 'damage'").groupby(["frozen", "node"], sort=False)["lost"]
+    p = np.array([nonzero_p(own.to_numpy(), asked_.prompts.by_group) for _, own in lost_])
+    np.testing.assert_allclose(rows["p_holm"], holm(p), atol=1e-12)
+    assert set(rows["verdict"]) <= set(VERDICTS)
+
+
+def test_copies_of_one_prompt_give_shares_and_no_interval(tiny: Model) -> None:
+    """Twelve copies know no more than one prompt does."""
+    rows = freeze_attention(asked(tiny, texts=[STORIES[0]] * 12), by=("all",)).frames["attention"]
+    effect = rows.query("outcome == 'effect'")
+    assert effect["survives"].notna().all() and effect[["survives_low", "low", "total_low"]].isna().all(axis=None)
+    assert (effect["p"] == 1).all() and (effect["verdict"] == "untested").all()
+
+
+def test_a_check_says_in_which_section_it_stands(result: Result) -> None:
+    assert {check["section"] for check in result.manifest["checks"]} == {page.TITLE}
+
+
+def test_the_text_is_named(result: Result) -> None:
+    text = result.manifest["text"]
+    assert (
+        text["source"] == "shipped" and text["name"] == "the text that comes with steerscope (16 pieces of 48 tokens)"
+    )
 
 
 def test_exact_has_the_same_numbers(tiny: Model) -> None:
