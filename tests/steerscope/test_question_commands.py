@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, command: str) -> None:
+def asked(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, command: str, *more: str) -> None:
     (folder / "prompts.txt").write_text("One day Tom saw a red ball\nOnce upon a time there was a ship\n")
     layer = 1 if command.startswith("writers") else 0
     arguments = (
@@ -60,6 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, command: s
         folder / "out",
         "--references",
         2,
+        *more,
     )
     monkeypatch.setattr(sys, "argv", ["steerscope", *map(str, arguments)])
     cli.main()
@@ -76,6 +77,19 @@ def test_a_question_is_answered_in_a_folder(
     assert Result.load(out).kind == COMMANDS[command]
     assert json.loads((out / "manifest.json").read_text())["command"].startswith(f"steerscope {command}")
     assert "<html" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_references_groups_and_the_smallest_effect_are_as_given(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    given = "--references concepts:3,isotropic:2 --groups each --smallest 0.1 --prompts off_topic".split()
+    with pytest.raises(SystemExit) as stopped:
+        asked(monkeypatch, model, tmp_path, "path-effect --senders L0H1 --receivers logits", *given)
+    assert not stopped.value.code
+    manifest = Result.load(tmp_path / "out").manifest
+    assert manifest["references"]["families"] == {"isotropic": 2, "concepts": 3}
+    assert manifest["prompts"]["groups"] == manifest["prompts"]["count"] == 40
+    assert manifest["smallest"] == 0.1
 
 
 @pytest.mark.parametrize(
