@@ -1,9 +1,10 @@
 """`train_lens`: translators for all layers at once, so that each layer's stream predicts what the model predicts.
 
-1. Put some windows aside. For every step draw windows; run the model; keep the stream before every layer.
+1. Put whole documents aside: windows of one document are alike, so none of them may be learned from. For every step
+   draw windows of the others; run the model; keep the stream before every layer.
 2. Loss: KL(model's prediction || lens's prediction), mean over positions, summed over layers.
 3. SGD with Nesterov momentum, linear decay, gradients clipped, weight decay towards the identity.
-4. On the windows put aside: KL and agreement of each layer, beside the logit lens'.
+4. On the documents put aside: KL and agreement of each layer, beside the logit lens'; intervals go by document.
 
 A checkpoint is written now and then; a run that was stopped goes on from it and gives the same weights.
 
@@ -45,10 +46,10 @@ COLUMNS: Frames = {
         "layer": Column("the lens reads the stream before this layer", role="axis"),
         "lens": Column("tuned, or logit for the lens without training", role="label"),
         "kl": Column(
-            "KL(model's prediction || lens's prediction) on held-out windows, mean over positions", "nats", "estimate"
+            "KL(model's prediction || lens's prediction) on held-out documents, mean over positions", "nats", "estimate"
         ),
-        "low": Column("lower end of its interval over windows", "nats", "low"),
-        "high": Column("upper end of its interval over windows", "nats", "high"),
+        "low": Column("lower end of its interval over documents", "nats", "low"),
+        "high": Column("upper end of its interval over documents", "nats", "high"),
         "agreement": Column("share of positions at which both name the same first token"),
     },
     "steps": {
@@ -65,7 +66,7 @@ class Recipe:
     Attributes:
         rate: learning rate at the start; times 1 - momentum, as in the paper's code.
         batch: windows a step.
-        held_out: windows that nothing is learned from.
+        held_out: windows that nothing is learned from, at least; whole documents are put aside until there are so many.
     """
 
     steps: int = 250
@@ -82,7 +83,7 @@ class Recipe:
             )
 
     def hash(self, model: Model, windows: Prompts) -> str:
-        text = json.dumps([self.__dict__, model.weights_hash, windows.hash], sort_keys=True)
+        text = json.dumps([self.__dict__, model.weights_hash, windows.hash, windows.by_group.tolist()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -101,7 +102,8 @@ def train_lens(
     """Trains a tuned lens and writes it to `out`, with what it is worth.
 
     Args:
-        windows: text to learn from, for example `windows(model, file, count=10_000, tokens=128)`.
+        windows: text to learn from, for example `windows(model, file, count=10_000, tokens=128)`; their groups are the
+            documents that they come from.
         out: folder; a checkpoint of the same run in it is gone on from.
         steps, batch, rate, held_out: see `Recipe`.
 
@@ -109,7 +111,7 @@ def train_lens(
         the lens, and a `Result` of kind "train_lens".
 
     Raises:
-        BadPrompt: too few windows.
+        BadPrompt: too few windows, or all of one document.
         BadArgument: a model that is not in float32, or a recipe that makes no sense.
         DamagedRun: a checkpoint of another run lies in the folder.
     """
@@ -124,15 +126,16 @@ def train_lens(
             f"{len(windows)} windows; expected at least {held_out + batch}: {held_out} to hold out and {batch} "
             "for a step; give more text"
         )
+    learned, aside = parted(windows, recipe)
     start, folder = time.perf_counter(), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     lens = new_lens(model)
-    losses = _learn(lens, windows, recipe, folder / CHECKPOINT, checkpoint_every)
+    losses = _learn(lens, windows, learned, recipe, folder / CHECKPOINT, checkpoint_every)
     assert lens.tuned is not None
     lens.tuned.requires_grad_(False)
     lens = Lens(model, lens.unembed, lens.tuned, str(folder))
     frames = {
-        "layers": _score(lens, windows, range(held_out)),
+        "layers": _score(lens, windows, aside),
         "steps": pd.DataFrame({"step": range(1, steps + 1), "loss": losses}),
     }
     result = Result(
@@ -147,6 +150,10 @@ def train_lens(
             "clip": CLIP,
             "windows": {
                 "count": len(windows),
+                "documents": _documents(windows, range(len(windows))),
+                "learned": len(learned),
+                "held_out": len(aside),
+                "held_out_documents": _documents(windows, aside),
                 "tokens": len(windows.ids[0]),
                 "hash": windows.hash,
                 "source": windows.source,
@@ -164,7 +171,38 @@ def train_lens(
     return lens, result
 
 
-def _learn(lens: Lens, windows: Prompts, recipe: Recipe, checkpoint: Path, every: int) -> list[float]:
+def parted(windows: Prompts, recipe: Recipe) -> tuple[list[int], list[int]]:
+    """Windows to learn from, and those of whole documents, drawn at random, that are put aside.
+
+    Raises:
+        BadPrompt: the documents cannot be parted so that both have windows enough.
+    """
+    groups = windows.by_group
+    names, sizes = np.unique(groups, return_counts=True)
+    most = len(windows) - recipe.batch
+    chosen: set[int] = set()
+    held = 0
+    for place in np.random.default_rng(recipe.seed).permutation(len(names)).tolist():
+        if held < recipe.held_out and held + sizes[place] <= most:
+            chosen.add(int(names[place]))
+            held += int(sizes[place])
+    if not chosen:
+        raise BadPrompt(
+            f"{len(windows)} windows of {len(names)} document{'s' * (len(names) > 1)}, none of which can be put aside "
+            f"so that {recipe.batch} windows are left to learn from; expected several documents (in a .txt file "
+            "paragraphs between blank lines); give more text"
+        )
+    own = groups.tolist()
+    return [i for i, n in enumerate(own) if n not in chosen], [i for i, n in enumerate(own) if n in chosen]
+
+
+def _documents(windows: Prompts, chosen: Sequence[int]) -> int:
+    return len(set(windows.by_group[list(chosen)].tolist()))
+
+
+def _learn(
+    lens: Lens, windows: Prompts, learned: Sequence[int], recipe: Recipe, checkpoint: Path, every: int
+) -> list[float]:
     """The loss of every step."""
     assert lens.tuned is not None
     weights = list(lens.tuned.layer_translators.parameters())
@@ -173,7 +211,7 @@ def _learn(lens: Lens, windows: Prompts, recipe: Recipe, checkpoint: Path, every
     )
     name = recipe.hash(lens.model, windows)
     losses = _resume(checkpoint, name, weights, optimizer)
-    drawn = list(_batches(len(windows), recipe))
+    drawn = list(_batches(learned, recipe))
     for step in track(range(len(losses), recipe.steps), "lens", recipe.steps - len(losses)):
         losses.append(_step(lens, windows, drawn[step]))
         torch.nn.utils.clip_grad_norm_(weights, CLIP)
@@ -185,13 +223,13 @@ def _learn(lens: Lens, windows: Prompts, recipe: Recipe, checkpoint: Path, every
     return losses
 
 
-def _batches(count: int, recipe: Recipe) -> Iterator[list[int]]:
+def _batches(learned: Sequence[int], recipe: Recipe) -> Iterator[list[int]]:
     """Windows of every step: all of them once, then all again in another order."""
     made = np.random.default_rng(recipe.seed)
     order: list[int] = []
     for _ in range(recipe.steps):
         while len(order) < recipe.batch:
-            order += (recipe.held_out + made.permutation(count - recipe.held_out)).tolist()
+            order += made.permutation(learned).tolist()
         yield order[: recipe.batch]
         order = order[recipe.batch :]
 
@@ -245,14 +283,14 @@ def _score(lens: Lens, windows: Prompts, chosen: Sequence[int]) -> pd.DataFrame:
     rows = []
     for which, name in enumerate(("tuned", "logit")):
         for layer in range(model.n_layers):
-            low, high = interval(values[which, 0, layer][None])
+            low, high = interval(values[which, 0, layer], groups=windows.by_group[list(chosen)])
             rows.append(
                 {
                     "layer": layer,
                     "lens": name,
                     "kl": values[which, 0, layer].mean(),
-                    "low": float(low[0]),
-                    "high": float(high[0]),
+                    "low": float(low),
+                    "high": float(high),
                     "agreement": values[which, 1, layer].mean(),
                 }
             )

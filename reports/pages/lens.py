@@ -21,9 +21,9 @@ def headline(result: Result) -> list[str]:
         for a, b in zip(tuned, logit, strict=True)
     ]
     shown = named if len(named) <= 6 else [*named[:3], *named[-3:]]
-    return [
-        f"On held-out text the lens' prediction is within a KL of {words.listing(shown)} of the model's own, in nats."
-    ]
+    aside = result.manifest.get("windows", {}).get("held_out_documents")
+    held = f"On {aside} held-out document{'s' * (aside != 1)}" if aside else "On held-out text"
+    return [f"{held} the lens' prediction is within a KL of {words.listing(shown)} of the model's own, in nats."]
 
 
 def page(result: Result) -> Page:
@@ -38,15 +38,26 @@ def page(result: Result) -> Page:
         Panel("KL to the model's prediction, held-out text (nats)", by_layer(named, "run", "KL", log=True)),
         Panel("Training", chart),
     ]
-    windows = result.manifest.get("windows", {})
     text = [
         "For every layer an affine translator makes the stream's prediction come close to the model's own (Belrose et "
-        f"al. 2023). Trained on {windows.get('count', '?')} windows of {windows.get('tokens', '?')} tokens; measured "
-        "on windows that nothing was learned from."
+        f"al. 2023). {_split(result)}"
     ]
     sections = [Section("Layers", text, panels), everything(table, list(table.columns), "All layers", result)]
     question, method = "What does a tuned lens see in {model}?", "SGD with Nesterov momentum"
     return layout(result, question, method, headline(result), sections)
+
+
+def _split(result: Result) -> str:
+    """What was learned from, and what was put aside."""
+    windows = result.manifest.get("windows", {})
+    if "held_out_documents" not in windows:  # of an older lens
+        return f"Of {windows.get('count', '?')} windows of {windows.get('tokens', '?')} tokens some were held out."
+    return (
+        f"Trained on {windows['learned']} windows of {windows['tokens']} tokens of "
+        f"{windows['documents'] - windows['held_out_documents']} documents; measured on {windows['held_out']} windows "
+        f"of {windows['held_out_documents']} whole documents that nothing was learned from; intervals are over "
+        "documents."
+    )
 
 
 def trajectories(table: pd.DataFrame, tokens: pd.DataFrame, text: str) -> list[Section]:

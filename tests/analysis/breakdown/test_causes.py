@@ -171,7 +171,7 @@ def test_shapley_values_are_those_of_all_orders(tiny: Model, stories: list[str])
         make_prompts(tiny, stories[:3]),
         references=0,
     )
-    undo, players = Undo(asked, 30.0), ("patterns", "values", "norm")
+    players = ("patterns", "values", "norm")
     subsets = [frozenset(s) for n in range(4) for s in combinations(players, n)]
     text = ordinary(asked, stories[:3])
     hurt = of_text(text, lambda one: map(Undo(one, 30.0).edits, subsets))["damage"]

@@ -25,11 +25,10 @@ from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import kl
 from steerscope.analysis.question.prompts import make_prompts
-from steerscope.analysis.tools.ordinary import ordinary
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.tools.ordinary import ordinary
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
-
 
 TEXT = [[4, 15, 9, 26, 5, 35, 8, 31], [7, 71, 82, 81, 8], [3, 3, 14, 15, 92, 65]]
 

@@ -73,7 +73,7 @@ def test_addition_is_the_injection_itself(small_model: Model) -> None:
     shapes = Shapes(Asked(asked))
     found = of_runs(shapes.asked, lambda one: [shapes.edits("addition", 2.0, one), at(one, 2.0)])
     for curve in ("effect", "kl", "entropy"):
-        np.testing.assert_allclose(*found[curve], atol=1e-5)
+        np.testing.assert_allclose(found[curve][0], found[curve][1], atol=1e-5)
     several = Shapes(Asked(asked)).edits(SEVERAL, 3.0)
     assert [e.site.layer for e in several[0]] == [1, 2]  # three layers in all
     assert all(

@@ -1,6 +1,7 @@
 """Lenses against the model's own end, what is saved and refused, and the training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from tuned_lens.nn.unembed import Unembed
 
 from steerscope.analysis.errors import BadArgument, BadLens, BadPrompt, DamagedRun
 from steerscope.analysis.lens.lens import Lens, load_lens, logit_lens, new_lens
-from steerscope.analysis.lens.train import CHECKPOINT, COLUMNS, train_lens
+from steerscope.analysis.lens.train import CHECKPOINT, COLUMNS, Recipe, _score, parted, train_lens
 from steerscope.analysis.lens.trajectory import trajectories
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.prompts import Prompts, make_prompts
+from steerscope.reports.pages import lens as page
 
 
 def test_the_package_still_needs_our_end_of_the_model(small_model: Model) -> None:
@@ -64,7 +66,9 @@ def test_training_brings_every_layer_closer_than_the_logit_lens(tiny: Model, win
 def test_held_out_numbers_are_those_of_plain_passes(tiny: Model, windows: Prompts, tmp_path: Path) -> None:
     lens, result = train_lens(tiny, windows, tmp_path, steps=3, batch=8, held_out=4)
     slow: dict[tuple[str, int], list[float]] = {}
-    for ids in windows.ids[:4]:
+    _, aside = parted(windows, Recipe(steps=3, batch=8, held_out=4))
+    assert len(aside) == 4
+    for ids in (windows.ids[i] for i in aside):
         seen = plain_pass(tiny, ids)
         target = seen["logits"].double().log_softmax(-1)
         for name, which in (("tuned", lens), ("logit", logit_lens(tiny))):
@@ -74,6 +78,45 @@ def test_held_out_numbers_are_those_of_plain_passes(tiny: Model, windows: Prompt
     row = one(result.frames["layers"], "lens", "layer")
     for key, values in slow.items():
         assert row(*key)["kl"] == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def documents(windows: Prompts, each: int) -> Prompts:
+    """The same windows as if so many had been cut out of each document."""
+    return replace(windows, groups=tuple(i // each for i in range(len(windows))))
+
+
+def test_whole_documents_are_put_aside(tiny: Model, windows: Prompts, tmp_path: Path) -> None:
+    given = documents(windows, 5)
+    learned, aside = parted(given, Recipe(batch=8, held_out=7))
+    own = given.by_group
+    assert sorted(learned + aside) == list(range(len(windows))) and len(aside) == 10  # two documents of five
+    assert not set(own[learned].tolist()) & set(own[aside].tolist())
+    _, result = train_lens(tiny, given, tmp_path, steps=2, batch=8, held_out=7)
+    about = result.manifest["windows"]
+    assert (about["documents"], about["held_out_documents"], about["held_out"], about["learned"]) == (8, 2, 10, 30)
+    text = " ".join(page.page(result).sections[0].text)
+    assert "Trained on 30 windows of 12 tokens of 6 documents; measured on 10 windows of 2 whole documents" in text
+    assert page.headline(result)[0].startswith("On 2 held-out documents the lens' prediction")
+
+
+def test_windows_of_the_same_document_give_the_interval_of_documents(
+    tiny: Model, windows: Prompts, tmp_path: Path
+) -> None:
+    """Each window three times over knows no more than once."""
+    thrice = windows.some([i for i in range(20) for _ in range(3)])
+    thrice = replace(thrice, groups=tuple(i for i in range(20) for _ in range(3)))
+    once = replace(windows.some(range(20)), groups=tuple(range(20)))
+    lens = new_lens(tiny)
+    many, few = (_score(lens, own, range(len(own.ids))) for own in (thrice, once))
+    for column in ("kl", "low", "high"):
+        np.testing.assert_allclose(many[column], few[column], rtol=1e-5)
+
+
+def test_one_document_cannot_be_parted(tiny: Model, windows: Prompts, tmp_path: Path) -> None:
+    with pytest.raises(BadPrompt, match="40 windows of 1 document, none of which can be put aside"):
+        train_lens(tiny, documents(windows, 100), tmp_path, steps=1, batch=4, held_out=4)
+    learned, aside = parted(documents(windows, 39), Recipe(batch=8, held_out=8))
+    assert aside == [39] and len(learned) == 39  # the large one must be learned from
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
