@@ -33,6 +33,7 @@ WIDTH = 48
 TOKENS, TARGET, OTHER = 24, 1, 2
 STRENGTH, SIZE = 30.0, 4.0  # of a look; of the injection
 NORMS = ("LN", "RMS", None)
+LOUD, BESIDE = 4.0, 1 / 3  # times as loud; queries times keys beside such tokens, without a norm over with one
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,8 @@ class Builder:
     def __init__(self, bridge: Any, layers: int, norm: str | None) -> None:
         self.weights = dict(bridge.named_parameters())
         self.layers, self.norm = layers, norm
+        # Strengths of a look that always is, and of one that a signal turns on.
+        self.near, self.far = (x * (1.0 if norm is None else BESIDE) for x in (8.0, 30.0))
         self.roles: dict[Node, str] = {}
         self.truth: dict[str, dict[Node, int]] = {"necessity": {}, "sufficiency": {}}
         self._used = [0] * layers
@@ -109,6 +112,11 @@ class Builder:
         self.roles[Node(layer)] = role
         return Node(layer)
 
+    def loud(self) -> None:
+        """Tokens as loud as in a trained stream, where what one head writes hardly moves a norm."""
+        if self.norm is not None:
+            self.weights["tok_embed._original_component.weight"][:, N + 1 :] *= LOUD
+
     def weight(self, layer: int, name: str, kind: str = "weight") -> Any:
         inside = "._original_component.".join(name.split("."))
         return self.weights[f"layers.{layer}._original_component.{inside}._original_component.{kind}"]
@@ -131,6 +139,27 @@ def _direct(b: Builder) -> None:
 def _relay(b: Builder) -> None:
     b.true("ns", b.head(b.layers - 2, "moves v to m", TO_FIRST, [(V, M, 1.0)]))
     b.true("ns", b.head(b.layers - 1, "turns m into the target", TO_SELF, [(M, T, 1.0)]))
+
+
+def _relay_value(b: Builder) -> None:
+    b.loud()
+    b.true("ns", b.head(b.layers - 2, "moves v to m", TO_FIRST, [(V, M, 0.25)]))
+    b.true("ns", b.head(b.layers - 1, "turns m into the target", TO_SELF, [(M, T, 1.0)]))
+
+
+def _relay_query(b: Builder) -> None:
+    b.loud()
+    b.true("ns", b.head(b.layers - 2, "moves v to m", TO_FIRST, [(V, M, 0.25)]))
+    looks = [(ONE, 1, b.near), (M, 0, b.far)]  # m among its queries turns it from the second position to the first
+    b.true("ns", b.head(b.layers - 1, "looks where m sends it; moves what always stands there", looks, [(0, T, 1.0)]))
+
+
+def _relay_key(b: Builder) -> None:
+    b.loud()
+    looks = [(2, 0, STRENGTH), *((p, p, STRENGTH) for p in range(LENGTH) if p != 2)]
+    b.true("ns", b.head(b.layers - 2, "moves v to m at the third position", looks, [(V, M, 0.25)]))
+    looks = [(ONE, 1, b.near), (ONE, M, b.far), (ONE, 0, -2 * b.far)]  # drawn to m, but not at the first position
+    b.true("ns", b.head(b.layers - 1, "looks where m is; moves what always stands there", looks, [(2, T, 1.0)]))
 
 
 def _redundant(b: Builder) -> None:
@@ -177,7 +206,10 @@ def _mlp(b: Builder) -> None:
 
 CASES: dict[str, Case] = {
     "direct": Case(_direct),
-    "relay": Case(_relay),
+    "relay": Case(_relay, note="as by values, and what is injected drowns the stream that a norm sees"),
+    "relay_value": Case(_relay_value, note="by values: the second head moves what the first wrote"),
+    "relay_query": Case(_relay_query, note="by queries: a pattern that is one-hot in both runs has no slope in either"),
+    "relay_key": Case(_relay_key, note="by keys: a pattern that is one-hot in both runs has no slope in either"),
     "redundant": Case(_redundant, mlp=True, note="either head is enough: neither is necessary, both are sufficient"),
     "backup": Case(
         _backup,

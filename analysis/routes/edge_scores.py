@@ -5,7 +5,9 @@
    A head has three inputs (queries, keys, values; keys and values of a shared head count for all its query
    heads at once), an MLP one, and the logits read the final stream.
 2. The gradient of v's own input goes back to the stream through its projection and its norm (in closed form).
-3. The strongest edges and a random sample are patched exactly (`path_effect`): that is the calibration.
+3. Edges that leave the injection add up to the whole effect: until the gap is below 1% of it, or the finest number of
+   steps is reached, the number of steps is doubled (`complete_scores`).
+4. The strongest edges and a random sample are patched exactly (`path_effect`): that is the calibration.
 
 Source: Hanna et al. 2024 (arXiv 2403.17806) for integrated gradients on edges; here the contrast is the same
 prompt with and without the injection.
@@ -26,6 +28,8 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.norms import Norm, norm_of
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.metrics import Score
+from steerscope.analysis.tools.gradients import COMPLETE, finer, gap
 from steerscope.analysis.tools.writes import changes, injected_stream
 
 Values = NDArray[np.float64]
@@ -86,8 +90,43 @@ def injected_at(experiment: Experiment) -> tuple[int, int]:
     return min((i.site.layer, stages.get(i.site.name, 1)) for i in experiment.injections)
 
 
-def edge_scores(experiment: Experiment, vector: int = 0, steps: int = 5) -> Float[Values, "sender receiver prompt"]:
-    """Scores of all edges; zero where there is none. Senders and receivers as `senders_of` and `inputs_of` list them"""
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of all edges, of one vector.
+
+    Attributes:
+        values: zero where there is no edge; senders and receivers as `senders_of` and `inputs_of` list them.
+        steps: how many the integration took in the end.
+        gap: how far the edges that leave the injection are from adding up to the effect, over the effect.
+    """
+
+    values: Float[Values, "sender receiver prompt"]
+    steps: int
+    gap: float
+
+
+def complete_scores(experiment: Experiment, vector: int, steps: int, score: Score | None = None) -> Scores:
+    """Scores of all edges, with as many steps as make those that leave the injection add up to the effect.
+
+    Args:
+        steps: to begin with.
+        score: whose effect; the metric's by default.
+    """
+    whole = float((experiment.value(vector, score) - experiment.value(None, score)).mean())
+    for number in finer(steps):
+        values = edge_scores(experiment, vector, number, score)
+        found = Scores(values, number, gap(float(values[0].sum(axis=0).mean()), whole))
+        if found.gap < COMPLETE:
+            break
+    return found
+
+
+def edge_scores(
+    experiment: Experiment, vector: int = 0, steps: int = 5, score: Score | None = None
+) -> Float[Values, "sender receiver prompt"]:
+    """Scores of all edges by a fixed number of steps; zero where there is none. Senders and receivers as `senders_of`
+    and `inputs_of` list them.
+    """
     model, prompts, first = experiment.model, experiment.prompts.full, experiment.reachable[0].layer
     points, weights = np.polynomial.legendre.leggauss(steps)
     moved = _moved(experiment, vector)
@@ -121,7 +160,7 @@ def edge_scores(experiment: Experiment, vector: int = 0, steps: int = 5) -> Floa
         prompts,
         [[Variant(p, edits[p]) for edits in steered] for p in range(len(prompts))],
         experiment.scored_positions.positions,
-        experiment.along,
+        score or experiment.along,
         sites,
         collect,
         reads=experiment.reads,

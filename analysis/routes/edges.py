@@ -1,6 +1,7 @@
 """`edges`: the way of an effect through the model: all edges by gradients, the strongest and a sample patched exactly.
 
-How the scores are made, and what they cannot see: `edge_scores`.
+How the scores are made, and what they cannot see: `edge_scores`. Each reference vector's edges are scored along its own
+change, and verdicts compare shares; they are corrected over all edges, listed or not.
 """
 
 import time
@@ -15,13 +16,15 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import AGREEMENT, NUMBERS, Statistics, agreement, estimates, nonzero
+from steerscope.analysis.results.effects import AGREEMENT, NUMBERS, Statistics, agreement, estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
+from steerscope.analysis.results.verdicts import leave_one_out
+from steerscope.analysis.tools.gradients import COMPLETE
 from steerscope.analysis.tools.patching import MEASURES
-from steerscope.analysis.tools.record import check, record
+from steerscope.analysis.tools.record import record
 
-from .edge_scores import Input, connected, edge_scores, injected_at, inputs_of, senders_of
+from .edge_scores import Input, complete_scores, connected, injected_at, inputs_of, senders_of
 from .path_effect import INJECTION, Receiver, exact_paths
 
 _ENDS: Frame = {
@@ -55,7 +58,6 @@ COLUMNS: Frames = {
 }
 
 LISTED = 1000  # strongest edges that the table holds
-COMPLETE = 0.02  # of the effect: the gap of integrated gradients that is still fine
 Values = NDArray[np.float64]
 
 
@@ -65,32 +67,40 @@ def edges(
     steps: int = 5,
     verify: int = 20,
     sample: int = 20,
-    references_at_most: int = 5,
+    references_at_most: int = 24,
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
 ) -> Result:
     """Scores of all edges from the injection and every node to every later input, with exact values for the strongest.
 
     Args:
-        steps: points along the coefficient.
+        steps: points along the coefficient to begin with; doubled until the edges that leave the injection add up to
+            the effect within 1%.
         verify: strongest edges that are patched exactly.
-        sample: other edges, drawn at random, that are patched exactly, too.
-        references_at_most: random vectors of equal norm, at most as many as the experiment has.
+        sample: other edges, drawn at random, that are patched exactly, too, to calibrate the scores; 8 for a
+            correlation.
+        references_at_most: reference vectors, random ones first, at most as many as the experiment has.
 
     Returns:
         a `Result` of kind "edges"; frames and columns as in `COLUMNS`; `edge_graph` makes a `networkx.DiGraph` of it.
     """
-    options = Statistics(level, alpha)
+    options = Statistics(level, alpha, smallest)
     if steps < 1 or verify < 1 or sample < 2:
         raise BadArgument(
             f"steps={steps}, verify={verify}, sample={sample}; expected at least 1, 1 and 2; 5, 20 and 20 are usual"
         )
     start = time.perf_counter()
     experiment, model = experiment.fewer(references_at_most), experiment.model
-    scores = np.stack([edge_scores(experiment, v, steps) for v in track(range(1 + experiment.references), "edges")])
+    basis = experiment.basis()
     s, r = np.nonzero(connected(experiment))
-    flat = scores[:, s, r]  # [vector, edge, prompt]
-    order = np.argsort(-np.abs(flat[0].mean(-1)), kind="stable")
+    found = complete_scores(experiment, 0, steps)
+    scores, own = found.values[s, r], np.zeros((len(experiment.vectors), len(s), len(experiment.prompts)))
+    for vector in track(experiment.vectors, "edges"):
+        same = vector == 0 and experiment.metric.own_direction
+        one = found if same else complete_scores(experiment, vector, steps, experiment.own(vector))
+        own[vector] = one.values[s, r]
+    order = np.argsort(-np.abs(scores.mean(-1)), kind="stable")
     top, listed = order[:verify], order[:LISTED]
     drawn = np.random.default_rng(experiment.seed).permutation(order[verify:])[:sample]
     chosen = np.concatenate([top, drawn])
@@ -98,11 +108,11 @@ def edges(
     nodes, inputs = senders_of(experiment), inputs_of(model, experiment.reachable[0].layer)
     senders, receivers = [nodes[i] for i in s], [inputs[i] for i in r]
     exact = exact_paths(experiment, [(senders[e], _receiver(model, receivers[e])) for e in chosen]).mean(-1)
-    total = float(experiment.effect().mean())
+    total = float(basis.total.mean())
     ends = pd.DataFrame({"sender": [str(n or INJECTION) for n in senders], "receiver": [str(i) for i in receivers]})
     verified = ends.iloc[chosen].assign(
         verified=["top"] * len(top) + ["sample"] * len(drawn),
-        estimate=flat[0, chosen].mean(-1),
+        estimate=scores[chosen].mean(-1),
         necessity=exact[0],
         sufficiency=exact[1],
     )
@@ -111,28 +121,29 @@ def edges(
         "sender_layer": [n.layer if n else first for n in senders],
         "receiver_layer": [i.layer for i in receivers],
     }
-    columns = estimates(flat[:, listed], options, experiment.seed)
-    columns["share"] = columns["effect"] / nonzero(total)
-    gap = abs(flat[0, s == 0].mean(-1).sum() - total) / abs(nonzero(total))
-    what = "edges that leave the injection add up to the effect (gap over the effect; more steps make it smaller)"
+    columns = pd.DataFrame(estimates(basis, scores, own, options, tests=len(s)))
     return record(
         "edges",
         experiment,
         {
-            "edges": ends.assign(**layers).iloc[listed].assign(**columns).reset_index(drop=True),
+            "edges": pd.concat([ends.assign(**layers), columns], axis=1).iloc[listed].reset_index(drop=True),
             "verified": verified.reset_index(drop=True),
             "calibration": _calibration(verified, total),
         },
         COLUMNS,
         start,
-        checks=[check(what, gap, COMPLETE)],
+        checks=[],
         count=len(s),
         listed=len(listed),
         shared=model.n_heads // model.n_kv_heads,
-        steps=steps,
+        steps=found.steps,
+        gap=found.gap,
+        complete=bool(found.gap < COMPLETE),
         total=total,
         level=level,
         alpha=alpha,
+        smallest=smallest,
+        leave_one_out=leave_one_out(basis.shares(own), basis, alpha),
     )
 
 

@@ -36,9 +36,11 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site, parse_node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates, nonzero
+from steerscope.analysis.question.metrics import Score
+from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
+from steerscope.analysis.results.verdicts import leave_one_out
 from steerscope.analysis.tools.patching import MEASURES, against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
 from steerscope.analysis.tools.writes import Run, injected_stream, moves
@@ -111,6 +113,7 @@ def path_effect(
     *,
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
 ) -> Result:
     """Exact effects of direct paths, from every sender to every receiver.
 
@@ -124,7 +127,7 @@ def path_effect(
     Raises:
         BadNode: a node that is not there, that the injection cannot reach, or a path that runs backwards.
     """
-    options = Statistics(level, alpha)
+    options = Statistics(level, alpha, smallest)
     start = time.perf_counter()
     pairs = [
         (None if s.strip() == INJECTION else parse_node(s), parse_receiver(r))
@@ -133,19 +136,29 @@ def path_effect(
     ]
     for sender, receiver in pairs:
         check_path(experiment, sender, receiver)
-    vectors = track(range(1 + experiment.references), "paths")
-    values = np.stack([exact_paths(experiment, pairs, vector) for vector in vectors])
-    total = float(experiment.effect().mean())
+    basis = experiment.basis()
+    along, first = _read(experiment, pairs, 0, [experiment.along, experiment.own(0)])
+    rest = [_read(experiment, pairs, v, [experiment.own(v)])[0] for v in track(experiment.vectors[1:], "paths")]
+    own = np.stack([first, *rest])
     frames = []
     for index, measure in enumerate(MEASURES):
         ends = {"sender": [str(s or INJECTION) for s, _ in pairs], "receiver": [str(r) for _, r in pairs]}
-        columns = estimates(values[:, index], options, experiment.seed)
-        columns["share"] = columns["effect"] / nonzero(total)
+        columns = estimates(basis, along[index], own[:, index], options)
         frames.append(pd.DataFrame({**ends, "measure": measure, **columns}))
     table = {"paths": pd.concat(frames, ignore_index=True)}
     checks = _checks(experiment, pairs)
     return record(
-        "path_effect", experiment, table, COLUMNS, start, checks=checks, total=total, level=level, alpha=alpha
+        "path_effect",
+        experiment,
+        table,
+        COLUMNS,
+        start,
+        checks=checks,
+        total=float(basis.total.mean()),
+        level=level,
+        alpha=alpha,
+        smallest=smallest,
+        leave_one_out={m: leave_one_out(basis.shares(own[:, i]), basis, alpha) for i, m in enumerate(MEASURES)},
     )
 
 
@@ -183,12 +196,25 @@ def _before(model: Model, sender: Node, receiver: Node) -> bool:
 
 
 def exact_paths(experiment: Experiment, paths: Sequence[Path], vector: int = 0) -> Float[Values, "measure path prompt"]:
-    """Effects of direct paths, of one vector."""
+    """Effects of direct paths, of one vector, along the metric."""
+    found: Values = _read(experiment, paths, vector, [experiment.along])[0]
+    return found
+
+
+def _read(
+    experiment: Experiment, paths: Sequence[Path], vector: int, scores: Sequence[Score]
+) -> Float[Values, "score measure path prompt"]:
+    """The same, read along several scores at once."""
     found = []
     for question in _questions(experiment, paths, vector):
-        values = experiment.score([variant for row in question.outputs() for variant in row])
-        found.append(question.sign * experiment.change(values.reshape(len(paths), -1), question.base, vector))
-    return np.stack(found)
+        values = experiment.scores([variant for row in question.outputs() for variant in row], scores)
+        by_score = values.T.reshape(len(scores), len(paths), -1)
+        changes = [
+            question.sign * experiment.change(own, question.base, vector, score)
+            for own, score in zip(by_score, scores, strict=True)
+        ]
+        found.append(changes)
+    return np.asarray(np.array(found).swapaxes(0, 1), dtype=float)
 
 
 def _questions(experiment: Experiment, paths: Sequence[Path], vector: int) -> "tuple[_Question, _Question]":

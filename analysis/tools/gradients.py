@@ -6,23 +6,29 @@ the metric with respect to a node's output z, summed over positions and dimensio
 - `gradient` (attribution patching): necessity ~ g(steered) . (z_steered - z_clean), sufficiency ~
   g(clean) . (z_steered - z_clean). One forward and one backward pass for all nodes.
 - `relp`: the same with the rules of `relevance.py` in the way back, which make it a relevance.
-- `atp*`: the same with GradDrop: one backward pass a layer, in which nothing flows back through that
-  layer's nodes; the mean size of what is left, so that a node whose paths cancel is still seen.
-- `ig` (integrated gradients): g averaged along the coefficient from 0 to its value. At the injection
-  itself this adds up to the whole effect: the gap is printed.
+- `atp*`: the same with two repairs. Every softmax on the way back hands back its secant between the two runs
+  (`relevance.secants`), so that what a node does through a later head's queries or keys is seen although that head's
+  pattern is saturated in both. And GradDrop: one more backward pass a layer, in which nothing flows back through that
+  layer's nodes, so that a node whose paths cancel is seen; at a position the larger counts of the size of all paths
+  and the mean size over the drops (in two layers a drop leaves no composition).
+- `ig`: one measure, `conductance`: the integral of g . dz along the coefficient from 0 to its value. It knows no
+  other run to start from, so it is neither necessity nor sufficiency, and lies between the two. At the injection
+  conductances add up to the whole effect: until the gap is below 1% of it, or `FINEST` is reached, the number of
+  steps is doubled.
 
 Sources: Nanda 2023 and Syed et al. 2023 (arXiv 2310.10348) for attribution patching; Kramar et al. 2024
-(arXiv 2403.00745) for AtP*; Sundararajan et al. 2017 (arXiv 1703.01365) and Hanna et al. 2024 (arXiv
-2403.17806) for the integrated form; Jafari et al. 2025 for RelP.
-What it cannot see: anything a straight line does not: saturation (`gradient`), backup, interactions. So
-every result says how far it is from exact patching on a sample of nodes.
+(arXiv 2403.00745) for AtP*; Dhamdhere et al. 2018 (arXiv 1805.12233) for conductance, Sundararajan et al. 2017 (arXiv
+1703.01365) for the path; Jafari et al. 2025 for RelP.
+What it cannot see: anything a straight line does not: saturation (`gradient`), backup, interactions; `BLIND` says what
+each misses of planted relays. So every result says how far it is from exact patching on a sample of nodes.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -33,13 +39,24 @@ from steerscope.analysis.engine.wavefront import Hook
 from steerscope.analysis.errors import BadArgument, BadMetric
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.metrics import Score
 
 from .patching import MEASURES
-from .relevance import relevance
+from .relevance import relevance, secants
 
 Values = NDArray[np.float64]
 Rules = Sequence[tuple[str, Hook]]
 BACKWARD = 3  # forward-equivalents of a row: forward, and twice that for the way back
+CONDUCTANCE = ("conductance",)
+COMPLETE = 0.01  # of the effect: the gap that integration is content with
+FINEST = 64  # steps that it goes to
+BLOCK = 8  # steps whose rows share a chunk
+BLIND = {
+    "gradient": "what goes through a later head's queries or keys where its pattern is saturated",
+    "relp": "whatever goes through a later head's queries or keys",
+    "atp*": "queries and keys that only matter when both change; its sizes do not cancel, so they may be too large",
+    "ig": "which of the two runs a part belongs to: it is neither necessity nor sufficiency",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,28 +65,55 @@ class Estimates:
 
     Attributes:
         nodes: those that the injection can reach.
+        measures: of the rows of `at`: necessity and sufficiency, or conductance alone.
         at: by prompt, estimates at every position.
         passes: what it cost, in forward passes of one prompt.
         path: for `ig`, what gradients at the injection add up to, by prompt, and what they should.
+        steps: for `ig`, how many the last integration took.
     """
 
     nodes: tuple[Node, ...]
+    measures: tuple[str, ...]
     at: list[Float[Values, "measure node pos"]]
     passes: float
     path: Float[Values, "2 prompt"] | None = None
+    steps: int | None = None
 
     @property
     def values(self) -> Float[Values, "measure node prompt"]:
         """Sums over positions."""
         return np.stack([x.sum(axis=-1) for x in self.at], axis=-1)
 
+    @property
+    def gap(self) -> float | None:
+        """Of `ig`: how far the path's parts are from adding up to the effect, over the effect."""
+        return None if self.path is None else gap(*self.path.mean(axis=-1).tolist())
 
-def estimate(experiment: Experiment, method: str, vector: int = 0, steps: int = 8) -> Estimates:
-    """Estimates of necessity and sufficiency by a method of `METHODS`.
+
+def gap(found: float, whole: float) -> float:
+    """The difference over the whole; none where both are nothing."""
+    if found == whole:
+        return 0.0
+    return abs(found - whole) / abs(whole) if whole else float("inf")
+
+
+def finer(steps: int, finest: int = FINEST) -> list[int]:
+    """Numbers of steps to try, one after the other: doubled up to the finest."""
+    found = [steps]
+    while found[-1] < finest:
+        found.append(min(2 * found[-1], finest))
+    return found
+
+
+def estimate(
+    experiment: Experiment, method: str, vector: int = 0, steps: int = 8, score: Score | None = None
+) -> Estimates:
+    """Estimates of necessity and sufficiency (`ig`: of conductance) by a method of `METHODS`.
 
     Args:
         vector: 0 is the real one, 1 the first reference.
-        steps: points along the coefficient, for `ig`.
+        steps: along the coefficient, that `ig` begins with.
+        score: whose gradients; the metric by default.
 
     Raises:
         BadArgument: an unknown method, or no steps.
@@ -78,120 +122,174 @@ def estimate(experiment: Experiment, method: str, vector: int = 0, steps: int = 
     if method not in METHODS:
         raise BadArgument(f"unknown method {method!r}; expected one of {', '.join(METHODS)}; choose one")
     if steps < 1:
-        raise BadArgument(f"steps={steps}; expected at least 1 point along the coefficient; 8 is usual")
-    if experiment.metric.flat_at_clean and method != "ig":
+        raise BadArgument(f"steps={steps}; expected at least 1 step along the coefficient; 8 is usual")
+    if experiment.metric.flat_at_clean and score is None and method != "ig":
         raise BadMetric(
             "the gradient of KL to the clean run is zero in the clean run, so sufficiency would be zero everywhere; "
             'expected a metric that moves there, such as logit_direction; or use the integrated form, method="ig"'
         )
-    return METHODS[method](experiment, vector, steps)
+    return METHODS[method](experiment, vector, steps, score or experiment.along)
 
 
 def rank(experiment: Experiment, method: str = "gradient") -> tuple[Float[Values, "measure node"], float]:
-    """Estimates of the real vector, means over prompts, and what they cost in forward passes."""
+    """Estimates of the real vector, means over prompts, and what they cost in forward passes.
+
+    A row for necessity and one for sufficiency; of a method with one measure both rows are that one.
+    """
     found = estimate(experiment, method)
-    return found.values.mean(axis=-1), found.passes
+    means = found.values.mean(axis=-1)
+    return np.broadcast_to(means, (len(MEASURES), means.shape[1])).copy(), found.passes
 
 
-def _gradient(experiment: Experiment, vector: int, steps: int, rules: Rules = ()) -> Estimates:
-    at, _, passes = _contract(experiment, vector, (), rules)
-    return Estimates(experiment.reachable, at, passes)
+def _gradient(experiment: Experiment, vector: int, steps: int, score: Score, rules: Rules = ()) -> Estimates:
+    at, passes = _ends(experiment, vector, score, rules)
+    return Estimates(experiment.reachable, MEASURES, at, passes)
 
 
-def _relp(experiment: Experiment, vector: int, steps: int) -> Estimates:
+def _relp(experiment: Experiment, vector: int, steps: int, score: Score) -> Estimates:
     rules, fired = relevance(experiment.model)
     with warnings.catch_warnings():  # what is edited in a norm stays as it was, but for its way back
         warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
-        found = _gradient(experiment, vector, steps, rules)
+        found = _gradient(experiment, vector, steps, score, rules)
     fired()
     return found
 
 
-def _dropped(experiment: Experiment, vector: int, steps: int) -> Estimates:
-    """GradDrop: a backward pass for each layer, in which that layer hands nothing back."""
-    plain = _gradient(experiment, vector, steps)
+def _repaired(experiment: Experiment, vector: int, steps: int, score: Score) -> Estimates:
+    """Secants through every softmax; and GradDrop: a backward pass a layer, in which that layer hands nothing back."""
     model = experiment.model
+    turned = secants(model)
+    plain = _gradient(experiment, vector, steps, score, turned)
     first = min(node.layer for node in experiment.reachable)
     layers = range(first, model.n_layers)
+    if len(layers) < 2:
+        return plain
     total = [np.zeros_like(x) for x in plain.at]
     for layer in layers:
         names = ("attn_out", "mlp_out") if model.has_mlp else ("attn_out",)
-        rules = [(model.hook(name, layer), _stop) for name in names]
+        rules = [*turned, *((model.hook(name, layer), _stop) for name in names)]
         own = [i for i, node in enumerate(experiment.reachable) if node.layer == layer]
-        for x, y in zip(total, _gradient(experiment, vector, steps, rules).at, strict=True):
+        for x, y in zip(total, _gradient(experiment, vector, steps, score, rules).at, strict=True):
             y[:, own] = 0  # nothing reaches the dropped layer's own nodes
             x += np.abs(y)
-    scale = 1 / max(1, len(layers) - 1)
-    # At a position: the mean size, with the sign that all paths together have.
-    at = [np.sign(p) * x * scale for p, x in zip(plain.at, total, strict=True)]
-    at = at if len(layers) > 1 else plain.at
-    return Estimates(plain.nodes, at, plain.passes * (1 + len(layers)))
+    scale = 1 / (len(layers) - 1)  # every node is in one of the layers
+    at = [np.copysign(np.maximum(np.abs(p), x * scale), p) for p, x in zip(plain.at, total, strict=True)]
+    return Estimates(plain.nodes, plain.measures, at, plain.passes * (1 + len(layers)))
 
 
 def _stop(x: Tensor, hook: object) -> Tensor:
     return x.detach()
 
 
-def _integrated(experiment: Experiment, vector: int, steps: int) -> Estimates:
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    points = [(float((x + 1) / 2), float(w / 2)) for x, w in zip(nodes, weights, strict=True)]
-    at, path, passes = _contract(experiment, vector, points, ())
-    return Estimates(experiment.reachable, at, passes, path)
+def _integrated(experiment: Experiment, vector: int, steps: int, score: Score) -> Estimates:
+    passes = 0.0
+    for number in finer(steps + steps % 2):
+        found = _conductance(experiment, vector, number, score)
+        passes += found.passes
+        if found.gap is not None and found.gap < COMPLETE:
+            break
+    return replace(found, passes=passes)
 
 
-def _contract(
-    experiment: Experiment, vector: int, points: Sequence[tuple[float, float]], rules: Rules
-) -> tuple[list[Values], Values | None, float]:
-    """Gradients times the change of every node, at every position; rows are clean, steered, and the points between."""
-    prompts, nodes = experiment.prompts.full, experiment.reachable
-    steered = [experiment.edits(vector, share) for share in (1.0, *(x for x, _ in points))]
-    groups = [[Variant(p), *(Variant(p, edits[p]) for edits in steered)] for p in range(len(prompts))]
-    size = len(groups[0])
-    found = [np.zeros((len(MEASURES), len(nodes), len(ids))) for ids in prompts]
+def _ends(experiment: Experiment, vector: int, score: Score, rules: Rules) -> tuple[list[Values], float]:
+    """Gradients times the change of every node, at every position: in the steered run, and in the clean one."""
+    found = [np.zeros((len(MEASURES), len(experiment.reachable), len(ids))) for ids in experiment.prompts.full]
+
+    def collect(p: int, block: int, site: tuple[str, int], rows: Tensor, back: Tensor) -> None:
+        change = rows[1] - rows[0]
+        for measure, gradient in enumerate((back[1], back[0])):
+            _put(experiment, found[p][measure], site, (gradient * change).sum(dim=-1))
+
+    _, passes = _backward(experiment, vector, [(0.0, 1.0)], score, collect, (), rules)
+    return found, passes
+
+
+def _conductance(experiment: Experiment, vector: int, steps: int, score: Score) -> Estimates:
+    """The integral of gradient times change along an even number of steps: Simpson's rule, with the change of z (or of
+    what is injected) in the place of the variable's. Steps are short at both ends, where a model bends most.
+    """
+    prompts, injected = experiment.prompts.full, {(i.site.name, i.site.layer) for i in experiment.injections}
+    found = [np.zeros((1, len(experiment.reachable), len(ids))) for ids in prompts]
     whole = np.zeros(len(prompts))
-    place = {node: i for i, node in enumerate(nodes)}
-    injected = {(i.site.name, i.site.layer) for i in experiment.injections} if points else set()
-    sites = sorted({(node.site.name, node.layer) for node in nodes} | injected)
+    shares = ((1 - np.cos(np.pi * np.arange(steps + 1) / steps)) / 2).tolist()
+    blocks = [shares[k : k + BLOCK + 1] for k in range(0, steps, BLOCK)]
 
-    def collect(indices: list[int], site: str, layer: int, x: Tensor, g: Tensor) -> None:
-        for first in range(0, len(indices), size):
-            p = indices[first] // size
-            length = len(prompts[p])
-            rows, back = x[first : first + size, :length], g[first : first + size, :length]
-            change = rows[1] - rows[0]
-            if points:
-                mean = sum(w * back[2 + k] for k, (_, w) in enumerate(points))
-                assert isinstance(mean, Tensor)
-                gradients = [mean, mean]
-            else:
-                gradients = [back[1], back[0]]
-            if (site, layer) in injected:
-                whole[p] += _along(experiment, vector, p, (site, layer), gradients[0])
-            for measure, gradient in enumerate(gradients):
-                product = (gradient * change).sum(dim=-1).double().cpu().numpy()  # [pos] or [pos, head]
-                for head in range(product.shape[1]) if product.ndim == 2 else (None,):
-                    node = Node(layer, head)
-                    if node in place and node.site.name == site:
-                        own = product if head is None else product[:, head]
-                        found[p][measure, place[node]] = own
+    def collect(p: int, block: int, site: tuple[str, int], rows: Tensor, back: Tensor) -> None:
+        _put(experiment, found[p][0], site, _integral(back, rows).sum(dim=-1))
+        if site in injected:
+            along = torch.tensor(blocks[block]).to(back).reshape(-1, *[1] * (back.ndim - 1))
+            whole[p] += _along(experiment, vector, p, site, _integral(back, along))
+
+    values, passes = _backward(experiment, vector, blocks, score, collect, sorted(injected), ())
+    ends = values.reshape(len(prompts), -1)
+    path = np.stack([whole, ends[:, -1] - ends[:, 0]])
+    return Estimates(experiment.reachable, CONDUCTANCE, found, passes, path, steps)
+
+
+def _integral(g: Float[Tensor, "share ..."], x: Float[Tensor, "share ..."]) -> Float[Tensor, "..."]:
+    """Of g over x, from the first share to the last: twice as fine a sum mends the coarse one."""
+    fine = (g[1:] + g[:-1]) * (x[1:] - x[:-1])
+    coarse = (g[2::2] + g[:-2:2]) * (x[2::2] - x[:-2:2])
+    found: Tensor = (4 * fine.sum(dim=0) - coarse.sum(dim=0)) / 6
+    return found
+
+
+def _put(experiment: Experiment, into: Float[Values, "node pos"], site: tuple[str, int], product: Tensor) -> None:
+    """Adds products `[pos]` or `[pos, head]` to the rows of a site's nodes."""
+    values = product.double().cpu().numpy()
+    for i, node in enumerate(experiment.reachable):
+        if (node.site.name, node.layer) == site:
+            into[i] += values if node.head is None else values[:, node.head]
+
+
+def _backward(
+    experiment: Experiment,
+    vector: int,
+    blocks: Sequence[Sequence[float]],
+    score: Score,
+    collect: Callable[[int, int, tuple[str, int], Tensor, Tensor], None],
+    more: Sequence[tuple[str, int]],
+    rules: Rules,
+) -> tuple[Float[Values, " row"], float]:
+    """Runs every prompt at shares of the coefficient, those of a block side by side; scores, and what it cost.
+
+    Args:
+        collect: called as collect(prompt, block, site, activations, gradients), both `[share, pos, ...]`.
+        more: sites to see beside those of the nodes.
+    """
+    prompts = experiment.prompts.full
+    edits = {share: experiment.edits(vector, share) for share in dict.fromkeys(s for b in blocks for s in b) if share}
+    groups = [
+        [Variant(p, edits[share][p]) if share else Variant(p) for share in block]
+        for p in range(len(prompts))
+        for block in blocks
+    ]
+    of_row = [(g // len(blocks), g % len(blocks), len(group)) for g, group in enumerate(groups) for _ in group]
+    sites = sorted({(node.site.name, node.layer) for node in experiment.reachable} | set(more))
+
+    def every(indices: list[int], site: str, layer: int, x: Tensor, g: Tensor) -> None:
+        first = 0
+        while first < len(indices):
+            p, block, size = of_row[indices[first]]
+            rows = slice(first, first + size), slice(len(prompts[p]))
+            collect(p, block, (site, layer), x[rows], g[rows])
+            first += size
 
     values = backward(
         experiment.model,
         prompts,
         groups,
         experiment.scored_positions.positions,
-        experiment.along,
+        score,
         sites,
-        collect,
+        every,
         reads=experiment.reads,
         budget=experiment.budget,
         rules=rules,
         name=experiment.metric.name,
     )
-    ends = values.double().cpu().numpy().reshape(len(prompts), size)
-    path = np.stack([whole, ends[:, 1] - ends[:, 0]]) if points else None
     again = recomputes(experiment.model, prompts, groups)  # forward once more
-    return found, path, float((BACKWARD + again) * size * len(prompts))
+    return values.double().cpu().numpy(), float((BACKWARD + again) * len(of_row))
 
 
 def _along(experiment: Experiment, vector: int, p: int, site: tuple[str, int], gradient: Tensor) -> float:
@@ -205,9 +303,9 @@ def _along(experiment: Experiment, vector: int, p: int, site: tuple[str, int], g
     return total
 
 
-METHODS: dict[str, Callable[[Experiment, int, int], Estimates]] = {
+METHODS: dict[str, Callable[[Experiment, int, int, Score], Estimates]] = {
     "gradient": _gradient,
     "relp": _relp,
-    "atp*": _dropped,
+    "atp*": _repaired,
     "ig": _integrated,
 }

@@ -1,27 +1,40 @@
-"""Rules for the way back that turn a gradient into a relevance (RelP): what bends is taken as constant.
+"""Rules for the way back: what a gradient misses, since it is taken at one point.
+
+`relevance` (RelP) turns a gradient into a relevance: what bends is taken as constant.
 
 - A norm's scale is a constant.
 - An attention pattern is a constant: queries and keys hand nothing back.
 - An activation function hands back its output over its input, not its slope.
 - A gated MLP's product hands half back to each factor.
 
+`secants` lets every softmax hand back what it did between the clean and the steered run, and not its slope in one of
+them: a pattern that is one-hot in both has no slope, however far it moved. With p(a) the softmax at a share a of the
+way from the scores of the one run to those of the other, its Jacobian averaged over a takes the whole change of the
+scores to the whole change of the pattern, exactly.
+
 The forward pass stays as it is.
 
-Source: Jafari et al. 2025, "RelP: Faithful and Efficient Circuit Discovery via Relevance Patching"; the rules
-are those of layer-wise relevance propagation for transformers (Ali et al. 2022, arXiv 2202.07304).
+Sources: Jafari et al. 2025, "RelP: Faithful and Efficient Circuit Discovery via Relevance Patching"; the rules
+are those of layer-wise relevance propagation for transformers (Ali et al. 2022, arXiv 2202.07304). The secant is the
+path of Sundararajan et al. 2017 (arXiv 1703.01365) within one softmax, in the place of the softmax that AtP* (Kramar et
+al. 2024, arXiv 2403.00745) computes again for a head's own queries and keys.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from steerscope.analysis.engine.wavefront import Hook
-from steerscope.analysis.errors import BrokenInvariant
+from steerscope.analysis.errors import BrokenInvariant, UnsupportedModel
 from steerscope.analysis.model.models import Model
 
 SMALL = 1e-9
+LEAST = 1e-37  # attention that a float32 still holds: two scores are at most some 85 nats apart, as far as can be seen
+NATS = 1.0  # of scores between two points of a secant: a softmax turns over within some four
+POINTS = (8, 96)
 
 
 def relevance(model: Model) -> tuple[list[tuple[str, Hook]], Callable[[], None]]:
@@ -61,6 +74,53 @@ def relevance(model: Model) -> tuple[list[tuple[str, Hook]], Callable[[], None]]
             )
 
     return rules, check
+
+
+def secants(model: Model) -> list[tuple[str, Hook]]:
+    """The softmaxes' rule as hooks, for chunks whose rows are clean and steered in turn.
+
+    Raises:
+        UnsupportedModel: as soon as a pattern comes from no softmax.
+    """
+    return [(model.hook("pattern", layer), _turning) for layer in range(model.n_layers)]
+
+
+def _turning(pattern: Tensor, hook: Any) -> None:
+    """Changes the way back of the softmax that a pattern comes from; the pattern itself stays."""
+    if pattern.grad_fn is None:
+        return
+    softmax = _softmax(pattern.grad_fn)
+    if softmax is None:
+        raise UnsupportedModel(
+            f"{getattr(hook, 'name', 'a pattern')} does not come from a softmax, so what it does between two runs is "
+            'not known; expected eager attention; use method="ig"'
+        )
+    p = pattern.detach()
+    softmax.register_hook(lambda found, given: (secant(p, given[0]), *found[1:]))
+
+
+def _softmax(node: Any, deep: int = 8) -> Any:
+    """The softmax that a pattern was made by, behind casts, masks and dropout."""
+    if node is None or type(node).__name__.startswith("SoftmaxBackward"):
+        return node
+    found = (_softmax(before, deep - 1) for before, _ in node.next_functions if deep)
+    return next((one for one in found if one is not None), None)
+
+
+def secant(
+    pattern: Float[Tensor, "row head query key"], gradient: Float[Tensor, "row head query key"]
+) -> Float[Tensor, "row head query key"]:
+    """The gradient of the scores from that of the pattern, by the mean Jacobian between each pair of rows."""
+    scores = pattern.clamp_min(LEAST).log()  # up to what all keys have in common, which a softmax does not see
+    start, moved = scores[0::2], scores[1::2] - scores[0::2]
+    points = min(max(int(moved.abs().max() / NATS), POINTS[0]), POINTS[1])
+    found = torch.zeros_like(gradient)
+    for i in range(points):
+        p = (start + (i + 0.5) / points * moved).softmax(dim=-1)
+        for row in (0, 1):
+            own = gradient[row::2]
+            found[row::2] += p * (own - (p * own).sum(dim=-1, keepdim=True)) / points
+    return found
 
 
 def _constant(x: Tensor, hook: Any) -> Tensor:

@@ -10,42 +10,54 @@ from steerscope.reports.figures.heatmap import heatmap
 from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
-from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents, shares
-from steerscope.reports.records import records, sides, way
+from steerscope.reports.pages.carried import carried, how_sure
+from steerscope.reports.pages.common import everything, layout, metric_unit, of
+from steerscope.reports.records import records, way
 
-MEASURES = {"necessity": "Necessity, estimated", "sufficiency": "Sufficiency, estimated"}
+EXACT = ("necessity", "sufficiency")
+DONE = {
+    "necessity": "would be lost with the node, as gradients estimate it",
+    "sufficiency": "the node would bring alone, as gradients estimate it",
+    "conductance": "flows through the node as the coefficient grows",
+}
 METHODS = {
     "gradient": "attribution patching",
     "relp": "relevance patching",
-    "atp*": "AtP* with GradDrop",
+    "atp*": "AtP*: secants through every softmax, and GradDrop",
     "ig": "integrated gradients along the coefficient",
 }
 
 
 def headline(result: Result) -> list[str]:
-    """The strongest estimates, and how good they are."""
-    unit, table = metric_unit(result), of(result, "effects", measure="necessity")
-    along, against = sides(table[table["significant"]], way(result))
-    first = f"Estimated to carry most: {words.listing(shares(along, 4))}"
-    first = first if len(along) else "No node is estimated to carry a significant part"
-    rows = list(records(result.frames["calibration"]))
+    """What is told from reference vectors by the estimates, and how good these are."""
+    unit, first = metric_unit(result), measures(result)[0]
     said = [
         f"{r.measure}: {words.agreement(r)}, worst error {words.number(r.worst_error)} "
         f"{unit} ({words.percent(r.worst_share)} of the effect)"
-        for r in rows
+        for r in records(result.frames["calibration"])
     ]
-    found = [
-        f"{first}{opponents(shares(against, len(against)))}.",
-        f"Against exact patching of {int(rows[0].nodes)} random nodes: {'; '.join(said)}.",
+    nodes = int(result.frames["calibration"]["nodes"].iloc[0])
+    found = carried(result, of(result, "effects", measure=first), DONE[first])
+    return [*found, f"Against exact patching of {nodes} random nodes: {'; '.join(said)}.", *steps_taken(result)]
+
+
+def measures(result: Result) -> list[str]:
+    """Those of the table: necessity and sufficiency, or conductance alone."""
+    return list(result.frames["effects"]["measure"].unique())
+
+
+def steps_taken(result: Result) -> list[str]:
+    """How many steps along the coefficient were needed, or how far the last ones were from enough."""
+    steps, gap = result.manifest.get("steps"), result.manifest.get("gap")
+    if steps is None or gap is None:
+        return []
+    if result.manifest.get("complete"):
+        return [f"{steps} steps along the coefficient were enough: the parts add up to the effect within 1%."]
+    off = f"{words.percent(gap)} of the effect" if words.finite(gap) else "an effect of zero"
+    return [
+        f"Even {steps} steps along the coefficient were not enough: the parts miss {off}, so each score may be off by "
+        "about as much of itself."
     ]
-    values = {r.quantity: r.value for r in records(result.frames["path"])}
-    if values:
-        found.append(
-            "Along the coefficient gradients at the injection add up to "
-            f"{words.signed(values['integrated gradients'])} {unit} of {words.signed(values['effect'])} (gap "
-            f"{words.signed(values['gap'])})."
-        )
-    return found
 
 
 def page(result: Result) -> Page:
@@ -53,10 +65,11 @@ def page(result: Result) -> Page:
     text = [
         "An estimate is the gradient of the metric times how much the node's output changes. It costs a few passes for "
         "all nodes, and is wrong where the model bends between the two runs: so a random sample of nodes was patched "
-        "exactly.",
+        f"exactly. This method does not see {result.manifest.get('blind', 'what a straight line does not')}.",
+        "Verdicts compare estimates with estimates: of this vector, and of each reference vector along its own change.",
         "Pearson tells whether the large effects are right, Kendall whether the order is, small ones included.",
     ]
-    parts = (_maps, _ranking, _calibration, _inputs, _positions, _table)
+    parts = (_maps, _ranking, _calibration, _inputs, _positions, _sure, _table)
     return layout(
         result,
         "Who carries {vector} in {model}? Estimates from gradients",
@@ -68,29 +81,36 @@ def page(result: Result) -> Page:
 
 
 def _hover(row: Any, unit: str) -> str:
-    return "<br>".join([f"<b>{escape(str(row.node))}</b> {row.measure}", *words.estimate(row, unit)])
+    return "<br>".join(
+        [f"<b>{escape(str(row.node))}</b> {row.measure}", words.verdict(row.verdict), *words.estimate(row, unit)]
+    )
 
 
 def _maps(result: Result) -> Section:
     unit, towards = metric_unit(result), way(result)
     limit = float(result.frames["effects"]["effect"].abs().max()) or 1.0
     panels = [
-        Panel(title, heatmap(of(result, "effects", measure=name), unit, limit, describe=_hover, towards=towards))
-        for name, title in MEASURES.items()
+        Panel(
+            f"{name.capitalize()}, estimated",
+            heatmap(of(result, "effects", measure=name), unit, limit, describe=_hover, towards=towards),
+        )
+        for name in measures(result)
     ]
-    return Section("Heads by layers", [f"Estimates in {unit}; bold or dotted where significant."], panels)
+    text = f"Estimates in {unit}; orange carries the effect, blue works against it. In full colour: told from noise."
+    return Section("Heads by layers", [text], panels)
 
 
 def _ranking(result: Result) -> Section:
     unit = metric_unit(result)
     look: dict[str, Any] = {"describe": _hover, "title": "estimate", "towards": way(result)}
-    panels = [Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit, **look)) for m in MEASURES]
-    return Section("Ranked estimates", ["Grey bands: random vectors of equal norm."], panels)
+    panels = [Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit, **look)) for m in measures(result)]
+    text = "Bands: where a node would stand if it had as large a share of this vector as of its references."
+    return Section("Ranked estimates", [text], panels)
 
 
 def _calibration(result: Result) -> Section:
     panels = []
-    for name in MEASURES:
+    for name in EXACT:
         own = of(result, "sample", measure=name)
         chart = agreement(own["node"], own["estimate"], own["effect"], ["sample"] * len(own), metric_unit(result))
         panels.append(Panel(name.capitalize(), chart))
@@ -100,11 +120,11 @@ def _calibration(result: Result) -> Section:
 
 def _inputs(result: Result) -> Section:
     own = of(result, "inputs", measure="necessity")
-    none, clear = float("nan"), (own["low"] > 0) | (own["high"] < 0)
-    own = own.assign(node=own["node"] + "." + own["input"], reference_low=none, reference_high=none, significant=clear)
+    none = float("nan")
+    own = own.assign(node=own["node"] + "." + own["input"], reference_low=none, reference_high=none, verdict="untested")
     text = (
         "What reaches the output through each head's queries, keys and values, with the attention pattern computed "
-        "anew; filled where the interval leaves out zero."
+        "anew. A description, with intervals over groups of prompts: no reference vectors stand beside it."
     )
 
     def describe(row: Any, unit: str) -> str:
@@ -119,10 +139,13 @@ def _positions(result: Result) -> Section:
     towards = way(result)
     if table.empty:
         return Section(title, [], [Panel("Tokens", None, "no position is reached")])
-    own = of(result, "positions", measure="necessity").groupby("prompt")["effect"].sum().mul(towards or 1).sort_values()
+    first = measures(result)[0]
+    own = of(result, "positions", measure=first).groupby("prompt")["effect"].sum().mul(towards or 1).sort_values()
     rows = table[table["prompt"] == own.index[len(own) // 2]]
     limit = float(rows["effect"].abs().max()) or 1.0
-    panels = [Panel(n.capitalize(), strip(rows[rows["measure"] == n], unit, limit, towards=towards)) for n in MEASURES]
+    panels = [
+        Panel(n.capitalize(), strip(rows[rows["measure"] == n], unit, limit, towards=towards)) for n in measures(result)
+    ]
     text = (
         "The same estimates by position, of the prompt with the median sum: a node's positions add up to its estimate "
         "there."
@@ -130,6 +153,11 @@ def _positions(result: Result) -> Section:
     return Section(title, [text], panels)
 
 
+def _sure(result: Result) -> Section:
+    return how_sure(result, [of(result, "effects", measure=measure) for measure in measures(result)])
+
+
 def _table(result: Result) -> Section:
-    columns = ["node", "measure", "effect", "low", "high", "share", "reference", "p_adjusted", "p_holm", "wrong_way"]
+    columns = ["node", "measure", "effect", "low", "high", "share", "verdict", "noise_share", "concepts_share"]
+    columns += ["p", "p_noise", "p_concepts", "p_holm", "p_specific", "wrong_way"]
     return everything(result.frames["effects"], columns, "All nodes", result)

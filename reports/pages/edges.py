@@ -12,7 +12,9 @@ from steerscope.circuits.edge_graph import INJECTION, LOGITS, edge_graph
 from steerscope.reports import words
 from steerscope.reports.figures.agreement import agreement
 from steerscope.reports.page import Page, Panel, Section, Table
+from steerscope.reports.pages.attribute import steps_taken
 from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents
+from steerscope.reports.pages.path_effect import told
 from steerscope.reports.records import records, sides, total, way
 from steerscope.reports.theme import NEUTRAL, figure, side
 
@@ -25,24 +27,28 @@ Point = tuple[float, float]
 
 
 def headline(result: Result) -> list[str]:
-    """The widest path, the strongest edges along the effect and against it, how good the estimates are."""
-    table, towards, whole = result.frames["verified"], way(result), total(result) or float("nan")
+    """What is told from reference vectors, the widest way, the strongest edges, how good the estimates are."""
+    exact, towards, whole = result.frames["verified"], way(result), total(result) or float("nan")
+    large = exact["necessity"].abs() >= result.manifest.get("smallest", 0.02) * abs(whole)
     along, against = (
         [
             f"{r.sender} → {r.receiver} ({words.signed(r.estimate)}, exactly {words.signed(r.necessity)}, "
             f"{words.percent(r.necessity / whole)})"
             for r in records(rows.sort_values("necessity", key=abs, ascending=False).head(4))
         ]
-        for rows in sides(table, towards, "necessity")
+        for rows in sides(exact[large], towards, "necessity")
     )
     path = _widest(edge_graph(result, SHOWN), towards)
     said = "; ".join(f"{r.measure}: {words.agreement(r)}" for r in records(of(result, "calibration", verified="both")))
-    count = result.manifest.get("count", "?")
+    count, table = result.manifest.get("count", "?"), result.frames["edges"]
+    named = table.assign(node=table["sender"] + " → " + table["receiver"])
     return [
-        *([f"The widest way is {' → '.join(path)}."] if path else []),
-        f"The strongest of {count} edges, in {metric_unit(result)} and of the effect: "
+        *told(result, named, f"edge of {count}"),
+        *([f"The widest way, whether told from noise or not, is {' → '.join(path)}."] if path else []),
+        f"The strongest of {count} edges as they are, in {metric_unit(result)} and of the effect: "
         f"{words.listing(along)}{opponents(against)}.",
-        f"Estimates against exact path patching of {len(table)} edges: {said}.",
+        f"Estimates against exact path patching of {len(exact)} edges: {said}.",
+        *steps_taken(result),
     ]
 
 
@@ -52,7 +58,9 @@ def page(result: Result) -> Page:
         "An edge is what one node writes into the stream and one input of another node reads there, with everything "
         "else as it is. Scores are integrated gradients along the coefficient; those that leave the injection add up "
         "to the effect. An edge's exact necessity is the effect lost when this path alone is set back to clean, its "
-        "sufficiency what it brings alone."
+        "sufficiency what it brings alone.",
+        "Verdicts come from a test over vectors, each read along its own change, corrected by Holm over all edges, "
+        "listed or not.",
     ]
     return layout(
         result,
@@ -199,5 +207,6 @@ def _agreement(result: Result) -> Section:
 
 
 def _edges(result: Result) -> Section:
-    columns = ["sender", "receiver", "effect", "low", "high", "share", "reference", "p_adjusted", "significant"]
+    columns = ["sender", "receiver", "effect", "low", "high", "share", "verdict", "noise_share", "concepts_share"]
+    columns += ["p", "p_noise", "p_concepts", "p_holm", "p_specific"]
     return everything(result.frames["edges"].head(300), columns, "All edges (the strongest 300)", result)

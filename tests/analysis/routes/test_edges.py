@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from questions import PROMPTS, experiment
@@ -14,10 +15,26 @@ from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.routes.edge_scores import Input, Layer, edge_scores, inputs_of, senders_of
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.verdicts import TOLD
+from steerscope.analysis.routes import edges as module
+from steerscope.analysis.routes.edge_scores import (
+    Input,
+    Layer,
+    complete_scores,
+    connected,
+    edge_scores,
+    inputs_of,
+    senders_of,
+)
 from steerscope.analysis.routes.edges import COLUMNS, edges
 from steerscope.analysis.routes.path_effect import Receiver, exact_paths
-from steerscope.analysis.tools.gradients import estimate
+from steerscope.analysis.tools.gradients import _backward
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.analysis.vectors.random import random_like
+from steerscope.reports.pages import edges as pages
 
 
 def test_what_the_inputs_of_a_layer_hand_back_adds_up_to_its_gradient(every_architecture: Model) -> None:
@@ -53,8 +70,26 @@ def test_edges_of_a_node_add_up_to_the_node_and_those_of_the_injection_to_the_ef
     np.testing.assert_allclose(scores[0].sum(axis=0), total, rtol=0.02, atol=5e-3)
     if asked.model.post_norm:  # there a node's change and its write differ by the norm between
         return
-    nodes = estimate(asked, "ig", steps=30).values[0]
-    np.testing.assert_allclose(scores[1:].sum(axis=1), nodes, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(scores[1:].sum(axis=1), mean_gradients(asked, 30), rtol=1e-3, atol=1e-4)
+
+
+def mean_gradients(asked: Experiment, steps: int) -> Any:
+    """By node and prompt, the change of its output times its mean gradient along the coefficient."""
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    found = np.zeros((len(asked.reachable), len(PROMPTS)))
+    place = {node: i for i, node in enumerate(asked.reachable)}
+
+    def collect(p: int, block: int, site: tuple[str, int], rows: Tensor, back: Tensor) -> None:
+        mean = torch.einsum("k,k...->...", torch.tensor(weights / 2).to(back), back[1:-1])
+        product = ((rows[-1] - rows[0]) * mean).sum(dim=(0, -1)).double().numpy()
+        for head in range(len(product)) if product.ndim else (None,):
+            node = Node(site[1], head)
+            if node in place and node.site.name == site[0]:
+                found[place[node], p] = product if head is None else product[head]
+
+    shares = [0.0, *((points + 1) / 2).tolist(), 1.0]
+    _backward(asked, 0, [shares], asked.along, collect, (), ())
+    return found
 
 
 def test_a_node_reaches_what_comes_after_it_alone(small_model: Model, small_models: Any) -> None:
@@ -95,8 +130,62 @@ def test_verified_edges_are_exact_and_calibrate_the_estimates(small_models: Any)
     calibration = result.frames["calibration"]
     both = calibration[(calibration["verified"] == "both") & (calibration["measure"] == "necessity")]
     assert both["pearson"].item() > 0.7
-    [check] = result.manifest["checks"]
-    assert check["name"].startswith("edges that leave the injection") and check["value"] < 0.1
+    assert result.manifest["complete"] and result.manifest["gap"] < 0.01
+
+
+def test_steps_are_doubled_until_the_injections_edges_add_up(
+    small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = experiment(small_model)
+    found = complete_scores(asked, 0, 1)
+    assert found.gap < 0.01 and found.steps > 1
+    np.testing.assert_array_equal(found.values, edge_scores(asked, 0, found.steps))
+    coarse = edge_scores(asked, 0, found.steps // 2)[0].sum(axis=0).mean()
+    assert abs(coarse - asked.effect().mean()) > 0.01 * abs(asked.effect().mean())
+    monkeypatch.setattr("steerscope.analysis.routes.edge_scores.COMPLETE", 0.0)
+    monkeypatch.setattr(module, "COMPLETE", 0.0)
+    result = edges(asked, steps=30, verify=4, sample=4)
+    assert result.manifest["steps"] == 64 and not result.manifest["complete"]
+    assert any(s.startswith("Even 64 steps along the coefficient were not enough") for s in pages.headline(result))
+
+
+def steered(model: Model, texts: list[str], seed: int | None = None, references: int = 12) -> Experiment:
+    """A word, or a random vector in its place."""
+    vector = prompt_pair(model, " wedding", " ship", 0)
+    injection = Injection(vector if seed is None else random_like(vector, seed), 2.0)
+    return Experiment(model, (injection,), make_prompts(model, texts, groups="each"), references=references)
+
+
+def test_edges_are_corrected_over_all_of_them_listed_or_not(
+    tiny: Model, stories: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = steered(tiny, stories[:8])
+    whole = edges(asked, verify=4, sample=4).frames["edges"]
+    assert len(whole) == connected(asked).sum()
+    monkeypatch.setattr(module, "LISTED", 10)
+    result = edges(asked, verify=4, sample=4)
+    pd.testing.assert_frame_equal(result.frames["edges"], whole.head(10))
+    assert (result.manifest["count"], result.manifest["listed"]) == (len(whole), 10)
+
+
+def test_references_are_scored_along_their_own_change(tiny: Model, stories: list[str]) -> None:
+    asked = steered(tiny, stories[:6], references=4)
+    table = edges(asked, verify=4, sample=4).frames["edges"]
+    shares = []
+    for vector in asked.vectors[1:]:
+        scores = complete_scores(asked, vector, 5, asked.own(vector)).values
+        shares.append(scores[connected(asked)].mean(-1) / asked.own_effect(vector).mean())
+        np.testing.assert_allclose(scores[0].sum(axis=0).mean(), asked.own_effect(vector).mean(), rtol=0.01)
+    np.testing.assert_allclose(sorted(table["noise_share"]), np.sort(np.mean(shares, axis=0)), rtol=1e-4, atol=1e-7)
+
+
+def test_nothing_is_told_on_pure_noise(tiny: Model, stories: list[str]) -> None:
+    """A random vector as the injection: of its edges none is its own, and the page says so."""
+    saying = ("Nothing is specific to this vector: of no edge of ", "Of no edge of ")
+    for seed in range(3):
+        result = edges(steered(tiny, stories[:8], seed), verify=4, sample=8)
+        assert not result.frames["edges"]["verdict"].isin(TOLD).any()
+        assert pages.headline(result)[0].startswith(saying)
 
 
 def test_bad_options_are_refused(small_model: Model) -> None:

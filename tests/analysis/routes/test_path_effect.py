@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from questions import PROMPTS, TARGET, experiment
@@ -12,8 +13,14 @@ from steerscope.analysis.errors import BadNode
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.routes.path_effect import COLUMNS, Receiver, exact_paths, parse_receiver, path_effect
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.results.verdicts import TOLD
+from steerscope.analysis.routes.path_effect import COLUMNS, Receiver, _read, exact_paths, parse_receiver, path_effect
 from steerscope.analysis.tools.patching import effects
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.analysis.vectors.random import random_like
+from steerscope.reports.pages import path_effect as pages
 
 
 def metric(asked: Experiment, p: int, edits: list[Edit]) -> float:
@@ -120,7 +127,7 @@ def test_all_inputs_of_the_only_reader_are_its_whole_effect(small_models: Any) -
     asked = experiment(model, model.n_layers - 1)
     nodes = effects(asked)
     paths: list[tuple[Node | None, Receiver]] = [(None, Receiver(n, ("q", "k", "v"))) for n in nodes.nodes]
-    assert exact_paths(asked, paths) == pytest.approx(nodes.along[0], abs=1e-5)
+    assert exact_paths(asked, paths) == pytest.approx(nodes.along, abs=1e-5)
 
 
 def test_the_result_has_intervals_and_references(small_model: Model) -> None:
@@ -128,7 +135,42 @@ def test_the_result_has_intervals_and_references(small_model: Model) -> None:
     table = result.frames["paths"]
     assert list(table.columns) == list(COLUMNS["paths"])
     assert len(table) == 2 * 6 and set(table["receiver"]) == {"L1H2.q", "L2M", "logits"}
-    assert (table["low"] <= table["effect"]).all() and table["reference_high"].notna().all()
+    assert (table["low"] <= table["effect"]).all()
+
+
+def test_references_are_read_along_their_own_change(tiny: Model, stories: list[str]) -> None:
+    asked = steered(tiny, stories[:6], references=4)
+    table = path_effect(asked, ["L0H1"], ["L1M", "logits"]).frames["paths"]
+    found = table[table["measure"] == "necessity"].set_index("receiver")["noise_share"]
+    paths: Any = [(Node(0, 1), Receiver(Node(1))), (Node(0, 1), Receiver(None))]
+    shares = []
+    for vector in asked.vectors[1:]:
+        own = _read(asked, paths, vector, [asked.own(vector)])[0, 0].mean(-1)
+        shares.append(own / asked.own_effect(vector).mean())
+    assert found[["L1M", "logits"]].tolist() == pytest.approx(np.mean(shares, axis=0).tolist(), rel=1e-5, abs=1e-8)
+
+
+def test_nothing_is_told_of_a_random_vector(tiny: Model, stories: list[str]) -> None:
+    for seed in range(4):
+        asked = steered(tiny, stories[:8], seed)
+        result = path_effect(asked, ["injection", "L0M", "L0H1"], ["L1H2.k", "L1M", "logits"])
+        assert not result.frames["paths"]["verdict"].isin(TOLD).any()
+        saying = ("Nothing is specific to this vector: of no path can it be said", "Of no path can it be said")
+        assert pages.headline(result)[0].startswith(saying)
+
+
+def test_one_prompt_has_effects_and_a_reason_why_nothing_is_told(tiny: Model, stories: list[str]) -> None:
+    result = path_effect(steered(tiny, stories[:1]), ["L0M"], ["L1M", "logits"])
+    first, second = pages.headline(result)
+    assert first.startswith("Of no path can it be said that it is this vector's own: one prompt")
+    assert "L0M → logits" in second and "nan" not in second
+
+
+def steered(model: Model, texts: list[str], seed: int | None = None, references: int = 12) -> Experiment:
+    """A word, or a random vector in its place."""
+    vector = prompt_pair(model, " wedding", " ship", 0)
+    injection = Injection(vector if seed is None else random_like(vector, seed), 2.0)
+    return Experiment(model, (injection,), make_prompts(model, texts, groups="each"), references=references)
 
 
 @pytest.mark.parametrize("text", ["L1H5.q", "L1H5", "L0M", "logits"])
