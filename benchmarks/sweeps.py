@@ -141,7 +141,7 @@ class Loop:
         return [(trial.index, self.trial(trial)) for trial in trials]
 
     def trial(self, trial: Trial) -> list[float]:
-        slot = self.visits.slots[trial.visit]
+        slot = self.visits.slot(trial)
         ids = self.visits.ids[slot]
         hooks = [
             (self.model.hook(edit.site.name, edit.site.layer), partial(added, edit=edit))

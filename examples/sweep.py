@@ -29,7 +29,7 @@ if __name__ == "__main__":  # worker processes import this file
         coefficients=(1, 2, 4),
         executor=Processes(2),
     )
-    print(result.frames["frontier"].query("useful").sort_values("efficiency", ascending=False))
+    print(result.frames["frontier"].sort_values("effect", ascending=False)[["node", "effect", "efficiency", "verdict"]])
 
     # The same vector, pushed through each head; scored by how probable wedding words become.
     words = st.log_prob([" wedding", " bride"], against=[" dragon", " ship"])
@@ -39,6 +39,6 @@ if __name__ == "__main__":  # worker processes import this file
     generator = torch.Generator().manual_seed(0)
     own = {"L0H3": torch.randn(32, generator=generator), "L1M": torch.randn(320, generator=generator)}
     result = st.sweep(model, own, prompts, f"{out}/given", trials=400, mode="given", k=(1, 2))
-    print(result.frames["nodes"][["node", "outcome", "contribution", "low", "high", "reference"]])
+    print(result.frames["nodes"][["node", "outcome", "contribution", "low", "high", "reference", "verdict"]])
 
     print(st.report(result.save(f"{out}/given/summary", overwrite=True)))

@@ -9,6 +9,10 @@ one stream. So a sweep says which of these it means:
   squares), an MLP the vector itself.
 - shared: the vector is added to the stream where the unit writes; the heads of a layer are one unit.
 - given: a dictionary from units to vectors.
+
+A control is one random vector in the place of the real one: the whole injection is random, and its parts are that
+vector pushed through each unit (shared: the vector itself), as much of it written into the stream as of the real part.
+In mode given, where no vector stands behind the parts, each unit draws its own.
 """
 
 import hashlib
@@ -19,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
@@ -60,13 +65,34 @@ class Additions:
     def rows(self) -> int:
         return self.parts[0][0].rows
 
-    def control(self, vector: int, unit: int, seed: int) -> SteeringVector:
-        """A random vector that writes as much into the stream as the real one, row by row."""
-        real = self.parts[vector][unit]
-        drawn = random_like(real, seed)
-        image, wanted = (self.image(unit, v.values).norm(dim=-1, keepdim=True) for v in (drawn, real))
-        values = drawn.values.double() * wanted / image.clamp_min(1e-30)
-        return replace(drawn, values=values.float())
+    def control(self, vector: int, seed: int) -> tuple[tuple[SteeringVector, ...], tuple[SteeringVector, ...]]:
+        """A random vector: the part of every unit, which writes as much into the stream as the real one, row by row;
+        and the whole injection.
+        """
+        real, whole = self.parts[vector], self.whole[vector]
+        if whole[0].site.name == "resid_pre":
+            behind = random_like(whole[0], seed)
+            drawn = [self.through(unit, behind.values) for unit in range(len(self.units))]
+            return tuple(self._as_much(i, real[i], x) for i, x in enumerate(drawn)), (behind,)
+        seeds = np.random.SeedSequence(seed).generate_state(len(self.units)).tolist()
+        parts = tuple(
+            self._as_much(i, v, random_like(v, s).values) for i, (v, s) in enumerate(zip(real, seeds, strict=True))
+        )
+        return parts, parts
+
+    def _as_much(self, unit: int, real: SteeringVector, drawn: Tensor) -> SteeringVector:
+        image, wanted = (self.image(unit, values).norm(dim=-1, keepdim=True) for values in (drawn, real.values))
+        values = drawn.double() * wanted / image.clamp_min(1e-30)
+        return SteeringVector(values.float(), real.site, {"recipe": "random", "like": real.label})
+
+    def through(self, unit: int, values: Float[Tensor, "row d_model"]) -> Tensor:
+        """What a unit must be given to write as much of a vector as it can (least squares)."""
+        inverse = self._inverses[unit]
+        return values.double() if inverse is None else values.double() @ inverse
+
+    @cached_property
+    def _inverses(self) -> tuple[Float[Tensor, "d_model d_head"] | None, ...]:
+        return tuple(None if w is None else torch.linalg.pinv(w.double()) for w in self.writers)
 
     def image(self, unit: int, values: Tensor) -> Float[Tensor, "row d_model"]:
         """What an addition at the unit's site adds to the stream (before a norm after the node, if any)."""

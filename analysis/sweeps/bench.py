@@ -1,7 +1,8 @@
 """`Bench`: a sweep's work with its model: edited passes in, a table of rows out.
 
 1. Which trials: the design says it of each number.
-2. The clean and the fully steered run of each visit, once.
+2. The clean and the fully steered run of each visit, once; and of its random vector, where it has controls: what a
+   vector does is read along its own change.
 3. All trials of the block in one call of the engine; a few numbers of each.
 """
 
@@ -70,15 +71,23 @@ def _load(work: Work) -> Model:
 
 @dataclass(frozen=True, eq=False)
 class _Visits:
-    """The visits of a block: their prompts, what they read, their clean and their fully steered numbers."""
+    """The visits of a block: their prompts, what they read, their clean and their fully steered numbers.
 
-    slots: dict[int, int]
+    Attributes:
+        slots: by visit and random vector (-1: the real one), which of the runs.
+    """
+
+    slots: dict[tuple[int, int], int]
     ids: list[tuple[int, ...]]
     scored: Scored
     scores: "Numbers"
-    clean: Float[Tensor, "visit number"]
-    steered: Float[Tensor, "visit number"]
-    norms: Float[Tensor, "visit layer"]
+    clean: Float[Tensor, "slot number"]
+    steered: Float[Tensor, "slot number"]
+    norms: Float[Tensor, "slot layer"]
+
+    def slot(self, trial: Trial) -> int:
+        """The runs that a trial is measured against."""
+        return self.slots[trial.visit, trial.control]
 
 
 class Bench:
@@ -90,7 +99,7 @@ class Bench:
         self.reads: Reads = "logits" if model.softcap else "hidden"
         self._edits: dict[Any, Edit] = {}
         self._norms: dict[tuple[int, ...], Tensor] = {}
-        self._part = lru_cache(maxsize=4096)(self._make_part)
+        self._control = lru_cache(maxsize=64)(self._make_control)
         self._images = lru_cache(maxsize=64)(self._make_images)
 
     @torch.no_grad()
@@ -108,8 +117,8 @@ class Bench:
 
     def _visits(self, trials: Sequence[Trial], prompts: Mapping[int, tuple[int, ...]]) -> _Visits:
         design = self.work.design
-        numbers = list(dict.fromkeys(t.visit for t in trials))
-        about = [design.of_visit(visit) for visit in numbers]
+        numbers = list(dict.fromkeys((t.visit, t.control) for t in trials))
+        about = [design.of_visit(visit) for visit, _ in numbers]
         full = [prompts[prompt] for prompt, _, _ in about]
         ids = [row[:-1] for row in full]
         given = Prompts(tuple(ids), ("",) * len(ids), continuations=tuple(row[-1:] for row in full))
@@ -117,14 +126,14 @@ class Bench:
         options: dict[str, Any] = {"prompts": ids, "budget": self.work.budget}
         clean = scored.outputs([Variant(slot) for slot in range(len(ids))], **options)
         whole = [
-            Variant(slot, self._whole(vector, coefficient, ids[slot]))
-            for slot, (_, vector, coefficient) in enumerate(about)
+            Variant(slot, self._whole(vector, coefficient, ids[slot], control))
+            for slot, ((_, vector, coefficient), (_, control)) in enumerate(zip(about, numbers, strict=True))
         ]
         steered = scored.outputs(whole, **options)
         scores = Numbers(self.model, scored, self.metric, clean, steered)
         numbers_of = [scores(scored.readout(outputs)) for outputs in (clean, steered)]
         norms = torch.stack(self._stream_norms(ids))
-        slots = {visit: slot for slot, visit in enumerate(numbers)}
+        slots = {key: slot for slot, key in enumerate(numbers)}
         return _Visits(slots, ids, scored, scores, numbers_of[0], numbers_of[1], norms)
 
     def _measure(
@@ -133,15 +142,17 @@ class Bench:
         """Trials by their numbers, their visits, the edited runs, and what was measured of them."""
         trials = [self.work.design.trial(i, self.work.additions.units) for i in numbers]
         visits = self._visits(trials, prompts)
-        slots = [visits.slots[t.visit] for t in trials]
+        slots = [visits.slot(t) for t in trials]
         variants = [Variant(slot, self.edits(t, visits.ids[slot])) for slot, t in zip(slots, trials, strict=True)]
         options: dict[str, Any] = {"reads": self.reads, "budget": self.work.budget}
         values = measure(self.model, visits.ids, variants, visits.scored.positions, visits.scores, **options)
         return trials, visits, variants, values
 
-    def _whole(self, vector: int | None, coefficient: float, ids: tuple[int, ...]) -> tuple[Edit, ...]:
-        """The whole injection; with mixed vectors the mean of all."""
+    def _whole(self, vector: int | None, coefficient: float, ids: tuple[int, ...], control: int) -> tuple[Edit, ...]:
+        """The whole injection, of the real or a random vector; with mixed vectors the mean of all."""
         whole = self.work.additions.whole
+        if control >= 0:
+            whole = tuple(self._control(v, control)[1] for v in range(len(whole)))
         if vector is not None:
             return tuple(self._edit(part, coefficient, ids) for part in whole[vector])
         return tuple(self._edit(part, coefficient / len(whole), ids) for group in whole for part in group)
@@ -161,18 +172,19 @@ class Bench:
         value = (coefficient * part.values).to(self.model.device)
         return Edit(part.site, "add", value, self.work.injected(len(ids) + 1))
 
-    def _make_part(self, vector: int, unit: int, control: int) -> SteeringVector:
-        if control < 0:
-            return self.work.additions.parts[vector][unit]
-        state = np.random.SeedSequence([self.work.design.seed, control, vector, unit])
-        return self.work.additions.control(vector, unit, int(state.generate_state(1)[0]))
+    def _part(self, vector: int, unit: int, control: int) -> SteeringVector:
+        return (self.work.additions.parts[vector] if control < 0 else self._control(vector, control)[0])[unit]
+
+    def _make_control(self, vector: int, control: int) -> tuple[tuple[SteeringVector, ...], tuple[SteeringVector, ...]]:
+        state = np.random.SeedSequence([self.work.design.seed, control, vector])
+        return self.work.additions.control(vector, int(state.generate_state(1)[0]))
 
     # Norms.
 
     def _make_images(self, vector: int, control: int) -> Float[Tensor, "unit image"]:
         """What each unit's addition writes into the stream, rows flattened."""
         additions = self.work.additions
-        parts = (self._make_part(vector, unit, control) for unit in range(len(additions.units)))
+        parts = (self._part(vector, unit, control) for unit in range(len(additions.units)))
         return torch.stack([additions.image(u, p.values).flatten() for u, p in enumerate(parts)]).float()
 
     def _stream_norms(self, prompts: Sequence[tuple[int, ...]]) -> list[Float[Tensor, " layer"]]:
@@ -196,7 +208,7 @@ class Bench:
         layers, norms = [unit.layer for unit in units], visits.norms.numpy()
         weights: dict[tuple[int, int], NDArray[np.float32]] = {}
         for row, t in enumerate(trials):
-            scale = t.coefficient / norms[visits.slots[t.visit]]
+            scale = t.coefficient / norms[visits.slot(t)]
             for unit, vector in zip(t.units, t.vectors, strict=True):
                 if (vector, t.control) not in weights:
                     weights[vector, t.control] = np.zeros((len(trials), len(units)), np.float32)
@@ -211,9 +223,9 @@ class Bench:
     # Rows.
 
     def _table(self, trials: Sequence[Trial], visits: _Visits, values: Tensor) -> pa.Table:
-        slot = [visits.slots[t.visit] for t in trials]
+        slot = [visits.slot(t) for t in trials]
         clean, steered = visits.clean[slot].cpu().numpy(), visits.steered[slot].cpu().numpy()
-        effect, kl, loss, entropy = values.cpu().numpy().T
+        effect, kl, loss, entropy, own = values.cpu().numpy().T
         names = [unit.name for unit in self.work.additions.units]
         columns: dict[str, Any] = {
             "trial": [t.index for t in trials],
@@ -235,7 +247,9 @@ class Bench:
             "norm": self._written(trials, visits).numpy(),
             "clean_perplexity": np.exp(clean[:, 2]),
             "clean_entropy": clean[:, 3],
+            "own": own - clean[:, 4],
             "steered_effect": steered[:, 0] - clean[:, 0],
+            "steered_own": steered[:, 4] - clean[:, 4],
             "steered_kl": steered[:, 1],
             "steered_perplexity": np.exp(steered[:, 2]),
         }
@@ -267,7 +281,7 @@ class Bench:
                 logits[list(positions)],
                 None,
             )
-            worst = max(worst, float((visits.scores.of_logits(readout).mean(dim=-1) - expected[row, 1:]).abs().max()))
+            worst = max(worst, float((visits.scores.of_logits(readout).mean(dim=-1) - expected[row, 1:4]).abs().max()))
         if not worst <= TOLERANCE:
             raise BrokenInvariant(
                 f"the engine and plain passes of {self.model.name} differ by {worst:.1e} nats; expected at most "

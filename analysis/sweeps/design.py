@@ -2,7 +2,9 @@
 
 Trials come in visits: `visit` trials in a row share a prompt, a vector and a coefficient, so that the
 clean and the steered run of a visit are made once. Within a visit every `control_every`-th draw is
-a control: the nodes of the first draw of its group again, with random vectors of equal norm.
+a control: the nodes of the first draw of its group again, with a random vector of equal norm. All controls of a visit
+are of one random vector, whose own whole injection is run as well; each round of visits has all of them in an order
+drawn anew, so that none is tied to some prompts or coefficients.
 
 Random numbers are BLAKE2 hashes of (seed, i), read as integers: no state, the same on every machine and
 in every version of every library.
@@ -28,7 +30,7 @@ class Trial:
     Attributes:
         units: indices of the units that are injected into, in order.
         vectors: for each of them, the number of its vector.
-        control: number of the random vectors; -1 for the real ones.
+        control: number of the random vector; -1 for the real one.
         mixed: whether every unit drew its own vector.
     """
 
@@ -95,8 +97,8 @@ class Design:
     mixed: bool = False
     coefficients: tuple[float, ...] = (1.0,)
     vectors: int = 1
-    controls: int = 20
-    control_every: int = 4
+    controls: int = 12
+    control_every: int = 2
     visit: int = 0
     seed: int = 0
 
@@ -167,6 +169,11 @@ class Design:
         vector, coefficient = divmod(combination, len(self.coefficients))
         return prompt, None if self.mixed else vector, self.coefficients[coefficient]
 
+    def control_of(self, visit: int) -> int:
+        """The random vector of a visit's controls."""
+        rounds, place = divmod(visit, self.controls)
+        return _Draws(self.seed, rounds, 2).sample(range(self.controls), self.controls)[place]
+
     def trial(self, index: int, units: Sequence[Unit]) -> Trial:
         """Trial `index`, whatever was run before it, and wherever."""
         visit, place = divmod(index, self.visit)
@@ -174,7 +181,7 @@ class Design:
         draw, second = divmod(place, self._pair)
         control = -1
         if self.controls and draw % self.control_every == self.control_every - 1:
-            control = _Draws(self.seed, index - second, 1).below(self.controls)
+            control = self.control_of(visit)
             draw -= self.control_every - 1
         draws = _Draws(self.seed, visit * self.visit + draw * self._pair)
         kind = self.kinds[draws.below(len(self.kinds))]

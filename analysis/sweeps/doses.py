@@ -8,10 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steerscope.analysis.results.schema import Column, Frame, Frames
-from steerscope.analysis.sweeps import estimate
+from steerscope.analysis.sweeps import adding, estimate
 
 from .design import KINDS
-from .estimate import Estimate, Trials
+from .estimate import Estimate
 from .tables import OUTCOME, OUTCOME_OR_LOSS, OUTCOMES, RANGE, Table
 
 BINS = 6  # of k, at most
@@ -25,12 +25,14 @@ DOSES: Frames = {
         **_LEVEL,
         "trials": Column("trials at this level"),
         **OUTCOME,
-        "contribution": Column("marginal contribution at this level", "{unit}", "estimate"),
+        "contribution": Column(
+            "the same at this level; by k: what it adds to reach that many nodes", "{unit}", "estimate"
+        ),
         **RANGE,
     },
     "dose": {
         **_LEVEL,
-        "vector": Column("real or random", role="label"),
+        "vector": Column("real or random; own_direction is each vector's own", role="label"),
         **OUTCOME_OR_LOSS,
         "trials": Column("trials at this level"),
         "mean": Column("mean outcome of a trial", "{unit}", "estimate"),
@@ -56,9 +58,14 @@ DOSES: Frames = {
 def response(table: Table) -> pd.DataFrame:
     """Contributions at each k and each coefficient."""
     parts = []
+    k = table.rows.k
     for by, level, chosen in _levels(table):
+        if by == "k":  # to reach so many nodes, from one fewer
+            chosen = (k >= k[chosen].min() - 1) & (k <= k[chosen].max())
         trials = table.rows.trials(chosen & table.rows.real)
-        found = estimate.contributions(trials)
+        found, adds = adding.contributions(trials)
+        if adds != table.adds:
+            continue
         common = {"node": table.about["node"], "by": by, "level": level, "trials": len(trials)}
         parts += [
             pd.DataFrame(common | {"outcome": outcome} | table.bounded("contribution", found, o, short=True))
@@ -83,11 +90,9 @@ def dose(table: Table) -> pd.DataFrame:
 
 def whole(table: Table) -> dict[str, dict[str, float | None]]:
     """Mean outcomes of the fully steered run, over the prompts, for the manifest."""
-    rows = table.rows
-    trials = Trials(np.zeros((len(rows.k), 0), bool), rows.whole, rows.prompt, rows.cell)
     return {
-        line["outcome"]: {k: float(line[k]) if np.isfinite(line[k]) else None for k in ("mean", "low", "high")}
-        for line in _lines(table, estimate.means(trials.where(rows.real)))
+        line["outcome"]: {k: float(line[k]) if np.isfinite(line[k]) else None for k in ("mean", "low", "high", "p")}
+        for line in _lines(table, table.whole)
     }
 
 

@@ -1,4 +1,5 @@
-"""The numbers of a trial: effect, KL, loss of the true next token, entropy; means over its scored positions.
+"""The numbers of a trial, means over its scored positions: effect, KL, loss of the true next token, entropy, and the
+effect along the vector's own change of the logits, by which vectors are compared with random ones.
 
 Where the effect needs no logits (the logit direction), they are never there whole: the vocabulary passes by
 in pieces that stay in the processor's cache, and sums are kept of each (as in online softmax). With z, a, b
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.question.metrics import Metric, Outputs, Scored
+from steerscope.analysis.question.metrics import Metric, Outputs, Scored, own_direction
 
 ROWS = 1024  # scored positions that are worked on together
 PIECE = {"cpu": 1024}  # of the vocabulary, by device; all of it elsewhere
@@ -25,7 +26,7 @@ CACHED = 2**19  # logits that are worked on at a time, where they are needed who
 
 
 class Numbers:
-    """Effect, KL, loss and entropy of each row of a readout, against the clean run.
+    """Effect, KL, loss, entropy and own effect of each row of a readout, against the clean run.
 
     Args:
         clean, steered: outputs of the clean and of the fully steered runs at the scored positions.
@@ -34,6 +35,8 @@ class Numbers:
     def __init__(self, model: Model, scored: Scored, metric: Metric, clean: Outputs, steered: Outputs) -> None:
         self.model, self.scored = model, scored
         self.effect = metric.prepare(scored, clean, steered)
+        own = own_direction()
+        self.own = self.effect if metric.name == own.name else own.prepare(scored, clean, steered)
         self.reference = clean.logits.float()
         self.normalizer = self.reference.double().logsumexp(dim=-1)
         self.following = scored.next_tokens
@@ -49,7 +52,7 @@ class Numbers:
 
     def _rows(self, readout: Readout) -> Float[Tensor, "number read"]:
         if self.weights is not None:
-            return torch.cat([self.effect(readout)[None].double(), self._in_pieces(readout)])
+            return self._with_effects(readout, self._in_pieces(readout))
         if readout.logits is None:
             assert readout.hidden is not None
             logits = self.model.bridge.unembed(readout.hidden[None])[0].detach()
@@ -58,8 +61,12 @@ class Numbers:
         found = []
         for at in range(0, len(readout.row), step):
             part = _part(readout, at, step)
-            found.append(torch.cat([self.effect(part)[None].double(), self.of_logits(part)]))
+            found.append(self._with_effects(part, self.of_logits(part)))
         return torch.cat(found, dim=-1)
+
+    def _with_effects(self, readout: Readout, others: Float[Tensor, "number read"]) -> Float[Tensor, "number read"]:
+        effect = self.effect(readout)[None].double()
+        return torch.cat([effect, others, effect if self.own is self.effect else self.own(readout)[None].double()])
 
     def of_logits(self, readout: Readout) -> Float[Tensor, "number read"]:
         """KL, loss and entropy from whole logits."""

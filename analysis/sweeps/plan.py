@@ -17,7 +17,8 @@ from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.positions import Positions, parse_positions
 from steerscope.analysis.question.corpora import file_hash
-from steerscope.analysis.question.metrics import METRICS, Metric, logit_direction
+from steerscope.analysis.question.groups import groups_of
+from steerscope.analysis.question.metrics import METRICS, Metric, own_direction
 from steerscope.analysis.question.prompts import Prompts, make_prompts
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -42,6 +43,8 @@ FIXED = (
     "block",
     "sources",
 )
+SWEPT = [name for name in METRICS if name != "logit_direction"]
+OWN = "each prompt's own direction: the whole effect is positive by construction, and its sign says nothing"
 Loader = Callable[[], Model]
 
 
@@ -110,8 +113,8 @@ def plan(
     coefficients: Sequence[float] | float = (1.0,),
     metric: Metric | None = None,
     scored: str | tuple[int, ...] | None = None,
-    controls: int = 20,
-    control_every: int = 4,
+    controls: int = 12,
+    control_every: int = 2,
     spacing: str = "any",
     antithetic: bool = False,
     mixed: bool = False,
@@ -127,6 +130,8 @@ def plan(
     several = [vectors] if isinstance(vectors, SteeringVector | Mapping) else list(vectors)
     place = parse_positions(positions if isinstance(positions, Positions | str | int) else tuple(positions))
     texts = make_prompts(model, prompts)
+    if not texts.groups:
+        texts = replace(texts, groups=tuple(groups_of(texts.ids, model.bos).tolist()))
     grid = (coefficients,) if isinstance(coefficients, int | float) else tuple(coefficients)
     drawn = Design(
         trials=trials,
@@ -145,7 +150,7 @@ def plan(
     )
     chosen = _units(model, mode, nodes, several)
     made = additions(model, mode, several, chosen, place)
-    wanted = metric or logit_direction()
+    wanted = metric or own_direction()
     work = _work(
         model, loader, wanted, design=drawn, additions=made, mode=mode, place=place, scored=scored, budget=budget
     )
@@ -189,7 +194,8 @@ def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
     )
     table = store.prompts()
     ids = tuple(map(tuple, table["ids"].to_pylist()))
-    prompts = Prompts(ids, tuple(table["text"].to_pylist()), about["prompts"]["source"])
+    texts, groups = (tuple(table[name].to_pylist()) for name in ("text", "group"))
+    prompts = Prompts(ids, texts, about["prompts"]["source"], groups=groups)
     return Plan(model, prompts, work, about)
 
 
@@ -288,9 +294,14 @@ def _loader(model: Model) -> Loader | None:
 
 def _portable(model: Model, metric: Metric) -> tuple[str, dict[str, Any]]:
     """The metric as plain data, its words as token ids, so that workers need no tokenizer."""
+    if metric.name == "logit_direction":
+        raise BadMetric(
+            "a sweep cannot measure logit_direction, which takes a prompt's direction from the other prompts, since "
+            "trials stream by; expected own_direction (each prompt's own), log_prob, kl or perplexity; choose one"
+        )
     if metric.name not in METRICS or "continuation" in metric.options:
         raise BadMetric(
-            f"a sweep cannot measure {metric.name} {metric.options or ''}; expected one of {', '.join(METRICS)}, "
+            f"a sweep cannot measure {metric.name} {metric.options or ''}; expected one of {', '.join(SWEPT)}, "
             "without a continuation of your own (each prompt's own text is what follows); choose one"
         )
     return metric.name, {name: [model.single_token(t) for t in words] for name, words in metric.options.items()}
@@ -355,12 +366,19 @@ def _about(
         "coefficients": list(design.coefficients),
         "positions": str(work.place),
         "design": design.describe(),
-        "prompts": {"count": len(prompts), "hash": prompts.hash, "source": prompts.source, "tokens": longest},
+        "prompts": {
+            "count": len(prompts),
+            "hash": prompts.hash,
+            "source": prompts.source,
+            "tokens": longest,
+            "groups": len(set(prompts.by_group.tolist())),
+        },
         "metric": {
             "name": metric.name,
             "unit": metric.unit,
             "options": dict(metric.options),
             **metric.options,
+            "about": OWN if metric.name == "own_direction" else "",
             "scored": _scored(work),
             "scored_as": list(work.scored) if isinstance(work.scored, tuple) else work.scored,
         },
@@ -388,6 +406,7 @@ def _write_prompts(prompts: Prompts, path: Path) -> None:
             "prompt": pa.array(range(len(prompts)), pa.int32()),
             "text": pa.array(prompts.texts, pa.string()),
             "ids": pa.array([list(ids) for ids in prompts.ids], pa.list_(pa.int32())),
+            "group": pa.array(prompts.by_group, pa.int64()),
         }
     )
     pq.write_table(table, path, compression="zstd")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from steerscope.analysis.errors import DamagedRun
 from steerscope.analysis.results.schema import Column, Frame
 
+from .comparable import comparable
 from .design import KINDS
 from .estimate import Trials
 from .store import Store
+from .units import Unit
 
 _ROW: Mapping[str, tuple[pa.DataType, Column]] = {
     "trial": (pa.int64(), Column("number of the trial; with the seed it fixes everything else in the row")),
@@ -29,9 +32,16 @@ _ROW: Mapping[str, tuple[pa.DataType, Column]] = {
         pa.list_(pa.int16()),
         Column("with mixed vectors: the number of each node's vector, in the order of nodes"),
     ),
-    "control": (pa.int16(), Column("number of the random vectors; -1 for the real ones")),
+    "control": (pa.int16(), Column("number of the random vector; -1 for the real one")),
     "coefficient": (pa.float64(), Column("multiplies what is injected")),
     "effect": (pa.float32(), Column("metric of this run minus the same of the clean run", "{metric}", "estimate")),
+    "own": (
+        pa.float32(),
+        Column(
+            "projection on the change of logits that the whole injection of this vector, real or random, makes here",
+            "logits",
+        ),
+    ),
     "kl": (pa.float32(), Column("disturbance: KL(run || clean), mean over scored positions", "nats")),
     "perplexity": (pa.float32(), Column("of the text that truly follows, at the scored positions")),
     "entropy": (pa.float32(), Column("of the next token, mean over scored positions", "nats")),
@@ -45,7 +55,11 @@ _ROW: Mapping[str, tuple[pa.DataType, Column]] = {
     ),
     "clean_perplexity": (pa.float32(), Column("the same of the clean run")),
     "clean_entropy": (pa.float32(), Column("the same of the clean run", "nats")),
-    "steered_effect": (pa.float32(), Column("effect of the whole injection on this prompt", "{metric}")),
+    "steered_effect": (
+        pa.float32(),
+        Column("effect of the whole injection of this vector, real or random", "{metric}"),
+    ),
+    "steered_own": (pa.float32(), Column("the same along its own change of logits", "logits")),
     "steered_kl": (pa.float32(), Column("disturbance of the whole injection", "nats")),
     "steered_perplexity": (pa.float32(), Column("perplexity under the whole injection")),
 }
@@ -57,7 +71,15 @@ _UNREAD = {"trial", "visit", "antithetic", "mode", "drawn", "entropy", "clean_en
 
 @dataclass(frozen=True)
 class Rows:
-    """All trials of a run as arrays; three outcomes: effect, KL, rise of the log-perplexity."""
+    """All trials of a run as arrays; four outcomes: effect, KL, rise of the log-perplexity, and the effect along the
+    vector's own change.
+
+    Attributes:
+        whole: the outcomes of the whole injection of the trial's vector, real or random.
+        group: of the trial's prompt.
+        units: names of the units, in the order of x.
+        spacing: of the design's vertical layers.
+    """
 
     x: NDArray[np.bool_]
     y: NDArray[np.float64]
@@ -70,6 +92,9 @@ class Rows:
     control: NDArray[np.int64]
     norm: NDArray[np.float64]
     clean: NDArray[np.float64]
+    group: NDArray[np.int64]
+    units: Sequence[Unit]
+    spacing: str
 
     @property
     def real(self) -> NDArray[np.bool_]:
@@ -79,9 +104,19 @@ class Rows:
     def random(self) -> NDArray[np.bool_]:
         return np.asarray(self.control >= 0)
 
+    @cached_property
+    def _all(self) -> Trials:
+        where = comparable(self.x, self.design, self.units, self.spacing)
+        return Trials(self.x, self.y, self.prompt, self.cell, self.group, self.design, *where)
+
     def trials(self, chosen: NDArray[np.bool_]) -> Trials:
         """What the estimates need of some of them."""
-        return Trials(self.x, self.y, self.prompt, self.cell).where(chosen)
+        return self._all.where(chosen)
+
+    def injections(self, chosen: NDArray[np.bool_]) -> Trials:
+        """The whole injections beside some of them, as trials without nodes."""
+        parts = (np.zeros((len(self.k), 0), bool), self.whole, self.prompt, self.cell, self.group)
+        return Trials(*parts).where(chosen)
 
 
 def read(store: Store, about: dict[str, Any]) -> Rows:
@@ -98,7 +133,11 @@ def read(store: Store, about: dict[str, Any]) -> Rows:
             f"no trials in {str(store.folder)!r} yet; expected at least one whole part; "
             f"go on with `steerscope sweep resume {store.folder}`"
         )
-    return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    groups = np.asarray(store.prompts()["group"].to_numpy(), dtype=np.int64)
+    units = [Unit.parse(name) for name in about["nodes"]]
+    more: dict[str, Any] = {"group": groups[columns[3]], "units": units, "spacing": about["design"]["spacing"]}
+    return Rows(*columns, **more)
 
 
 def _part(table: pa.Table, names: dict[str, int], coefficients: Sequence[float]) -> tuple[Any, ...]:
@@ -113,7 +152,7 @@ def _part(table: pa.Table, names: dict[str, int], coefficients: Sequence[float])
 
     def outcomes(before: str) -> NDArray[np.float64]:
         loss = np.log(array(f"{before}perplexity")) - np.log(array("clean_perplexity"))
-        return np.stack([array(f"{before}effect"), array(f"{before}kl"), loss], axis=1)
+        return np.stack([array(f"{before}effect"), array(f"{before}kl"), loss, array(f"{before}own")], axis=1)
 
     vector = np.asarray(table["vector"].combine_chunks().fill_null(0).to_numpy(), dtype=np.int64)
     coefficient = array("coefficient")

@@ -52,6 +52,7 @@ def sweep(
     executor: str | Executor[Block, Answer] = "local",
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
     **options: Any,
 ) -> Result:
     """Injects parts of a steering vector into random nodes, trial by trial, and estimates what each node does.
@@ -64,7 +65,8 @@ def sweep(
         out: folder of the run.
         executor: local, processes or ray; or `Processes(n)`, `Ray(address)` of `steerscope.analysis.sweeps.executors`.
         level: of the intervals.
-        alpha: threshold on adjusted p-values.
+        alpha: threshold on corrected p-values.
+        smallest: effect of interest, as a share of the whole.
         options: trials, k (a number or a range), design (uniform, stratified, horizontal, vertical, or several),
             mode (own, through, shared, given), nodes, positions, coefficients, metric, scored, controls,
             control_every, spacing, antithetic, mixed, visit, block (trials of a part), seed, loader, sources, budget:
@@ -81,7 +83,7 @@ def sweep(
     made = plan(model, vectors, prompts, **options)
     begin(made, store)
     run(made, store, executor)
-    return summarize(store, level=level, alpha=alpha)
+    return summarize(store, level=level, alpha=alpha, smallest=smallest)
 
 
 def begin(made: Plan, store: Store) -> None:
@@ -111,11 +113,12 @@ def resume(
     loader: Loader | None = None,
     level: float = 0.95,
     alpha: float = 0.05,
+    smallest: float = 0.02,
 ) -> Result:
     """Goes on with a run that was stopped or killed; the rows are those of a run that was not."""
     store = Store(folder)
     run(reopen(store, model, loader), store, executor)
-    return summarize(store, level=level, alpha=alpha)
+    return summarize(store, level=level, alpha=alpha, smallest=smallest)
 
 
 def run(made: Plan, store: Store, executor: str | Executor[Block, Answer] = "local") -> Session:

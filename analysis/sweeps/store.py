@@ -32,7 +32,7 @@ from steerscope.analysis.results.result import MANIFEST
 ADDITIONS, PROMPTS, LOG = "additions.safetensors", "prompts.parquet", "log.jsonl"
 PART = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.parquet")
 KIND = "sweep run"
-FORMAT = 1
+FORMAT = 2  # of 1, controls were read along the real vector's change, and there were no groups of prompts
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -80,10 +80,10 @@ class Store:
                 f"no run of a sweep in {str(self.folder)!r} ({type(error).__name__}); expected a folder that "
                 "`steerscope sweep run` made; check the path"
             ) from error
-        if kind != KIND or version > FORMAT:
+        if kind != KIND or version != FORMAT:
             raise DamagedRun(
-                f"{str(path)!r} is of kind {kind!r}, format {version}; expected {KIND!r} up to format {FORMAT}; "
-                "give the folder of a sweep, or update steerscope"
+                f"{str(path)!r} is of kind {kind!r}, format {version}; expected {KIND!r} of format {FORMAT}; "
+                "give the folder of a sweep, run an older one again, or update steerscope"
             )
         return dict(manifest)
 
@@ -159,7 +159,7 @@ class Store:
             lock.release()
 
     def prompts(self) -> pa.Table:
-        """The prompts of the run: prompt, text, ids."""
+        """The prompts of the run: prompt, text, ids, group."""
         return pq.read_table(self.folder / PROMPTS)
 
     def log(self, entry: dict[str, Any]) -> None:

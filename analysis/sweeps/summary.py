@@ -12,11 +12,10 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.sweeps import doses, tables
 
-from .estimate import GROUPS, LEAST, open_directions
+from .estimate import FEW, LEAST
 from .rows import Rows, read
 from .store import Store
 from .tables import Table
-from .units import Unit
 
 COLUMNS: Frames = {
     **tables.NODES,
@@ -36,21 +35,20 @@ COLUMNS: Frames = {
 PACKAGES = ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy", "pyarrow")
 
 
-def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05) -> Result:
+def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05, smallest: float = 0.02) -> Result:
     """Estimates from the rows that are there; a run need not be finished.
 
     Raises:
         DamagedRun: no run, or not a single whole part.
     """
-    Statistics(level, alpha)  # refuses what makes no sense, before all rows are read
+    options = Statistics(level, alpha, smallest)  # refuses what makes no sense, before all rows are read
     about = store.manifest()
     rows = read(store, about)
-    table = Table(rows, [Unit.parse(name) for name in about["nodes"]], level, alpha, about["metric"]["unit"])
+    table = Table(rows, rows.units, options, about["metric"]["unit"])
     pairs, method = tables.pairs(table)
-    nodes = tables.nodes(table)
     frames = {
-        "nodes": nodes,
-        "frontier": tables.frontier(table, nodes),
+        "nodes": tables.nodes(table),
+        "frontier": tables.frontier(table),
         "response": doses.response(table),
         "dose": doses.dose(table),
         "pairs": pairs,
@@ -63,6 +61,10 @@ def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05) -> Resu
     manifest = {k: v for k, v in about.items() if k not in ("kind", "format", "files")} | {
         "level": level,
         "alpha": alpha,
+        "smallest": smallest,
+        "adds": table.adds,
+        "groups": len(np.unique(rows.group)),
+        "leave_one_out": {outcome: found["leave_one_out"] for outcome, found in table.judged.items()},
         "trials": {
             "planned": planned,
             "done": done,
@@ -90,8 +92,8 @@ def _prompts(store: Store, rows: Rows) -> pd.DataFrame:
             "effect": np.where(rows.real, rows.y[:, 0], np.nan),
             "kl": np.where(rows.real, rows.y[:, 1], np.nan),
             "clean_perplexity": rows.clean,
-            "steered_effect": rows.whole[:, 0],
-            "steered_kl": rows.whole[:, 1],
+            "steered_effect": np.where(rows.real, rows.whole[:, 0], np.nan),
+            "steered_kl": np.where(rows.real, rows.whole[:, 1], np.nan),
             "trials": 1,
         }
     )
@@ -104,12 +106,26 @@ def _prompts(store: Store, rows: Rows) -> pd.DataFrame:
 
 def _missing(table: Table, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
     rows, reasons = table.rows, {}
-    if len(np.unique(rows.prompt % GROUPS)) < LEAST:
-        reasons["intervals"] = f"fewer than {LEAST} prompts were visited: no interval over prompts; give more"
+    groups = len(np.unique(rows.group))
+    fixed = (
+        "every trial injects into the same number of nodes, so that nothing tells what one adds; use a range such as "
+        "--k 1-4"
+    )
+    if groups < LEAST:
+        reasons["intervals"] = (
+            f"fewer than {LEAST} groups of prompts were visited ({groups}): no interval over prompts; give more"
+        )
     if not rows.random.any():
-        reasons["controls"] = "no trial with random vectors: contributions stand without a control"
+        reasons["controls"] = "no trial with random vectors: no node can be told from them"
+    if not table.adds:
+        reasons["frontier"] = reasons["trends"] = fixed
     if frames["pairs"].empty:
-        reasons["pairs"] = "no two nodes were injected into together often enough; use a larger k or more trials"
+        reasons["pairs"] = (
+            "no two nodes were injected into together often enough, beside trials with one and with neither of them; "
+            "use a range of k, or more trials"
+            if table.adds
+            else fixed
+        )
     if frames["response"].empty:
         reasons["response"] = "only one value of k and of the coefficient; give a range or a grid"
     if not frames["designs"]["design"].str.contains(" - ").any():
@@ -126,12 +142,23 @@ def _notes(table: Table, about: dict[str, Any]) -> list[str]:
             f"Left out: {', '.join(about['left_out'])}. In the last layer they act only on the positions that are "
             "injected, and none of these is scored."
         )
-    open_ = open_directions(table.rows.trials(table.rows.real))
-    if open_ > 0:
+    rows = table.rows
+    groups, prompts = len(np.unique(rows.group)), len(np.unique(rows.prompt))
+    if groups < prompts:
         notes.append(
-            f"The design cannot tell apart {open_} combinations of contributions (such as whole layers that every "
-            "trial injects into equally often); differences within them hold, their levels do not."
+            f"{prompts} prompts are in {groups} groups (copies, or one template): intervals and p-values go by group."
         )
+    if LEAST <= groups < FEW:
+        notes.append(f"Only {groups} groups of prompts: intervals are rough below {FEW}, and may be too narrow.")
+    if not table.adds:
+        notes.append(
+            "Every trial injects into the same number of nodes, so that nothing tells what a node adds: a contribution "
+            "is what it does beyond the mean of the nodes that it is exchanged for, and may be negative for a node "
+            "that does nothing."
+        )
+    unknown = [u.name for u, v in zip(table.units, table.contributions.value, strict=True) if not np.isfinite(v).all()]
+    if unknown:
+        notes.append(f"The design cannot tell what these do: {', '.join(unknown[:20])}{', ...' * (len(unknown) > 20)}.")
     return notes
 
 

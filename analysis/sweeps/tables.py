@@ -7,23 +7,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
-from steerscope.analysis.results.effects import NUMBERS
+from steerscope.analysis.results.effects import NUMBERS, Statistics
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import benjamini_hochberg, holm
-from steerscope.analysis.sweeps import estimate
+from steerscope.analysis.sweeps import adding, estimate
 
-from .estimate import Estimate, Trials
+from .compared import compared, filled, told
+from .design import KINDS
+from .estimate import Array, Estimate, Trials
 from .rows import Rows
 from .units import Unit
 
 OUTCOMES = ("effect", "kl", "loss")
 
 RANGE: Frame = {
-    "low": Column("lower end of its interval over prompts", "{unit}", "low"),
-    "high": Column("upper end of its interval over prompts", "{unit}", "high"),
+    "low": Column("lower end of its interval over groups of prompts", "{unit}", "low"),
+    "high": Column("upper end of its interval over groups of prompts", "{unit}", "high"),
 }
 OUTCOME: Frame = {"outcome": Column("effect or kl", role="measure")}
 OUTCOME_OR_LOSS: Frame = {"outcome": Column("effect, kl or loss", role="measure")}
@@ -44,22 +47,38 @@ NODES: Frames = {
         "mean_in": Column("mean outcome of the trials that inject into the node", "{unit}"),
         "mean_out": Column("mean outcome of those that do not", "{unit}"),
         "difference": Column("mean_in minus mean_out, within prompts", "{unit}"),
-        "difference_low": Column("lower end of its interval over prompts", "{unit}"),
-        "difference_high": Column("upper end of its interval over prompts", "{unit}"),
+        "difference_low": Column("lower end of its interval over groups of prompts", "{unit}"),
+        "difference_high": Column("upper end of its interval over groups of prompts", "{unit}"),
         "contribution": Column(
-            "marginal contribution: coefficient of the node in a regression on all nodes, prompts as blocks",
+            "what injecting into the node adds beside as many other nodes; where the number of nodes never varies "
+            "(manifest: adds is false) what it does beyond the mean of those that it is exchanged for",
             "{unit}",
             "estimate",
         ),
         **RANGE,
-        "reference": Column("the same contribution for random vectors of equal norm", "{unit}", "reference"),
-        "reference_low": Column("lower end of its interval over prompts", "{unit}", "reference_low"),
-        "reference_high": Column("upper end of its interval over prompts", "{unit}", "reference_high"),
-        "p": Column("that the contribution is zero"),
-        "p_adjusted": NUMBERS["p_adjusted"],
+        "share": Column("contribution over the same outcome of the whole injection", role="share"),
+        "verdict": NUMBERS["verdict"],
+        "own_share": Column(
+            "share of the whole effect along the vector's own change of logits (kl, loss: share): what is compared "
+            "with random vectors"
+        ),
+        "reference": Column(
+            "what it would be if the node had as large a share as for random vectors, each along its own change; mean "
+            "over these (kl, loss: their mean contribution)",
+            "{unit}",
+            "reference",
+        ),
+        "reference_low": Column("lower end of their band (2.5th percentile over vectors)", "{unit}", "reference_low"),
+        "reference_high": Column(
+            "upper end of their band (97.5th percentile over vectors)", "{unit}", "reference_high"
+        ),
+        "vectors": Column("random vectors that inject into the node often enough to be compared with"),
+        "p": Column(
+            "t over groups of prompts: the contribution is zero; where adds is false, that it is not beyond zero"
+        ),
+        "p_noise": Column("prediction t over vectors: own_share is one more of the shares of random vectors"),
+        "p_adjusted": Column("different from zero and beyond random vectors, after Benjamini-Hochberg over nodes"),
         "p_holm": NUMBERS["p_holm"],
-        "p_specific": Column("that the contribution is that of random vectors, after Benjamini-Hochberg"),
-        "significant": NUMBERS["significant"],
     },
     "frontier": {
         **{name: _NODE[name] for name in ("node", "layer", "kind")},
@@ -76,16 +95,12 @@ NODES: Frames = {
         ),
         "efficiency_low": Column("lower end of its interval", "{metric} per nat"),
         "efficiency_high": Column("upper end of its interval", "{metric} per nat"),
-        "responsive": Column(
-            "a significant effect of either sign, and beyond that of random vectors in its own direction",
-            role="verdict",
-        ),
+        "verdict": NUMBERS["verdict"],
         "useful": Column(
-            "a significant positive effect, beyond that of random vectors, and more effect for each nat of disturbance "
-            "than all nodes have together",
-            role="verdict",
+            "told from random vectors, along the whole effect, and with more effect for each nat of disturbance than "
+            "all nodes have together"
         ),
-        "frontier": Column("no other node has both more effect and less disturbance"),
+        "frontier": Column("no other node has both more effect, in the whole effect's direction, and less disturbance"),
     },
     "pairs": {
         "first": Column("a node", role="label"),
@@ -101,7 +116,10 @@ NODES: Frames = {
         **RANGE,
         "p": Column("that there is no interaction"),
         "p_adjusted": Column("p after Benjamini-Hochberg over pairs"),
-        "significant": NUMBERS["significant"],
+        "p_holm": Column("p after Holm over pairs"),
+        "significant": Column(
+            "p_holm below the manifest's alpha; random vectors are not compared with", role="verdict"
+        ),
     },
     "trends": {
         "kind": Column("head, mlp or attention", role="label"),
@@ -127,27 +145,61 @@ class Table:
 
     rows: Rows
     units: Sequence[Unit]
-    level: float
-    alpha: float
+    options: Statistics
     unit: str
 
     @cached_property
     def real(self) -> Trials:
         return self.rows.trials(self.rows.real)
 
+    @property
+    def vertical(self) -> NDArray[np.bool_]:
+        """Which of the real trials are vertical."""
+        return np.asarray(self.rows.design[self.rows.real] == KINDS.index("vertical"))
+
     @cached_property
     def random(self) -> Trials:
         return self.rows.trials(self.rows.random)
 
     @cached_property
+    def _contributions(self) -> tuple[Estimate, bool]:
+        return adding.contributions(self.real)
+
+    @property
     def contributions(self) -> Estimate:
-        return estimate.contributions(self.real)
+        return self._contributions[0]
+
+    @property
+    def adds(self) -> bool:
+        """Whether contributions are what a node adds; else, what it does beyond the others."""
+        return self._contributions[1]
 
     @cached_property
-    def controls(self) -> Estimate | None:
-        """Of random vectors; on the same groups of prompts, so that the two can be compared."""
-        same = np.isin(self.real.group, np.unique(self.random.group)).all() if len(self.random) else False
-        return estimate.contributions(self.random) if same else None
+    def vectors(self) -> Float[Array, "vector unit outcome"]:
+        """Contributions of each random vector, from its own trials."""
+        if not len(self.random):
+            return np.zeros((0, len(self.units), len(OUTCOMES) + 1))
+        return adding.of_each(self.random, self.rows.control[self.rows.random], self.adds)
+
+    @cached_property
+    def whole(self) -> Estimate:
+        """`[outcome]`: of the whole injection, over prompts."""
+        return estimate.means(self.rows.injections(self.rows.real))
+
+    @cached_property
+    def wholes(self) -> Float[Array, "vector outcome"]:
+        """The same of each random vector."""
+        control, found = self.rows.control, []
+        for vector in np.unique(control[control >= 0]):
+            each = estimate.means(self.rows.injections(control == vector))
+            found.append(each.value)
+        return np.array(found).reshape(-1, len(OUTCOMES) + 1)
+
+    @cached_property
+    def judged(self) -> dict[str, dict[str, Any]]:
+        """By outcome, what is compared with random vectors, and the verdicts."""
+        vectors = (self.contributions, self.whole, self.vectors, self.wholes)
+        return {outcome: compared(*vectors, o, self.options, self.adds) for o, outcome in enumerate(OUTCOMES)}
 
     @property
     def about(self) -> dict[str, Any]:
@@ -164,18 +216,16 @@ class Table:
         low, high = ("low", "high") if short else (f"{name}_low", f"{name}_high")
         if found is None:
             return dict.fromkeys((name, low, high), np.nan)
-        bounds = found.interval(self.level)
+        bounds = found.interval(self.options.level)
         return {name: found.value.T[o], low: bounds[0].T[o], high: bounds[1].T[o]}
 
 
 def nodes(table: Table) -> pd.DataFrame:
     """One row for each unit and outcome."""
-    difference, control = estimate.differences(table.real), table.controls
+    difference = estimate.differences(table.real)
     x, y = table.real.x, table.real.y
     frames = []
     for o, outcome in enumerate(OUTCOMES):
-        p = _filled(table.contributions.p[:, o])
-        adjusted = benjamini_hochberg(p)
         columns = {
             **table.about,
             "outcome": outcome,
@@ -185,36 +235,24 @@ def nodes(table: Table) -> pd.DataFrame:
             "mean_out": _mean(~x, y[:, o]),
             **table.bounded("difference", difference, o),
             **table.bounded("contribution", table.contributions, o, short=True),
-            **table.bounded("reference", control, o),
-            "p": p,
-            "p_adjusted": adjusted,
-            "p_holm": holm(p),
-            "p_specific": np.nan
-            if control is None
-            else benjamini_hochberg(_filled((table.contributions - control).p[:, o])),
-            "significant": adjusted < table.alpha,
+            **table.judged[outcome],
         }
-        frames.append(pd.DataFrame(columns))
+        frames.append(pd.DataFrame(columns)[list(NODES["nodes"])])
     return pd.concat(frames, ignore_index=True)
 
 
-def frontier(table: Table, rows: pd.DataFrame) -> pd.DataFrame:
-    """Effect against disturbance of every unit: which are responsive, which useful.
-
-    Args:
-        rows: the table of `nodes`.
-    """
-    found, (low, high) = table.contributions, table.contributions.interval(table.level)
+def frontier(table: Table) -> pd.DataFrame:
+    """Effect against disturbance of every unit, and which are useful; no rows where nothing tells what they add."""
+    if not table.adds:
+        return pd.DataFrame(columns=list(NODES["frontier"]))
+    found, (low, high) = table.contributions, table.contributions.interval(table.options.level)
     effect, kl = found.value[:, 0], found.value[:, 1]
     ratio = found.map(lambda v: v[:, 0] / np.where(np.abs(v[:, 1]) > 1e-12, v[:, 1], np.nan))
     unclear = (low[:, 1] <= 0) & (high[:, 1] >= 0) | np.isnan(low[:, 1])
-    efficiency, *ends = (np.where(unclear, np.nan, x) for x in (ratio.value, *ratio.interval(table.level)))
-    rows = rows.query("outcome == 'effect'")
-    further = (rows["contribution"] - rows["reference"]) * rows["contribution"] > 0
-    beyond = (rows["reference"].isna() | (rows["p_specific"] < table.alpha) & further).to_numpy()
-    responsive = rows["significant"].to_numpy() & beyond
-    typical = effect.sum() / kl.sum() if kl.sum() > 0 else np.inf
-    better = [not bool(((effect > e) & (kl < d)).any()) for e, d in zip(effect, kl, strict=True)]
+    efficiency, *ends = (np.where(unclear, np.nan, x) for x in (ratio.value, *ratio.interval(table.options.level)))
+    towards = np.sign(table.whole.value[0])
+    along, verdict = towards * effect, table.judged["effect"]["verdict"]
+    typical = np.nansum(along) / np.nansum(kl) if np.nansum(kl) > 0 else np.inf
     columns = {
         **table.about,
         **table.bounded("effect", found, 0),
@@ -223,20 +261,23 @@ def frontier(table: Table, rows: pd.DataFrame) -> pd.DataFrame:
         "efficiency": efficiency,
         "efficiency_low": ends[0],
         "efficiency_high": ends[1],
-        "responsive": responsive,
-        "useful": responsive & (effect > 0) & (kl <= effect / typical),
-        "frontier": better,
+        "verdict": verdict,
+        "useful": told(verdict) & (along > 0) & (typical > 0) & (kl * typical < along),
+        "frontier": [not bool(((along > e) & (kl < d)).any()) for e, d in zip(along, kl, strict=True)],
     }
     return pd.DataFrame(columns)[list(NODES["frontier"])]
 
 
 def pairs(table: Table) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Interactions, largest first, and how they were estimated."""
-    chosen, together, found, method = estimate.pairs(table.real)
+    trials = table.real
+    if table.rows.spacing != "any":  # of three nodes in a row of layers, not every two can be left out
+        trials = trials.where((trials.size <= 2) | ~table.vertical)
+    chosen, together, found = adding.pairs(trials)
     frames = []
     for o, outcome in enumerate(OUTCOMES[:2]):
-        p = _filled(found.p[:, o])
-        adjusted = benjamini_hochberg(p)
+        p = filled(found.p[:, o])
+        corrected = holm(p)
         columns = {
             "first": [table.units[i].name for i in chosen[:, 0]],
             "second": [table.units[i].name for i in chosen[:, 1]],
@@ -244,18 +285,22 @@ def pairs(table: Table) -> tuple[pd.DataFrame, dict[str, Any]]:
             "together": together,
             **table.bounded("interaction", found, o, short=True),
             "p": p,
-            "p_adjusted": adjusted,
-            "significant": adjusted < table.alpha,
+            "p_adjusted": benjamini_hochberg(p),
+            "p_holm": corrected,
+            "significant": corrected < table.options.alpha,
         }
         frames.append(pd.DataFrame(columns).sort_values("interaction", key=np.abs, ascending=False))
-    return pd.concat(frames, ignore_index=True), {"method": method, "tested": len(chosen)}
+    return pd.concat(frames, ignore_index=True), {"tested": len(chosen)}
 
 
 def trends(table: Table) -> pd.DataFrame:
     """Mean contribution by layer and kind, and its slope over layers."""
     frames = []
-    for kind in dict.fromkeys(u.kind for u in table.units):
-        members = [i for i, u in enumerate(table.units) if u.kind == kind]
+    known = np.asarray(np.isfinite(table.contributions.value).all(axis=1))
+    for kind in dict.fromkeys(u.kind for u in table.units) if table.adds else ():
+        members = [i for i, u in enumerate(table.units) if u.kind == kind and known[i]]
+        if not members:
+            continue
         layers = sorted({table.units[i].layer for i in members})
         of = np.array([[table.units[i].layer == layer for i in members] for layer in layers], float)
         counts = of.sum(axis=1)
@@ -267,7 +312,7 @@ def trends(table: Table) -> pd.DataFrame:
             slope = by_layer.map(lambda v, c=centred: c @ v / (c @ c))  # type: ignore[misc]
             alone = Estimate(slope.value[None], slope.replicates[:, None])
             frames.append(_trend(table, kind, [None], counts.sum(keepdims=True), alone))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(NODES["trends"]))
 
 
 def _trend(
@@ -294,25 +339,29 @@ def convergence(table: Table) -> pd.DataFrame:
     final, count = table.contributions.value, len(table.real)
     records = []
     for part in sorted({max(50, count >> halvings) for halvings in range(8)} & set(range(count + 1))):
-        found = estimate.contributions(table.real.where(np.arange(count) < part))
-        low, high = found.interval(table.level)
+        found, adds = adding.contributions(table.real.where(np.arange(count) < part))
+        if adds != table.adds:
+            continue
+        low, high = found.interval(table.options.level)
         for o, outcome in enumerate(OUTCOMES[:2]):
             same = _agreement(found.value[:, o], final[:, o])
-            records.append((part, outcome, np.median(high[:, o] - low[:, o]), same))
+            records.append((part, outcome, _median(high[:, o] - low[:, o]), same))
     return pd.DataFrame(records, columns=list(NODES["convergence"]))
 
 
 def _agreement(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
+    known = np.isfinite(first) & np.isfinite(second)
+    first, second = first[known], second[known]
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(stats.spearmanr(first, second).statistic)
+
+
+def _median(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else float("nan")
 
 
 def _mean(chosen: NDArray[np.bool_], y: NDArray[np.float64]) -> NDArray[np.float64]:
     count = chosen.sum(axis=0)
     return np.where(count > 0, y @ chosen / np.maximum(count, 1), np.nan)
-
-
-def _filled(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """No interval, no claim: a missing p counts as 1."""
-    return np.where(np.isnan(p), 1.0, p)

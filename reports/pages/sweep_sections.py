@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.stats import holm
+from steerscope.analysis.results.verdicts import TOLD
 from steerscope.reports import words
 from steerscope.reports.figures.dots import dots, names
 from steerscope.reports.figures.frontier import frontier
@@ -20,7 +21,7 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Panel, Section, Table
 from steerscope.reports.pages.common import map_panel, metric_unit, missing
 from steerscope.reports.records import largest, records, way
-from steerscope.reports.theme import LEGEND, NEUTRAL, POSITIVE, REFERENCE, axis, figure, side
+from steerscope.reports.theme import LEGEND, NEUTRAL, POSITIVE, REFERENCE, axis, figure, key, side
 
 TITLES = {
     "effect": "Contribution to the effect",
@@ -30,15 +31,14 @@ TITLES = {
 KINDS = {"head": "heads", "attention": "attention, all heads", "mlp": "MLPs"}
 KIND_COLOURS = {"head": "#2f7bbf", "attention": "#2f7bbf", "mlp": "#c4501b"}
 ALONG = {"k": "k (nodes)", "coefficient": "coefficient"}
-METHODS = {"joint": "in one regression of all pairs", "one at a time": "each beside all nodes and the strong pairs"}
 DIFFERENCE = "horizontal - vertical"
 FOLLOWED = 8  # nodes whose response is drawn
 LISTED = 15  # pairs
 # What is read of a frame that is not there.
 READ = (
-    "node layer head kind outcome contribution low high reference difference reference_low reference_high sampled p_adjusted "
-    "p_holm p_specific significant effect kl efficiency responsive useful by level vector mean first second "
-    "interaction design p k width agreement trials steered_effect steered_kl"
+    "node layer head kind outcome contribution low high share own_share verdict reference reference_low reference_high "
+    "difference sampled vectors p p_noise p_adjusted p_holm significant effect kl efficiency useful by level vector "
+    "mean first second interaction design k width agreement trials steered_effect steered_kl"
 ).split()
 
 
@@ -64,6 +64,11 @@ def of_outcome(result: Result, name: str, outcome: str) -> pd.DataFrame:
     return table[table["outcome"] == outcome]
 
 
+def adds(result: Result) -> bool:
+    """Whether contributions are what nodes add; else, what they do beyond the others."""
+    return bool(result.manifest.get("adds", True))
+
+
 def absent(result: Result, title: str, text: str, name: str, otherwise: str) -> Section:
     """A section whose frame has no rows: why."""
     return Section(title, [text], [Panel("No figure", None, missing(result, name, otherwise))])
@@ -81,35 +86,39 @@ def _towards(result: Result, outcome: str) -> int:
 
 def _contribution(row: Any, unit: str) -> str:
     """All that is known of a node and an outcome."""
-    unlike = f"; unlike random vectors: {words.p_value(row.p_specific)} (adjusted)" if pd.notna(row.p_specific) else ""
     return "<br>".join(
         [
             f"<b>{escape(str(row.node))}</b> {escape(str(row.outcome))}",
-            f"contribution {words.ranged(row, 'effect', words.signed, escape(unit))}",
-            f"random vectors {words.ranged(row, 'reference', words.signed)}",
+            words.verdict(row.verdict),
+            f"contribution {words.ranged(row, 'effect', words.signed, escape(unit))}, {words.percent(row.share)}",
+            f"of random vectors {words.ranged(row, 'reference', words.signed)}, {row.vectors} of them",
             f"with the node {words.number(row.mean_in)}, without {words.number(row.mean_out)}, in {row.sampled:,} "
             "trials",
-            f"{words.p_value(row.p_adjusted)} (adjusted), {words.p_value(row.p_holm)} (Holm)",
-            f"{'significant' if row.significant else 'not significant'}{unlike}",
+            f"{words.p_value(row.p)} over prompts; {_known(row.p_noise)} over vectors; both "
+            f"{words.p_value(row.p_holm)} (Holm)",
         ]
     )
 
 
+def _known(p: Any) -> str:
+    return words.p_value(p) if words.finite(p) else "not tested"
+
+
 def _efficiency(row: Any, unit: str) -> str:
     """A node's effect for each nat of disturbance."""
-    found = [name for name in ("responsive", "useful", "frontier") if getattr(row, name)]
-    title = f"<b>{escape(str(row.node))}</b> {words.listing(found) if found else 'not responsive'}"
+    found = [name for name in ("useful", "frontier") if getattr(row, name)]
+    title = f"<b>{escape(str(row.node))}</b> {words.listing(found) if found else ''}"
     ends = words.between(row.efficiency_low, row.efficiency_high)
-    return f"{title}<br>{words.signed(row.effect)} {escape(unit)}{ends}"
+    return f"{title}<br>{words.verdict(row.verdict)}<br>{words.signed(row.effect)} {escape(unit)}{ends}"
 
 
 def _maps(result: Result) -> Section:
     title, unit = "Which nodes respond", metric_unit(result)
     text = (
-        "A contribution is what injecting into a node adds to an outcome, all else equal. Orange raises the outcome, "
-        "blue lowers it; on the map of the effect orange works along the whole effect, blue against it. Bold and full "
-        f"colour (or a dot) is significant after Benjamini-Hochberg at {result.manifest.get('alpha', 0.05):g}, "
-        "everything else is muted. Each map has a scale of its own. Point at a cell for its interval and its control."
+        f"{_what(result)} Orange raises the outcome, blue lowers it; on the map of the effect orange works along the "
+        "whole effect, blue against it. Bold and full colour is told from random vectors, or works against the whole "
+        "(Holm over nodes), everything else is muted. Each map has a scale of its own. Point at a cell for its "
+        f"interval and for random vectors. {key(frame(result, 'nodes')['verdict'])}"
     )
     panels = []
     for outcome, name in TITLES.items():
@@ -117,10 +126,9 @@ def _maps(result: Result) -> Section:
         if table.empty:
             return absent(result, title, text, "nodes", "no trials to estimate from")
         panels.append(map_panel(name, table, of, _contribution, _towards(result, outcome)))
-    ratio = frame(result, "frontier").drop(columns=["effect"])
-    shown = ratio["responsive"].astype(bool) & ratio["efficiency"].notna()
-    ratio = ratio.rename(columns={"efficiency": "effect"}).assign(significant=shown)
-    if ratio["effect"].notna().any():
+    ratio = frame(result, "frontier").drop(columns=["effect"]).rename(columns={"efficiency": "effect"})
+    ratio = ratio[ratio["effect"].notna()]
+    if len(ratio):
         ratio = ratio.merge(of_outcome(result, "nodes", "effect")[["node", "head"]], on="node")
         panels.append(
             map_panel(
@@ -128,18 +136,23 @@ def _maps(result: Result) -> Section:
             )
         )
         text += (
-            " Efficiency is blank where the disturbance cannot be told from zero; there bold is responsive: "
-            "significant and beyond random vectors."
+            " Efficiency is blank where the disturbance cannot be told from zero; its marks are those of the effect."
         )
     return Section(title, [text], panels)
 
 
+def _what(result: Result) -> str:
+    """What a contribution is, in a sentence."""
+    if adds(result):
+        return "A contribution is what injecting into a node adds to an outcome, beside as many other nodes."
+    return "A contribution is what a node does beyond the mean of the nodes that it is exchanged for."
+
+
 def _ranking(result: Result) -> Section:
     text = (
-        "The largest contributions with their intervals over prompts. The grey band is the interval of the same node's "
-        "contribution for random vectors of equal norm: a node that goes clearly further than its band responds to "
-        "this vector, one within it to anything, and one that falls short of it does less than chance would. Open "
-        "circles are not significant."
+        "The largest contributions with their intervals over prompts. The grey band holds what they would be if the "
+        "node had the share that it has of random vectors (95% of these vectors): each vector is read along its own "
+        "change. Colours and symbols are verdicts."
     )
     if not result.manifest.get("trials", {}).get("random", 1):
         text += f" No bands: {missing(result, 'controls', 'no trials with random vectors')}."
@@ -163,31 +176,33 @@ def _limits(table: pd.DataFrame) -> tuple[float, float]:
 
 def _frontier(result: Result) -> Section:
     title, table = "Effect without disruption", frame(result, "frontier")
+    side = "below" if way(result) < 0 else "above"
     text = (
         "Each node's contribution to the effect against its contribution to the disturbance, with both intervals. "
-        "Useful nodes (orange) raise the effect significantly, beyond random vectors, and lie above the dotted line: "
-        "more effect for each nat than all nodes have together. No node lies above and to the left of the stairs. "
-        "Names: useful nodes first, at most fourteen."
+        "Responsive nodes are told from random vectors, along the whole effect (Holm). Useful ones (orange) are those "
+        f"of them that lie {side} the dotted line: more effect for each nat than all nodes have together. No node lies "
+        f"{side} and to the left of the stairs. Names: useful nodes first, at most fourteen."
     )
     if table.empty:
         return absent(result, title, text, "frontier", "no trials to estimate from")
-    return Section(title, [text], [Panel("One point a node", frontier(table, metric_unit(result)))])
+    known = table[table["effect"].notna()].assign(responsive=lambda t: t["verdict"].isin(TOLD))
+    return Section(title, [text], [Panel("One point a node", frontier(known, metric_unit(result)))])
 
 
 def _followed(result: Result, table: pd.DataFrame) -> list[str]:
-    """The nodes whose response is drawn: responsive ones first, by the size of their effect."""
-    order = frame(result, "frontier")
+    """The nodes whose response is drawn: those told from random vectors first, by the size of their effect."""
+    order = of_outcome(result, "nodes", "effect")
     order = order[order["node"].isin(table["node"])]
-    order = order.assign(size=order["effect"].abs(), first=order["responsive"].astype(bool))
+    order = order.assign(size=order["contribution"].abs(), first=order["verdict"].isin(TOLD))
     return [str(n) for n in order.sort_values(["first", "size"], ascending=False)["node"].head(FOLLOWED)]
 
 
 def _response(result: Result) -> Section:
     title, table = "Response of single nodes", frame(result, "response")
     text = (
-        "The contribution of the strongest nodes, estimated anew from the trials at each level. A line that falls with "
-        "k: the node does less where more is injected beside it. A line that rises with the coefficient less than in "
-        "proportion: the node saturates. Bands are intervals over prompts."
+        "The contribution of the strongest nodes, estimated anew from the trials at each level (by k: what it adds to "
+        "reach that many nodes). A line that falls with k: the node does less where more is injected beside it. A line "
+        "that rises with the coefficient less than in proportion: the node saturates. Bands are intervals over prompts."
     )
     nodes = _followed(result, table)
     if not nodes:
@@ -227,9 +242,12 @@ def _ticks(table: pd.DataFrame, most: int) -> dict[str, Any]:
 
 def _dose(result: Result) -> Section:
     title, table = "Dose", frame(result, "dose")
+    own = ""
+    if result.manifest.get("metric", {}).get("name") == "own_direction":
+        own = ", each along its own change of the logits, so that both effects are positive by construction"
     text = (
-        "Mean outcomes of whole trials. Where the real vector moves the effect and random ones do not, at a like "
-        "disturbance, the sweep sees steering and not mere disruption. Bands are intervals over prompts."
+        f"Mean outcomes of whole trials, with the real vector and with random ones of equal norm{own}. Bands are "
+        "intervals over prompts."
     )
     if table.empty:
         return absent(result, title, text, "dose", "no trials")
@@ -263,25 +281,34 @@ def _pairs(result: Result) -> Section:
     text = (
         "What two nodes do together beyond the sum of their contributions. Against the sign of their contributions "
         "(blue, where these work along the effect): they stand in for each other; with it: they strengthen each other. "
-        "Muted cells are not significant, grey cells were not seen together often enough. Interactions have no control "
-        "of their own."
+        "Muted cells are not significant over prompts (Holm over pairs), grey cells were not seen together often "
+        "enough. The same of random vectors is not asked: an interaction may be one of any vector."
     )
     if table.empty:
         return absent(result, title, text, "pairs", "no two nodes were injected into together often enough")
     nodes = strongest(table)
-    method = METHODS.get(str(about.get("method")), "from the trials that have both")
-    how = f"{about.get('tested', len(table)):,} pairs were estimated, {method}"
+    how = f"{about.get('tested', len(table)):,} pairs were tested, each beside as many other nodes"
     if len({*table["first"], *table["second"]}) > len(nodes):
         how += f"; shown are the {len(nodes)} nodes (at most {SHOWN}) with the most significant or largest interactions"
     panels = [
         Panel(
             f"{name}: interaction ({units(outcome, unit)})",
-            matrix(part, nodes, units(outcome, unit), towards=_towards(result, outcome)),
+            matrix(part, nodes, units(outcome, unit), _interaction, towards=_towards(result, outcome)),
         )
         for outcome, name in {"effect": "Effect", "kl": "Disturbance"}.items()
         if len(part := table[table["outcome"] == outcome])
     ]
     return Section(title, [text, f"{how}. The table lists the strongest on the effect."], panels, _list(table, unit))
+
+
+def _interaction(row: Any, unit: str) -> str:
+    return "<br>".join(
+        [
+            f"<b>{escape(str(row.first))} and {escape(str(row.second))}</b>",
+            f"{words.signed(row.interaction)} {escape(unit)} beyond the sum{words.between(row.low, row.high)}",
+            f"{words.p_value(row.p_holm)} (Holm), together in {row.together:,} trials",
+        ]
+    )
 
 
 def _list(table: pd.DataFrame, unit: str) -> Table:
@@ -296,20 +323,13 @@ def _list(table: pd.DataFrame, unit: str) -> Table:
             f"{r.first} and {r.second}",
             words.signed(r.interaction),
             words.between(r.low, r.high).strip() or "–",
-            words.number(r.p_adjusted),
+            words.number(r.p_holm),
             words.signed(r.interaction_kl),
             f"{r.together:,}",
         ]
         for r in records(found)
     ]
-    columns = [
-        "pair",
-        f"interaction ({unit})",
-        "interval",
-        "p adjusted",
-        "on the disturbance (nats)",
-        "trials together",
-    ]
+    columns = ["pair", f"interaction ({unit})", "interval", "p (Holm)", "on the disturbance (nats)", "trials together"]
     return Table(columns, rows, frozenset(columns[1:]), frozenset(i for i, s in enumerate(found["sure"]) if s))
 
 
@@ -360,8 +380,10 @@ def _slopes(result: Result) -> list[str]:
             outcome = "effect" if row.outcome == "effect" else "disturbance"
             found.append(f"{outcome} of {KINDS.get(row.kind, row.kind)} {slope}")
     if not found:
-        return ["No slope over layers is significant (Holm over all slopes)."]
-    return [f"Significant slopes (Holm over all slopes): {'; '.join(found)}."]
+        return ["No slope over layers is told from zero over prompts (Holm over all slopes)."]
+    return [
+        f"Slopes told from zero over prompts (Holm over all slopes): {'; '.join(found)}. Random vectors may have them."
+    ]
 
 
 def _designs(result: Result) -> Section:

@@ -35,7 +35,8 @@ class Where(StrEnum):
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a sweep.")]
 Level = Annotated[float, typer.Option(help="Level of the intervals.")]
-Alpha = Annotated[float, typer.Option(help="Threshold on adjusted p-values.")]
+Alpha = Annotated[float, typer.Option(help="Threshold on corrected p-values.")]
+Smallest = Annotated[float, typer.Option(help="Smallest effect of interest, as a share of the whole.")]
 Runs = Annotated[Where, typer.Option(help="Where trials run: here, in processes, or on Ray.")]
 Workers = Annotated[int | None, typer.Option(help="Workers of processes or ray; one a core (or a GPU) by default.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto; by default Ray starts here.")]
@@ -71,12 +72,14 @@ def run(
         int, typer.Option(help="Tokens a prompt, BOS included; 0: every line is a prompt of its own.")
     ] = 33,
     read: Annotated[int | None, typer.Option(help="Texts to read at most (10,000 of a data set).")] = None,
-    metric: Annotated[str, typer.Option(help="logit_direction, log_prob, kl or perplexity.")] = "logit_direction",
+    metric: Annotated[
+        str, typer.Option(help="own_direction (of each prompt), log_prob, kl or perplexity.")
+    ] = "own_direction",
     targets: Annotated[str | None, typer.Option(help="Tokens for log_prob, with commas.")] = None,
     against: Annotated[str | None, typer.Option(help="Tokens that log_prob compares the targets with.")] = None,
     scored: Annotated[str | None, typer.Option(help="Positions to score: all, last, or indices.")] = None,
-    controls: Annotated[int, typer.Option(help="Random vectors of equal norm; 0 for none.")] = 20,
-    control_every: Annotated[int, typer.Option(help="One in so many draws is a control.")] = 4,
+    controls: Annotated[int, typer.Option(help="Random vectors of equal norm; 0 for none.")] = 12,
+    control_every: Annotated[int, typer.Option(help="One in so many draws is a control.")] = 2,
     spacing: Annotated[str, typer.Option(help="Of vertical layers: any, consecutive, or a step.")] = "any",
     antithetic: Annotated[bool, typer.Option(help="Follow every set of nodes by its complement.")] = False,
     mixed: Annotated[bool, typer.Option(help="Every node draws its own vector.")] = False,
@@ -86,6 +89,7 @@ def run(
     address: Address = None,
     level: Level = 0.95,
     alpha: Alpha = 0.05,
+    smallest: Smallest = 0.02,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")] = None,
 ) -> None:
@@ -142,7 +146,7 @@ def run(
     )
     store = Store(out)
     begin(made, store)
-    _go_on(made, store, where, level, alpha)
+    _go_on(made, store, where, level, alpha, smallest)
 
 
 @app.command("resume")
@@ -153,6 +157,7 @@ def resume(
     address: Address = None,
     level: Level = 0.95,
     alpha: Alpha = 0.05,
+    smallest: Smallest = 0.02,
     device: Device = None,
 ) -> None:
     """Goes on with a run that was stopped or killed, to exactly the rows of one that was not."""
@@ -175,7 +180,7 @@ def resume(
             "resume it from Python"
         )
     loaded = load(name, device=device or about["device"].split(":")[0], dtype=about["dtype"])
-    _go_on(reopen(store, loaded, _loader(name, loaded)), store, where, level, alpha)
+    _go_on(reopen(store, loaded, _loader(name, loaded)), store, where, level, alpha, smallest)
 
 
 @app.command("status")
@@ -214,14 +219,14 @@ def status(folder: Folder) -> None:
 
 
 @app.command("report")
-def report(folder: Folder, level: Level = 0.95, alpha: Alpha = 0.05) -> None:
+def report(folder: Folder, level: Level = 0.95, alpha: Alpha = 0.05, smallest: Smallest = 0.02) -> None:
     """Estimates from the trials that are there, and writes report.html; no model is needed."""
     from steerscope.analysis.sweeps.store import Store
 
-    summary(Store(folder), level, alpha)
+    summary(Store(folder), level, alpha, smallest)
 
 
-def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float) -> None:
+def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float, smallest: float) -> None:
     from steerscope.analysis.sweeps.runner import run as run_blocks
 
     for path in store.damaged():
@@ -234,15 +239,15 @@ def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float)
             err=True,
         )
         raise typer.Exit(130) from None
-    summary(store, level, alpha)
+    summary(store, level, alpha, smallest)
 
 
-def summary(store: "Store", level: float = 0.95, alpha: float = 0.05) -> None:
+def summary(store: "Store", level: float = 0.95, alpha: float = 0.05, smallest: float = 0.02) -> None:
     """Estimates from the trials that are there, saves the tables, writes the report, prints what was found."""
     from steerscope.analysis.sweeps.summary import summarize
     from steerscope.commands.finish import show
 
-    result = summarize(store, level=level, alpha=alpha)
+    result = summarize(store, level=level, alpha=alpha, smallest=smallest)
     result.save(store.folder / SUMMARY, overwrite=True)
     show(result, store.folder / SUMMARY, store.folder)
 

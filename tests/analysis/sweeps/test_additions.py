@@ -14,6 +14,7 @@ from steerscope.analysis.model.positions import Positions
 from steerscope.analysis.sweeps.additions import Additions, additions
 from steerscope.analysis.sweeps.units import units
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
 
 FRONT = Positions("front")
@@ -85,15 +86,42 @@ def test_in_mode_shared_the_heads_of_a_layer_are_one_unit_that_gets_the_vector(s
     assert all(torch.equal(p.values, found.whole[0][0].values) for p in found.parts[0])
 
 
-def test_a_control_writes_as_much_as_the_real_vector_in_another_direction(small_model: Model) -> None:
-    found = made(small_model, "own")
-    for i in range(len(found.units)):
-        real, control = found.parts[0][i], found.control(0, i, seed=i)
+@pytest.mark.parametrize("mode", ["own", "through", "shared"])
+def test_a_control_is_one_random_vector_of_which_every_node_writes_as_much_as_of_the_real_one(
+    small_model: Model, mode: str
+) -> None:
+    found = made(small_model, mode)
+    parts, (whole,) = found.control(0, seed=3)
+    torch.testing.assert_close(whole.values.norm(dim=-1), found.whole[0][0].values.norm(dim=-1))
+    assert whole.site == found.whole[0][0].site
+    for i, (real, control) in enumerate(zip(found.parts[0], parts, strict=True)):
         a, b = found.image(i, real.values), found.image(i, control.values)
         torch.testing.assert_close(a.norm(dim=-1), b.norm(dim=-1), rtol=1e-4, atol=1e-6)
-        assert (torch.cosine_similarity(a, b, dim=-1)[a.norm(dim=-1) > 0] < 0.999).all()
-        assert torch.equal(control.values, found.control(0, i, seed=i).values)
-        assert not torch.equal(control.values, found.control(0, i, seed=i + 1).values)
+        assert control.site == real.site
+        # In the direction of the random vector, as far as the node can write it.
+        nearest = found.image(i, found.through(i, whole.values))
+        assert (torch.cosine_similarity(b, nearest, dim=-1)[a.norm(dim=-1) > 0] > 0.999).all()
+    again, other = found.control(0, seed=3)[0], found.control(0, seed=4)[0]
+    assert all(torch.equal(a.values, b.values) for a, b in zip(parts, again, strict=True))
+    assert not torch.equal(parts[0].values, other[0].values)
+
+
+def test_a_random_vector_as_the_real_one_is_of_the_controls_kind(small_model: Model) -> None:
+    """Pushed through each head, a random vector gives the parts of a control, up to what each head writes of it."""
+    real = random_like(prompt_pair(small_model, PLUS, MINUS, 1), 5)
+    found = additions(small_model, "through", [real], units(small_model, False), FRONT)
+    parts, _ = found.control(0, seed=5)
+    for i, (one, other) in enumerate(zip(found.parts[0], parts, strict=True)):
+        norms = [float(found.image(i, v.values).norm()) for v in (one, other)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_in_mode_given_every_node_of_a_control_draws_its_own(small_model: Model) -> None:
+    wanted: dict[str | Node, SteeringVector | torch.Tensor] = {"L1H2": torch.ones(8), "L1H3": torch.ones(8)}
+    chosen = [u for u in units(small_model, False) if u.name in wanted]
+    found = additions(small_model, "given", [wanted], chosen, Positions("all"))
+    parts, whole = found.control(0, seed=1)
+    assert whole == parts and not torch.equal(parts[0].values, parts[1].values)
 
 
 def test_positions_that_repeat_one_row_take_the_last_token(small_model: Model) -> None:
@@ -121,7 +149,7 @@ def test_additions_are_the_same_after_saving(small_model: Model, tmp_path: Path)
     again = Additions.load(tmp_path / "a.safetensors")
     assert again.units == found.units and again.hash == found.hash
     assert again.describe() == found.describe()
-    torch.testing.assert_close(again.control(0, 3, 1).values, found.control(0, 3, 1).values)
+    torch.testing.assert_close(again.control(0, 1)[0][3].values, found.control(0, 1)[0][3].values)
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.results.stats import benjamini_hochberg
-from steerscope.analysis.sweeps import estimate
+from steerscope.analysis.sweeps import adding, estimate
+from steerscope.analysis.sweeps.comparable import comparable
+from steerscope.analysis.sweeps.design import KINDS, Design
 from steerscope.analysis.sweeps.estimate import Trials
+from steerscope.analysis.sweeps.units import of_node
 
 Array = NDArray[np.float64]
 MAIN = np.array([1.0, 0.5, 0.0, 0.0, -0.7, 0.2, 0.0, 0.9])
 NODES, PROMPTS = len(MAIN), 60
 PAIRS = {(0, 1): -0.6, (2, 5): 0.5}
-REPEATS = 500
+REPEATS = 150
+UNITS = [of_node(Node(layer, head)) for layer in range(4) for head in (0, 1, 2, None)]  # 4 layers of 3 heads and an MLP
 
 
 def interactions(pairs: dict[tuple[int, int], float]) -> Array:
@@ -33,19 +38,17 @@ def drawn(
     main: Array = MAIN,
     trials: int = 1440,
     spread: float = 0.3,
-    level: float = 1.0,
     scale: Sequence[float] = (0.0,),
 ) -> Trials:
-    """Trials of a known response: prompts differ in level and in every main effect; noise on top."""
+    """Trials of a known response: prompts differ in every main effect; noise on top."""
     rng = np.random.default_rng(seed)
     prompt = np.arange(trials) // 8 % PROMPTS
     order = rng.random((trials, NODES)).argsort(axis=1).argsort(axis=1)
     x = order < rng.integers(k[0], k[1] + 1, trials)[:, None]
     slopes = main + spread * rng.normal(size=(PROMPTS, NODES))
-    levels = level * rng.normal(size=PROMPTS)
     cell = rng.integers(len(scale), size=trials)
     together = np.einsum("ti,ij,tj->t", x, interactions(pairs or {}), x)
-    y = (x * slopes[prompt]).sum(1) + together + np.asarray(scale)[cell] + levels[prompt]
+    y = (x * slopes[prompt]).sum(1) + together + np.asarray(scale)[cell]
     return Trials(x, (y + 0.5 * rng.normal(size=trials))[:, None], prompt, cell)
 
 
@@ -54,58 +57,156 @@ def covered(found: estimate.Estimate, truth: Array) -> NDArray[np.bool_]:
     return np.asarray((low[:, 0] <= truth) & (truth <= high[:, 0]))
 
 
-def projection(k: tuple[int, int], pairs: dict[tuple[int, int], float]) -> Array:
-    """What a regression on single nodes tends to under a design, by listing all its sets."""
-    rows, y, weight = [], [], []
-    for size in range(k[0], k[1] + 1):
-        sets = list(combinations(range(NODES), size))
-        for chosen in sets:
-            x = np.isin(np.arange(NODES), chosen).astype(float)
-            rows.append(x)
-            y.append(x @ MAIN + x @ interactions(pairs) @ x)
-            weight.append(1 / len(sets))
-    x, root = np.array(rows), np.sqrt(np.array(weight))[:, None]
-    design = np.hstack([x, np.ones((len(x), 1))])
-    return np.asarray(np.linalg.lstsq(design * root, np.array(y) * root[:, 0], rcond=None)[0][:NODES])
+def added(k: tuple[int, int], pairs: dict[tuple[int, int], float]) -> Array:
+    """What a node adds, by listing all sets of other nodes; a mean over their numbers."""
+    table, found = interactions(pairs), np.zeros(NODES)
+    sizes = range(k[0] - 1, k[1])
+    for node in range(NODES):
+        others = [n for n in range(NODES) if n != node]
+        for size in sizes:
+            partners = [sum(table[node, r] + table[r, node] for r in rest) for rest in combinations(others, size)]
+            found[node] += (MAIN[node] + np.mean(partners)) / len(sizes)
+    return found
+
+
+def contributions(trials: Trials) -> estimate.Estimate:
+    """Where the design tells what a node adds."""
+    found, adds = adding.contributions(trials)
+    assert adds
+    return found
 
 
 def test_intervals_of_main_effects_cover_the_truth_at_their_rate() -> None:
-    hits = [covered(estimate.contributions(drawn(s)), MAIN) for s in range(REPEATS)]
+    hits = [covered(contributions(drawn(s)), MAIN) for s in range(REPEATS)]
     assert 0.93 <= np.mean(hits) <= 0.97
 
 
 def test_intervals_of_marginal_contributions_cover_under_interactions() -> None:
-    truth = projection((1, 4), PAIRS)
+    truth = added((1, 4), PAIRS)
     assert np.abs(truth - MAIN).max() > 0.1  # a node's partners are in its marginal contribution
-    hits = [covered(estimate.contributions(drawn(s, pairs=PAIRS)), truth) for s in range(REPEATS)]
+    hits = [covered(contributions(drawn(s, pairs=PAIRS)), truth) for s in range(REPEATS)]
     assert 0.93 <= np.mean(hits) <= 0.97
 
 
-def test_with_a_fixed_number_of_nodes_the_common_constant_is_fixed_by_nothing_injected_nothing_changed() -> None:
-    hits = [covered(estimate.contributions(drawn(s, k=(3, 3), level=0.0)), MAIN) for s in range(REPEATS)]
-    assert 0.93 <= np.mean(hits) <= 0.97
+def test_with_a_fixed_number_of_nodes_a_contribution_is_what_a_node_does_beyond_the_others() -> None:
+    truth = (MAIN - MAIN.mean()) * NODES / (NODES - 1)
+    hits = []
+    for seed in range(REPEATS):
+        found, adds = adding.contributions(drawn(seed, k=(3, 3)))
+        assert not adds
+        hits.append(covered(found, truth))
+    assert 0.92 <= np.mean(hits) <= 0.98
+
+
+def saturating(seed: int, k: tuple[int, int], towards: int, active: int = 2, inert: int = 14) -> Trials:
+    """Some nodes act and saturate together, the others do nothing; prompts respond more and less."""
+    rng, count = np.random.default_rng(seed), 1200
+    prompt = np.arange(count) // 8 % 40
+    order = rng.random((count, active + inert)).argsort(axis=1).argsort(axis=1)
+    x = order < rng.integers(k[0], k[1] + 1, count)[:, None]
+    slope = 1 + 0.3 * rng.normal(size=40)
+    y = towards * slope[prompt] * np.tanh(2.0 * x[:, :active].sum(axis=1)) + 0.3 * rng.normal(size=count)
+    return Trials(x, y[:, None], prompt, np.zeros(count, int))
+
+
+@pytest.mark.parametrize("towards", [1, -1])
+@pytest.mark.parametrize("k", [(1, 1), (1, 4), (3, 6)])
+def test_nodes_that_do_nothing_are_significant_at_their_rate_where_the_response_saturates(
+    k: tuple[int, int], towards: int
+) -> None:
+    inert, active = [], []
+    for seed in range(40):
+        found, adds = adding.contributions(saturating(seed, k, towards))
+        assert adds
+        inert.append(found.p[2:, 0] < 0.05)
+        active.append(found.p[:2, 0] < 0.05)
+    assert np.mean(inert) <= 1.5 * 0.05 and np.mean(active) > 0.99
+
+
+@pytest.mark.parametrize("k", [(1, 3), (1, 2)])
+def test_nodes_that_do_nothing_have_no_interactions_where_three_others_saturate(k: tuple[int, int]) -> None:
+    found = []
+    for seed in range(40):
+        chosen, _, each = adding.pairs(saturating(seed, k, -1, active=3, inert=5))
+        found.append(each.p[(chosen >= 3).any(axis=1), 0] < 0.05)
+    assert np.mean(np.concatenate(found)) <= 1.5 * 0.05
+
+
+def test_with_a_fixed_number_of_nodes_there_are_no_interactions() -> None:
+    chosen, together, found = adding.pairs(saturating(0, (3, 3), 1))
+    assert len(chosen) == len(together) == len(found.value) == 0
+
+
+@pytest.mark.parametrize(
+    ("kinds", "k", "spacing"),
+    [
+        (("horizontal",), (1, 3), "any"),
+        (("vertical",), (1, 3), "any"),
+        (("vertical",), (1, 3), "consecutive"),
+        (("stratified",), (1, 6), "any"),
+        (KINDS, (1, 2), "any"),
+    ],
+)
+def test_nodes_that_do_nothing_get_nothing_under_every_design(
+    kinds: tuple[str, ...], k: tuple[int, int], spacing: str
+) -> None:
+    """One node in each layer acts, and they saturate together: where a node stands says what acts beside it."""
+    inert, active = [], []
+    for seed in range(30):
+        design = Design(trials=1600, prompts=40, kinds=kinds, k=k, spacing=spacing, controls=0, seed=seed)
+        trials = [design.trial(i, UNITS) for i in range(1600)]
+        x = np.zeros((len(trials), len(UNITS)), bool)
+        for row, trial in zip(x, trials, strict=True):
+            row[list(trial.units)] = True
+        rng, of = np.random.default_rng(seed), np.array([KINDS.index(t.kind) for t in trials])
+        acting = np.arange(len(UNITS)) % 4 == 1
+        y = np.tanh(1.5 * x[:, acting].sum(axis=1)) + 0.2 * rng.normal(size=len(trials))
+        prompt = np.array([t.prompt for t in trials])
+        where = comparable(x, of, UNITS, spacing)
+        found, adds = adding.contributions(Trials(x, y[:, None], prompt, prompt * 0, prompt, of, *where))
+        assert adds
+        inert.append(found.p[~acting, 0] < 0.05)
+        active.append(found.p[acting, 0] < 0.05)
+    assert np.mean(inert) <= 1.5 * 0.05 and np.mean(active) > 0.9
+
+
+def test_prompts_of_a_group_are_left_out_together_and_intervals_cover_from_eight_groups_on() -> None:
+    """Copies and templates: slopes are those of the group; by prompt the same intervals would cover too little."""
+    for groups in (8, 20):
+        hits, by_prompt, false = [], [], []
+        for seed in range(80):
+            rng, count = np.random.default_rng(seed), 960
+            prompt = np.arange(count) // 8 % 40
+            of = np.arange(40) % groups
+            order = rng.random((count, NODES)).argsort(axis=1).argsort(axis=1)
+            x = order < rng.integers(1, 4, count)[:, None]
+            slopes = MAIN + 0.5 * rng.normal(size=(groups, NODES))
+            y = ((x * slopes[of[prompt]]).sum(axis=1) + 0.2 * rng.normal(size=count))[:, None]
+            trials = Trials(x, y, prompt, prompt * 0, of[prompt])
+            assert all(len(set(trials.group[of[prompt] == g])) == 1 for g in range(groups))
+            found = contributions(trials)
+            hits.append(covered(found, MAIN))
+            false.append(found.p[MAIN == 0, 0] < 0.05)
+            by_prompt.append(covered(contributions(Trials(x, y, prompt, prompt * 0)), MAIN))
+        assert np.mean(hits) >= 0.92 and np.mean(false) <= 1.5 * 0.05
+        assert np.mean(by_prompt) < 0.9
 
 
 def test_intervals_of_interactions_cover_the_truth_at_their_rate() -> None:
     hits = []
     for seed in range(REPEATS):
-        chosen, _, found, method = estimate.pairs(drawn(seed, pairs=PAIRS))
-        assert method == "joint" and len(chosen) == NODES * (NODES - 1) // 2
+        chosen, _, found = adding.pairs(drawn(seed, pairs=PAIRS, k=(1, 3)))
+        assert len(chosen) == NODES * (NODES - 1) // 2
         hits.append(covered(found, interactions(PAIRS)[chosen[:, 0], chosen[:, 1]]))
     assert 0.93 <= np.mean(hits) <= 0.97
 
 
-@pytest.mark.parametrize("joint", [True, False])
-def test_false_discoveries_among_interactions_stay_below_their_rate(
-    joint: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_false_discoveries_among_interactions_stay_below_their_rate() -> None:
     """A third of the pairs interact; Benjamini-Hochberg at 5% then makes 3.3% false discoveries on average."""
-    monkeypatch.setattr(estimate, "JOINT", 600 if joint else 0)
     real = {(0, j): -0.6 for j in range(1, 6)} | {(6, 7): 0.6, (2, 5): 0.5, (3, 6): -0.7, (1, 7): 0.8}
     shares, power = [], []
-    for seed in range(200):
-        chosen, _, found, method = estimate.pairs(drawn(seed, pairs=real))
-        assert method == ("joint" if joint else "one at a time")
+    for seed in range(60):
+        chosen, _, found = adding.pairs(drawn(seed, pairs=real, trials=4800))
         discovered = benjamini_hochberg(found.p[:, 0]) < 0.05
         true = interactions(real)[chosen[:, 0], chosen[:, 1]] != 0
         shares.append((discovered & ~true).sum() / max(1, discovered.sum()))
@@ -114,25 +215,18 @@ def test_false_discoveries_among_interactions_stay_below_their_rate(
     assert np.mean(power) > 0.8
 
 
-def test_one_pair_at_a_time_keeps_the_rate_of_its_p_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "JOINT", 0)
-    p = [estimate.pairs(drawn(seed))[2].p[:, 0] for seed in range(300)]
-    assert 0.03 <= np.mean(np.array(p) < 0.05) <= 0.06
-    assert np.mean(np.array(p) < 0.01) <= 0.014
-
-
 def test_false_discoveries_among_nodes_stay_below_their_rate() -> None:
     shares = []
     main = np.where(np.arange(NODES) < 4, MAIN, 0.0)
-    for seed in range(300):
-        found = estimate.contributions(drawn(seed, main=main))
+    for seed in range(100):
+        found = contributions(drawn(seed, main=main))
         discovered = benjamini_hochberg(found.p[:, 0]) < 0.05
         shares.append((discovered & (main == 0)).sum() / max(1, discovered.sum()))
     assert np.mean(shares) <= 0.05
 
 
 def test_differences_are_means_in_minus_means_out() -> None:
-    trials = drawn(1, level=0.0, trials=4800, spread=0.0)
+    trials = drawn(1, trials=4800, spread=0.0)
     found = estimate.differences(trials)
     for unit in range(NODES):
         inside = trials.x[:, unit]
@@ -141,29 +235,31 @@ def test_differences_are_means_in_minus_means_out() -> None:
 
 
 def test_coefficients_and_vectors_are_no_part_of_a_contribution() -> None:
-    found = estimate.contributions(drawn(3, scale=(0.0, 5.0, -3.0), trials=4800))
+    found = contributions(drawn(3, scale=(0.0, 5.0, -3.0), trials=4800))
     assert np.abs(found.value[:, 0] - MAIN).max() < 0.25
 
 
-def test_one_pair_at_a_time_finds_the_interactions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interactions_are_found_and_counted_and_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     trials = drawn(5, pairs=PAIRS, trials=9600)
-    chosen, together, joint, _ = estimate.pairs(trials)
-    monkeypatch.setattr(estimate, "JOINT", 0)
-    _, _, single, method = estimate.pairs(trials)
-    assert method == "one at a time"
+    chosen, together, found = adding.pairs(trials)
     truth = interactions(PAIRS)[chosen[:, 0], chosen[:, 1]]
-    assert np.abs(single.value[:, 0] - truth).max() < 0.25
-    assert np.corrcoef(single.value[:, 0], joint.value[:, 0])[0, 1] > 0.95
+    assert np.abs(found.value[:, 0] - truth).max() < 0.3
     i, j = chosen[3]
     assert together[3] == (trials.x[:, i] & trials.x[:, j]).sum()
+    monkeypatch.setattr(adding, "BATCH", 3)
+    _, _, again = adding.pairs(trials)
+    np.testing.assert_allclose(again.value, found.value, atol=1e-9)
+    np.testing.assert_allclose(again.replicates, found.replicates, atol=1e-9)
 
 
-def test_pairs_at_a_time_do_not_depend_on_the_batch() -> None:
-    trials = drawn(5, pairs=PAIRS)
-    chosen = np.array([(i, j) for i, j in combinations(range(NODES), 2)])
-    small, large = (estimate._single(trials, chosen, chosen[:0], batch) for batch in (3, 1000))
-    np.testing.assert_allclose(small.value, large.value)
-    np.testing.assert_allclose(small.replicates, large.replicates)
+def test_each_random_vector_has_contributions_from_its_own_trials() -> None:
+    trials = drawn(2, trials=9600, spread=0.0)
+    vector = np.arange(9600) // 8 % 4
+    trials = Trials(trials.x, trials.y * (1 + vector)[:, None], trials.prompt, trials.cell)
+    found = adding.of_each(trials, vector)
+    assert found.shape == (4, NODES, 1)
+    np.testing.assert_allclose(found[:, :, 0], MAIN * np.arange(1, 5)[:, None], atol=0.5)
+    assert np.abs(found[0, :, 0] - MAIN).max() < 0.3
 
 
 def test_the_comparison_at_equal_norm_is_not_fooled_by_the_norm() -> None:
@@ -180,24 +276,27 @@ def test_the_comparison_at_equal_norm_is_not_fooled_by_the_norm() -> None:
     assert raw[1] > 1.5
 
 
-def test_an_open_direction_of_the_design_is_counted_and_gets_no_made_up_number() -> None:
+def test_what_a_design_cannot_tell_gets_no_made_up_number() -> None:
     rng = np.random.default_rng(0)
     x = np.zeros((2000, 6), bool)
     for row in x:  # one of the first three and one of the last three, always
         row[rng.integers(3)] = row[3 + rng.integers(3)] = True
     y = x @ np.array([1.0, 2.0, 3.0, 0.0, 0.0, 1.0])
-    trials = Trials(x, y[:, None], np.arange(2000) % 20, np.zeros(2000, int))
-    assert estimate.open_directions(trials) == 1
-    found = estimate.contributions(trials).value[:, 0]
-    assert np.diff(found[:3]) == pytest.approx([1, 1]) and np.diff(found[3:]) == pytest.approx([0, 1])
-    assert estimate.open_directions(drawn(0)) == estimate.open_directions(drawn(0, k=(3, 3))) == 0
+    of = np.full(2000, KINDS.index("vertical"))
+    units = [of_node(Node(layer, head)) for layer in range(2) for head in range(3)]
+    where = comparable(x, of, units)
+    prompt = np.arange(2000) % 20
+    found, adds = adding.contributions(Trials(x, y[:, None], prompt, prompt * 0, prompt, of, *where))
+    assert not adds
+    # Each against the mean of the others of its layer: nothing is said between layers.
+    assert found.value[:, 0] == pytest.approx([-1.5, 0.0, 1.5, -0.5, -0.5, 1.0], abs=0.02)
 
 
 @pytest.mark.parametrize("prompts", [1, 3])
 def test_too_few_prompts_give_no_interval(prompts: int) -> None:
     full = drawn(0)
     trials = Trials(full.x, full.y, full.prompt % prompts, full.cell)
-    found = estimate.contributions(trials)
+    found = contributions(trials)
     assert np.isfinite(found.value).all() and np.isnan(found.error).all()
 
 
