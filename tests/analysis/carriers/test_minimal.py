@@ -10,17 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.planted import OTHER, TARGET, plant
-from steerscope.analysis.carriers.minimal import (
-    MINIMAL,
-    _drawn,
-    _halves,
-    _Joint,
-    _orders,
-    _profile,
-    _reached,
-    _sizes,
-    minimal,
-)
+from steerscope.analysis.carriers.minimal import MINIMAL, _drawn, _halves, _Joint, _orders, _reached, _sizes, minimal
 from steerscope.analysis.carriers.order import ENOUGH, search
 from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.model.models import Model
@@ -95,7 +85,7 @@ def test_one_node_has_its_single_share_and_all_nodes_what_all_have_together(tiny
 @pytest.mark.parametrize(("case", "size"), [("direct", 1), ("mlp", 1), ("backup", 2), ("suppressor", 1)])
 def test_planted_carriers_are_the_set_and_without_them_random_nodes_do_nothing(case: str, size: int) -> None:
     """Of the backup no single node is necessary; the two heads are, jointly, and no order of single effects sees it."""
-    planted = plant(case, layers=3)
+    planted = plant(case, layers=3, prompts=8)
     table, about = found(planted.experiment)
     assert about["reached"]["necessity"]["size"] == size
     names = set(rows(table, "necessity", "chosen")["node"][:size])
@@ -105,11 +95,12 @@ def test_planted_carriers_are_the_set_and_without_them_random_nodes_do_nothing(c
         assert rows(table, "necessity", "own")["share"][2] < 0.05
     if case == "direct":
         assert rows(table, "necessity", "rest")["share"][1] == pytest.approx(0, abs=0.02)
+        assert rows(table, "necessity", "own")["share"][1] > 0.95
         assert rows(table, "necessity", "random")["share"][1] < 0.7  # one of six is the carrier itself
 
 
 def test_with_the_metric_negated_shares_are_the_same() -> None:
-    asked = plant("suppressor", layers=3).experiment
+    asked = plant("suppressor", idle=2, prompts=8).experiment
     turned = replace(asked, metric=log_prob([OTHER], [TARGET]))
     assert turned.effect().mean() < 0 < asked.effect().mean()
     tables = [found(one)[0] for one in (asked, turned)]
@@ -149,8 +140,12 @@ def test_random_sets_have_as_many_heads_and_mlps_of_each_layer_and_are_missing_w
     assert np.isnan(drawn[0]).all() and np.isfinite(drawn[1:]).all()
     sets = {members for _, _, members in joint._known}
     assert len(sets) > 3
-    wanted = [_profile(order[:k], nodes) for k in (2, 4)]
-    assert all(_profile(sorted(members), nodes) in wanted for members in sets)
+
+    def profile(members: Sequence[int]) -> list[tuple[int, str]]:
+        return sorted((nodes[n].layer, nodes[n].kind) for n in members)
+
+    wanted = [profile(order[:k]) for k in (2, 4)]
+    assert all(profile(sorted(members)) in wanted for members in sets)
 
 
 def test_there_is_no_curve_of_an_effect_that_is_not_told_from_zero(tiny: Model, stories: list[str]) -> None:
@@ -173,7 +168,7 @@ def test_one_prompt_has_a_curve_without_an_interval() -> None:
 
 def test_a_vector_is_compared_with_others_by_the_same_rule() -> None:
     """Played by a reference, the real vector has the reference's own curve."""
-    asked = plant("relay", layers=3, references=5).experiment
+    asked = plant("relay", layers=2, idle=2, prompts=8, references=5).experiment
     raw = effects(asked)
     table, about = minimal(asked, raw.along, raw.nodes, OPTIONS, own=raw.own, vectors=1)
     assert about["vectors"] == {"noise": 1, "meaning": 0} and "noise_p" not in about["concentration"]["necessity"]
