@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from steerscope.analysis.results.effects import NUMBERS
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.verdicts import VERDICTS
@@ -43,6 +44,64 @@ CURVE: Frame = {
     "high": Column("upper end", role="high"),
     "reference": Column("of reference vectors", role="reference"),
 }
+
+
+P = {"specific": (1e-5, 1e-5, 1e-4, 1e-4), "concept": (1e-5, 0.4, 1e-4, 1.0), "less": (0.001, 0.001, 1.0, 1.0)}
+ELSE = (0.6, 0.7, 1.0, 1.0)  # p_noise, p_concepts, p_holm, p_specific
+CLEAR = ("specific", "concept", "shared", "less", "against")
+
+
+def made_numbers(
+    values: Any, verdicts: Any, total: float = 2.0, references: bool = True, intervals: bool = True
+) -> dict[str, Any]:
+    """The columns of `NUMBERS` for some effects and their verdicts, so that both hang together."""
+    effect, said = np.asarray(values, dtype=float), list(verdicts)
+    share = effect / total if total else np.full(len(effect), np.nan)
+    nothing, half = np.full(len(effect), np.nan), 0.05 * max(abs(total), np.abs(effect).max(initial=0.0))
+    noise = np.array([{"shared": s, "less": abs(s) + 0.3}.get(v, 0.01) for v, s in zip(said, share, strict=True)])
+    meaning = np.array(
+        [{"specific": s / 4, "concept": s}.get(v, n) for v, s, n in zip(said, share, noise, strict=True)]
+    )
+    p = np.array([1e-5 if v in CLEAR else 0.5 for v in said]) if intervals else np.ones(len(said))
+    found: dict[str, Any] = {"effect": effect, "low": effect - half, "high": effect + half, "share": share}
+    found |= {"verdict": said, "own_share": share if intervals else nothing, "needed": noise + 0.1}
+    for name, own in (("reference", noise), ("concepts", meaning)):
+        own = own if references and intervals else nothing
+        edge = np.abs(total) * 0.03
+        found |= {name: own * total, f"{name}_low": own * total - edge, f"{name}_high": own * total + edge}
+        found[f"{'noise' if name == 'reference' else 'concepts'}_share"] = own
+    tested = np.array([P.get(v, ELSE) for v in said]).reshape(len(said), 4).T
+    for name, column in zip(("p_noise", "p_concepts", "p_holm", "p_specific"), tested, strict=True):
+        known = column if references and intervals else nothing if name in ("p_noise", "p_concepts") else column * 0 + 1
+        found[name] = known
+    found |= {"p": p, "p_adjusted": found["p_holm"] / 2, "wrong_way": np.full(len(said), 0.1)}
+    if not intervals:
+        found |= {"low": nothing, "high": nothing}
+    if not (references and intervals):
+        found["needed"] = nothing
+    return {name: found[name] for name in NUMBERS}
+
+
+def fitting(values: Any, total: float = 2.0) -> list[str]:
+    """A verdict for each effect that its sign allows; of two nodes in three nothing is said."""
+    along = ["specific", "concept", "shared"]
+    return [
+        "untested" if i % 3 == 2 or v == 0 else "against" if v * total < 0 else along[(i // 2) % 3]
+        for i, v in enumerate(values)
+    ]
+
+
+def made_references(count: int, concepts: bool = True) -> dict[str, Any]:
+    """What a manifest says of so many random vectors, and as many other words."""
+    families = {"isotropic": count, "concepts": count} if concepts else {"isotropic": count}
+    return {"count": sum(families.values()), "families": families if count else {}, "matched": "norm"}
+
+
+def made_tests(count: int, told: float | None = 0.05) -> list[dict[str, Any]]:
+    """What a manifest says of the test's own check, by kind of references and measure."""
+    about = {"vectors": count, "used": count, "least": 4, "told": told, "trusted": told is not None and told <= 0.1}
+    pairs = [(kind, measure) for measure in ("necessity", "sufficiency") for kind in ("noise", "concepts")]
+    return [{"kind": kind, "measure": measure} | about for kind, measure in pairs] if count else []
 
 
 def made_writers(layers: int, heads: int, mlp: bool, scale: float, references: int) -> pd.DataFrame:
@@ -100,40 +159,18 @@ def made_attention(layers: int, heads: int, scale: float, references: int, by: t
             for scope, node, layer, head in (place for place in places if place[0] in by):
                 share = survives if scope == "all" else 0.9
                 own = np.nan if not references else 0.5
-                rows.append(
-                    {
-                        "outcome": outcome,
-                        "unit": unit,
-                        "frozen": frozen,
-                        "scope": scope,
-                        "node": node,
-                        "layer": layer,
-                        "head": head,
-                        "total": total,
-                        "total_low": 0.9 * total,
-                        "total_high": 1.1 * total,
-                        "lost": (1 - share) * total,
-                        "survives": share if scale else np.nan,
-                        "survives_low": share - 0.1 if scale else np.nan,
-                        "survives_high": share + 0.1 if scale else np.nan,
-                        "low": 0.8 * (1 - share) * total,
-                        "high": 1.2 * (1 - share) * total,
-                        "reference": 0.0,
-                        "reference_low": -0.1,
-                        "reference_high": 0.1,
-                        "p": 0.001,
-                        "p_adjusted": 0.002,
-                        "p_holm": 0.003,
-                        "significant": True,
-                        "wrong_way": 0.0,
-                        "own_survives": share,
-                        "reference_survives": own,
-                        "reference_survives_low": own,
-                        "reference_survives_high": own,
-                        "p_own": 0.01,
-                        "p_own_adjusted": 0.02,
-                    }
-                )
+                about = {"outcome": outcome, "unit": unit, "frozen": frozen, "scope": scope, "node": node}
+                lost = (1 - share) * total
+                numbers = made_numbers([lost], ["specific" if lost else "untested"], total or 0.0, bool(references))
+                known = {name: column[0] for name, column in numbers.items() if name not in ("effect", "share")}
+                row = about | {"layer": layer, "head": head} | known
+                row |= {"total": total, "total_low": 0.9 * total, "total_high": 1.1 * total, "lost": lost}
+                row |= {"low": 0.8 * lost, "high": 1.2 * lost, "survives": share if scale else np.nan}
+                row |= {"survives_low": share - 0.1 if scale else np.nan}
+                row |= {"survives_high": share + 0.1 if scale else np.nan, "own_survives": share}
+                row |= dict.fromkeys(("reference_survives", "concepts_survives"), own)
+                row |= dict.fromkeys(("reference_survives_low", "reference_survives_high"), own)
+                rows.append(row)
     return pd.DataFrame(rows).astype({"layer": "Int64", "head": "Int64"})
 
 

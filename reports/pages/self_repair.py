@@ -97,7 +97,7 @@ def _repair(result: Result, later: pd.DataFrame, unit: str) -> list[str]:
 def _passed(later: pd.DataFrame, unit: str) -> str:
     """Losses that later nodes add to, different from zero over prompts; references stand beside."""
     rows = later[(later["verdict"] == "against") & (later["of_net"] < 0)]
-    text = "Loss that later nodes pass on (told from zero over prompts, not from reference vectors)"
+    text = "Loss that later nodes pass on (told from zero over prompts; not tested against reference vectors)"
     return f"{text}: {_many(rows, unit, 2)}." if len(rows) else ""
 
 
@@ -225,7 +225,7 @@ def _summary(result: Result) -> Section:
         shares = f"{words.percent(by['nodes'].own_share)}{words.beside(by['nodes'])}"
         rows.append([str(node), direct, nodes, norm, words.number(by["remainder"].effect), net, shares])
     titles = ["carrier", f"direct loss ({metric_unit(result)})", "nodes repair", "norm repairs", "together", "net loss"]
-    titles.append("nodes, of own effect; of others'")
+    titles.append("nodes, of own effect")
     text = (
         "Direct loss = what later nodes repair + what the final norm repairs + together + net loss. Negative repair is "
         "loss passed on. Last: what later nodes repair over the effect along the vector's own change of logits, and "

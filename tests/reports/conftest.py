@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import Unit, made_attention, made_writers
+from made_up import Unit, fitting, made_attention, made_numbers, made_references, made_tests, made_writers
 
 from steerscope.analysis.results.result import Result
 from steerscope.questions import QUESTIONS
@@ -29,42 +29,13 @@ def make_result(
     nodes: list[tuple[str, int, int | None, str]] = []
     nodes += [(f"L{layer}H{h}", layer, h, "head") for layer in range(layers) for h in range(heads)]
     nodes += [(f"L{layer}M", layer, None, "mlp") for layer in range(layers)] if mlp else []
-    rows = []
+    frames_of = []
     for measure in ("necessity", "sufficiency"):
-        for index, (node, layer, head, kind) in enumerate(nodes):
-            effect = float(generator.normal()) * scale
-            significant = index % 3 == 0 and scale > 0
-            p = 1e-5 if significant else 0.5
-            rows.append(
-                {
-                    "node": node,
-                    "layer": layer,
-                    "head": head,
-                    "kind": kind,
-                    "measure": measure,
-                    "effect": effect,
-                    "low": effect - 0.1 * scale,
-                    "high": effect + 0.1 * scale,
-                    "reference": 0.0,
-                    "reference_low": -0.2 * scale,
-                    "reference_high": 0.2 * scale,
-                    "p": p,
-                    "p_adjusted": p,
-                    "p_holm": p,
-                    "significant": significant,
-                    "wrong_way": 0.1,
-                    "share": effect / 2,
-                    "own_share": effect / 2,
-                    "own_reference": 0.1 * scale,
-                    "own_reference_low": 0.0,
-                    "own_reference_high": 0.2 * scale,
-                    "p_own": p,
-                    "p_own_adjusted": p,
-                    "reach": ("specific" if index % 2 else "general") if significant else "none",
-                    "stability": 0.9,
-                }
-            )
-    effects = pd.DataFrame(rows)
+        values = generator.normal(size=len(nodes)) * scale
+        about = {name: [node[i] for node in nodes] for i, name in enumerate(("node", "layer", "head", "kind"))}
+        numbers = made_numbers(values, fitting(values, 2.0 * scale), 2.0 * scale, references > 0)
+        frames_of.append(pd.DataFrame(about | {"measure": measure} | numbers | {"stability": 0.9}))
+    effects = pd.concat(frames_of, ignore_index=True)
     effects["head"] = effects["head"].astype("Int64")
     totals = pd.DataFrame(
         [
@@ -86,8 +57,8 @@ def make_result(
             for name, share in [
                 ("total", np.nan),
                 ("kl", np.nan),
-                ("carriers_necessity", 0.7),
-                ("carriers_sufficiency", 0.6),
+                ("told_necessity", 0.7),
+                ("told_sufficiency", 0.6),
                 ("all_necessity", 1.0),
                 ("all_sufficiency", 1.0),
             ]
@@ -97,12 +68,13 @@ def make_result(
         [
             {
                 "vector": "steering" if i == 0 else f"reference {i - 1}",
+                "family": "" if i == 0 else "isotropic",
+                "label": f"{text} {i}",
                 "norm": 3.0,
                 "coefficient": 3.0,
                 "effect": 2.0 / (i + 1),
                 "low": 1.0 / (i + 1),
                 "high": 3.0 / (i + 1),
-                "own_effect": 5.0,
                 "kl": 0.5 + i / 10,
                 "kl_low": 0.4,
                 "kl_high": 1.2,
@@ -114,6 +86,7 @@ def make_result(
         [
             {
                 "prompt": i,
+                "group": i,
                 "text": f"{text} {i}",
                 "tokens": 9,
                 "injected": "0,1",
@@ -158,6 +131,7 @@ def make_result(
         "writers": made_writers(layers, heads, mlp, scale, references),
         "attention": made_attention(layers, heads, scale, references, ("all",)),
         "effects": effects,
+        "minimal": made_minimal(nodes),
         "per_prompt": pd.DataFrame(columns=list(columns["per_prompt"])),
         "totals": totals,
         "vectors": vectors,
@@ -177,10 +151,13 @@ def make_result(
             "targets": [f" {text}"],
             "scored": "positions after the injection",
         },
-        "prompts": {"count": 3},
-        "references": {"count": references, "matched": "norm"},
+        "prompts": {"count": 3, "groups": 3},
+        "references": made_references(references),
+        "leave_one_out": {"necessity": 0.05, "sufficiency": 0.04},
+        "reference_tests": made_tests(references),
         "alpha": 0.05,
         "level": 0.95,
+        "smallest": 0.02,
         "stability": {"jaccard": 0.9, "low": 0.8, "high": 1.0, "resamples": 100, "note": ""},
         "checks": [{"name": "sampled nodes equal one plain pass each", "value": 1e-6, "limit": 1e-4, "passed": True}],
         "command": f"steerscope localize --plus '{text}'",
@@ -190,6 +167,18 @@ def make_result(
         "versions": {"steerscope": "0.1.0"},
     }
     return Result("exact", frames, columns, base | manifest)
+
+
+def made_minimal(nodes: list[tuple[str, int, int | None, str]]) -> pd.DataFrame:
+    """Growing sets of all nodes, in both directions."""
+    rows = []
+    for measure in ("necessity", "sufficiency"):
+        for size, (node, *_) in enumerate(nodes, 1):
+            share = 1 - 0.8**size
+            for name, value in (("chosen", share), ("best", share), ("rest", 1 - share), ("random", share / 2)):
+                row = {"size": size, "node": node if name == "chosen" else "", "measure": measure, "set": name}
+                rows.append(row | {"share": value, "low": value - 0.05, "high": value + 0.05})
+    return pd.DataFrame(rows)
 
 
 @pytest.fixture
@@ -322,7 +311,11 @@ def sweep_nodes(units: list[Unit], scale: float, references: int, generator: Any
             units, values, generator.uniform(0.5, 1.5, len(units)), strict=True
         ):
             width = half * jitter * scale
-            p = 1e-6 if abs(value) > 1.6 * width and scale else 0.4
+            clear = bool(abs(value) > 1.6 * width and scale)
+            p, whole = 1e-6 if clear else 0.4, (2.5 if outcome == "effect" else 0.6) * scale
+            share = value / whole if whole else np.nan
+            told = "concept" if references else "untested"
+            said = "untested" if not clear else told if value * whole > 0 else "against"
             random = np.nan if not references else 0.0 if outcome == "effect" else 0.8 * value
             rows.append(
                 {
@@ -344,11 +337,14 @@ def sweep_nodes(units: list[Unit], scale: float, references: int, generator: Any
                     "reference": random,
                     "reference_low": random - width / 2,
                     "reference_high": random + width / 2,
+                    "share": share,
+                    "verdict": said,
+                    "own_share": share,
+                    "vectors": references,
                     "p": p / 2,
+                    "p_noise": p if references else np.nan,
                     "p_adjusted": p,
                     "p_holm": min(1.0, 2 * p),
-                    "p_specific": p if references else np.nan,
-                    "significant": p < 0.05,
                 }
             )
     frame = pd.DataFrame(rows)
@@ -362,7 +358,7 @@ def sweep_frontier(nodes: pd.DataFrame) -> pd.DataFrame:
     clear = kl["low"].to_numpy() > 0
     ratio = np.where(clear, e / np.where(d == 0, 1, d), np.nan)
     typical = e.sum() / d.sum() if d.sum() else 0.0
-    responsive = effect["significant"].to_numpy()
+    told = effect["verdict"].isin(["specific", "concept"]).to_numpy()
     return pd.DataFrame(
         {
             "node": effect.index,
@@ -378,8 +374,8 @@ def sweep_frontier(nodes: pd.DataFrame) -> pd.DataFrame:
             "efficiency": ratio,
             "efficiency_low": ratio - 0.5,
             "efficiency_high": ratio + 0.5,
-            "responsive": responsive,
-            "useful": responsive & (e > 0) & (e > typical * d),
+            "verdict": effect["verdict"].to_numpy(),
+            "useful": told & (e > 0) & (e > typical * d),
             "frontier": [not ((e > a) & (d < b)).any() for a, b in zip(e, d, strict=True)],
         }
     )
@@ -452,7 +448,8 @@ def sweep_pairs(units: list[Unit], scale: float, generator: Any) -> pd.DataFrame
                         "high": value + 2 * size * scale,
                         "p": p / 2,
                         "p_adjusted": p,
-                        "significant": p < 0.05,
+                        "p_holm": min(1.0, 2 * p),
+                        "significant": p < 0.02,
                     }
                 )
         rows += sorted(found, key=lambda row: -abs(float(str(row["interaction"]))))

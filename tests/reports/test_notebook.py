@@ -56,9 +56,7 @@ def test_no_text_becomes_markup_or_mathematics(kind: str, monkeypatch: pytest.Mo
 def test_the_page_of_a_question_gives_its_own_words(maker: object) -> None:
     shown = html(maker())  # type: ignore[operator]
     assert_still(shown)
-    assert (
-        "heads and MLPs of model One day carry" in shown and "total effect" in shown and "effects, necessity" in shown
-    )
+    assert "Specific to 3 ×" in shown and "total effect" in shown and "effects, necessity" in shown
 
 
 def test_the_largest_effects_are_ranked_with_their_intervals() -> None:

@@ -108,7 +108,7 @@ def test_what_is_missing_is_named_with_its_reason(maker: Maker) -> None:
     }
     page = html(replace(result, frames=frames))
     assert "Missing: toy has no tokenizer." in page
-    assert "Missing: run with references=0." in page
+    assert "Missing: no reference vectors were run" in page
     assert "does not change the next token" in page
 
 

@@ -1,13 +1,12 @@
 import math
-from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.verdicts import VERDICTS
 from steerscope.reports import words
-from steerscope.reports.pages.exact import _carriers
-
-Maker = Callable[..., Result]
+from steerscope.reports.theme import MARKS, key
 
 
 @pytest.mark.parametrize(
@@ -32,27 +31,41 @@ def test_intervals_vanish_where_there_are_none() -> None:
     assert words.between(math.nan, 2.0) == ""
 
 
-def test_the_headline_claims_only_what_passes_holm(maker: Maker) -> None:
-    result = maker(layers=1, heads=2, mlp=True, text="wedding")
-    table = result.frames["effects"]
-    table.loc[table["measure"] == "necessity", "effect"] = [1.0, 0.2, -0.4]
-    table.loc[table["measure"] == "necessity", "share"] = [0.5, 0.1, -0.2]
-    table.loc[table["measure"] == "necessity", "p_holm"] = [0.001, 0.2, 0.01]
-    table.loc[table["measure"] == "necessity", "reach"] = ["specific", "none", "general"]
-    first, second, third = _carriers(result)
-    assert first.startswith(
-        '1 of 3 heads and MLPs of model wedding carry 3 × ("wedding" - " ") at L0.resid_pre, front, above all '
-        "L0H0 (50%)"
+def row(**more: Any) -> SimpleNamespace:
+    nothing = dict.fromkeys(("p_noise", "p_concepts", "p_holm", "p_specific", "reference", "concepts"), math.nan)
+    return SimpleNamespace(**{**nothing, "noise_share": math.nan, "concepts_share": math.nan, "p": 0.5} | more)
+
+
+def test_a_share_stands_beside_those_of_the_references_that_there_are() -> None:
+    assert words.beside(row()) == ""
+    assert words.beside(row(noise_share=0.05)) == "; random vectors 5%"
+    both = row(noise_share=0.05, concepts_share=0.16)
+    assert words.beside(both) == "; other concepts 16%, random vectors 5%"
+
+
+def test_clouds_are_named_only_where_they_are() -> None:
+    assert words.clouds(row()) == "no reference vectors to compare with"
+    some = row(reference=0.1, reference_low=0.0, reference_high=0.2, concepts=1.0, concepts_low=0.5, concepts_high=2.0)
+    assert words.clouds(some) == "random vectors +0.100 [0.00, 0.200], other concepts +1.00 [0.500, 2.00]"
+
+
+def test_p_values_say_what_they_are_over() -> None:
+    assert words.told(row()) == "p = 0.500 (over prompts)"
+    every = row(p=1e-6, p_noise=1e-5, p_concepts=0.2, p_holm=0.01, p_specific=1.0)
+    assert words.told(every) == (
+        "p < 0.001 (over prompts)<br>p < 0.001 (from random vectors), p = 0.200 (from other concepts)<br>p = 0.010 "
+        "(told, Holm), p = 1.000 (specific, Holm)"
     )
-    assert "; working against it: L0M (−20%)." in first and "L0H1" not in first
-    assert "+2.00 nats [1.50, 2.50] (random vectors of equal norm: +0.100 [−0.200, 0.400])" in second
-    assert "70% [60%, 80%]" in second and "not the sum" in second
-    assert "specific" in third.lower() and "L0H0" in third
 
 
-def test_nothing_found_is_said_plainly(maker: Maker) -> None:
-    result = maker()
-    result.frames["effects"]["p_holm"] = 0.9
-    first, second = _carriers(result)
-    assert first.startswith("No head or MLP of model One day can be called a carrier")
-    assert "The whole effect on log prob is" in second
+def test_a_verdict_is_said_with_its_meaning_and_anything_else_is_escaped() -> None:
+    assert words.verdict("shared") == f"shared: {VERDICTS['shared']}"
+    assert words.verdict("<b>") == "&lt;b&gt;"
+
+
+def test_marks_are_explained_only_where_they_are_drawn() -> None:
+    assert key(["shared", "small", "small"]) == (
+        f"■ shared: {VERDICTS['shared']}. Open circles, and cells without a mark, are small."
+    )
+    assert key([]) == "" and key(["specific"]) == f"● specific: {VERDICTS['specific']}."
+    assert set(MARKS) == set(VERDICTS)
