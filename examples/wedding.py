@@ -18,7 +18,7 @@ print("steered:", steered)
 
 # %% What can be told, before anything is run
 # Story beginnings of many kinds: prompts that share a template would count as one group, however many names it is
-# filled with. By default 12 other words and 12 random directions of equal norm ride along.
+# filled with. By default other words and random directions of equal norm ride along.
 experiment = st.Experiment(model, injection, st.prompts("off_topic"))
 print(*st.cost(experiment).sentences, sep="\n")
 

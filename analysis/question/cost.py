@@ -107,12 +107,13 @@ class Cost:
         told = {kind: x for kind, x in self.spreads.items() if x < np.inf}
         if not told:
             return f"{ran}: nothing can be told from noise; at least {LEAST} of a kind are needed."
-        same = len({f"{x:.1f}" for x in told.values()}) == 1
-        far = [f"{x:.1f}" + f" from {kind}" * (not same) for kind, x in told.items()][: 1 if same else None]
-        said = (
-            f"{ran}, {tested}: to be told from them a share of the effect must be {' and '.join(far)} spreads "
-            "(standard deviations of their shares) from their mean"
-        )
+        if len({f"{x:.1f}" for x in told.values()}) == 1:
+            far = f"{next(iter(told.values())):.1f} spreads (standard deviations of their shares) from their mean"
+        else:
+            (first, x), *others = told.items()
+            far = f"{x:.1f} spreads (standard deviations of their shares) from the mean of the {first}"
+            far += "".join(f" and {more:.1f} from that of the {kind}" for kind, more in others)
+        said = f"{ran}, {tested}: to be told from them a share of the effect must be {far}"
         more = self.advised["references"]
         if min(self.references[kind] for kind in told) < more:
             said += f"; with {more} of a kind it would be {told_apart(more, self.nodes, self.alpha):.1f}"

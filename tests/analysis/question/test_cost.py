@@ -72,6 +72,16 @@ def test_power_is_said_in_spreads_with_what_more_references_would_bring() -> Non
     assert "21 minutes" in said and "600 MB" in said and "screen" not in said
 
 
+def test_kinds_of_different_number_have_figures_of_their_own() -> None:
+    uneven = replace(KNOWN, references={"random vectors": 20, "other concepts": 8})
+    noise, concepts = uneven.spreads.values()
+    said = uneven.sentences[0]
+    assert (
+        noise < concepts and f"{noise:.1f} spreads (standard deviations of their shares) from the mean of the" in said
+    )
+    assert f"random vectors and {concepts:.1f} from that of the other concepts" in said
+
+
 @pytest.mark.parametrize("references", [{}, {"random vectors": 3}])
 def test_too_few_references_tell_nothing(references: dict[str, int]) -> None:
     assert "nothing can be told from noise" in replace(KNOWN, references=references).sentences[0]
