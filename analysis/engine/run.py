@@ -130,7 +130,7 @@ def chunked(
         prompt = variants[index].prompt
         longest_with, read_with = max(longest, len(prompts[prompt])), read + len(reading[prompt])
         rows = (len(chunk) + 1) * copies
-        size = _bytes(model, rows, longest_with, read_with * copies, reads, sites)
+        size = working_set(model, rows, longest_with, read_with * copies, reads, sites)
         tokens = rows * longest_with
         if chunk and (size > limit or (tokens_limit is not None and tokens > tokens_limit)):
             yield chunk
@@ -147,7 +147,7 @@ def _free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _bytes(model: Model, rows: int, length: int, read: int, reads: Reads, sites: Sequence[tuple[str, int]]) -> int:
+def working_set(model: Model, rows: int, length: int, read: int, reads: Reads, sites: Sequence[tuple[str, int]]) -> int:
     """A generous estimate of the largest working set: a block's activations, what is kept, the logits."""
     wide = 4 * model.d_model * (3 if model.has_mlp else 1)  # gated MLPs hold three wide tensors
     block = length * (8 * model.d_model + wide) + 3 * model.n_heads * length * length

@@ -24,7 +24,7 @@ from scipy import stats
 
 from steerscope.analysis.brief import counted
 from steerscope.analysis.engine.edits import Variant
-from steerscope.analysis.engine.run import _bytes, chunked
+from steerscope.analysis.engine.run import chunked, working_set
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.results.stats import told_apart
 from steerscope.analysis.results.verdicts import LEAST
@@ -310,7 +310,7 @@ def _memory(experiment: Experiment) -> int:
     longest = max(range(len(prompts)), key=lambda p: len(prompts[p]))
     asked = [Variant(longest)] * min(2 * len(experiment.reachable) * len(prompts), MOST_ROWS)
     rows = len(next(chunked(model, prompts, asked, scored, experiment.reads, (), experiment.budget)))
-    batch = _bytes(model, rows, len(prompts[longest]), rows * len(scored[longest]), experiment.reads, ())
+    batch = working_set(model, rows, len(prompts[longest]), rows * len(scored[longest]), experiment.reads, ())
     outputs = model.n_layers * (model.n_heads * model.d_head + model.d_model)
     kept = sum(map(len, prompts)) * outputs + sum(map(len, scored)) * model.d_vocab
     return int(batch + 3 * kept * model.dtype.itemsize)

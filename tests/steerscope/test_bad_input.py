@@ -88,7 +88,7 @@ COMMAND_LINE = [
     ({"--targets": " ship"}, "takes no --targets"),
     ({"--against": " ship"}, "--against without --targets"),
     ({"--metric": "log_prob", "--targets": " wedding cake"}, "is not a single token"),
-    ({"--references": "-1"}, "references=-1"),
+    ({"--references": "-1"}, "references='-1'"),
     ({"--level": "2"}, "level=2"),
     ({"--dtype": "float8"}, "unknown dtype 'float8'"),
     ({"--device": "teapot"}, "unknown device 'teapot'"),

@@ -381,7 +381,7 @@ def test_equal_edits_that_are_not_the_same_are_not_mixed_up(small_model: Model) 
 
 def test_chunks_respect_the_budget(small_model: Model) -> None:
     variants = [Variant(0, (Edit(Site("z", 0, 0), "scale", i / 10),)) for i in range(20)]
-    one_row = engine._bytes(small_model, 1, len(PROMPTS[0]), 1, "logits", ())
+    one_row = engine.working_set(small_model, 1, len(PROMPTS[0]), 1, "logits", ())
     for rows in (1, 3, 20):
         chunks = [chunk for chunk, _ in run(small_model, PROMPTS, variants, budget=rows * one_row)]
         assert max(map(len, chunks)) == rows
@@ -401,7 +401,7 @@ def test_prompts_of_like_length_share_a_chunk(small_model: Model) -> None:
             small_model,
             prompts,
             [Variant(p) for p in range(6)],
-            budget=engine._bytes(small_model, 3, 40, 3, "logits", ()),
+            budget=engine.working_set(small_model, 3, 40, 3, "logits", ()),
         )
     ]
     assert lengths == [{2}, {40}] or lengths == [{2, 40}, {40}], lengths
@@ -412,7 +412,7 @@ def test_an_estimate_of_memory_covers_what_a_pass_takes(small_model: Model) -> N
     rows, length = 16, len(PROMPTS[0])
     block = rows * length * (small_model.d_model * 8 + 4 * small_model.d_model)
     logits = rows * length * small_model.d_vocab
-    assert engine._bytes(small_model, rows, length, rows * length, "logits", ()) >= 4 * (block + logits)
+    assert engine.working_set(small_model, rows, length, rows * length, "logits", ()) >= 4 * (block + logits)
 
 
 # Reading.
