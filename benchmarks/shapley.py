@@ -57,7 +57,8 @@ def spread(experiment: Experiment, estimator: str, passes: int, runs: int) -> tu
     players = experiment.reachable
     values, stated = [], []
     for seed in range(runs):
-        game = Game(replace(experiment, seed=seed), players, 0)
+        asked = replace(experiment, seed=seed)
+        game = Game(asked, players, 0, asked.along)
         fit, _ = ESTIMATORS[estimator](game, passes * len(players) + 2, False)
         values.append(fit.values.mean(axis=-1))
         stated.append(fit.error)
