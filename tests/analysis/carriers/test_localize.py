@@ -18,6 +18,7 @@ from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import kl, log_prob
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.verdicts import TOLD
 from steerscope.analysis.tools.patching import MEASURES, effects
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
@@ -26,9 +27,25 @@ def injection(model: Model, layer: int = 0, coefficient: float = 3.0) -> Injecti
     return Injection(prompt_pair(model, " wedding", " ship", layer), coefficient)
 
 
+TEXTS = [
+    "Tom had a red ball",
+    "Lily saw the ship",
+    "One day they went to the park",
+    "Once upon a time",
+    "The bride had a ring",
+    "Ben and Tom played with the",
+    "a dragon near the",
+    "They saw a big cake and",
+]
+
+
+def told(table: pd.DataFrame) -> pd.Series:
+    return table["verdict"].isin(TOLD)
+
+
 @pytest.fixture(scope="module")
-def result(tiny: Model, stories: list[str]) -> Result:
-    found: Result = localize(tiny, injection(tiny), stories, references=4, completions=2)
+def result(tiny: Model) -> Result:
+    found: Result = localize(tiny, injection(tiny), TEXTS, references="concepts:4,isotropic:4", completions=2)
     return found
 
 
@@ -56,7 +73,7 @@ def test_every_node_equals_one_plain_pass_a_question(tiny: Model) -> None:
                 outputs[name] = x if node.head is None else x[:, node.head]
             necessity = metric(steering) - metric([*steering, Edit(node.site, "set", outputs["clean"])])
             sufficiency = metric([Edit(node.site, "set", outputs["steered"])]) - metric([])
-            assert found.along[0, :, n, p] == pytest.approx([necessity, sufficiency], abs=2e-5)
+            assert found.along[:, n, p] == pytest.approx([necessity, sufficiency], abs=2e-5)
 
 
 def test_the_frames_have_the_columns_that_are_described(result: Result) -> None:
@@ -72,26 +89,17 @@ def test_there_is_one_row_for_every_node_and_measure(result: Result, tiny: Model
 
 
 def test_intervals_contain_their_estimates_and_adjusting_never_lowers_p(tiny: Model) -> None:
-    texts = [
-        "Tom had a red ball",
-        "Lily saw the ship",
-        "One day they went to the park",
-        "Once upon a time",
-        "The bride had a ring",
-        "Ben and Tom played with the",
-        "a dragon near the",
-        "They saw a big cake and",
-    ]
-    found = localize(tiny, injection(tiny), texts, log_prob([" ring"]), references=3, completions=0)
+    found = localize(tiny, injection(tiny), TEXTS, references=5, completions=0)
     table = found.frames["effects"]
     slack = 1e-9 + 1e-6 * table["effect"].abs()
     assert (table["low"] <= table["effect"] + slack).all()
     assert (table["effect"] <= table["high"] + slack).all()
     assert (table["p_adjusted"] >= table["p"] - 1e-12).all()
+    assert (table["p_adjusted"] >= table["p_noise"] - 1e-12).all()
     assert (table["p_holm"] >= table["p_adjusted"] - 1e-12).all()
-    assert ((table["p_adjusted"] < 0.05) == table["significant"]).all()
-    assert ((table["reach"] == "none") == ~table["significant"]).all()
-    assert table["p_adjusted"].between(0.05, 0.9).any()  # so that the threshold is really tried
+    assert (table["p_specific"] >= table["p_noise"] - 1e-12).all()
+    assert (table[told(table)]["p_holm"] < 0.05).all()
+    assert table["p_noise"].between(0.001, 0.9).any()  # so that the test is really tried
 
 
 def test_patching_every_node_gives_the_other_run(result: Result) -> None:
@@ -106,38 +114,53 @@ def test_the_run_checks_itself_and_says_so(result: Result) -> None:
     assert all(check["passed"] and check["value"] <= check["limit"] for check in checks)
 
 
-def test_the_planted_carrier_is_found_and_nothing_else(planted: Model, stories: list[str]) -> None:
-    """Only L1H2 writes: it is all of the effect, the others are exactly zero."""
-    found = localize(planted, injection(planted, 1), stories, references=5, completions=0)
-    table = found.frames["effects"].set_index(["measure", "node"])
+@pytest.fixture(scope="module")
+def bottleneck(planted: Model) -> Result:
+    """Only L1H2 writes."""
+    found: Result = localize(planted, injection(planted, 1), TEXTS, references=5, completions=0)
+    return found
+
+
+def test_the_planted_carrier_is_all_of_the_effect_and_of_that_of_every_vector(bottleneck: Result) -> None:
+    table = bottleneck.frames["effects"].set_index(["measure", "node"])
     for measure in MEASURES:
         rows = table.loc[measure]
-        assert rows.index[rows["significant"]].tolist() == ["L1H2"]
         assert rows["share"]["L1H2"] == pytest.approx(1.0, abs=1e-4)
+        assert rows["noise_share"]["L1H2"] == pytest.approx(1.0, abs=1e-4)
+        assert rows["p"]["L1H2"] < 0.05 / 5
         assert rows["effect"].drop("L1H2").abs().max() == 0.0
-        assert rows["stability"]["L1H2"] > 0.8  # a resample has nine prompts of fourteen or so
-    assert found.manifest["stability"]["jaccard"] > 0.8
-    carriers = found.frames["totals"].set_index("quantity")
-    assert carriers.loc["carriers_necessity", "share"] == pytest.approx(1.0, abs=1e-4)
+        assert set(rows["verdict"].drop("L1H2")) == {"small", "untested"}
+        assert rows["verdict"]["L1H2"] not in TOLD
+    joint = bottleneck.frames["totals"].set_index("quantity")
+    assert joint.loc["all_necessity", "share"] == pytest.approx(1.0, abs=1e-4)
+    assert joint.loc["told_necessity", "value"] == 0 and bottleneck.manifest["stability"]["jaccard"] is None
 
 
-def test_nodes_before_the_injection_have_no_effect(tiny: Model, stories: list[str]) -> None:
-    table = localize(tiny, injection(tiny, 1), stories[:3], references=2, completions=0).frames["effects"]
+def test_a_node_through_which_every_vector_passes_is_shared(bottleneck: Result) -> None:
+    table = bottleneck.frames["effects"].set_index("node")
+    assert (table["verdict"]["L1H2"] == "shared").all()
+    assert bottleneck.manifest["leave_one_out"] == {"necessity": 0.0, "sufficiency": 0.0}
+
+
+def test_nodes_before_the_injection_have_no_effect(tiny: Model) -> None:
+    table = localize(tiny, injection(tiny, 1), TEXTS[:3], references=2, completions=0).frames["effects"]
     before = table[table["layer"] == 0]
-    assert (before["effect"] == 0).all() and not before["significant"].any()
+    assert (before["effect"] == 0).all() and (before["verdict"] == "untested").all()
+    assert (before[["p", "p_noise", "p_adjusted", "p_holm", "p_specific"]] == 1).all(axis=None)
 
 
-def test_coefficient_zero_has_no_effect_and_no_carrier(tiny: Model, stories: list[str]) -> None:
-    found = localize(tiny, injection(tiny, 0, 0.0), stories[:4], references=2, completions=0)
+def test_coefficient_zero_has_no_effect_and_no_carrier(tiny: Model) -> None:
+    found = localize(tiny, injection(tiny, 0, 0.0), TEXTS[:4], references=4, completions=0)
     table = found.frames["effects"]
-    assert (table["effect"] == 0).all() and not table["significant"].any()
+    assert (table["effect"] == 0).all() and set(table["verdict"]) == {"untested"}
     assert found.frames["vectors"]["kl"].max() == 0
 
 
-def test_the_order_of_prompts_changes_nothing(tiny: Model, stories: list[str]) -> None:
-    forth = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5]), references=1))
-    back = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, stories[:5][::-1]), references=1))
+def test_the_order_of_prompts_changes_nothing(tiny: Model) -> None:
+    forth = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, TEXTS[:5]), references=1))
+    back = effects(Experiment(tiny, (injection(tiny),), make_prompts(tiny, TEXTS[:5][::-1]), references=1))
     np.testing.assert_allclose(forth.along, back.along[..., ::-1], atol=1e-4)
+    np.testing.assert_allclose(forth.own, back.own[..., ::-1], atol=1e-4)
 
 
 def test_a_small_budget_changes_nothing(tiny: Model, stories: list[str]) -> None:
@@ -145,10 +168,12 @@ def test_a_small_budget_changes_nothing(tiny: Model, stories: list[str]) -> None
     large = effects(Experiment(tiny, (injection(tiny),), texts, references=1))
     small = effects(Experiment(tiny, (injection(tiny),), texts, references=1, budget=100_000))
     np.testing.assert_allclose(large.along, small.along, atol=1e-4)
+    np.testing.assert_allclose(large.own, small.own, atol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_numbers(tiny: Model, stories: list[str]) -> None:
-    runs = [localize(tiny, injection(tiny), stories[:6], references=3, completions=1, seed=7) for _ in range(2)]
+def test_the_same_seed_gives_the_same_numbers(tiny: Model) -> None:
+    asked = {"references": "concepts:2,isotropic:2", "completions": 1, "seed": 7}
+    runs = [localize(tiny, injection(tiny), TEXTS[:4], **asked) for _ in range(2)]
     for name in runs[0].frames:
         pd.testing.assert_frame_equal(runs[0].frames[name], runs[1].frames[name])
 
@@ -156,12 +181,13 @@ def test_the_same_seed_gives_the_same_numbers(tiny: Model, stories: list[str]) -
 def test_one_prompt_and_no_references_say_what_is_missing(tiny: Model, stories: list[str], tmp_path: Path) -> None:
     found = localize(tiny, injection(tiny), stories[:1], references=0, completions=0)
     assert {"intervals", "references"} <= set(found.manifest["missing"])
-    assert not found.frames["effects"]["significant"].any()
+    assert set(found.frames["effects"]["verdict"]) == {"untested"}
+    assert found.frames["effects"][["low", "high", "stability"]].isna().all(axis=None)
     Result.load(found.save(tmp_path))
 
 
-def test_kl_can_be_asked_of_nodes_too(tiny: Model, stories: list[str]) -> None:
-    found = localize(tiny, injection(tiny), stories[:3], kl(), references=2, completions=0)
+def test_kl_can_be_asked_of_nodes_too(tiny: Model) -> None:
+    found = localize(tiny, injection(tiny), TEXTS[:3], kl(), references=2, completions=0)
     totals = found.frames["totals"].set_index("quantity")["value"]
     assert totals["total"] == pytest.approx(totals["kl"], rel=1e-5)
 

@@ -32,9 +32,10 @@ def test_all_nodes_together_are_the_total_effect(every_architecture: Model) -> N
     asked = experiment(every_architecture)
     raw = effects(asked)
     joint = together(asked, [("necessity", raw.nodes), ("sufficiency", raw.nodes)])
-    np.testing.assert_allclose(joint[:, 0], raw.total, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(joint[:, 1], raw.total, rtol=1e-3, atol=1e-3)
-    assert (np.abs(raw.along[0]).max(axis=(0, 2)) > 0).all()
+    np.testing.assert_allclose(joint, np.tile(raw.basis.total, (2, 1)), rtol=1e-3, atol=1e-3)
+    own = together(asked, [("necessity", raw.nodes), ("sufficiency", raw.nodes)], 1)
+    np.testing.assert_allclose(own, np.tile(raw.basis.own[1], (2, 1)), rtol=1e-3, atol=1e-3)
+    assert (np.abs(raw.along).max(axis=(0, 2)) > 0).all()
 
 
 def test_a_model_without_a_tokenizer_is_localized_on_token_ids(small_models: "dict[str, Model]") -> None:
@@ -49,7 +50,7 @@ def test_a_model_without_a_tokenizer_is_localized_on_token_ids(small_models: "di
 def test_real_models_are_localized_on_text(real_model: Model) -> None:
     injection = Injection(prompt_pair(real_model, "wedding", "dragons", 1), 2.0)
     texts = ["One day a little girl named Lily went to the park", "Tom had a big red ball and he liked to play"]
-    found = localize(real_model, injection, texts, references=2, completions=1)
+    found = localize(real_model, injection, texts, references="concepts:1,isotropic:1", completions=1)
     assert all(check["passed"] for check in found.manifest["checks"])
     assert len(found.frames["effects"]) == 2 * len(real_model.nodes)
     assert found.frames["totals"].set_index("quantity")["value"]["total"] > 0
@@ -60,4 +61,4 @@ def test_injections_at_other_sites_are_localized_too(site: str, tiny: Model, sto
     vector = prompt_pair(tiny, " wedding", " ship", 0, site=site, head=1 if site == "z" else None)
     asked = Experiment(tiny, (Injection(vector, 3.0),), make_prompts(tiny, stories[:3]), references=1)
     assert all(check["passed"] for check in checks(asked))
-    assert np.abs(effects(asked).total).min() > 0
+    assert np.abs(effects(asked).basis.total).min() > 0

@@ -23,13 +23,13 @@ Estimator = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 @pytest.fixture(scope="module")
 def experiment(tiny: Model, stories: list[str]) -> Experiment:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 3.0)
-    return Experiment(tiny, (injection,), make_prompts(tiny, stories), references=3)
+    return Experiment(tiny, (injection,), make_prompts(tiny, stories[:6], groups="each"), references=4)
 
 
 @pytest.fixture
 def estimated(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Callable[[Estimator], None]:
     """Makes the gradients say something of the exact effects."""
-    truth = effects(experiment).along[0].mean(-1)
+    truth = effects(experiment).along.mean(-1)
 
     def use(estimator: Estimator) -> None:
         monkeypatch.setattr(module, "rank", lambda experiment, method: (estimator(truth), 10.0))
@@ -46,11 +46,12 @@ def test_what_is_verified_equals_the_exact_analysis(
     whole = whole.set_index(["node", "measure"])
     found = result.frames["effects"].set_index(["node", "measure"])
     assert len(found) == 2 * 6
-    for column in ("effect", "low", "high", "share", "reference", "p", "own_share"):
+    for column in ("effect", "low", "high", "share", "reference", "p", "p_noise", "own_share"):
         np.testing.assert_allclose(found[column].astype(float), whole.loc[found.index, column].astype(float), atol=1e-5)
     # Corrected as if all had been patched: never bolder than the whole analysis.
     assert (found["p_adjusted"] >= whole.loc[found.index, "p_adjusted"] - 1e-12).all()
     assert (found["p_holm"] >= whole.loc[found.index, "p_holm"] - 1e-12).all()
+    assert (found["p_specific"] >= whole.loc[found.index, "p_specific"] - 1e-12).all()
     assert {name: list(frame.columns) for name, frame in result.frames.items()} == {
         name: list(columns) for name, columns in COLUMNS.items()
     }
@@ -78,7 +79,7 @@ def test_what_was_missed_is_measured_together_and_bounded_alone(
     estimated(lambda exact: np.full_like(exact, 1e-9))
     result = screen(experiment, top=1, sample=3)
     missed = result.frames["missed"].set_index("measure")
-    exact = effects(experiment).along[0].mean(-1)
+    exact = effects(experiment).along.mean(-1)
     sampled = result.frames["estimates"].query("verified == 'sample'")
     for measure in ("necessity", "sufficiency"):
         own = sampled[sampled["measure"] == measure]["effect"]
@@ -92,7 +93,7 @@ def test_what_was_missed_is_measured_together_and_bounded_alone(
     rest_nodes = [n for n in experiment.reachable if str(n) in set(rest["node"])]
     from steerscope.analysis.tools.patching import together
 
-    joint = together(experiment, [("necessity", rest_nodes)])[0, 0].mean()
+    joint = together(experiment, [("necessity", rest_nodes)])[0].mean()
     assert missed.loc["necessity", "together"] == pytest.approx(joint, abs=1e-5)
     assert abs(joint) > 1e-3
 
@@ -122,7 +123,7 @@ def test_the_cost_counts_layers(experiment: Experiment, estimated: Callable[[Est
     estimated(lambda exact: exact)
     result = screen(experiment, top=3, sample=1)
     cost = result.frames["cost"].set_index("what")["passes"]
-    layers, prompts, vectors = experiment.model.n_layers, len(experiment.prompts), 4
+    layers, prompts, vectors = experiment.model.n_layers, len(experiment.prompts), 5
     rows = sum((layers - node.layer) / layers for node in experiment.reachable)
     assert cost["exact"] == pytest.approx(2 * rows * prompts * vectors)
     assert cost["screen"] == pytest.approx(10 + cost["verified nodes"] + cost["unverified together"])

@@ -27,11 +27,11 @@ NODES = ["L0H1", "L0M", "L1H2", "L1M", "L1H0", "L0H3"]
 @pytest.fixture(scope="module")
 def experiment(tiny: Model, stories: list[str]) -> Experiment:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 4.0)
-    return Experiment(tiny, (injection,), make_prompts(tiny, stories[:3]), references=2)
+    return Experiment(tiny, (injection,), make_prompts(tiny, stories[:3], groups="each"), references=2)
 
 
 def game_of(experiment: Experiment, names: list[str]) -> Game:
-    return Game(experiment, tuple(parse_node(name) for name in names), 0)
+    return Game(experiment, tuple(parse_node(name) for name in names), 0, experiment.along)
 
 
 def everything(players: int) -> NDArray[np.bool_]:
@@ -106,13 +106,13 @@ def test_values_and_the_direct_way_add_up_to_the_effect(experiment: Experiment, 
     totals = result.frames["totals"].set_index("quantity")["value"]
     assert totals["nodes"] + totals["direct"] == pytest.approx(totals["effect"], abs=1e-6)
     assert result.frames["effects"]["effect"].sum() == pytest.approx(totals["nodes"], abs=1e-6)
-    assert totals["effect"] == pytest.approx(effects(experiment).total[0].mean(), abs=1e-5)
+    assert totals["effect"] == pytest.approx(effects(experiment).basis.total.mean(), abs=1e-5)
     assert all(check["passed"] for check in result.manifest["checks"])
     assert {n: list(f.columns) for n, f in result.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
 
 
 def test_estimators_agree_within_their_stated_errors(experiment: Experiment) -> None:
-    game = Game(experiment, experiment.reachable, 0)
+    game = Game(experiment, experiment.reachable, 0, experiment.along)
     found = [ESTIMATORS[name](game, 400, False)[0] for name in ("regression", "permutation")]
     gap = abs(found[0].values.mean(-1) - found[1].values.mean(-1))
     stated = np.sqrt(found[0].error ** 2 + found[1].error ** 2)

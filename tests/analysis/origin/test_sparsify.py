@@ -22,6 +22,7 @@ from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.injected_gradient import injected_gradient
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
 
 FEW = (0.02, 0.25, 0.5)
@@ -29,7 +30,7 @@ FEW = (0.02, 0.25, 0.5)
 
 def experiment(model: Model, texts: list[str], coefficient: float = 3.0, **options: object) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", 0), coefficient)
-    return Experiment(model, (injection,), make_prompts(model, texts), references=2, **options)  # type: ignore[arg-type]
+    return Experiment(model, (injection,), make_prompts(model, texts, groups="each"), references=2, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_the_smallest_fraction_is_the_first_from_which_on_enough_is_kept() -> No
     real = Curves(values, values, values, np.ones((1, 5)), whole, whole, whole)
     reference = replace(real, own=values * np.array([1, 1, 1, 0.5, 1])[None, None, :, None])
     tried = Tried(("size",), (False,), (0.1, 0.2, 0.3, 0.5, 1.0), (10,))
-    table = smallest([real, reference], tried, 0.9, Statistics(), 0)
+    table = smallest([real, reference], tried, 0.9, Statistics(), np.arange(4), 0)
     row = table.iloc[0]
     assert (row["fraction"], row["low"], row["high"], row["dimensions"]) == (0.5, 0.5, 0.5, 5)
     assert (row["own"], row["reference"]) == (0.5, 1.0)
@@ -229,16 +230,20 @@ def test_a_metric_without_a_gradient_is_refused_by_the_gradients_order_alone(tin
     assert found.frames["dimensions"]["gradient"].isna().all()
 
 
-def test_a_vector_that_lives_in_few_dimensions_is_found_out(tiny: Model, stories: list[str]) -> None:
-    """Four dimensions hold all of it: by size they keep everything, which random vectors do not."""
+def test_a_vector_that_lives_in_one_dimension_is_found_out_and_a_random_one_is_not(
+    tiny: Model, stories: list[str]
+) -> None:
+    """By size one dimension holds all of it, which is not so of random vectors."""
     vector = prompt_pair(tiny, " wedding", " ship", 0)
     values = torch.zeros_like(vector.values)
-    values[:, [3, 9, 17, 30]] = vector.values[:, [3, 9, 17, 30]]
-    asked = Experiment(
-        tiny, (Injection(SteeringVector(values, vector.site), 4.0),), make_prompts(tiny, stories), references=3
-    )
-    found = sparsify(asked, orders=["size", "first"], fractions=[4 / 32, 0.5], rescale=False, references_at_most=3)
-    row = one(found.frames["curves"], "order", "fraction")("size", 0.125)
-    assert row["kept"] == pytest.approx(1.0, abs=1e-5)
-    assert row["significant"] and row["reference"] < 0.9
-    assert found.frames["smallest"].set_index("order")["dimensions"].to_dict()["size"] == 4
+    values[:, 3] = vector.values[:, 3]
+    planted = SteeringVector(values, vector.site)
+    prompts = make_prompts(tiny, stories[:6], groups="each")
+    for injected, found_out in ((planted, True), (random_like(planted, 77), False)):
+        asked = Experiment(tiny, (Injection(injected, 1.0),), prompts, references=12)
+        found = sparsify(asked, orders=["size"], fractions=[1 / 32], rescale=False, references_at_most=12)
+        row = one(found.frames["curves"], "fraction")(1 / 32)
+        assert row["significant"] == found_out and row["reference"] < 0.7
+        if found_out:
+            assert row["kept"] == pytest.approx(1.0, abs=1e-5)
+            assert found.frames["smallest"]["dimensions"].item() == 1

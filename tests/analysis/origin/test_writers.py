@@ -21,7 +21,7 @@ from steerscope.analysis.origin.parts import parts
 from steerscope.analysis.origin.writers import COLUMNS, writers
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import log_prob
+from steerscope.analysis.question.metrics import log_prob, own_direction
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.vectors.prompt_pair import paired, prompt_pair
@@ -125,6 +125,7 @@ def test_behind_a_norm_a_head_writes_with_the_scale_of_its_own_run(bias: bool, t
 
 
 TEXTS = ["One day Lily saw a dragon near the ship", "Tom had a red ball", "There was a wedding near the"]
+MORE = [*TEXTS, "They saw a big cake", "Once upon a time", "The bride played with Ben and"]
 
 
 def test_alone_and_without_equal_one_plain_pass_each(tiny: Model) -> None:
@@ -261,7 +262,8 @@ def test_references_are_random_parts_of_equal_norm(tiny: Model, monkeypatch: Any
 
     monkeypatch.setattr("steerscope.analysis.origin.writers.random_like", spy)
     injection = Injection(prompt_pair(tiny, " wedding near", " ship", 1), 3.0)
-    result = writers(asked(tiny, injection, texts=TEXTS, references=2))
+    question = replace(asked(tiny, injection, texts=MORE, references=2), metric=own_direction())  # its effect is clear
+    result = writers(question)
     assert len(drawn) == 2 * len(result.frames["writers"])
     for real, random in drawn:
         torch.testing.assert_close(real.norms, random.norms)
@@ -271,11 +273,18 @@ def test_references_are_random_parts_of_equal_norm(tiny: Model, monkeypatch: Any
 
 def test_the_result_is_whole_and_repeats(tiny: Model, tmp_path: Path) -> None:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0)
-    runs = [writers(asked(tiny, injection, texts=TEXTS, references=2)) for _ in range(2)]
+    question = replace(asked(tiny, injection, texts=MORE, references=2), metric=own_direction())
+    runs = [writers(question) for _ in range(2)]
     for name, frame in runs[0].frames.items():
         assert frame.equals(runs[1].frames[name])
     saved = Result.load(runs[0].save(tmp_path))
     assert {n: list(f.columns) for n, f in saved.frames.items()} == {n: list(c) for n, c in COLUMNS.items()}
+    assert saved.frames["totals"].set_index("quantity").loc["sum_alone", ["share_low", "share_high"]].notna().all()
+
+
+def test_a_result_whose_total_is_not_clear_is_saved_too(tiny: Model, tmp_path: Path) -> None:
+    injection = Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0)
+    Result.load(writers(asked(tiny, injection, texts=TEXTS, references=2)).save(tmp_path))
 
 
 def recorded(model: Model) -> SteeringVector:

@@ -86,6 +86,13 @@ def test_vectors_can_be_compared_at_equal_disturbance(tiny: Model, stories: list
     assert len({group[0].coefficient for group in asked.steering}) == 4
 
 
+def test_other_concepts_can_be_compared_at_equal_disturbance_too(tiny: Model, stories: list[str]) -> None:
+    asked = ask(tiny, stories[:4], coefficient=0.5, matched="kl", references="concepts:2,isotropic:1")
+    target = asked.kl(asked.injections).mean()
+    assert [round(asked.disturbed(v).mean() / target, 1) for v in asked.vectors] == [1.0] * 4
+    assert ("", *asked.beside.families) == ("", "isotropic", "concepts", "concepts")
+
+
 def test_a_disturbance_out_of_reach_is_refused(tiny: Model, stories: list[str]) -> None:
     asked = ask(tiny, stories)
     with pytest.raises(BadInjection, match="no coefficient from 1/1000 to 1000"):
@@ -96,8 +103,10 @@ def test_bad_questions_are_refused(tiny: Model) -> None:
     prompts = make_prompts(tiny, ["Tom had a ball"])
     with pytest.raises(BadInjection, match="no injection given"):
         Experiment(tiny, (), prompts)
-    with pytest.raises(BadArgument, match="references=-1"):
+    with pytest.raises(BadArgument, match="references='isotropic:-1'"):
         ask(tiny, ["Tom had a ball"], references=-1)
+    with pytest.raises(BadArgument, match="matched='size'; expected norm or kl"):
+        ask(tiny, ["Tom had a ball"], matched="size")
 
 
 def test_two_injections_of_a_reference_draw_two_directions(tiny: Model, stories: list[str]) -> None:
@@ -112,16 +121,16 @@ def test_two_injections_of_a_reference_draw_two_directions(tiny: Model, stories:
 
 
 @pytest.mark.parametrize("positions", [("front", "front"), ("front", (1, 3)), ((2, 3), (3, 4))])
-@pytest.mark.parametrize("kind", ["norm", "kl"])
+@pytest.mark.parametrize(("kind", "family"), [("norm", "isotropic"), ("norm", "concepts"), ("kl", "isotropic")])
 def test_what_a_reference_adds_together_has_the_norm_of_what_the_injections_add(
-    positions: tuple[object, object], kind: str, tiny: Model, stories: list[str]
+    positions: tuple[object, object], kind: str, family: str, tiny: Model, stories: list[str]
 ) -> None:
     vectors = [prompt_pair(tiny, word, " ship", 1) for word in (" wedding", " dragon")]
     injections = tuple(
         Injection(vector if place == "front" else vector.body.row(-1), size, positions=place)  # type: ignore[arg-type]
         for vector, place, size in zip(vectors, positions, (3.0, -2.0), strict=True)
     )
-    asked = Experiment(tiny, injections, make_prompts(tiny, stories[:3]), references=2, matched=kind)  # type: ignore[arg-type]
+    asked = Experiment(tiny, injections, make_prompts(tiny, stories[:3]), references=f"{family}:2", matched=kind)  # type: ignore[arg-type]
     for vector in (1, 2):
         ratios = set()
         for p, (own, real) in enumerate(zip(asked.edits(vector), asked.edits(0), strict=True)):

@@ -8,7 +8,9 @@ from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadInjection, BadNode
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection, compose
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -66,11 +68,14 @@ def test_last_and_indices_leave_the_row_for_bos_out(tiny: Model) -> None:
     assert torch.equal(edit.value, 2.0 * vector.values[-1:])  # type: ignore[arg-type]
 
 
-def test_a_reference_keeps_everything_but_the_direction(tiny: Model) -> None:
+@pytest.mark.parametrize("kinds", ["isotropic:1", "concepts:1", "covariance:1"])
+def test_a_reference_keeps_everything_but_the_direction(kinds: str, tiny: Model) -> None:
     injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 4.0, layer=1, positions="back")
-    reference = injection.reference(5)
+    asked = Experiment(tiny, (injection,), make_prompts(tiny, ["One day Lily saw a dragon"]), references=kinds)
+    _, (reference,) = asked.steering
     assert (reference.coefficient, reference.site, reference.place) == (4.0, Site("resid_pre", 1), injection.place)
     torch.testing.assert_close(reference.vector.norms, injection.vector.norms)
+    assert torch.cosine_similarity(reference.vector.values[1], injection.vector.values[1], dim=0) < 0.95
 
 
 @pytest.mark.parametrize("coefficient", [math.nan, math.inf, -math.inf])

@@ -1,16 +1,28 @@
 """Each metric against its definition, computed by hand from one plain pass a prompt."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.errors import BadMetric, BadPrompt
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import METRICS, Metric, Outputs, kl, log_prob, logit_direction, perplexity
+from steerscope.analysis.question.metrics import (
+    METRICS,
+    Metric,
+    Outputs,
+    kl,
+    log_prob,
+    logit_direction,
+    own_direction,
+    perplexity,
+)
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
@@ -65,8 +77,8 @@ def test_log_prob_against_other_words_is_the_difference_of_the_two(tiny: Model) 
     torch.testing.assert_close(both, one - other, atol=1e-4, rtol=0)
 
 
-def test_logit_direction_of_the_full_injection_is_the_size_of_its_centred_change(tiny: Model) -> None:
-    asked = experiment(tiny, logit_direction())
+def test_own_direction_of_the_full_injection_is_the_size_of_its_centred_change(tiny: Model) -> None:
+    asked = experiment(tiny, own_direction())
     found = values(asked)
     for prompt in range(3):
         clean, steered = by_hand(asked, prompt)
@@ -76,11 +88,72 @@ def test_logit_direction_of_the_full_injection_is_the_size_of_its_centred_change
     assert found[0].abs().max() < 1e-4
 
 
-def test_logit_direction_reads_the_same_before_and_after_the_unembedding(tiny: Model) -> None:
-    asked = experiment(tiny, logit_direction())
+def others_direction(asked: Experiment, variants: Sequence[Sequence[Edit]]) -> list[float]:
+    """`logit_direction` of edited runs, one a prompt, from plain logits in float64: prompts of a group have as
+    much say as they are, each by the mean over its scored positions."""
+    groups, changes, found = asked.prompts.by_group.tolist(), [], []
+    for prompt in range(len(groups)):
+        clean, steered = (x.double() for x in by_hand(asked, prompt))
+        change = steered - clean
+        changes.append((change - change.mean(-1, keepdim=True)).mean(0))
+    for prompt, group in enumerate(groups):
+        direction = sum(change for change, other in zip(changes, groups, strict=True) if other != group)
+        assert isinstance(direction, Tensor)
+        direction = direction / direction.norm()
+        positions = list(asked.scored_positions.positions[prompt])
+        ids = asked.prompts.full[prompt]
+        runs = [plain_logits(asked.model, ids, edits)[positions].double() for edits in ((), variants[prompt])]
+        found.append(((runs[1] - runs[0]) @ direction).mean().item())
+    return found
+
+
+@pytest.mark.parametrize("groups", [(0, 1, 2, 3), (0, 1, 0, 2), (5, 3, 3, 3)])
+def test_logit_direction_is_that_of_the_other_groups(groups: tuple[int, ...], tiny: Model) -> None:
+    injection = Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0)
+    prompts = make_prompts(tiny, [*TEXTS, "The bride had a big cake"], groups=groups)
+    asked = Experiment(tiny, (injection,), prompts, references=2)
+    assert asked.metric.name == "logit_direction"
+    expected = others_direction(asked, asked.edits(0))
+    assert asked.effect() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    other = [Variant(p, asked.edits(1)[p]) for p in range(4)]
+    assert asked.score(other) == pytest.approx(others_direction(asked, asked.edits(1)), rel=1e-4, abs=1e-4)
+    # Of a reference along its own change, in the same way.
+    own = replace(asked, injections=asked.steering[1])
+    assert asked.own_effect(1) == pytest.approx(others_direction(own, own.edits(0)), rel=1e-4, abs=1e-4)
+
+
+def test_a_prompt_has_no_say_in_its_own_direction(tiny: Model) -> None:
+    """Where one prompt is steered the other way, its effect is negative; its own direction would not say so."""
+    injection = Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0)
+    asked = Experiment(tiny, (injection,), make_prompts(tiny, [*TEXTS, "The bride had a big cake"]), references=0)
+    steered = asked.steered
+    turned = asked.clean.logits - (steered.logits - asked.clean.logits)
+    first = len(asked.scored_positions.positions[0])
+    mixed = Outputs(None, torch.cat([turned[:first], steered.logits[first:]]))
+    clean = Outputs(None, asked.clean.logits)
+    signs = {}
+    for metric in (logit_direction(), own_direction()):
+        score = metric.prepare(asked.scored_positions, clean, mixed)
+        effects = asked.scored_positions.mean(score(asked.scored_positions.readout(mixed)))
+        signs[metric.name] = (effects > 0).tolist()
+    plain = (asked.effect() > 0).tolist()
+    assert plain[0] and not signs["logit_direction"][0] and signs["own_direction"] == [True] * 4
+
+
+def test_with_one_group_the_direction_is_the_own_one(tiny: Model) -> None:
+    injection = Injection(prompt_pair(tiny, " wedding", " ship", 1), 3.0)
+    prompts = make_prompts(tiny, TEXTS, groups=["same"] * 3)
+    one, own = (Experiment(tiny, (injection,), prompts, m, references=0) for m in (logit_direction(), own_direction()))
+    assert one.effect() == pytest.approx(own.effect(), rel=1e-6)
+    assert (own.effect() > 0).all()
+
+
+@pytest.mark.parametrize("metric", [logit_direction(), own_direction()], ids=["others", "own"])
+def test_a_direction_reads_the_same_before_and_after_the_unembedding(metric: Metric, tiny: Model) -> None:
+    asked = experiment(tiny, metric)
     variants = [Variant(p, asked.edits(1)[p]) for p in range(3)]
     capped = Outputs(None, asked.clean.logits)  # as of a model whose logits are no linear function of the stream
-    scores = [logit_direction().prepare(asked.scored_positions, c, asked.steered) for c in (asked.clean, capped)]
+    scores = [metric.prepare(asked.scored_positions, c, asked.steered) for c in (asked.clean, capped)]
     found = asked.scores(variants, scores, "logits").T
     assert found[0] == pytest.approx(found[1], abs=1e-4)
 

@@ -14,9 +14,11 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site, parse_node
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import kl, log_prob
+from steerscope.analysis.question.metrics import kl, log_prob, own_direction
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.stats import prediction_p
+from steerscope.analysis.results.verdicts import TOLD
 from steerscope.analysis.routes.by_position import COLUMNS, by_position
 from steerscope.analysis.tools import strongest as chosen_module
 from steerscope.analysis.tools.patching import MEASURES, effects
@@ -98,16 +100,24 @@ def test_several_positions_of_a_place_are_patched_at_once(tiny: Model) -> None:
     assert row["effect"] == pytest.approx(np.mean(expected), abs=2e-5)
 
 
-def test_all_positions_are_the_whole_node(tiny: Model, result: Result) -> None:
-    raw = effects(experiment(tiny))
-    table = result.frames["positions"]
+def test_all_positions_are_the_whole_node(tiny: Model) -> None:
+    injection = Injection(prompt_pair(tiny, " wedding", " ship", 0), 3.0)
+    texts = [*TEXTS, "They saw a big cake", "Once upon a time", "The bride played with Ben and"]
+    asked = Experiment(tiny, (injection,), make_prompts(tiny, texts), own_direction(), references=4)
+    nodes = [parse_node(name) for name in ("L0M", "L1H2", "L1M")]
+    raw = effects(asked, nodes)
+    assert raw.basis.clear.all()
+    table = by_position(asked, nodes=nodes).frames["positions"]
     whole = one(table[table["where"] == "all"], "measure", "node")
     for m, measure in enumerate(MEASURES):
         for n, node in enumerate(raw.nodes):
-            if str(node) in set(table["node"]):
-                row = whole(measure, str(node))
-                assert row["effect"] == pytest.approx(raw.along[0, m, n].mean(), abs=1e-4)
-                assert row["reference"] == pytest.approx(raw.along[1:, m, n].mean(), abs=1e-4)
+            row = whole(measure, str(node))
+            assert row["effect"] == pytest.approx(raw.along[m, n].mean(), abs=1e-4)
+            shares = raw.own[:, m, n].mean(axis=-1) / raw.basis.own.mean(axis=-1)
+            assert row["own_share"] == pytest.approx(shares[0], abs=1e-4)
+            assert row["noise_share"] == pytest.approx(shares[1:].mean(), abs=1e-4)
+            assert row["reference"] == pytest.approx(shares[1:].mean() * raw.basis.total.mean(), abs=1e-3)
+            assert row["p_noise"] == pytest.approx(prediction_p(shares[0], shares[1:]), rel=1e-2)
 
 
 def test_it_checks_itself_and_has_the_columns_that_are_described(result: Result) -> None:
@@ -182,10 +192,11 @@ def test_rows_of_zeros_are_no_injected_positions(tiny: Model) -> None:
 
 def test_only_the_planted_carrier_does_anything_and_only_where_it_reads(planted: Model, stories: list[str]) -> None:
     injection = Injection(prompt_pair(planted, " wedding", " ship", 1), 3.0)
-    asked = Experiment(planted, (injection,), make_prompts(planted, stories), references=3)
+    prompts = make_prompts(planted, stories[:6], groups="each")
+    asked = Experiment(planted, (injection,), prompts, own_direction(), references=4)
     table = by_position(asked).frames["positions"]
     assert set(table[table["effect"].abs() > 1e-6]["node"]) == {"L1H2"}
-    assert set(table[table["significant"]]["node"]) == {"L1H2"}
+    assert not set(table[table["verdict"].isin(TOLD)]["node"]) - {"L1H2"}
     single = table[(table["node"] == "L1H2") & (table["where"] != "all") & (table["measure"] == "necessity")]
     whole = table[(table["node"] == "L1H2") & (table["where"] == "all") & (table["measure"] == "necessity")]
     # One layer writes, so nothing reads what it wrote: its positions add up, but for the normalized metric of each.
@@ -195,8 +206,9 @@ def test_only_the_planted_carrier_does_anything_and_only_where_it_reads(planted:
 def test_coefficient_zero_has_no_effect_anywhere(tiny: Model) -> None:
     found = by_position(experiment(tiny, 0.0), references_at_most=1)
     table = found.frames["positions"]
-    assert (table["effect"] == 0).all() and not table["significant"].any()
-    assert (found.frames["reads"]["effect"].abs() < 1e-6).all()
+    assert (table["effect"] == 0).all() and set(table["verdict"]) == {"untested"}
+    reads = found.frames["reads"]
+    assert (reads["effect"].abs() < 1e-6).all() and not reads["told"].any()
 
 
 def test_the_same_seed_gives_the_same_numbers(tiny: Model, result: Result) -> None:
@@ -209,7 +221,7 @@ def test_in_a_large_model_gradients_say_which_nodes_are_patched(tiny: Model, mon
     everywhere, how = chosen(experiment(tiny), None, 2)
     assert how == "the largest exact necessity or sufficiency of all 10 nodes"
     raw = effects(experiment(tiny))
-    size = np.abs(raw.along[0].mean(-1)).max(axis=0)
+    size = np.abs(raw.along.mean(-1)).max(axis=0)
     assert everywhere == tuple(raw.nodes[i] for i in np.argsort(-size)[:2])
     monkeypatch.setattr(chosen_module, "LARGE", 5)
     some, how = chosen(experiment(tiny), None, 2)

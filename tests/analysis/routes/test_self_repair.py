@@ -32,7 +32,9 @@ def experiment(
     model: Model, texts: list[str], metric: Metric | None = None, coefficient: float = 3.0, layer: int = 0
 ) -> Experiment:
     injection = Injection(prompt_pair(model, " wedding", " ship", layer), coefficient)
-    return Experiment(model, (injection,), make_prompts(model, texts), metric or logit_direction(), references=2)
+    return Experiment(
+        model, (injection,), make_prompts(model, texts, groups="each"), metric or logit_direction(), references=2
+    )
 
 
 def on_token_ids(model: Model, metric: Metric | None = None) -> Experiment:
@@ -182,7 +184,7 @@ def test_what_can_see_a_carrier_depends_on_the_architecture(small_models: "dict[
 def test_coefficient_zero_loses_and_repairs_nothing(tiny: Model, stories: list[str]) -> None:
     found = self_repair(experiment(tiny, stories[:4], coefficient=0.0), references_at_most=1)
     for name in ("carriers", "later"):
-        assert (found.frames[name]["effect"] == 0).all() and not found.frames[name]["significant"].any()
+        assert (found.frames[name]["effect"] == 0).all() and set(found.frames[name]["verdict"]) == {"untested"}
     assert found.frames["carriers"]["of_direct"].isna().all()
 
 
