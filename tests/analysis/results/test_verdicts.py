@@ -28,8 +28,9 @@ CASES = {
 }
 
 
-def spread(count: int, mean: float, size: float, generator: np.random.Generator) -> Values:
+def shared_out(count: int, about: tuple[float, float], generator: np.random.Generator) -> Values:
     """So many shares with exactly this mean and spread."""
+    mean, size = about
     if count < 2:
         return np.full(count, mean)
     off: Values = generator.normal(size=count)
@@ -41,7 +42,7 @@ def drawn(cases: Sequence[Any], noise: int = 12, meaning: int = 12, seed: int = 
     """[vector, item]"""
     generator = np.random.default_rng(seed)
     columns = [
-        np.concatenate([[real], spread(noise, *first, generator), spread(meaning, *second, generator)])
+        np.concatenate([[real], shared_out(noise, first, generator), shared_out(meaning, second, generator)])
         for real, first, second in cases
     ]
     return np.stack(columns, axis=1)
