@@ -53,8 +53,8 @@ def crossed(row: Any) -> str:
 
 def ends(row: Any) -> str:
     """The interval of a crossing; an end that lies outside of what was tried as such."""
-    if not (row.low_where and row.high_where):
-        return ""
+    if not (isinstance(row.low_where, str) and isinstance(row.high_where, str)):
+        return ""  # one group
     low, high = (
         {"below": f"≤{words.number(row.smallest)}", "beyond": f">{words.number(row.largest)}"}.get(
             where, words.number(end)
@@ -87,12 +87,13 @@ def _safe(result: Result) -> str:
     if row is None:
         return f"Damage was not measured: {missing(result, 'damage', 'no coefficient of this sign was tried')}."
     minus = "−" if sign_of(result) < 0 else ""
-    what = f"{words.percent(loss)} of perplexity on {text_of(result)}"
+    what = f"{100 * loss:.3g}% of perplexity on {text_of(result)}"
     if row.where == "within":
         first = f"Safe up to {minus}{words.number(row.coefficient)}{ends(row)}, which costs {what}"
     elif row.where == "below":
         first = f"Not even the smallest coefficient that was tried ({minus}{words.number(row.smallest)}) is safe: it"
         first += f" costs {what} or more"
+        first += f" (interval{ends(row)})" if row.high_where in ("within", "beyond") else ""
     else:
         first = f"No coefficient up to {minus}{words.number(row.largest)}, the largest that was tried, costs {what}"
         if words.finite(row.reached) and row.reached > 0.025:
@@ -106,19 +107,20 @@ def _given(result: Result, row: Any) -> str:
     """How the given coefficient stands to the safe one."""
     given = abs(given_of(result))
     name = f"The given coefficient {words.number(given_of(result))}"
-    if row.where == "below":
-        factor = given / row.smallest
-        return f"{name} is {_times(factor)} that one" if factor > 1 else f"{name} is among those that are not safe"
-    if row.where == "beyond":
-        return f"{name} is safe" if given <= row.largest else f"{name} is beyond all that were tried"
     above = row.low_where == "below" or (row.low_where == "within" and given >= row.low)
     below = row.high_where == "beyond" or (row.high_where == "within" and given <= row.high)
     if above and below:
         return f"{name} lies within the interval of the safe one: whether it is safe cannot be told"
+    if row.where == "beyond":
+        return f"{name} is safe" if given <= row.largest else f"{name} is beyond all that were tried"
+    if row.where == "below" and given <= row.smallest:
+        return f"{name} is that one"
+    if row.where == "below":
+        return f"{name} is {_times(given / row.smallest)} that one"
     factor = given / row.coefficient
     if factor > 1:
         return f"{name} is {_times(factor)} the safe one, {words.number(row.coefficient)}"
-    return f"{name} is safe, {words.percent(factor)} of the largest safe one"
+    return f"{name} is safe: {_times(factor)} the largest safe one"
 
 
 def _times(factor: float) -> str:
@@ -157,19 +159,22 @@ def _cause(result: Result) -> str:
         return f"At {at}, no mechanism that is undone alone takes any of the damage away."
     goes = share(gone.gone, gone.gone_low, gone.gone_high, "damage")
     if gone.gone > 1.005:
-        goes += f": the loss ends {words.number(-gone.left)} nats below that of the clean run"
-        first = f"At {at}, when {undone}, {goes}; {_stays(gone)}"
+        below = f"the loss ends {words.number(-gone.left)} nats below that of the clean run"
+        first = f"At {at}, when {undone}, {goes} goes: {below}; {_stays(gone)}"
     else:
         first = f"At {at}, {goes} goes when {undone}, and {_stays(gone)}"
     named = words.percent(best.shapley) + words.between(best.shapley_low, best.shapley_high, words.percent)
+    named += ", more than all" if best.shapley > 1.005 else ""
     second = f"; it has the largest Shapley value, too ({named} of the damage)"
     if best.cause != gone.cause:
         second = f"; the largest Shapley value is {named} of the damage, when {UNDONE.get(best.cause, best.cause)}"
     whole = next(records(of(result, "causes", kind="together")), None)
     third = ""
     if whole is not None and 1 - whole.gone > 0.05:
-        left = min(1.0, 1 - whole.gone)
+        left = 1 - whole.gone
         third = f" ({words.percent(left)} is explained by none of them)"
+        if left > 0.995:
+            third = "; undone all together they take nothing away"
     return first + second + third + "."
 
 
