@@ -54,8 +54,8 @@ BLOCK = 8  # steps whose rows share a chunk
 BLIND = {
     "gradient": "what goes through a later head's queries or keys where its pattern is saturated",
     "relp": "whatever goes through a later head's queries or keys",
-    "atp*": "norms that bend between the two runs, and queries and keys that only matter when both change; its sizes do "
-    "not cancel, so they may be too large",
+    "atp*": "norms that bend between the two runs, and queries and keys that only matter when both change; its sizes "
+    "do not cancel, so they may be too large",
     "ig": "which of the two runs a part belongs to: it is neither necessity nor sufficiency",
 }
 
