@@ -14,7 +14,7 @@ from steerscope.reports.figures.dots import names
 from steerscope.reports.figures.lines import clear
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.carried import compared, how_sure, nothing_tested
-from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents, shares
+from steerscope.reports.pages.common import everything, layout, metric_unit, of, shares
 from steerscope.reports.records import largest, records, sides, way
 from steerscope.reports.theme import CLAIMS, NEUTRAL, axis, bars, figure, said, side
 
@@ -28,7 +28,8 @@ def headline(result: Result) -> list[str]:
     removed ones that work against it.
     """
     unit, later = metric_unit(result), _of_net(result)
-    why = nothing_tested(result, result.frames["later"]) if len(later) else ""
+    table = result.frames["later"]
+    why = nothing_tested(result, table) if len(table) else ""
     found = [_untested(later, unit, why)] if why else [*_repair(result, later, unit), _passed(later, unit)]
     return [line for line in (*found, _norm(result), _against(result)) if line]
 
@@ -70,12 +71,9 @@ def _removed(result: Result) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _against(result: Result) -> str:
     rows = _removed(result)[1]
-    verb = "does" if len(rows) == 1 else "do"
-    return (
-        f"{len(rows)} of the removed nodes {verb} not carry the effect{opponents(shares(rows, len(rows)))}."
-        if len(rows)
-        else ""
-    )
+    rows = rows[rows["verdict"] == "against"]
+    named = words.listing(shares(rows, len(rows)))
+    return f"Of the removed nodes, these work against the effect: {named}." if len(rows) else ""
 
 
 def _repair(result: Result, later: pd.DataFrame, unit: str) -> list[str]:
@@ -91,7 +89,7 @@ def _repair(result: Result, later: pd.DataFrame, unit: str) -> list[str]:
     else:
         found = [f"Later nodes that make up for a removed one, more than with {noise}: {_many(told, unit)}."]
     shared = later[(later["verdict"] == "shared") & (later["of_net"] > 0)]
-    return found + ([f"Whatever is injected, too, make up: {_many(shared, unit)}."] if len(shared) else [])
+    return found + ([f"Shared with reference vectors: {_many(shared, unit)}."] if len(shared) else [])
 
 
 def _passed(later: pd.DataFrame, unit: str) -> str:

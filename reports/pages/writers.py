@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.verdicts import LEAST
 from steerscope.reports import words
 from steerscope.reports.figures.dots import bands, dots, names
 from steerscope.reports.page import Page, Panel, Section
@@ -42,12 +43,17 @@ def headline(result: Result) -> list[str]:
 def _untested(result: Result) -> list[str]:
     """Why nothing can be said of what parts do, where that is so."""
     table = result.frames["writers"]
-    if any(finite(p) and p < 1 for measure in LOOKS for p in table[f"{measure}_p_holm"]):
+    if any(finite(p) for measure in LOOKS for p in table[f"{measure}_p_noise"]):
         return []
-    why = result.manifest.get("missing", {}).get("intervals")
-    if not why and table["alone_reference"].isna().all():
+    manifest = result.manifest
+    count = manifest.get("references", {}).get("count", 0)
+    why = "the whole effect is not told from zero over these prompts"
+    if not count:
         why = "no random parts were run in their place"
-    return [f"Of no part can it be said that it does more than a random one: {str(why).rstrip('.')}."] if why else []
+    elif count < LEAST:
+        why = f"{count} random parts in their place are too few ({LEAST} are needed)"
+    why = str(manifest.get("missing", {}).get("intervals", why)).rstrip(".")
+    return [f"Of no part can it be said that it does more than a random one: {why}."]
 
 
 def page(result: Result) -> Page:

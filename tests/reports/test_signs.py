@@ -10,28 +10,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from checkpoints import save_gpt2
 from made_up import effects, fitting, made_references
 from made_up import result as made_result
+from small_runs import RUNS  # type: ignore[import-not-found]  # by pytest's path
 
-from steerscope.analysis.carriers.attribute import attribute
-from steerscope.analysis.carriers.exact import exact
-from steerscope.analysis.carriers.screen import screen
-from steerscope.analysis.carriers.shapley import shapley
-from steerscope.analysis.frozen.freeze_attention import freeze_attention
-from steerscope.analysis.loading.loading import load
-from steerscope.analysis.origin.sparsify import sparsify
-from steerscope.analysis.origin.writers import writers
-from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import log_prob
-from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
-from steerscope.analysis.routes.by_position import by_position
-from steerscope.analysis.routes.edges import edges
-from steerscope.analysis.routes.path_effect import path_effect
-from steerscope.analysis.routes.self_repair import self_repair
-from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.questions import QUESTIONS, page_of
 from steerscope.reports import notebook
 from steerscope.reports.figures.ranking import ranking
@@ -43,19 +27,6 @@ from steerscope.reports.records import sides, total, way
 from steerscope.reports.theme import DIVERGING, NEGATIVE, NEUTRAL, POSITIVE, diverging, side
 
 Maker = Callable[..., Result]
-RUNS: dict[str, Callable[[Experiment], Result]] = {
-    "exact": lambda asked: exact(asked, completions=1),
-    "attribute": lambda asked: attribute(asked, sample=5),
-    "screen": lambda asked: screen(asked, top=5, sample=2),
-    "shapley": lambda asked: shapley(asked),
-    "writers": lambda asked: writers(asked),
-    "freeze_attention": lambda asked: freeze_attention(asked),
-    "edges": lambda asked: edges(asked, verify=5, sample=3),
-    "path_effect": lambda asked: path_effect(asked, ["injection", "L0H1"], ["L1H2.q", "L1M", "logits"]),
-    "by_position": lambda asked: by_position(asked, nodes=["L0M", "L1H1"]),
-    "self_repair": lambda asked: self_repair(asked, ["L0M", "L0H1", "L0H2"]),
-    "sparsify": lambda asked: sparsify(asked, fractions=[0.1, 0.5], steps=2),
-}
 KINDS = [*RUNS, "sweep"]
 NO_EFFECTS = {"localize", "trace", "breakdown", "train_lens"}  # a door; norms; a curve over the coefficient; a lens
 SIZES = {"sampling_error", "worst_error", "bound", "width"}  # have the metric's unit, and no sign
@@ -63,17 +34,8 @@ MIXED = {"effects", "writers", "edges", "verified", "paths", "positions", "carri
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, sweep_maker: Maker) -> dict[str, Result]:
-    folder = tmp_path_factory.mktemp("signs")
-    save_gpt2(folder)
-    model = load(folder, name="tiny")
-    injection = Injection(prompt_pair(model, " wedding", " ship", 1), 3.0)
-    prompts = make_prompts(model, ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park"])
-    late = Experiment(model, (injection,), prompts, references=2)
-    first = Injection(prompt_pair(model, " wedding", " ship", 0), 3.0)
-    asked = Experiment(model, (first,), prompts, references=2)
-    found = {kind: run(late if kind == "writers" else asked) for kind, run in RUNS.items()}
-    return {kind: clear(one) for kind, one in (found | {"sweep": sweep_maker()}).items()}
+def results(small: dict[str, Result], sweep_maker: Maker) -> dict[str, Result]:
+    return {kind: clear(one) for kind, one in (small | {"sweep": sweep_maker()}).items()}
 
 
 def clear(result: Result) -> Result:
@@ -93,8 +55,8 @@ def clear(result: Result) -> Result:
             if column in ("p_adjusted", "p_holm") or column.endswith("_p_holm"):
                 table[column] = np.where(chosen, 1e-4, 0.6)
         if "verdict" in table:
-            share = table["share"] if "share" in table else pd.Series(1.0, index=table.index)
-            table["verdict"] = np.where(chosen, fitting(share, 1.0), "untested")
+            of = table["share"] if "share" in table else pd.Series(1.0, index=table.index)
+            table["verdict"] = np.where(chosen, fitting(of, 1.0), "untested")
         frames[name] = table
     return replace(result, frames=frames, manifest={**result.manifest, "references": made_references(2)})
 
@@ -279,10 +241,11 @@ def test_removed_nodes_that_work_against_the_effect_are_no_carriers(results: dic
     frame = given.frames["carriers"].copy()
     net = frame["part"] == "net"
     frame.loc[net, "effect"], frame.loc[net, "share"] = [-2.0, -1.0, 1.0], [1.0, 0.5, -0.5]
+    frame.loc[net, "verdict"] = ["specific", "shared", "against"]
     result = replace(given, frames={**given.frames, "carriers": frame}, manifest={**given.manifest, "total": -2.0})
     *_, last = page_of("self_repair").page(result).headline
     opponent = frame[net]["node"].iloc[2]
-    assert last == f"1 of the removed nodes does not carry the effect; working against it: {opponent} (−50%)."
+    assert last == f"Of the removed nodes, these work against the effect: {opponent} (−50%)."
 
 
 def test_the_widest_way_keeps_to_edges_that_carry_the_effect() -> None:
