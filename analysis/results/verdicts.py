@@ -38,7 +38,7 @@ VERDICTS = {
     "untested": "nothing can be said: it cannot be reached, is not told from zero, or there are too few references",
 }
 TOLD = ("specific", "concept")  # from noise
-NOISE = ("isotropic", "covariance")  # families of references that mean nothing
+NOISE = ("isotropic", "covariance", "shuffled")  # families of references that mean nothing
 LEAST = 4  # reference vectors of a family that are compared with
 BAND = (2.5, 97.5)  # percentiles over the references
 ROUNDING = 1e-6  # of a share
@@ -131,8 +131,6 @@ def measured(
         found[f"p_{kind}"] = prediction_p(shares[0], others) if enough else np.full(len(values), np.nan)
         found[f"{kind}_share"] = mean
         found[f"{kind}_spread"] = others.std(axis=0, ddof=1) if enough else np.full(len(values), np.nan)
-        for side, way in (("above", 1), ("below", -1)):
-            found[f"{kind}_{side}"] = rank(shares, basis.members(noise), basis.smallest, way)
         found[f"{kind}_passes"] = _beyond(others, basis.smallest) if enough else np.ones(len(values))
     return found
 
@@ -144,7 +142,8 @@ def judged(found: Mapping[str, Any], basis: Basis, alpha: float, tests: int | No
         tests: how many items there were to choose from, those that were not made counting as p = 1.
     """
     share, own, p = (np.asarray(found[name], dtype=float) for name in ("share", "own_share", "p"))
-    rates = leave_one_out(np.moveaxis(found["shares"], -1, 0), basis, alpha)
+    shares = np.moveaxis(found["shares"], -1, 0)
+    rates = leave_one_out(shares, basis, alpha)
     trusted = {kind: rate is not None and rate <= 2 * alpha for kind, rate in rates.items()}
     least = {kind: np.isfinite(found[f"p_{kind}"]) & trusted[kind] for kind in ("noise", "concepts")}
     none_run = not any(name in NOISE for name in basis.families)
@@ -154,7 +153,9 @@ def judged(found: Mapping[str, Any], basis: Basis, alpha: float, tests: int | No
         off = own - found[f"{kind}_share"]
         far = off >= basis.smallest if side == "above" else off <= -basis.smallest
         # The rank's p cannot be smaller than one in C + 1: it says whether, Holm's t how surely.
-        first = found[f"{kind}_{side}"] <= max(alpha, 1 / (1 + len(basis.members(kind == "noise"))))
+        members = basis.members(kind == "noise")
+        found_rank = rank(shares, members, basis.smallest, 1 if side == "above" else -1)
+        first = found_rank <= max(alpha, 1 / (1 + len(members)))
         return np.where(least[kind] & far & first, found[f"p_{kind}"], 1.0)
 
     p_noise = np.fmax(beyond("noise", "above"), p)
@@ -222,24 +223,24 @@ def rank(
     Args:
         way: 1 for shares above those of the others, -1 for shares below.
     """
-    every = way * np.concatenate([shares[:1], shares[members]])
-    count = len(every) - 1
-    if count < LEAST:
+    if len(members) < LEAST:
         return np.ones(shares.shape[1])
-    total = every.sum(axis=0)
-    mean = (total - every) / count
-    off = every - mean
-    square = np.square(every - total / (count + 1))
-    # Of the others, about their own mean.
-    spread = square.sum(axis=0) - square - count * np.square(mean - total / (count + 1))
+    every = way * np.concatenate([shares[:1], shares[members]])
+    known = np.isfinite(every)
+    count = np.maximum(known.sum(axis=0) - 1, 0)  # of the others
     with np.errstate(all="ignore"):
-        t = off / np.sqrt(np.maximum(spread, ROUNDING**2) / (count - 1) * (1 + 1 / count))
+        middle = np.where(known, every, 0.0).sum(axis=0) / (count + 1)
+        centred = np.where(known, every - middle, 0.0)
+        mean = -centred / count  # of the others, about the middle
+        off = centred - mean
+        squares = np.square(centred).sum(axis=0) - np.square(centred) - count * np.square(mean)
+        t = off / np.sqrt(np.maximum(squares, ROUNDING**2) / (count - 1) * (1 + 1 / count))
     far = off >= smallest
     if way > 0:
         far &= every >= smallest
-    t = np.where(far & np.isfinite(t), t, -np.inf)
+    t = np.where(known & far & np.isfinite(t), t, -np.inf)
     largest = t[1:].max(axis=1, initial=-np.inf)
-    return np.where(np.isfinite(t[0]), (1 + (largest[:, None] >= t[0]).sum(axis=0)) / (1 + count), 1.0)
+    return np.where(np.isfinite(t[0]), (1 + (largest[:, None] >= t[0]).sum(axis=0)) / (1 + len(members)), 1.0)
 
 
 def wrong_way(values: Float[Values, "... prompt"]) -> Float[Values, "..."]:

@@ -314,7 +314,6 @@ def test_a_reference_that_stands_out_more_at_another_item_forbids_a_claim() -> N
     assert rival(missing=False)[0] not in TOLD
 
 
-@pytest.mark.xfail(strict=True, reason="ranks are taken over the items that the same prompts have, not over all")
 def test_it_forbids_it_where_some_prompts_lack_the_other_item_too() -> None:
     assert rival(missing=True)[0] not in TOLD
 
