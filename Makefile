@@ -33,6 +33,7 @@ bench: .venv/.installed-test
 	$(BIN)/python -m benchmarks.screen
 	$(BIN)/python -m benchmarks.shapley
 	$(BIN)/python -m benchmarks.breakdown
+	$(BIN)/python -m benchmarks.calibration
 
 docs: .venv/.installed ## docs/questions.md from the registry
 	$(BIN)/python -m steerscope.table > docs/questions.md
