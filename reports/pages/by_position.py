@@ -177,10 +177,16 @@ def _maps(result: Result) -> Section:
     ]
     text = (
         f"In {unit}; orange works along the effect, blue against it; full colour is told from noise, or against. The "
-        f"nodes with {result.manifest.get('rule', 'the largest effect')}. Colours have the scale of single positions, "
+        f"nodes {_rule(result)}. Colours have the scale of single positions, "
         "so those of the columns that stand apart are cut off."
     )
     return Section("Where nodes write", [text, key(result.frames["positions"]["verdict"])], panels)
+
+
+def _rule(result: Result) -> str:
+    """Which nodes they are."""
+    rule = str(result.manifest.get("rule", "the largest effect"))
+    return "that were given" if rule == "given" else f"with {rule}"
 
 
 def _reads(result: Result) -> Section:
