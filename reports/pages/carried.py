@@ -18,7 +18,7 @@ from steerscope.reports.records import largest, records
 
 MOST = 5  # nodes named in a list
 OTHERS = {"isotropic": "random vector", "covariance": "covariance-matched random vector"}
-OTHERS |= {"concepts": "other word", "given": "given vector"}
+OTHERS |= {"shuffled": "label-exchanged vector", "concepts": "other word", "given": "given vector"}
 MOSTLY = 0.5  # of the variance between groups of prompts
 
 
@@ -54,7 +54,7 @@ def carried(result: Result, table: pd.DataFrame, done: str) -> list[str]:
             found.append(f"{nothing}, as far as was asked: no other concepts were run beside it.")
         else:
             than = words.listing([n for n in (compared(result, True), meant) if n]).replace(" and ", " or of ")
-            told = "" if "concept" in by else f": no head or MLP of {where} carries more of it than of {than}"
+            told = "" if "concept" in by else f": no head or MLP of {where} is told to carry more of it than of {than}"
             found.append(f"{nothing}{told}.")
     if "shared" in by:
         found.append(

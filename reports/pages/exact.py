@@ -181,7 +181,7 @@ def _maps(result: Result) -> Section:
     ]
     text = (
         f"Effects in {unit}; orange carries the effect, blue works against it. In full colour and marked: "
-        f"{key(result.frames['effects']['verdict'])}. Point at a cell for its interval, its verdict and the references."
+        f"{key(result.frames['effects']['verdict'])} Point at a cell for its interval, its verdict and the references."
     )
     return Section("Heads by layers", [text], panels)
 
@@ -285,7 +285,8 @@ def _disturbance(result: Result) -> Section:
 
 def _vectors_chart(vectors: pd.DataFrame) -> go.Figure:
     """Every vector as a point: KL to the right, effect upwards, intervals over groups of prompts as bars."""
-    looks = {"isotropic": (REFERENCE, "circle"), "covariance": (REFERENCE, "square"), "": (POSITIVE, "circle")}
+    looks = {"": (POSITIVE, "circle"), "isotropic": (REFERENCE, "circle"), "covariance": (REFERENCE, "square")}
+    looks["shuffled"] = (REFERENCE, "triangle-up")
     chart = figure(height=360, **LEGEND)
     for family in dict.fromkeys([*reversed(vectors["family"].tolist())]):
         rows = vectors[vectors["family"] == family]

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_sweep import make_sweep  # type: ignore[import-not-found]  # by pytest's path
+from made_sweep import make_sweep
 from made_up import fitting, made_attention, made_numbers, made_references, made_tests, made_writers
-from small_runs import small_results  # type: ignore[import-not-found]  # by pytest's path
+from small_runs import small_results
 
 from steerscope.analysis.results.result import Result
 from steerscope.questions import QUESTIONS

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import fitting, made_numbers, made_references, made_tests
-from small_runs import RUNS  # type: ignore[import-not-found]  # by pytest's path
+from small_runs import RUNS
 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.verdicts import TOLD

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from made_up import effects, fitting, made_references
 from made_up import result as made_result
-from small_runs import RUNS  # type: ignore[import-not-found]  # by pytest's path
+from small_runs import RUNS
 
 from steerscope.analysis.question.metrics import log_prob
 from steerscope.analysis.results.result import Result
