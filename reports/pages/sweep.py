@@ -14,7 +14,8 @@ from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages import sweep_sections as sections
 from steerscope.reports.pages.common import cell, framed, legend, metric_name, metric_unit, missing, model_name, saved
 from steerscope.reports.pages.sweep_sections import absent, frame, of_outcome
-from steerscope.reports.pages.sweep_words import alpha, headline, told, vectors, whole
+from steerscope.reports.pages.sweep_words import alpha, told, vectors, whole
+from steerscope.reports.pages.sweep_words import headline as headline
 from steerscope.reports.records import records
 from steerscope.reports.theme import axis
 

@@ -73,7 +73,7 @@ def _why(result: Result) -> str:
     rate, p = result.manifest.get("leave_one_out", {}).get("effect"), _p_of_whole(result)
     why = [f"There are no intervals: {reason}." for reason in [missing(result, "intervals", "")] if reason]
     why += [f"Nothing to compare with: {reason}." for reason in [missing(result, "controls", "")] if reason]
-    if not why and p is not None and not p < alpha(result):
+    if not why and (p is None or not p < alpha(result)):
         why.append("The whole injection has no effect that is told from zero over prompts: there are no shares of it.")
     if rate is not None and rate > 2 * alpha(result):
         why.append(
@@ -106,6 +106,8 @@ def _contribution(result: Result, row: Any) -> str:
 
 def _shares(result: Result, row: Any, first: str = "") -> str:
     """A node with its share of the whole effect, and what the same is of random vectors."""
+    if not words.finite(row.share):
+        return f"{row.node} ({first}of a whole effect of zero)"
     share = f"{words.percent(row.share)} of the effect"
     if result.manifest.get("metric", {}).get("name") != "own_direction":
         share += f", {words.percent(row.own_share)} of its own change"

@@ -21,8 +21,9 @@ from steerscope.reports.figures.matrix import matrix, strongest
 from steerscope.reports.page import Page, render
 from steerscope.reports.pages import sweep
 from steerscope.reports.pages.common import ROWS
-from steerscope.reports.pages.sweep import _claimed, _design, _widths
+from steerscope.reports.pages.sweep import _design, _widths
 from steerscope.reports.pages.sweep_sections import _contribution, _means, _responses, of_outcome
+from steerscope.reports.pages.sweep_words import told
 from steerscope.reports.records import records
 
 Maker = Callable[..., Result]
@@ -70,7 +71,7 @@ def test_the_made_up_sweep_has_the_real_columns(sweep_maker: Maker) -> None:
         {"layers": 12, "heads": 12, "mode": "shared"},
         {"layers": 1, "heads": 2},
         {"scale": 0.0},
-        {"controls": 0},
+        {"references": 0},
     ],
     ids=str,
 )
@@ -113,27 +114,19 @@ def test_a_sweep_without_any_rows_still_has_a_page(sweep_maker: Maker) -> None:
 
 
 def test_without_intervals_nothing_is_claimed(sweep_maker: Maker) -> None:
-    full = sweep_maker(missing={"intervals": "fewer than 4 prompts were visited"})
-    result = changed(full, "nodes", low=np.nan, high=np.nan, p=1.0, p_adjusted=1.0, p_holm=1.0, significant=False)
-    result = changed(
-        result,
-        "frontier",
-        effect_low=np.nan,
-        effect_high=np.nan,
-        kl_low=np.nan,
-        kl_high=np.nan,
-        efficiency=np.nan,
-        responsive=False,
-        useful=False,
-    )
-    result = changed(result, "pairs", low=np.nan, high=np.nan, p_adjusted=1.0, significant=False)
+    full = sweep_maker(missing={"intervals": "fewer than 4 groups of prompts were visited (3)"})
+    result = changed(full, "nodes", low=np.nan, high=np.nan, p=1.0, p_adjusted=1.0, p_holm=1.0, verdict="untested")
+    ends = dict.fromkeys(("effect_low", "effect_high", "kl_low", "kl_high", "efficiency"), np.nan)
+    result = changed(result, "frontier", **ends, verdict="untested", useful=False)
+    result = changed(result, "pairs", low=np.nan, high=np.nan, p_adjusted=1.0, p_holm=1.0, significant=False)
     result = changed(result, "convergence", width=np.nan)
     result = changed(changed(result, "designs", p=np.nan), "trends", p=np.nan, low=np.nan)
     first, second = sweep.headline(result)
-    assert "can be said to respond" in first and "fewer than 4 prompts were visited." in first
+    assert first.startswith("None of 22 nodes of model One day is told from random vectors")
+    assert "There are no intervals: fewer than 4 groups of prompts were visited (3)." in first
     assert "No interaction of two nodes" in second
     assert {n: v for n, v, _ in sweep.page(result).glance}["interval width"] == "–"
-    assert "Missing: fewer than 4 prompts were visited." in html(result)
+    assert "Missing: fewer than 4 groups of prompts were visited (3)." in html(result)
 
 
 def test_an_unfinished_run_says_so_first(sweep_maker: Maker) -> None:
@@ -171,79 +164,115 @@ def test_a_node_with_a_hostile_name_stays_text_in_every_figure(sweep_maker: Make
     assert "<i>L1H9" not in render(sweep.page(result))
 
 
+def sentence(result: Result, start: str) -> str:
+    (found,) = [text for text in sweep.headline(result) if text.startswith(start)]
+    return found
+
+
 def test_the_headline_tells_the_numbers_of_the_frames(sweep_maker: Maker) -> None:
     result = sweep_maker()
-    first, second, third, fourth = sweep.headline(result)
-    claimed = _claimed(result)
+    first = sweep.headline(result)[0]
+    claimed = told(result)
     top = row(result, "nodes", outcome="effect", node=claimed["node"].iloc[0])
     assert first.startswith(f"{len(claimed)} of 22 nodes of model One day respond to")
-    assert (
-        f"{top.node} ({words.signed(top.contribution)} nats{words.between(top.low, top.high)}; random vectors 0.00 ["
-        in first
-    )
+    assert f"{top.node} ({words.signed(top.contribution)} nats{words.between(top.low, top.high)}, " in first
+    shares = f"{words.percent(top.share)} of the effect, {words.percent(top.own_share)} of its own change"
+    ends = f"[{words.percent(top.reference_low / 2.5)}, {words.percent(top.reference_high / 2.5)}]"
+    assert f"{shares}; of random vectors {words.percent(top.reference / 2.5)} {ends})" in first
     best = row(result, "frontier", node=top.node)
-    assert (
-        f"{top.node} ({words.number(best.efficiency)}{words.between(best.efficiency_low, best.efficiency_high)})"
-        in second
-    )
-    pair = result.frames["pairs"].iloc[0]
+    ratio = f"{words.number(best.efficiency)}{words.between(best.efficiency_low, best.efficiency_high)}"
+    assert f"{top.node} ({ratio})" in sentence(result, "Useful, with more effect")
+    pair = result.frames["pairs"].query("outcome == 'effect' and significant").iloc[0]
+    third = sentence(result, "The largest significant interaction")
     assert f"between {pair['first']} and {pair['second']}" in third
     assert f"{words.signed(pair['interaction'])} nats{words.between(pair['low'], pair['high'])}" in third
-    assert "0.0750 nats less effect [0.0450, 0.105] than vertically" in fourth
+    assert "0.0750 nats less effect [0.0450, 0.105] than vertically" in sentence(result, "Horizontally")
 
 
-def test_only_what_passes_holm_and_is_beyond_random_vectors_is_claimed(sweep_maker: Maker) -> None:
+def test_each_verdict_is_said_in_its_own_sentence(sweep_maker: Maker) -> None:
     result = sweep_maker()
-    table = result.frames["nodes"]
-    strongest_node = _claimed(result)["node"].iloc[0]
+    table, strongest_node = result.frames["nodes"], told(result)["node"].iloc[0]
     at = (table["node"] == strongest_node) & (table["outcome"] == "effect")
-    weak = changed(result, "nodes", p_holm=table["p_holm"].where(~at, 0.06))
-    assert strongest_node not in sweep.headline(weak)[0]
-    front = result.frames["frontier"]
-    alike = changed(result, "frontier", responsive=front["responsive"] & (front["node"] != strongest_node))
-    assert strongest_node not in sweep.headline(alike)[0]
-    less = changed(result, "nodes", reference=table["reference"].where(~at, 2 * table["contribution"]))
-    assert strongest_node not in sweep.headline(less)[0]
+    for verdict, start in (
+        ("shared", "Random vectors pass there as well, and no difference is told"),
+        ("less", "Less than of random vectors"),
+        ("against", "Working against the whole effect, over prompts"),
+    ):
+        other = changed(result, "nodes", verdict=table["verdict"].where(~at, verdict))
+        assert f"{strongest_node} (" not in sweep.headline(other)[0]
+        assert f"{strongest_node} (" in sentence(other, start)
+    for verdict in ("small", "untested"):
+        silent = sweep.headline(changed(result, "nodes", verdict=table["verdict"].where(~at, verdict)))
+        assert f"{strongest_node} (" not in " ".join(silent)
 
 
 def test_nothing_found_is_said_plainly(sweep_maker: Maker) -> None:
-    result = changed(sweep_maker(), "nodes", p_holm=0.9)
-    result = changed(result, "pairs", p_adjusted=0.9)
+    result = changed(sweep_maker(), "nodes", verdict="untested")
+    result = changed(result, "pairs", significant=False)
     designs_p = result.frames["designs"]["p"] * 0 + 0.5
     first, second, third = sweep.headline(changed(result, "designs", p=designs_p))
-    assert first.startswith("No node of model One day can be said to respond")
+    assert first.startswith("None of 22 nodes of model One day is told from random vectors for")
     assert second.startswith("No interaction of two nodes is significant")
     assert "do the same, as far as can be told (effect −0.0750 nats [−0.105, −0.0450])" in third
 
 
+def test_where_random_vectors_are_told_apart_too_often_no_verdict_is_given(sweep_maker: Maker) -> None:
+    result = changed(sweep_maker(leave_one_out={"effect": 0.3}), "nodes", verdict="untested")
+    said = sweep.headline(result)[0]
+    assert "No verdict is given" in said and "in 30% of the cases, and 5% is the rate stated" in said
+    glance = {name: note for name, _, note in sweep.page(result).glance}
+    assert "a random vector is told from the others in 30% of the cases" in glance["beyond random vectors"]
+
+
 def test_a_responsive_node_that_disturbs_as_much_is_not_called_useful(sweep_maker: Maker) -> None:
     result = changed(sweep_maker(), "frontier", useful=False)
-    assert sweep.headline(result)[1].startswith("None of them is useful")
+    assert sentence(result, "None of them is useful")
 
 
 def test_nodes_stand_in_for_each_other_only_where_both_do_something(sweep_maker: Maker) -> None:
     result = sweep_maker()
-    names = list(_claimed(result)["node"].head(2))
+    names = list(told(result)["node"].head(2))
     pairs = result.frames["pairs"].copy()
-    pairs.loc[0, ["first", "second", "interaction", "p_adjusted"]] = [*names, -9.0, 1e-5]
+    pairs.loc[0, ["first", "second", "interaction", "p_holm", "significant"]] = [*names, -9.0, 1e-5, True]
     result = replace(result, frames=dict(result.frames) | {"pairs": pairs})
-    assert "so they stand in for each other" in sweep.headline(result)[2]
+    assert "so they stand in for each other" in sentence(result, "The largest significant interaction")
+    silent = changed(result, "nodes", verdict="untested")
+    assert "each other" not in sentence(silent, "The largest significant interaction")
     pairs.loc[0, "interaction"] = 9.0
-    assert "so they strengthen each other" in sweep.headline(result)[2]
-    silent = changed(result, "nodes", significant=False)
-    assert "each other" not in sweep.headline(silent)[2]
+    assert "so they strengthen each other" in sentence(result, "The largest significant interaction")
 
 
 def test_without_controls_the_page_says_so(sweep_maker: Maker) -> None:
-    page = html(sweep_maker(controls=0, missing={"controls": "no trial with random vectors"}))
-    assert "no controls were run" in page and "No bands: no trial with random vectors." in page
+    result = sweep_maker(references=0, missing={"controls": "no trial with random vectors"})
+    page = html(result)
+    assert not len(told(result)) and "no random vectors to compare with" in page
+    assert "Nothing to compare with: no trial with random vectors." in page
+    assert "No bands: no trial with random vectors." in page
 
 
-def test_numbers_at_a_glance(plain: Page, sweep_maker: Maker) -> None:
+def test_a_metric_that_is_positive_by_construction_is_said_to_be(sweep_maker: Maker) -> None:
+    about = "each prompt's own direction: the whole effect is positive by construction"
+    own = {"name": "own_direction", "unit": "logits", "about": about}
+    text = " ".join(_design(sweep_maker(metric=own).manifest))
+    assert f"The metric takes {about}." in text
+    dose = next(s for s in sweep.page(sweep_maker(metric=own)).sections if s.title == "Dose")
+    assert "each along its own change of the logits" in dose.text[0]
+    assert "of its own change" not in sweep.headline(sweep_maker(metric=own))[0]
+
+
+def test_with_one_number_of_nodes_contributions_are_said_to_be_beyond_the_others(sweep_maker: Maker) -> None:
+    result = sweep_maker(adds=False, missing={"frontier": "one number of nodes"})
+    result = without(result, "frontier", "trends", "pairs")
+    assert "beyond the mean of the nodes that it is exchanged for" in sweep.headline(result)[0]
+    sections = {section.title: section for section in sweep.page(result).sections}
+    assert "beyond the mean" in sections["Which nodes respond"].text[0]
+    assert sections["Effect without disruption"].panels[0].missing == "one number of nodes"
+
+
+def test_numbers_at_a_glance(sweep_maker: Maker) -> None:
     result = sweep_maker()
-    glance = {name: (value, note) for name, value, note in plain.glance}
-    responsive = int(result.frames["frontier"]["responsive"].sum())
-    assert glance["responsive nodes"][0] == f"{responsive} of 22"
+    glance = {name: (value, note) for name, value, note in sweep.page(result).glance}
+    assert glance["beyond random vectors"][0] == f"{len(told(result))} of 22 nodes"
     assert glance["whole injection"][0] == "+2.50 nats" and "[2.20, 2.80]" in glance["whole injection"][1]
     effect = result.frames["nodes"].query("outcome == 'effect'")
     assert glance["interval width"][0] == f"{words.number((effect['high'] - effect['low']).median())} nats"
@@ -269,9 +298,10 @@ def test_whole_layers_stand_in_one_column_beside_the_mlps(sweep_maker: Maker) ->
 def test_small_numbers_are_multiplied_and_the_title_says_so(plain: Page, sweep_maker: Maker) -> None:
     result = sweep_maker(scale=0.01)
     maps = sweep.page(result).sections[1]
-    top = _claimed(result).iloc[0]["contribution"]
+    top = told(result).iloc[0]["contribution"]
     assert maps.panels[0].figure
-    assert f"<b>{1000 * top:.2f}</b>" in maps.panels[0].figure.data[-1].text
+    texts = [text for trace in maps.panels[0].figure.data if trace.mode == "text" for text in trace.text]
+    assert f"<b>{1000 * top:.2f}</b>" in texts
     assert maps.panels[0].title == "Contribution to the effect (10⁻³ nats)"
     assert maps.panels[1].title == "Contribution to the disturbance (10⁻³ nats)"
     assert plain.sections[1].panels[0].title == "Contribution to the effect (nats)"
@@ -279,12 +309,12 @@ def test_small_numbers_are_multiplied_and_the_title_says_so(plain: Page, sweep_m
 
 def test_the_frontier_is_a_rising_stair_through_its_nodes(sweep_maker: Maker) -> None:
     table = sweep_maker(12, 12).frames["frontier"]
-    chart = frontier(table, "nats")
+    chart = frontier(table.assign(responsive=table["verdict"] == "concept"), "nats")
     (stairs,) = [t for t in chart.data if t.name == "frontier"]
     assert set(stairs.y) == set(table[table["frontier"]]["effect"])
     assert list(stairs.y) == sorted(stairs.y) and list(stairs.x) == sorted(stairs.x)
     named = [a.text for a in chart.layout.annotations]
-    assert set(named) <= set(table[table["responsive"]]["node"]) and 0 < len(named) <= 14
+    assert set(named) <= set(table[table["verdict"] == "concept"]["node"]) and 0 < len(named) <= 14
 
 
 def test_names_do_not_cover_each_other() -> None:

@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerscope.analysis.errors import BadArgument, DamagedRun
+from steerscope.analysis.errors import BadArgument, BadMetric, DamagedRun
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.metrics import logit_direction
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.stats import holm
 from steerscope.analysis.sweeps.plan import plan
 from steerscope.analysis.sweeps.rows import read
 from steerscope.analysis.sweeps.runner import COLUMNS, begin, sweep
@@ -20,9 +23,10 @@ from steerscope.reports.records import records
 
 
 def made(model: Model, folder: Path, prompts: list[str], **more: Any) -> Result:
+    """As if the prompts were independent: they are of one template."""
     vector = prompt_pair(model, " wedding", " ship", 0)
     options: dict[str, Any] = {"trials": 600, "k": (1, 3), "controls": 4} | more
-    return sweep(model, vector, prompts, folder / "run", **options)
+    return sweep(model, vector, make_prompts(model, prompts, groups="each"), folder / "run", **options)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,9 @@ def test_in_a_planted_model_only_the_planted_head_responds(planted: Model, stori
     assert (others["kl"].abs() < 0.1 * planted_one["kl"]).all() and planted_one["kl_low"] > 0
     assert (others["effect"].abs() < 0.1 * abs(planted_one["effect"])).all()
     nodes = found.frames["nodes"].set_index(["outcome", "node"])
-    assert nodes.loc["kl"]["significant"].to_dict() == {n: n == "L1H2" for n in frontier.index}
+    assert {n for n, p in zip(frontier.index, holm(nodes.loc["kl"]["p"].to_numpy()), strict=True) if p < 0.05} == {
+        "L1H2"
+    }
     assert found.frames["pairs"].query("significant").empty
 
 
@@ -91,7 +97,28 @@ def test_a_prompt_alone_gives_numbers_and_says_why_there_is_no_interval(
     found = made(tiny, tmp_path, stories[:1])
     nodes = found.frames["nodes"]
     assert np.isfinite(nodes["contribution"]).all() and nodes["low"].isna().all()
-    assert not nodes["significant"].any() and "fewer than 4 prompts" in found.manifest["missing"]["intervals"]
+    assert (nodes["verdict"] == "untested").all()
+    assert "fewer than 4 groups of prompts" in found.manifest["missing"]["intervals"]
+
+
+def test_copies_and_prompts_of_one_template_are_one_group_of_which_nothing_is_claimed(
+    tiny: Model, stories: list[str], tmp_path: Path
+) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 0)
+    found = sweep(tiny, vector, [*stories, *stories[:3]], tmp_path / "run", trials=400, controls=4)
+    assert found.manifest["groups"] == 1 and found.manifest["prompts"]["groups"] == 1
+    assert (found.frames["nodes"]["verdict"] == "untested").all() and not found.frames["pairs"]["significant"].any()
+    assert any("17 prompts are in 1 groups" in note for note in found.manifest["notes"])
+
+
+def test_a_sweep_says_what_its_metric_is_and_does_not_take_the_direction_of_other_prompts(
+    tiny: Model, stories: list[str], tmp_path: Path
+) -> None:
+    made_one = plan(tiny, prompt_pair(tiny, " wedding", " ship", 0), stories, trials=100)
+    assert made_one.about["metric"]["name"] == "own_direction"
+    assert "positive by construction" in made_one.about["metric"]["about"]
+    with pytest.raises(BadMetric, match="since trials stream by; expected own_direction"):
+        plan(tiny, prompt_pair(tiny, " wedding", " ship", 0), stories, trials=100, metric=logit_direction())
 
 
 def test_a_run_without_trials_and_levels_that_cannot_be_are_refused(
@@ -111,13 +138,15 @@ def test_left_out_nodes_are_noted(tiny: Model, stories: list[str], tmp_path: Pat
     assert set(found.frames["nodes"]["layer"]) == {0}
 
 
-def test_a_node_that_does_less_than_random_vectors_is_not_responsive(result: Result) -> None:
+def test_one_rule_decides_and_what_is_told_is_beyond_random_vectors(result: Result) -> None:
     nodes = result.frames["nodes"].query("outcome == 'effect'").set_index("node")
     frontier = result.frames["frontier"].set_index("node")
-    less = (nodes["contribution"] - nodes["reference"]) * nodes["contribution"] <= 0
-    assert (nodes["significant"] & (nodes["p_specific"] < 0.05) & less).any()  # there is such a node
-    assert not frontier.loc[less, "responsive"].any() and frontier["responsive"].any()
-    assert (frontier["useful"] <= frontier["responsive"]).all()
+    told = nodes["verdict"] == "concept"
+    assert (told == ((nodes["p_holm"] < 0.05) & (nodes["share"] >= 0.02))).all()
+    assert (nodes.loc[told, "contribution"].abs() > nodes.loc[told, "reference"].abs()).all()
+    assert (frontier["verdict"] == nodes["verdict"]).all()
+    assert not (frontier["useful"] & (frontier["verdict"] != "concept")).any()
+    assert set(nodes["verdict"]) <= {"concept", "shared", "less", "against", "small", "untested"}
 
 
 def test_on_the_frontier_no_other_node_has_more_effect_and_less_disturbance(result: Result) -> None:

@@ -14,6 +14,7 @@ from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site, parse_node
 from steerscope.analysis.question.metrics import kl, log_prob, perplexity
+from steerscope.analysis.sweeps.bench import bench
 from steerscope.analysis.sweeps.plan import Plan, plan
 from steerscope.analysis.sweeps.runner import begin, run
 from steerscope.analysis.sweeps.store import Store
@@ -143,11 +144,40 @@ def test_the_norm_is_that_of_all_that_the_nodes_write_relative_to_the_stream(
 def test_controls_disturb_by_other_vectors_of_the_same_nodes(small_model: Model, tmp_path: Path) -> None:
     table, _ = rows(tmp_path / "run", small_model)
     controls = table[table["control"] >= 0]
-    assert len(controls) == 6
+    assert len(controls) == 12
     for row in records(controls):
-        twin = next(records(table[table["trial"] == row.trial - 3]))
+        twin = next(records(table[table["trial"] == row.trial - 1]))
         assert list(twin.nodes) == list(row.nodes)
         assert abs(twin.kl - row.kl) > 1e-6
+
+
+def test_a_random_vector_is_read_along_its_own_change(small_model: Model, tmp_path: Path) -> None:
+    table, made = rows(tmp_path / "run", small_model, coefficients=(0.5, 2.0))
+    place = bench(made.work, small_model)
+    for row in records(table[table["control"] >= 0].head(6)):
+        ids = full(small_model, row.prompt)
+        body, at = ids[:-1], list(range(1 if small_model.bos is not None else 0, len(ids) - 1))
+        trial = made.work.design.trial(row.trial, made.work.additions.units)
+        clean, edited, whole = (
+            plain_logits(small_model, body, list(edits))[at]
+            for edits in (
+                (),
+                place.edits(trial, tuple(body)),
+                place._whole(0, row.coefficient, tuple(body), row.control),
+            )
+        )
+        direction = (whole - clean) - (whole - clean).mean(-1, keepdim=True)
+        unit = direction / direction.norm(dim=-1, keepdim=True)
+        expected = [float(((x - clean) * unit).sum(-1).mean()) for x in (edited, whole)]
+        assert [row.effect, row.steered_effect] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert [row.own, row.steered_own] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_beside_any_metric_the_effect_along_the_own_change_is_measured(small_model: Model, tmp_path: Path) -> None:
+    own, _ = rows(tmp_path / "own", small_model)
+    words, _ = rows(tmp_path / "words", small_model, metric=log_prob([31], [7]))
+    np.testing.assert_allclose(words["own"], own["effect"], rtol=1e-3, atol=1e-4)
+    assert np.abs(words["effect"] - own["effect"]).max() > 0.1 and (own["steered_own"] > 0).all()
 
 
 def test_nodes_of_the_last_layer_are_left_out_where_they_cannot_reach_a_scored_position(
@@ -196,7 +226,7 @@ def test_the_vocabulary_in_pieces_gives_what_whole_logits_give(
 ) -> None:
     """Also where logits are so large that their exponentials would overflow."""
     from steerscope.analysis.engine.run import Readout
-    from steerscope.analysis.question.metrics import Outputs, Scored, logit_direction
+    from steerscope.analysis.question.metrics import Outputs, Scored, own_direction
     from steerscope.analysis.question.prompts import Prompts
     from steerscope.analysis.sweeps import numbers
 
@@ -207,7 +237,7 @@ def test_the_vocabulary_in_pieces_gives_what_whole_logits_give(
     hidden = [scale * torch.randn(4, 32, generator=generator) for scale in (1.0, 1.0, 60.0)]
     with torch.no_grad():
         clean, near, far = (Outputs(h, small_model.bridge.unembed(h[None])[0]) for h in hidden)
-        counted = numbers.Numbers(small_model, scored, logit_direction(), clean, near)
+        counted = numbers.Numbers(small_model, scored, own_direction(), clean, near)
         assert counted.weights is not None and float(far.logits.abs().max()) > 90
         for outputs in (clean, near, far):
             readout = scored.readout(outputs)
