@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,23 @@ def test_where_a_vector_is_the_difference_of_two_runs_these_are_made_again(made:
         return
     plus, minus = record(tiny, recipe.runs(tiny, made.source), made.site)
     torch.testing.assert_close(made.values, plus - minus, atol=1e-6, rtol=0)
+
+
+def test_where_other_concepts_can_stand_in_its_place_they_are_alike_but_for_the_words(
+    made: SteeringVector, tiny: Model
+) -> None:
+    recipe = recipe_of(made)
+    if recipe is None or recipe.concepts is None:
+        assert made.source.get("recipe") != "prompt_pair"
+        return
+    words = ["park", "dragon", "ring", "cake", "ball", "red"]
+    found = recipe.concepts(tiny, made, words, 4, np.random.default_rng(1))
+    again = recipe.concepts(tiny, made, words, 4, np.random.default_rng(1))
+    assert len({vector.label for vector in found}) == len(found) == 4
+    for vector, same in zip(found, again, strict=True):
+        assert (vector.site, vector.values.shape) == (made.site, made.values.shape)
+        assert torch.equal(vector.values, same.values) and not torch.allclose(vector.values, made.values)
+        assert vector.label != made.label and recipe_of(vector) == recipe
 
 
 @pytest.mark.parametrize("name", OFFERED)
