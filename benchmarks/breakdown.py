@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.common import processor, quiet
 from steerscope.analysis.breakdown.breakdown import breakdown
+from steerscope.analysis.breakdown.outcomes import Asked
 from steerscope.analysis.breakdown.response import default_coefficients, response
 from steerscope.analysis.breakdown.strength import at
 from steerscope.analysis.engine.edits import Edit
@@ -35,17 +36,19 @@ def main() -> None:
     injection = Injection(prompt_pair(model, " wedding", " ", 0), 3.0)
     metric = log_prob([" wedding"])
     asked = Experiment(model, (injection,), make_prompts(model, prompts("off_topic")[:PROMPTS]), metric, references=0)
-    coefficients = [c for c in default_coefficients() if c]
-    ours, fast = timed(lambda: torch.from_numpy(response(asked, coefficients).of("effect")[1:-1]))
+    coefficients = sorted({*(c for c in default_coefficients() if c), injection.coefficient})
+    both = Asked(asked)  # of the prompts alone, as the other side
+    ours, fast = timed(lambda: torch.from_numpy(response(both, coefficients).of("effect")[1:-1]))
     theirs, slow = timed(lambda: plain(asked, coefficients))
     gap = float((fast - slow).abs().max())
     runs = len(coefficients) * PROMPTS
     print(
-        f"{runs} steered runs (80 coefficients, {PROMPTS} prompts): engine {ours:.1f} s (with KL, entropy, loss and "
-        f"the limits), one hooked pass each {theirs:.1f} s: {theirs / ours:.1f}x; largest difference {gap:.1e} nats"
+        f"{runs} steered runs ({len(coefficients)} coefficients, {PROMPTS} prompts): engine {ours:.1f} s (with KL, "
+        f"entropy and the limits), one hooked pass each {theirs:.1f} s: {theirs / ours:.1f}x; largest difference "
+        f"{gap:.1e} nats"
     )
     whole, result = timed(lambda: breakdown(replace(asked, references=4)))
-    print(f"the whole default breakdown with 4 references: {whole:.1f} s (goal 60); {len(result.frames)} tables")
+    print(f"the whole default breakdown with 4 references: {whole:.1f} s (goal 120); {len(result.frames)} tables")
 
 
 def plain(asked: Experiment, coefficients: list[float]) -> torch.Tensor:
