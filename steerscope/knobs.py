@@ -68,6 +68,12 @@ def _numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
+def _texts(file: Path) -> list[str]:
+    from steerscope.analysis.question.prompts import read_prompts
+
+    return read_prompts(file)
+
+
 _LIST = Kind(str, _names, "names separated by commas")
 _FLOATS = Kind(str, _numbers, "numbers separated by commas, such as 1,10,100")
 KINDS: Mapping[str, Kind] = {
@@ -84,6 +90,7 @@ KINDS: Mapping[str, Kind] = {
     "Sequence[str]": _LIST,
     "Sequence[Node | str]": _LIST,
     "Sequence[float]": _FLOATS,
+    "Sequence[str] | Sequence[Sequence[int]]": Kind(Path, _texts, "a file of texts"),
 }
 SHARED = ("level", "alpha", "smallest")
 

@@ -5,16 +5,16 @@ function and one line in `FAMILIES`.
 
     isotropic   random directions
     covariance  random directions with the covariance of the stream at that site, over the shipped text
+    shuffled    the same texts with their labels exchanged (where the vector is a difference of means)
     concepts    other words in place of the real one, recorded the same way (where the recipe allows it)
     given       a user's own vectors
 
-The first two are noise: what stands out from them carries meaning. The others mean something: what stands out from
+The first three are noise: what stands out from them carries meaning. The others mean something: what stands out from
 them is specific to this vector.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .corpora import windows
 
 WORDS = Path(__file__).with_name("data") / "words.txt"
 MIXED = "concepts:12,isotropic:16"  # where the recipe allows concepts
+EXCHANGED = "shuffled:16,isotropic:12"  # where it has labels to exchange
 NOISE_ONLY = "isotropic:20"
 TEXTS, TOKENS = 64, 32  # windows of text that a covariance is taken of
 
@@ -46,11 +47,13 @@ class Family:
         draw: from the model, the real vector, how many, and the seed and the injection's number.
         noise: whether its vectors mean nothing.
         is_: what its vectors are, in words.
+        of: the vectors that it can be drawn for, in words; any where it is empty.
     """
 
     draw: Draw | None
     noise: bool
     is_: str
+    of: str = ""
 
 
 def _isotropic(model: Model, vector: SteeringVector, count: int, seed: Sequence[int]) -> list[SteeringVector]:
@@ -70,6 +73,12 @@ def _covariance(model: Model, vector: SteeringVector, count: int, seed: Sequence
     return made
 
 
+def _shuffled(model: Model, vector: SteeringVector, count: int, seed: Sequence[int]) -> list[SteeringVector]:
+    recipe = recipe_of(vector)
+    assert recipe is not None and recipe.shuffled is not None
+    return recipe.shuffled(model, vector, count, np.random.default_rng([seed[0], 3, *seed[1:]]))
+
+
 def _concepts(model: Model, vector: SteeringVector, count: int, seed: Sequence[int]) -> list[SteeringVector]:
     recipe = recipe_of(vector)
     assert recipe is not None and recipe.concepts is not None
@@ -80,7 +89,8 @@ def _concepts(model: Model, vector: SteeringVector, count: int, seed: Sequence[i
 FAMILIES: dict[str, Family] = {
     "isotropic": Family(_isotropic, True, "random directions"),
     "covariance": Family(_covariance, True, "random directions with the stream's covariance"),
-    "concepts": Family(_concepts, False, "other words, recorded the same way"),
+    "shuffled": Family(_shuffled, True, "the same texts, labels exchanged", "two sets of texts (mean_difference)"),
+    "concepts": Family(_concepts, False, "other words, recorded the same way", "words (prompt_pair)"),
     "given": Family(None, False, "vectors of yours"),
 }
 OFFERED = tuple(name for name, family in FAMILIES.items() if family.draw)
@@ -133,26 +143,26 @@ def references(given: Any, model: Model, vectors: Sequence[SteeringVector]) -> R
     """What a user gave as `References`.
 
     Args:
-        given: None for concepts with isotropic ones beside where the vectors' recipe allows it, isotropic ones
-            otherwise; a text such as `concepts:16,isotropic:4`; how many isotropic ones; or vectors.
+        given: None for concepts, or exchanged labels, with isotropic ones beside where the vectors' recipe allows it,
+            isotropic ones otherwise; a text such as `concepts:16,isotropic:4`; how many isotropic ones; or vectors.
 
     Raises:
-        BadArgument: anything else, an unknown family, or concepts of a vector that was not recorded from words here.
+        BadArgument: anything else, an unknown family, one that cannot be drawn for a vector of this origin, or more
+            exchanged labels than there are.
     """
     if isinstance(given, References):
         return given
     if given is None:
-        given = MIXED if all(map(partial(_has_concepts, model), vectors)) else NOISE_ONLY
+        mixes = (mix for mix in (MIXED, EXCHANGED) if not _lacking(_parsed(mix), model, vectors))
+        given = next(mixes, NOISE_ONLY)
     if isinstance(given, int | np.integer) and not isinstance(given, bool):
         given = f"isotropic:{given}"
     if isinstance(given, str):
         made = _parsed(given)
-        for vector in vectors if dict(made.counts).get("concepts") else ():
-            if not _has_concepts(model, vector):
-                raise BadArgument(
-                    f"references={given!r}: there are no other concepts for {vector.label}; expected a vector made "
-                    f"from words on {model.name} (prompt_pair); use isotropic or covariance, or give vectors of your own"
-                )
+        if lacking := _lacking(made, model, vectors):
+            raise BadArgument(
+                f"references={given!r}: {lacking}; use isotropic or covariance ones, or give vectors of your own"
+            )
         return made
     if isinstance(given, Sequence) and given:
         own = tuple((one,) if isinstance(one, SteeringVector) else tuple(one) for one in given)
@@ -194,9 +204,18 @@ def drawn(*seed: int) -> int:
     return int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
 
 
-def _has_concepts(model: Model, vector: SteeringVector) -> bool:
-    recipe = recipe_of(vector)
-    return recipe is not None and recipe.concepts is not None and vector.source.get("model") == model.name
+def _lacking(made: References, model: Model, vectors: Sequence[SteeringVector]) -> str:
+    """Why references cannot be drawn for these vectors; empty where they can."""
+    for name, count in made.counts:
+        for vector in vectors if FAMILIES[name].of else ():
+            recipe = recipe_of(vector)
+            if recipe is None or getattr(recipe, name) is None or vector.source.get("model") != model.name:
+                expected = f"expected a vector made from {FAMILIES[name].of} on {model.name}"
+                return f"there are no {name} references for ({vector.label}); {expected}"
+            if name == "shuffled" and recipe.splits(vector) < count:
+                ways = f"can be exchanged in only {recipe.splits(vector)} different ways"
+                return f"the labels of ({vector.label}) {ways}; expected {count}; give more texts, ask for fewer"
+    return ""
 
 
 def _like(vector: SteeringVector, real: SteeringVector) -> SteeringVector:

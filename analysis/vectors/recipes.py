@@ -6,7 +6,9 @@ A recipe is a file of this folder with
   vector's `source`, and what the vector is in words under `label`;
 - `EXAMPLE`, options that make a vector of any model that reads English; `vector.safetensors` stands for a saved one;
 - where a vector is the difference of two runs, `runs(model, source)`: the token ids of both, to make them again;
-- where other concepts can stand in its place, `concepts(model, vector, words, count, generator)`: vectors of them.
+- where other concepts can stand in its place, `concepts(model, vector, words, count, generator)`: vectors of them;
+- where labels can be exchanged, `shuffled(model, vector, count, generator)`: vectors of the same texts with labels that
+  say nothing, and `splits(source)`: how many different ones there are.
 
 Names only: nothing is imported before it is used, so that a command's help costs no torch.
 """
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 Runs = Callable[["Model", Mapping[str, Any]], tuple[list[int], list[int]]]
 # From a model, a vector, words to choose from, how many, and a generator to vectors of other concepts, recorded alike.
 Concepts = Callable[["Model", "SteeringVector", Sequence[str], int, "Generator"], "list[SteeringVector]"]
+# From a model, a vector, how many, and a generator to vectors of the same texts with their labels exchanged.
+Shuffled = Callable[["Model", "SteeringVector", int, "Generator"], "list[SteeringVector]"]
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,22 @@ class Recipe:
         return getattr(self._module, "concepts", None) if self.offered else None
 
     @property
+    def shuffled(self) -> Shuffled | None:
+        """The same texts with their labels exchanged; None where there are no labels."""
+        return getattr(self._module, "shuffled", None) if self.offered else None
+
+    def splits(self, vector: "SteeringVector") -> int:
+        """How many different vectors `shuffled` can make."""
+        return int(self._module.splits(vector.source)) if self.shuffled else 0
+
+    @property
     def _module(self) -> Any:
         return importlib.import_module(f"steerscope.analysis.vectors.{self.name}")
 
 
 _MEMBERS = (
     Recipe("prompt_pair", "the activations of one prompt minus those of another"),
+    Recipe("mean_difference", "the mean activation over texts of one kind minus that over texts of another"),
     Recipe("random", "random directions, with the norms of another vector"),
     Recipe("sum", "two vectors, added or subtracted", offered=False),
     Recipe("multiple", "a vector times a number", offered=False),

@@ -78,8 +78,10 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
     """The vectors that the options ask for; what needs no model is refused here.
 
     Raises:
-        BadVector: a recipe and a saved vector, or neither; lists of options that do not pair up.
+        BadVector: a recipe and a saved vector, or neither; an option of another recipe; lists of options that do not
+            pair up.
         BadArgument: no layer.
+        BadPrompt: a file of texts that cannot be read.
     """
     from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -87,12 +89,13 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
     files = _list(given["vector"])
     lists = {knob.name: _list(given.get(knob.name)) for knob in knobs if knob.name not in OF_COMMAND}
     needed = [knob.name for knob in knobs if knob.default is NONE]
-    if bool(files) == all(lists[name] for name in needed):
-        named = " and ".join(f"--{name}" for name in needed)
+    absent = [name for name in needed if not lists[name]]
+    if not files:
+        _check_own(recipe, lists, given)
+    if bool(files) == (not absent):
+        what = " and ".join(f"--{name}" for name in (*needed, "vector")) if files else "neither"
         example = " ".join(f"--{name} ..." for name in needed)
-        raise BadVector(
-            f"got both or neither of {named} and --vector; expected one of them; give {example} or --vector FILE"
-        )
+        raise BadVector(f"got {what}; expected one of them; give {example} or --vector FILE")
     if files:
         return [Chosen(saved=SteeringVector.load(path), file=path) for path in files]
     of_command = {knob.name: given[knob.name] for knob in knobs if knob.name in OF_COMMAND and knob.name in given}
@@ -108,10 +111,22 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
                 f"{count} times --{first} and {len(values)} times --{name}; expected one --{name} for all, or one for "
                 f"each --{first}"
             )
+    parsed = {knob.name: [knob.parse(value) for value in lists[knob.name]] for knob in knobs if lists.get(knob.name)}
     return [
-        Chosen(recipe, of_command | {name: values[i % len(values)] for name, values in lists.items() if values})
+        Chosen(recipe, of_command | {name: values[i % len(values)] for name, values in parsed.items()})
         for i in range(count)
     ]
+
+
+def _check_own(recipe: str, own: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuses an option that only other recipes have."""
+    for other in OFFERED:
+        for name in (knob.name for knob in _knobs(other) if knob.name not in (*own, *OF_COMMAND)):
+            if _list(given.get(name)):
+                raise BadVector(
+                    f"--{name} is no option of the recipe {recipe}; expected {', '.join(f'--{n}' for n in own)}; add "
+                    f"--recipe {other}, or leave it out"
+                )
 
 
 def _knobs(recipe: str) -> tuple[Knob, ...]:

@@ -1,6 +1,7 @@
 """Every command that asks a question of a vector: it saves a result of its kind and writes a page."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -119,6 +120,74 @@ def test_what_makes_no_sense_is_one_sentence(
         asked(monkeypatch, model, tmp_path, command)
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and said.startswith("steerscope: ") and what in said, said
+
+
+def called(monkeypatch: pytest.MonkeyPatch, folder: Path, *given: object) -> str | int | None:
+    """A command about a difference of means, of texts in files; its exit code."""
+    (folder / "prompts.txt").write_text("One day Tom saw a red ball\nOnce upon a time there was a ship\n")
+    (folder / "happy.txt").write_text("The party was fun\nWhat a lovely day\nShe smiled\n")
+    (folder / "glad.jsonl").write_text('{"text": "He was glad"}\n{"text": "They danced and sang"}\n')
+    (folder / "sad.txt").write_text("The dog was lost\n\nHe cried all night\nNobody came\nIt was cold\n")
+    names = {path.name: path for path in folder.iterdir()}
+    placed = [str(names.get(str(one), one)) for one in given]
+    monkeypatch.setattr(sys, "argv", ["steerscope", *placed, "--out", str(folder / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+MEANS = "--recipe mean_difference --positive happy.txt --negative sad.txt --layer 1".split()
+
+
+def test_a_difference_of_means_is_asked_about_with_two_files(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    more = ("--model", model, "--prompts", "prompts.txt", "--positions", "last", "--completions", 0)
+    assert not called(monkeypatch, tmp_path, "localize", *MEANS, *more)
+    manifest = Result.load(tmp_path / "out").manifest
+    assert manifest["references"]["families"] == {"shuffled": 16, "isotropic": 12}
+    [injection] = manifest["injections"]
+    assert injection["vector"]["source"]["positive"] == ["The party was fun", "What a lovely day", "She smiled"]
+    assert injection["vector"]["source"]["negative"][1:] == ["He cried all night", "Nobody came", "It was cold"]
+    assert "16 label-exchanged vectors" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_sweep_takes_several_differences_of_means(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"One day Tom {i} saw a red ball near the ship and played" for i in range(20)))
+    more = f"--model {model} --prompts {text} --mode shared --count 4 --tokens 8 --trials 60 --controls 2 --k 1-2"
+    given = ("sweep", "run", *MEANS, "--positive", "glad.jsonl", *more.split())
+    assert not called(monkeypatch, tmp_path, *given)
+    said = (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
+    assert "The party was fun" in said and "He was glad" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (("--recipe", "mean_difference", "--positive", "happy.txt"), "got neither; expected one of them"),
+        ((*MEANS[2:],), "--positive is no option of the recipe prompt_pair; expected --plus, .*--recipe mean_diff"),
+        ((*MEANS, "--plus", "x"), "--plus is no option of the recipe mean_difference; expected --positive, --negative"),
+        ((*MEANS, "--vector", "v.safetensors"), "got --positive and --negative and --vector; expected one of them"),
+        ((*MEANS, "--negative", "nowhere.txt"), "no prompts file 'nowhere.txt'"),
+        ((*MEANS, "--references", "concepts:4"), "there are no concepts references for .*made from words"),
+        ((*MEANS, "--references", "shuffled:40"), "can be exchanged in only 34 different ways; expected 40"),
+    ],
+)
+def test_a_difference_of_means_that_cannot_be_made_is_one_sentence(
+    given: tuple[str, ...],
+    what: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offline: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = ("--model", model, "--prompts", "prompts.txt", "--positions", "last")
+    assert called(monkeypatch, tmp_path, "localize", *given, *more) == 2
+    assert re.search(what, capsys.readouterr().err)
 
 
 def test_a_lens_is_trained_reported_and_used(
