@@ -300,7 +300,8 @@ def test_small_numbers_are_multiplied_and_the_title_says_so(plain: Page, sweep_m
     maps = sweep.page(result).sections[1]
     top = told(result).iloc[0]["contribution"]
     assert maps.panels[0].figure
-    texts = [text for trace in maps.panels[0].figure.data if trace.mode == "text" for text in trace.text]
+    written = [t for t in maps.panels[0].figure.data if t.type == "scatter" and t.mode == "text"]
+    texts = [text for trace in written for text in trace.text]
     assert f"<b>{1000 * top:.2f}</b>" in texts
     assert maps.panels[0].title == "Contribution to the effect (10⁻³ nats)"
     assert maps.panels[1].title == "Contribution to the disturbance (10⁻³ nats)"

@@ -90,7 +90,7 @@ def rows(out: Path) -> pd.DataFrame:
 def test_a_run_writes_trials_tables_a_manifest_and_a_report(done: Path) -> None:
     assert rows(done)["trial"].tolist() == list(range(240))
     manifest = json.loads((done / "summary" / "manifest.json").read_text())
-    assert manifest["trials"] == {"planned": 240, "done": 240, "real": 180, "random": 60, "damaged": []}
+    assert manifest["trials"] == {"planned": 240, "done": 240, "real": 120, "random": 120, "damaged": []}
     assert manifest["command"].startswith("steerscope sweep run --model")
     assert manifest["checks"][0]["passed"] and manifest["prompts"]["count"] == 12
     page = (done / "report.html").read_text(encoding="utf-8")
@@ -249,7 +249,7 @@ BAD = [
     (["--tokens", "999"], "got windows of 999 tokens"),
     (["--prompts", "no/such/set/at/all"], "no/such/set/at/all"),
     (["--workers", "2"], "takes no workers"),
-    (["--vector", "x.safetensors"], "both or neither"),
+    (["--vector", "x.safetensors"], "--plus and --vector"),
     (["--minus", " a", "--minus", " b"], "1 times --plus and 3 times --minus"),
     (["--positions", "front", "--nodes", "L1"], "none of the chosen nodes can change"),
     (["--model", "tinystories-9l"], "shipped: tinystories-1l"),
