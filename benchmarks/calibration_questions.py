@@ -22,7 +22,7 @@ from steerscope.analysis.carriers.screen import screen
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.effects import Statistics, estimates, partial_estimates
-from steerscope.analysis.results.verdicts import TOLD, Basis
+from steerscope.analysis.results.verdicts import LEAST, TOLD, Basis
 from steerscope.analysis.routes import by_position, edges, path_effect, self_repair
 from steerscope.analysis.sweeps import tables
 from steerscope.analysis.sweeps.rows import Rows
@@ -31,7 +31,7 @@ from steerscope.analysis.vectors.random import random_like
 
 Values = NDArray[np.float64]
 SMALL = "tinystories-1l"  # where a question is asked whole
-FEW = 5  # prompts of these, and nodes that a question is asked of
+FEW = 5  # prompts of these
 SOME = 12  # references of a vector
 Ask = Callable[[Experiment], Any]
 
@@ -44,7 +44,7 @@ def rows(size: Size) -> list[Row]:
 def _nodes(experiment: Experiment) -> list[str]:
     """Some heads and the last MLP."""
     heads = [str(node) for node in experiment.reachable if node.head is not None]
-    return [*heads[: FEW - 1], str(experiment.model.nodes[-1])]
+    return [*heads[:3], str(experiment.model.nodes[-1])]
 
 
 QUESTIONS: dict[str, tuple[Any, str, Ask]] = {
@@ -117,7 +117,7 @@ def played(function: Callable[..., Any], basis: Basis, own: Values, rest: Any, m
 
 def _sweeps(size: Size) -> list[Row]:
     """A response that saturates, with nodes that do nothing; and a random vector among random vectors."""
-    tries = max(10, size.draws // 5)
+    tries = max(10, size.draws // 8)
     settings = {"k = 1 to 4": (1, 4), "k = 3 alone": (3, 3)}
     inert, p, random = [], [], []
     for name, k in settings.items():
@@ -204,7 +204,7 @@ def _words(size: Size) -> list[Row]:
     for name, count in (("one prompt", 1), ("12 copies of one prompt", 12)):
         one = make_prompts(model(SMALL), [prompts(SMALL, 1).texts[0]] * count)
         result = exact(
-            replace(asked(SMALL, vector(SMALL), 1, 6), prompts=one), completions=0, writers=False, attention=False
+            replace(asked(SMALL, vector(SMALL), 1, LEAST), prompts=one), completions=0, writers=False, attention=False
         )
         table = result.frames["effects"]
         some = (
