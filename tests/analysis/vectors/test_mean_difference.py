@@ -140,7 +140,9 @@ def test_the_texts_are_recorded_once_for_all_draws(tiny: Model, monkeypatch: pyt
     assert seen == [9]
 
 
-@pytest.mark.parametrize("sides", ["abc def", "aab bcc", "aabb cdde", "abc defg", "a b", "ab aacc", "aabbx aabb"])
+@pytest.mark.parametrize(
+    "sides", ["abc def", "aab bcc", "aabb cdde", "abc defg", "a b", "ab aacc", "aabbx aabb", "bbb aaabbb"]
+)
 def test_the_splits_are_counted_as_one_would_by_hand(sides: str) -> None:
     """Copies are one text, a split turned round is the same where sizes are equal, one with equal sides is none."""
     positive, negative = map(list, sides.split())
