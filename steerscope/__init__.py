@@ -29,6 +29,7 @@ _HOME = {
     "Site": "analysis.model.nodes",
     "Positions": "analysis.model.positions",
     "steering_vector": "analysis.vectors.prompt_pair",
+    "mean_difference": "analysis.vectors.mean_difference",
     "SteeringVector": "analysis.vectors.vector",
     "random_like": "analysis.vectors.random",
     "Injection": "analysis.question.injection",

@@ -46,7 +46,7 @@ TOTALS: Frame = {
 }
 VECTORS: Frame = {
     "vector": Column("steering for the real one, reference 1, reference 2, ... for the others", role="label"),
-    "family": Column("of the reference: isotropic, covariance, concepts or given", role="label"),
+    "family": Column("of the reference: isotropic, covariance, shuffled, concepts or given", role="label"),
     "label": Column("the vector in words"),
     "norm": Column("root of the summed squares of coefficient times vector", "stream units"),
     "coefficient": Column("multiplies the vector"),

@@ -44,7 +44,8 @@ class Experiment:
         prompts: texts, token ids or `Prompts`.
         metric: `logit_direction()` by default.
         references: reference vectors that ride along: None for other concepts with random vectors beside, where the
-            vector's recipe allows them; `concepts:16,isotropic:4`; how many isotropic ones; or vectors of yours.
+            vector's recipe allows them (of a difference of means, labels exchanged); `concepts:16,isotropic:4`; how
+            many isotropic ones; or vectors of yours.
         matched: references of equal "norm", or of equal "kl".
         scored: positions that the metric reads: None for all that are neither BOS nor injected,
             "all", "last", or indices.

@@ -180,8 +180,9 @@ def _maps(result: Result) -> Section:
         Panel(t, heatmap(of(result, "effects", measure=m), unit, limit, towards=towards)) for m, t in MEASURES.items()
     ]
     text = (
-        f"Effects in {unit}; orange carries the effect, blue works against it. In full colour and marked: "
-        f"{key(result.frames['effects']['verdict'])} Point at a cell for its interval, its verdict and the references."
+        f"Effects in {unit}; orange carries the effect, blue works against it; in full colour where that is claimed. "
+        f"Marks: {key(result.frames['effects']['verdict'])} Point at a cell for its interval, its verdict and the "
+        "references."
     )
     return Section("Heads by layers", [text], panels)
 

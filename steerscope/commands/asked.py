@@ -38,7 +38,7 @@ METRIC = (
 )
 REFERENCES = (
     "Vectors of equal norm that ride along, such as concepts:16,isotropic:4; a number is so many isotropic ones. "
-    "Default: concepts:12,isotropic:16 where the recipe allows it, else isotropic:20."
+    "Default: concepts:12,isotropic:16 of words, shuffled:16,isotropic:12 of a difference of means, else isotropic:20."
 )
 AROUND = ("out", "overwrite", "report", "dry_run")
 POSITIONS = "front, middle, back, last, all, or indices such as 3,4,-1."
