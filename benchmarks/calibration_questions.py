@@ -4,7 +4,7 @@ A question works out its effects for many random vectors once; then each of them
 through the very call that its table is made with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -190,7 +190,7 @@ def _words(size: Size) -> list[Row]:
         for name in told
     ] + [
         rates(
-            f"a node named as specific or beyond noise in the summary of {name}",
+            f"a node named as specific, beyond or less in the summary of {name}",
             "random vector, whole run",
             [("", float(np.mean(claims[name])), size.runs)],
         )
@@ -218,7 +218,7 @@ def _words(size: Size) -> list[Row]:
                 (Cell("", float(some.mean()), len(table)),),
             ),
             Row(
-                "a node named as specific or beyond noise in the summary",
+                "a node named as specific, beyond or less in the summary",
                 f"a concept, {name}",
                 "never",
                 (Cell("", float(claimed(result.summary(), set(table["node"]))), 1),),
@@ -227,13 +227,9 @@ def _words(size: Size) -> list[Row]:
     return lines
 
 
-CLAIMS = ("specific to", "beyond noise", "told from")
+CLAIMS = ("Specific to ", "Beyond ", "Less than of ")
 
 
-def claimed(sentences: list[str], nodes: set[str]) -> bool:
-    """Whether a sentence that claims more than is so of noise names a node before it says 'nothing' or 'no'."""
-    for sentence in sentences:
-        if any(claim in sentence.lower() for claim in CLAIMS) and not sentence.startswith(("Nothing", "No ")):
-            if any(node in sentence for node in nodes):
-                return True
-    return False
+def claimed(sentences: Sequence[str], nodes: set[str]) -> bool:
+    """Whether a sentence names a node as something that it is not for a random vector: specific, beyond or less."""
+    return any(sentence.startswith(CLAIMS) and any(node in sentence for node in nodes) for sentence in sentences)

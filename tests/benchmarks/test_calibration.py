@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import calibration
+from benchmarks import calibration, calibration_questions
 from benchmarks.calibration_intervals import kinds
 from benchmarks.calibration_pool import Pool, pool
 from benchmarks.calibration_questions import claimed, played, recorded
@@ -14,8 +14,10 @@ from benchmarks.calibration_rows import Cell, Row, Size, rates
 from benchmarks.calibration_vectors import _raw, among, made, said
 from steerscope.analysis.results import effects
 from steerscope.analysis.results.effects import Statistics
+from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.stats import prediction_p
-from steerscope.analysis.results.verdicts import TOLD
+from steerscope.analysis.results.verdicts import TOLD, VERDICTS
+from steerscope.reports.pages.carried import carried
 
 SLICE = Size(
     tries=200,
@@ -41,6 +43,14 @@ def slice_() -> Iterator[Pool]:
 def test_no_bound_of_a_slice_of_the_table_is_broken(section: str, slice_: Pool) -> None:
     rows = calibration.table(SLICE, [section])
     assert len(rows) > 10 and all(cell.tries for row in rows for cell in row.cells)
+    assert [row for row in rows if not row.ok] == []
+
+
+def test_no_bound_of_a_question_or_a_sweep_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = {name: calibration_questions.QUESTIONS[name] for name in ("edges", "path_effect")}
+    monkeypatch.setattr(calibration_questions, "QUESTIONS", some)
+    rows = [*calibration_questions._questions(SLICE), *calibration_questions._sweeps(SLICE)]
+    assert [cell.tries for row in rows[:2] for cell in row.cells] == [SLICE.of, 2 * SLICE.of]  # paths: by two measures
     assert [row for row in rows if not row.ok] == []
 
 
@@ -132,15 +142,11 @@ def test_calls_are_kept_and_answered() -> None:
     assert set(answers[0]["verdict"]) <= {"shared", "untested"}
 
 
-@pytest.mark.parametrize(
-    ("sentence", "claims"),
-    [
-        ("Specific to 3 × wedding: L0H3 (40% of the effect).", True),
-        ("Beyond noise: L0H3.", True),
-        ("Nothing is specific to it: no head carries more, not L0H3 either.", False),
-        ("Shared with reference vectors: L0H3.", False),
-        ("Nothing is said.", False),
-    ],
-)
-def test_a_claim_names_a_node(sentence: str, claims: bool) -> None:
-    assert claimed([sentence], {"L0H3"}) is claims
+@pytest.mark.parametrize("verdict", list(VERDICTS))
+def test_a_claim_in_words_is_seen_as_the_page_words_it(verdict: str, slice_: Pool) -> None:
+    """The sentences of a page for a table of which one node has some verdict."""
+    table = slice_.page(range(9)).iloc[:3].assign(verdict=["small", verdict, "untested"])
+    manifest = {"references": {"families": {"isotropic": 8}}, "model": {"name": "m"}}
+    result = Result("exact", {"effects": table}, {"effects": effects.EFFECTS}, manifest)
+    sentences = carried(result, table, "is lost")
+    assert claimed(sentences, set(table["node"])) is (verdict in (*TOLD, "less"))
