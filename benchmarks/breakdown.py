@@ -48,7 +48,7 @@ def main() -> None:
         f"{gap:.1e} nats"
     )
     whole, result = timed(lambda: breakdown(replace(asked, references=4)))
-    print(f"the whole default breakdown with 4 references: {whole:.1f} s (goal 120); {len(result.frames)} tables")
+    print(f"the whole default breakdown with 4 references: {whole:.1f} s (goal 60); {len(result.frames)} tables")
 
 
 def plain(asked: Experiment, coefficients: list[float]) -> torch.Tensor:
