@@ -27,7 +27,7 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.norms import Reader, angle, readers, sites, stream
 from steerscope.analysis.model.positions import later
 from steerscope.analysis.question.experiment import Activations, Edits, Experiment
-from steerscope.analysis.results.effects import Statistics, Values, estimates
+from steerscope.analysis.results.effects import Statistics, Values
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import interval

@@ -15,6 +15,7 @@ from steerscope.analysis.errors import BadCorpus, BadPrompt
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
 
+from .groups import numbers
 from .prompts import FIELDS, READERS, Prompts, column, paragraphs
 
 T = TypeVar("T")
@@ -42,7 +43,8 @@ def windows(
     """`count` windows of exactly `tokens` tokens of the documents of `source` (see `documents`).
 
     A document is cut into consecutive windows; what remains at its end is dropped, and so is a BOS inside of
-    it, where it is cut too. Each window begins with BOS, which counts as one token, where the model has one.
+    it, where it is cut too. Windows of one document are one group. Each window begins with BOS, which counts as one
+    token, where the model has one.
     All windows are kept with equal chance, in random order; where there are fewer than `count`, all are.
 
     Args:
@@ -64,12 +66,12 @@ def windows(
     texts = islice(documents(source, split=split, field=field), limit)
     longest = 0
 
-    def full() -> Iterator[tuple[int, ...]]:
+    def full() -> Iterator[tuple[int, tuple[int, ...]]]:
         nonlocal longest
-        for row in _rows(model, track(texts, f"reading {source}", limit), tokens - len(bos)):
+        for document, row in _rows(model, track(texts, f"reading {source}", limit), tokens - len(bos)):
             longest = max(longest, len(bos) + len(row))
             if len(bos) + len(row) == tokens:
-                yield row
+                yield document, row
 
     dice = np.random.default_rng(seed)
     kept = reservoir(full(), count, dice) if shuffle else list(islice(full(), count))
@@ -77,8 +79,9 @@ def windows(
         raise BadPrompt(
             f"no window of {tokens} tokens in {str(source)!r}, the longest has {longest}; expected more; lower tokens"
         )
-    ids = tuple((*bos, *row) for row in kept)
-    return Prompts(ids, tuple(model.text(row) for row in kept), str(source))
+    ids = tuple((*bos, *row) for _, row in kept)
+    groups = tuple(numbers([document for document, _ in kept]).tolist())
+    return Prompts(ids, tuple(model.text(row) for _, row in kept), str(source), groups=groups)
 
 
 def reservoir(items: Iterable[T], count: int, dice: np.random.Generator) -> list[T]:
@@ -169,23 +172,23 @@ def _hub(name: str, split: str, fields: Sequence[str]) -> Iterator[str]:
         ) from error
 
 
-def _rows(model: Model, texts: Iterable[str], width: int) -> Iterator[tuple[int, ...]]:
-    """Consecutive runs of `width` tokens of each text, and the shorter ones that remain."""
+def _rows(model: Model, texts: Iterable[str], width: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Consecutive runs of `width` tokens of each text, and the shorter ones that remain, with the text's number."""
     # As Model.encode, without a warning that a document is longer than the model reads.
     encode = partial(model.tokenizer, add_special_tokens=False, verbose=False)
     both, one, two = (encode(text)["input_ids"] for text in ("a b", "a", " b"))
     spaced = both == one + two  # if not, the tokenizer (SentencePiece) adds the space itself
-    for text in texts:
+    for document, text in enumerate(texts):
         row: list[int] = []
         for piece in _pieces(text, spaced):
             for token in encode(piece)["input_ids"]:
                 if token != model.bos:
                     row.append(token)
                 if row and (token == model.bos or len(row) == width):
-                    yield tuple(row)
+                    yield document, tuple(row)
                     row = []
         if row:
-            yield tuple(row)
+            yield document, tuple(row)
 
 
 def _pieces(text: str, spaced: bool) -> Iterator[str]:

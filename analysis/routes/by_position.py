@@ -35,8 +35,8 @@ from steerscope.analysis.question.experiment import Experiment, beyond_rounding
 from steerscope.analysis.results.effects import NODE, NUMBERS, Statistics, node_columns, partial_estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
-from steerscope.analysis.tools.patching import MEASURES, against_plain, patched
 from steerscope.analysis.results.verdicts import TOLD
+from steerscope.analysis.tools.patching import MEASURES, against_plain, patched
 from steerscope.analysis.tools.places import ORDER, Places, added, places
 from steerscope.analysis.tools.record import check, record, tolerance
 from steerscope.analysis.tools.strongest import chosen

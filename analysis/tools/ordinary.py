@@ -31,17 +31,16 @@ def ordinary(experiment: Experiment, text: Text | None = None) -> Experiment:
     model = experiment.model
     if text is None or isinstance(text, str):
         tokens = min(TOKENS, model.n_ctx)
-        prompts = windows(model, text or "shipped", count=COUNT, tokens=tokens, seed=experiment.seed)
+        prompts = windows(model, text or "shipped", count=COUNT, tokens=tokens)  # the same for all
     else:
         prompts = make_prompts(model, text)
     asked = replace(experiment, prompts=prompts, metric=perplexity(), scored=None)
     if all(map(_room, prompts.full, asked.injected)):
         return asked
-    half = Prompts(
-        tuple(ids[: max(1, len(ids) // 2)] for ids in prompts.ids),
-        prompts.texts,
-        prompts.source,
-        tuple(ids[max(1, len(ids) // 2) :] for ids in prompts.full),
+    half = replace(
+        prompts,
+        ids=tuple(ids[: max(1, len(ids) // 2)] for ids in prompts.ids),
+        continuations=tuple(ids[max(1, len(ids) // 2) :] for ids in prompts.full),
     )
     return replace(asked, prompts=half)
 
