@@ -108,7 +108,7 @@ def _whole(result: Result) -> str:
 def _own_direction(manifest: Any) -> bool:
     """Whether the metric is along each prompt's own change."""
     name, groups = manifest.get("metric", {}).get("name"), manifest.get("prompts", {}).get("groups")
-    return name == "own_direction" or (name == "logit_direction" and groups == 1)
+    return bool(name == "own_direction" or (name == "logit_direction" and groups == 1))
 
 
 def _totals(result: Result) -> dict[str, Any]:

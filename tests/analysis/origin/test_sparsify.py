@@ -13,7 +13,8 @@ from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import measure
 from steerscope.analysis.errors import BadArgument, BadInjection, BadMetric
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.origin.sparsify import COLUMNS, Curves, Tried, smallest, sparsify
+from steerscope.analysis.origin.kept import Curves, Tried, smallest
+from steerscope.analysis.origin.sparsify import COLUMNS, sparsify
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import Metric, Outputs, Score, Scored, kl, log_prob
