@@ -3,7 +3,7 @@
 A sentence says no more than the column `verdict`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -36,7 +36,7 @@ def carried(result: Result, table: pd.DataFrame, done: str) -> list[str]:
         top = largest(table, 3)
         named = [f"{r.node} ({words.percent(r.share)})" for r in records(top) if r.effect]
         shown = f" Largest effects, as they are: {words.listing(named)}." if named else ""
-        return [f"Of no head or MLP of {where} can it be said that it carries {what}: {why}.{shown}"]
+        return [f"Of no head or MLP of {where} can it be said that it carries {what}: {why}.{shown}", *_against(by)]
     meant = compared(result, noise=False)
     found = []
     if "specific" in by:
@@ -62,16 +62,18 @@ def carried(result: Result, table: pd.DataFrame, done: str) -> list[str]:
         )
     if "less" in by:
         found.append(f"Less than of reference vectors: {_contrasts(by['less'])}.")
-    if "against" in by:
-        named = [f"{r.node} ({words.percent(r.share)})" for r in records(largest(by["against"], MOST))]
-        found.append(f"Working against the effect: {words.listing(_cut(named, by['against']))}.")
-    return found
+    return [*found, *_against(by)]
+
+
+def _against(by: Mapping[str, pd.DataFrame]) -> list[str]:
+    if "against" not in by:
+        return []
+    named = [f"{r.node} ({words.percent(r.share)})" for r in records(largest(by["against"], MOST))]
+    return [f"Working against the effect: {words.listing(_cut(named, by['against']))}."]
 
 
 def nothing_tested(result: Result, table: pd.DataFrame) -> str:
-    """Why no verdict can be given at all; empty where one can."""
-    if not table["verdict"].isin(["untested", "small"]).all():
-        return ""
+    """Why no node can be told from references at all; empty where one can."""
     missing = result.manifest.get("missing", {})
     if "intervals" in missing:
         return str(missing["intervals"])
@@ -79,9 +81,9 @@ def nothing_tested(result: Result, table: pd.DataFrame) -> str:
         return "no reference vectors were run beside it"
     if not table["own_share"].notna().any():
         return "the whole effect is not told from zero over these prompts"
-    untrusted = [t for t in result.manifest.get("reference_tests", []) if not t["trusted"]]
-    if untrusted and len(untrusted) == len(result.manifest["reference_tests"]):
-        t = untrusted[0]
+    tests = [t for t in result.manifest.get("reference_tests", []) if t["measure"] in set(table["measure"])]
+    if tests and not any(t["trusted"] for t in tests):
+        t = tests[0]
         if t["told"] is None:
             some = f"{t['used']} of {t['vectors']}; {t['least']} are needed"
             return f"too few reference vectors have an effect of their own ({some})"
