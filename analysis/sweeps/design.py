@@ -97,7 +97,7 @@ class Design:
     mixed: bool = False
     coefficients: tuple[float, ...] = (1.0,)
     vectors: int = 1
-    controls: int = 12
+    controls: int = 20
     control_every: int = 2
     visit: int = 0
     seed: int = 0

@@ -113,7 +113,7 @@ def plan(
     coefficients: Sequence[float] | float = (1.0,),
     metric: Metric | None = None,
     scored: str | tuple[int, ...] | None = None,
-    controls: int = 12,
+    controls: int = 20,
     control_every: int = 2,
     spacing: str = "any",
     antithetic: bool = False,

@@ -78,7 +78,7 @@ def run(
     targets: Annotated[str | None, typer.Option(help="Tokens for log_prob, with commas.")] = None,
     against: Annotated[str | None, typer.Option(help="Tokens that log_prob compares the targets with.")] = None,
     scored: Annotated[str | None, typer.Option(help="Positions to score: all, last, or indices.")] = None,
-    controls: Annotated[int, typer.Option(help="Random vectors of equal norm; 0 for none.")] = 12,
+    controls: Annotated[int, typer.Option(help="Random vectors of equal norm; 0 for none.")] = 20,
     control_every: Annotated[int, typer.Option(help="One in so many draws is a control.")] = 2,
     spacing: Annotated[str, typer.Option(help="Of vertical layers: any, consecutive, or a step.")] = "any",
     antithetic: Annotated[bool, typer.Option(help="Follow every set of nodes by its complement.")] = False,

@@ -37,11 +37,11 @@ def test_the_numbers_of_a_seed_never_change() -> None:
     drawn = [design(seed=3, kinds=KINDS, k=(1, 3)).trial(i, UNITS) for i in (0, 1, 3, 17, 100, 399)]
     assert [(t.kind, t.units, t.control) for t in drawn] == [
         ("vertical", (10, 14), -1),
-        ("vertical", (10, 14), 3),
-        ("horizontal", (12, 14), 3),
-        ("uniform", (1, 6, 7), 3),
+        ("vertical", (10, 14), 5),
+        ("horizontal", (12, 14), 5),
+        ("uniform", (1, 6, 7), 5),
         ("uniform", (2, 8), -1),
-        ("stratified", (7, 10), 3),
+        ("stratified", (7, 10), 14),
     ]
 
 
@@ -101,17 +101,17 @@ def test_a_control_has_the_nodes_prompt_and_coefficient_of_a_real_trial(antithet
         twin = trials[t.index - back]
         assert twin.control == -1
         assert (twin.units, twin.prompt, twin.coefficient) == (t.units, t.prompt, t.coefficient)
-    assert {t.control for t in controls} == set(range(12))
+    assert {t.control for t in controls} == set(range(20))
     by_visit = {(t.visit, t.control) for t in controls}
     assert len(by_visit) == made.visits  # one random vector a visit
 
 
 def test_every_random_vector_meets_every_coefficient_and_as_many_prompts() -> None:
-    made = design(trials=24 * 60 * 4, prompts=60, coefficients=(1.0, 2.0, 4.0), visit=4)
+    made = design(trials=40 * 60 * 4, prompts=60, coefficients=(1.0, 2.0, 4.0), visit=4)
     of = [made.control_of(visit) for visit in range(made.visits)]
-    assert set(Counter(of).values()) == {len(of) // 12}
-    assert len({(c, made.of_visit(v)[2]) for v, c in enumerate(of)}) == 12 * 3
-    prompts = [len({made.of_visit(v)[0] for v, c in enumerate(of) if c == vector}) for vector in range(12)]
+    assert set(Counter(of).values()) == {len(of) // 20}
+    assert len({(c, made.of_visit(v)[2]) for v, c in enumerate(of)}) == 20 * 3
+    prompts = [len({made.of_visit(v)[0] for v, c in enumerate(of) if c == vector}) for vector in range(20)]
     assert min(prompts) > 40
 
 
