@@ -71,7 +71,7 @@ def written(row: Row) -> tuple[str, ...]:
     varies = f", by {row.varies}: {', '.join(c.at for c in row.cells)}" if row.varies else ""
     sign = {"rate": "at most ", "coverage": "at least ", "never": "", "shown": ""}[row.kind]
     bound = "–" if row.bound is None else f"{sign}{_percent(row.bound)}"
-    ok = f"shown: {row.weakness}" if row.kind == "shown" else "yes" if row.ok else "NO"
+    ok = f"shown: {row.weakness}" if row.kind == "shown" else "yes" if row.sure else "not broken" if row.ok else "NO"
     tries = sorted({c.tries for c in row.cells})
     return (
         row.what,

@@ -100,10 +100,10 @@ def drawn(name: str, family: str, count: int, seed: int = 0) -> list[SteeringVec
     return [own for (own,) in references(f"{family}:{count}", model(name), real).draw(model(name), real, seed)]
 
 
-def asked(name: str, real: SteeringVector, count: int, beside: object) -> Experiment:
-    """One vector on so many prompts."""
+def asked(name: str, real: SteeringVector, count: int, beside: object, seed: int = 0) -> Experiment:
+    """One vector on so many prompts; the same seed draws the same references."""
     given = Injection(real, COEFFICIENT)
-    return Experiment(model(name), (given,), prompts(name, count), references=beside)  # type: ignore[arg-type]
+    return Experiment(model(name), (given,), prompts(name, count), references=beside, seed=seed)  # type: ignore[arg-type]
 
 
 @cache

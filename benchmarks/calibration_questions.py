@@ -174,7 +174,7 @@ def _words(size: Size) -> list[Row]:
     concentrated = []
     for run in range(size.runs):
         real = random_like(vector(SMALL), 500 + run)
-        experiment = asked(SMALL, real, FEW, f"isotropic:{SOME}")
+        experiment = asked(SMALL, real, FEW, f"isotropic:{SOME}", seed=run)
         quiet = exact(experiment, completions=0, writers=False, attention=False)
         for name, result in (("exact", quiet), ("screen", screen(experiment))):
             table = result.frames["effects"]

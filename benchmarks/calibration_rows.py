@@ -1,8 +1,10 @@
 """What a line of the calibration table is: a rate or a coverage, how many tries stand behind it, and its bound.
 
 A bound is broken only where the tries say so: the lower end of the 95% interval of a rate (Clopper and Pearson 1934)
-must lie above 1.5 times the stated level, the upper end of that of a coverage below 92%. A try that gives several
-numbers (nodes of one draw) counts once, with the share of them: that interval is too wide rather than too narrow.
+must lie above 1.5 times the stated level, the upper end of that of a coverage below 92%. Where the tries do not say
+that it holds either (too few of them, or a value close to it) the line reads `not broken` instead of `yes`. A try that
+gives several numbers (nodes of one draw) counts once, with the share of them: that interval is too wide rather than too
+narrow.
 """
 
 from collections.abc import Sequence
@@ -105,6 +107,15 @@ class Row:
     @property
     def ok(self) -> bool:
         return not any(self.broken(cell) for cell in self.cells)
+
+    @property
+    def sure(self) -> bool:
+        """Whether the tries are enough to say that the bound holds: the other end of every interval is inside, too."""
+        bound = self.bound
+        inside = [
+            c.low >= bound if self.kind == "coverage" else c.high <= bound for c in self.cells if c.bounded and bound
+        ]
+        return self.ok and (self.kind == "never" or bool(inside) and all(inside))
 
     def broken(self, cell: Cell) -> bool:
         """Whether the tries of a cell say that the bound does not hold; a value that is missing breaks it, too."""

@@ -95,6 +95,21 @@ def test_a_bound_is_broken_where_the_tries_say_so(row: Row, ok: bool) -> None:
     assert row.ok is ok
 
 
+@pytest.mark.parametrize(
+    ("row", "word"),
+    [
+        (rates("p", "", [("", 0.05, 10_000)]), "yes"),
+        (rates("p", "", [("", 0.05, 10_000), ("", 0.0, 10)]), "not broken"),  # ten tries may hide a rate of 31%
+        (rates("p", "", [("", 0.09, 10_000)]), "NO"),
+        (Row("interval", "", "coverage", (Cell("8", 0.95, 10_000),), stated=0.95), "yes"),
+        (Row("interval", "", "coverage", (Cell("8", 0.92, 10_000),), stated=0.95), "not broken"),
+        (Row("claim", "", "never", (Cell("", 0.0, 5),)), "yes"),
+    ],
+)
+def test_a_line_says_yes_only_where_its_tries_are_enough(row: Row, word: str) -> None:
+    assert calibration.written(row)[-1] == word
+
+
 def test_the_interval_of_a_rate_is_that_of_clopper_and_pearson() -> None:
     assert Cell("", 0.5, 10).low == pytest.approx(0.1871, abs=1e-4)
     assert Cell("", 0.5, 10).high == pytest.approx(0.8129, abs=1e-4)
