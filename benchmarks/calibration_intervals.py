@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from benchmarks.calibration_pool import Pool, pool
 from benchmarks.calibration_rows import ALPHA, FROM, LEVEL, Cell, Row, Size
 from steerscope.analysis.breakdown.regimes import crossing, ends
+from steerscope.analysis.origin.kept import Curves, Tried, smallest
 from steerscope.analysis.question.groups import groups_of
+from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.stats import (
     holm,
     interval,
@@ -31,7 +33,8 @@ Draw = Callable[[np.random.Generator, int, int], tuple[Values, Groups]]
 SMOOTH = 0.35  # of the standard deviation over prompts, by which a draw is moved
 WITHIN = 0.04  # of the variance; 96% lies between groups
 RESAMPLES = 500
-ONE_LARGE = "as one large group beside small ones; a mean over prompts is then mostly that group's"
+ONE_LARGE = "the mean over prompts is mostly that of one group"
+SKEWED = "far more skewed than real effects"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def kinds(found: Pool) -> list[Data]:
         Data("4 names x as many templates as groups, 96% of the variance between templates", _sized(lambda g: [4] * g)),
         Data("half of the groups 1 prompt, half 6", _sized(lambda g: [1] * (g // 2) + [6] * (g - g // 2))),
         Data("one template with as many prompts as all others", _sized(lambda g: [1] * (g - 1) + [g - 1]), ONE_LARGE),
-        Data("log-normal (skew 6), every prompt a group", _sized(lambda g: [1] * g, True), "as far more skewed data"),
+        Data("log-normal (skew 6), every prompt a group", _sized(lambda g: [1] * g, True), SKEWED),
     ]
 
 
@@ -86,7 +89,15 @@ def rows(size: Size) -> list[Row]:
     lines: list[Row] = []
     for data in kinds(found):
         lines += _of(data, size)
-    return [*lines, *_clustered(), _ratios(found, size), _families(found, size), _mean(size), _crossings(size)]
+    return [
+        *lines,
+        *_clustered(),
+        _ratios(found, size),
+        _families(found, size),
+        _mean(size),
+        _crossings(size),
+        _fractions(size),
+    ]
 
 
 def _of(data: Data, size: Size) -> list[Row]:
@@ -191,3 +202,27 @@ def _crossings(size: Size) -> Row:
         cells.append(Cell(str(groups), float(np.mean(hits)), tries, groups >= FROM))
     where = "damage = rate x coefficient squared, rates of groups log-normal"
     return Row("95% interval of a threshold's coefficient", where, "coverage", tuple(cells), "groups", LEVEL)
+
+
+def _fractions(size: Size) -> Row:
+    """The smallest fraction of the dimensions that keeps 90%, where a prompt's share is a power of the fraction."""
+    tried = Tried(("size",), (False,), tuple(np.round(np.linspace(0.05, 1.0, 20), 2).tolist()), (100,))
+    fractions, tries, cells = tried.really, max(50, size.tries // 10), []
+
+    def curves(generator: np.random.Generator, prompts: int) -> Values:
+        power = 0.2 * generator.lognormal(0.0, 0.5, prompts)
+        return np.asarray(np.exp(0.3 * generator.normal(size=prompts)) * fractions[:, None] ** power)
+
+    many = curves(np.random.default_rng(99), 200_000).mean(axis=1)
+    truth = fractions[np.argmax(many >= 0.9 * many[-1])]
+    for groups in size.groups:
+        generator, hits = np.random.default_rng(groups), []
+        for _ in range(tries):
+            effect = curves(generator, groups)[None, None]
+            whole = effect[0, 0, -1]
+            one = Curves(effect, effect, effect, np.ones((1, len(fractions))), whole, whole, whole)
+            found = smallest([one], tried, 0.9, Statistics(), np.arange(groups), 0).iloc[0]
+            hits.append(found["low"] <= truth <= found["high"])
+        cells.append(Cell(str(groups), float(np.mean(hits)), tries, groups >= FROM))
+    where = "made-up curves of a sparse vector"
+    return Row("95% interval of the smallest fraction that keeps 90%", where, "coverage", tuple(cells), "groups", LEVEL)

@@ -45,9 +45,9 @@ class Size:
 
 
 QUICK = Size(
-    tries=600, vectors=22, prompts=8, draws=88, runs=1, planted=4, of=13, groups=(4, 8, 16), references=(8, 12, 20)
+    tries=600, vectors=22, prompts=8, draws=66, runs=1, planted=4, of=13, groups=(4, 8, 16), references=(8, 12, 20)
 )
-WHOLE = Size(tries=4000, vectors=64, prompts=16, draws=640, runs=12, planted=24, of=25)
+WHOLE = Size(tries=4000, vectors=64, prompts=16, draws=640, runs=12, planted=48, of=33)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def _planted(size: Size) -> list[Row]:
                     wrong.append(np.isin(verdicts[carries], WRONG).any())
                 else:
                     random.append(told.any())
-    tries = len(idle)
+    tries = size.planted  # each with a table for every measure
     return [
         rates("any idle head of a table told from noise", "planted models", [("", float(np.mean(idle)), tries)]),
         rates(
