@@ -74,6 +74,8 @@ def _against(by: Mapping[str, pd.DataFrame]) -> list[str]:
 
 def nothing_tested(result: Result, table: pd.DataFrame) -> str:
     """Why no node can be told from references at all; empty where one can."""
+    if not table["verdict"].isin(["untested", "small", "against"]).all():
+        return ""
     missing = result.manifest.get("missing", {})
     if "intervals" in missing:
         return str(missing["intervals"])
@@ -81,7 +83,9 @@ def nothing_tested(result: Result, table: pd.DataFrame) -> str:
         return "no reference vectors were run beside it"
     if not table["own_share"].notna().any():
         return "the whole effect is not told from zero over these prompts"
-    tests = [t for t in result.manifest.get("reference_tests", []) if t["measure"] in set(table["measure"])]
+    tests = result.manifest.get("reference_tests", [])
+    if "measure" in table:
+        tests = [t for t in tests if t["measure"] in set(table["measure"])]
     if tests and not any(t["trusted"] for t in tests):
         t = tests[0]
         if t["told"] is None:

@@ -204,7 +204,8 @@ def test_opponents_and_zeros_are_no_carriers(results: dict[str, Result], kind: s
     assert f"{carrier} (100%" in said and f"Working against the effect: {opponent} (−67%)." in said
     assert not re.search(rf"\b{zero} \(", said) and said.index(carrier) < said.index("Working against")
     none = headline(with_effects(given, [(4 / 3, -0.67, "against")]))
-    assert f"Working against the effect: {carrier} (−67%)." in none and "Nothing is specific" in none
+    assert f"Working against the effect: {carrier} (−67%)." in none
+    assert "Nothing is specific" in none or "can it be said" in none
     assert none.count(f"{carrier} (") == 1
 
 
