@@ -33,7 +33,7 @@ def carried(result: Result, table: pd.DataFrame, done: str) -> list[str]:
     by = {name: table[table["verdict"] == name] for name in table["verdict"].unique()}
     why = nothing_tested(result, table)
     if why:
-        top = largest(table, 3)
+        top = largest(table[table["verdict"] != "against"], 3)
         named = [f"{r.node} ({words.percent(r.share)})" for r in records(top) if r.effect]
         shown = f" Largest effects, as they are: {words.listing(named)}." if named else ""
         return [f"Of no head or MLP of {where} can it be said that it carries {what}: {why}.{shown}", *_against(by)]
