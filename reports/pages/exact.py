@@ -208,8 +208,8 @@ def _ranking(result: Result) -> Section:
 def _contrasts(result: Result) -> Section:
     text = (
         "Each vector, real or reference, has its own change of the logits. On the dotted line a node carries the same "
-        "share of this vector's change as of the references': it carries whatever is put there. What lies above the "
-        "line by more than the spread of the references is told from them."
+        "share of this vector's change as of the references': it carries whatever is put there. It takes several of "
+        "their spreads above the line to be told from them: see 'How sure is this?'."
     )
     kinds = [
         (name, what)
