@@ -289,7 +289,12 @@ class Experiment:
     def own(self, vector: int) -> Score:
         """Along a vector's own change of logits: what references are read by, each in its own direction."""
         metric = self.metric if self.metric.own_direction else logit_direction()
-        return metric.prepare(self.scored_positions, self.clean, self.outputs_of(vector))
+
+        def prepared() -> Score:
+            return metric.prepare(self.scored_positions, self.clean, self.outputs_of(vector))
+
+        found: Score = self._runs.get("own", vector, prepared)  # asked for by every reading of a vector
+        return found
 
     def readings(self, vector: int) -> list[Score]:
         """What a vector's runs are read by: a reference by its own change alone, the real vector by the metric, too."""

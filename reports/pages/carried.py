@@ -13,7 +13,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.verdicts import NOISE
 from steerscope.reports import words
 from steerscope.reports.page import Section, Table
-from steerscope.reports.pages.common import model_name
+from steerscope.reports.pages.common import model_name, shares
 from steerscope.reports.records import largest, records
 
 MOST = 5  # nodes named in a list
@@ -33,8 +33,7 @@ def carried(result: Result, table: pd.DataFrame, done: str) -> list[str]:
     by = {name: table[table["verdict"] == name] for name in table["verdict"].unique()}
     why = nothing_tested(result, table)
     if why:
-        top = largest(table[table["verdict"] != "against"], 3)
-        named = [f"{r.node} ({words.percent(r.share)})" for r in records(top) if r.effect]
+        named = shares(table[(table["verdict"] != "against") & (table["effect"] != 0)], 3)
         shown = f" Largest effects, as they are: {words.listing(named)}." if named else ""
         return [f"Of no head or MLP of {where} can it be said that it carries {what}: {why}.{shown}", *_against(by)]
     meant = compared(result, noise=False)
@@ -68,8 +67,8 @@ def carried(result: Result, table: pd.DataFrame, done: str) -> list[str]:
 def _against(by: Mapping[str, pd.DataFrame]) -> list[str]:
     if "against" not in by:
         return []
-    named = [f"{r.node} ({words.percent(r.share)})" for r in records(largest(by["against"], MOST))]
-    return [f"Working against the effect: {words.listing(_cut(named, by['against']))}."]
+    named = _cut(shares(by["against"], MOST), by["against"])
+    return [f"Working against the effect: {words.listing(named)}."]
 
 
 def nothing_tested(result: Result, table: pd.DataFrame) -> str:
