@@ -11,6 +11,7 @@
     ├── BadCorpus               a training text that cannot be used
     ├── BadLens                 a lens that cannot be read, or one of another model
     ├── BadArgument             any other argument out of its range
+    ├── CannotWrite             a place that the system does not let us write to
     ├── DiskFull                no room left for what was computed; what is written stays good
     ├── OutputExists            a folder with results in it, without permission to overwrite
     ├── DamagedRun              a saved result that cannot be read back whole
@@ -62,6 +63,10 @@ class BadLens(SteerscopeError):
 
 class BadArgument(SteerscopeError):
     """Any other argument out of its range."""
+
+
+class CannotWrite(SteerscopeError):
+    """A place that the system does not let us write to: read-only, no such device, a name that is too long."""
 
 
 class DiskFull(SteerscopeError):
