@@ -33,7 +33,7 @@ try:
 except ImportError:  # no locks on folders on Windows: what a killed run left stays there
     fcntl = None  # type: ignore[assignment]
 
-CHECKSUM = "checksum"
+CHECKSUM, CHECKSUMS = "checksum", "checksums.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.(new|old)")
 STAYS = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EXDEV, errno.EROFS)  # a folder that cannot be moved
@@ -210,6 +210,36 @@ def read_json(
             "bring it back, or run it again"
         )
     return found
+
+
+def seal_folder(folder: Path) -> None:
+    """Writes `checksums.json` over all files of a folder that is being made (see `renewed`)."""
+    (folder / CHECKSUMS).write_bytes(sealed({"files": _sums(folder)}))
+
+
+def check_folder_seal(folder: str | Path, error: type[SteerscopeError], what: str) -> None:
+    """Refuses a folder in which a file that `seal_folder` saw is missing or has changed; one without a seal passes.
+
+    Raises:
+        error: with the names.
+    """
+    folder = Path(folder)
+    if not (folder / CHECKSUMS).exists():
+        return
+    files = read_json(folder / CHECKSUMS, error, "list of checksums").get("files")
+    there = _sums(folder)
+    changed = sorted(name for name, sum in files.items() if there.get(name) != sum) if isinstance(files, dict) else []
+    if changed or not isinstance(files, dict):
+        raise error(
+            f"in {str(folder)!r} {', '.join(changed[:5]) or CHECKSUMS} has changed since the {what} was written; expected "
+            f"its files as they were; bring them back, or remove {CHECKSUMS} if you changed them yourself"
+        )
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The digest of every file right in a folder."""
+    files = (Path(entry.path) for entry in _entries(folder) if entry.is_file() and entry.name != CHECKSUMS)
+    return {path.name: digest(path.read_bytes()) for path in sorted(files)}
 
 
 def _json(document: Any) -> str:

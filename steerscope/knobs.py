@@ -77,8 +77,8 @@ def _texts(file: Path) -> list[str]:
 _LIST = Kind(str, _names, "names separated by commas")
 _FLOATS = Kind(str, _numbers, "numbers separated by commas, such as 1,10,100")
 KINDS: Mapping[str, Kind] = {
-    "int": Kind(int),
-    "float": Kind(float),
+    **dict.fromkeys(("int", "Count", "Whole", "Seed"), Kind(int)),
+    **dict.fromkeys(("float", "Share", "Level", "Positive"), Kind(float)),
     "bool": Kind(bool),
     "str": Kind(str),
     "Literal": Kind(str),
