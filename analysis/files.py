@@ -1,10 +1,9 @@
-"""The one writer, and what the one reader shares with it: everything that steerscope puts on a disk goes through here.
+"""The one writer: everything that steerscope puts on a disk goes through here.
 
 1. A file is written as a sibling that was not there before (never through a link), synced, and renamed.
 2. A folder is written whole beside its place and takes it in one rename, or in one exchange with the old one; what
    others put into the old one goes along.
-3. JSON of ours carries a checksum of itself (`sealed`): a changed manifest is refused, not believed.
-4. Whatever the system refuses becomes one sentence: `DiskFull` or `CannotWrite`.
+3. Whatever the system refuses becomes one sentence: `DiskFull` or `CannotWrite`.
 
 A temporary is locked while its writer lives. One that is not was left by a killed run: the next writer of the same name
 removes it, or puts back what it had moved away.
@@ -14,26 +13,23 @@ import contextlib
 import ctypes
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from .errors import CannotWrite, DiskFull, OutputExists, SteerscopeError
+from .errors import CannotWrite, DiskFull, OutputExists
 
 try:
     import fcntl
 except ImportError:  # no locks on folders on Windows: what a killed run left stays there
     fcntl = None  # type: ignore[assignment]
 
-CHECKSUM, CHECKSUMS = "checksum", "checksums.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.(new|old)")
 STAYS = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EXDEV, errno.EROFS)  # a folder that cannot be moved
@@ -167,89 +163,6 @@ def settle_all(folder: Path) -> None:
             _remove(Path(entry.path))
 
 
-def digest(content: bytes) -> str:
-    """SHA-256, in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def sealed(document: Mapping[str, Any]) -> bytes:
-    """A JSON object as bytes, with a checksum of its own content."""
-    return (_json({**document, CHECKSUM: digest(_json(document).encode())}) + "\n").encode()
-
-
-def read_json(
-    path: str | Path,
-    error: type[SteerscopeError],
-    what: str,
-    needed: Callable[[dict[str, Any]], bool] = lambda found: True,
-) -> dict[str, Any]:
-    """A JSON object from a file, without its checksum.
-
-    Args:
-        error: what to raise.
-        what: the file is, in words.
-        needed: whether it must carry a checksum, by what it holds; one that is there is always checked.
-
-    Raises:
-        error: missing, not readable, no JSON object, or changed since it was written.
-    """
-    try:
-        found = json.loads(Path(path).read_bytes().decode("utf-8"), parse_constant=_no_constant)
-        there = found.pop(CHECKSUM, None) if isinstance(found, dict) else None
-        expected = digest(_json(found).encode())
-    except (OSError, ValueError, RecursionError) as reason:
-        why = getattr(reason, "strerror", None) or f"{type(reason).__name__}: {reason}"
-        raise error(
-            f"{str(path)!r} is no {what} ({why[:200]}); expected one that steerscope wrote; check it"
-        ) from reason
-    if not isinstance(found, dict):
-        raise error(f"{str(path)!r} is no {what} (it holds {type(found).__name__}); expected a JSON object; check it")
-    if there != expected and (there is not None or needed(found)):
-        raise error(
-            f"{str(path)!r} has changed since it was written (its checksum differs); expected the {what} as it was; "
-            "bring it back, or run it again"
-        )
-    return found
-
-
-def seal_folder(folder: Path) -> None:
-    """Writes `checksums.json` over all files of a folder that is being made (see `renewed`)."""
-    (folder / CHECKSUMS).write_bytes(sealed({"files": _sums(folder)}))
-
-
-def check_folder_seal(folder: str | Path, error: type[SteerscopeError], what: str) -> None:
-    """Refuses a folder in which a file that `seal_folder` saw is missing or has changed; one without a seal passes.
-
-    Raises:
-        error: with the names.
-    """
-    folder = Path(folder)
-    if not (folder / CHECKSUMS).exists():
-        return
-    files = read_json(folder / CHECKSUMS, error, "list of checksums").get("files")
-    there = _sums(folder)
-    changed = sorted(name for name, sum in files.items() if there.get(name) != sum) if isinstance(files, dict) else []
-    if changed or not isinstance(files, dict):
-        raise error(
-            f"in {str(folder)!r} {', '.join(changed[:5]) or CHECKSUMS} has changed since the {what} was written; expected "
-            f"its files as they were; bring them back, or remove {CHECKSUMS} if you changed them yourself"
-        )
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    """The digest of every file right in a folder."""
-    files = (Path(entry.path) for entry in _entries(folder) if entry.is_file() and entry.name != CHECKSUMS)
-    return {path.name: digest(path.read_bytes()) for path in sorted(files)}
-
-
-def _json(document: Any) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
 # Temporaries: siblings that did not exist, locked while their writer lives.
 
 
@@ -327,7 +240,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _short(name: str) -> str:
     """A name that a temporary's has room for."""
     data = name.encode(errors="surrogateescape")
-    return name if len(data) <= LONGEST else digest(data)[:32]
+    return name if len(data) <= LONGEST else hashlib.sha256(data).hexdigest()[:32]
 
 
 def _no_link() -> int:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import SteerscopeError
-from .files import CHECKSUM
+from .seals import CHECKSUM
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> bytes:
