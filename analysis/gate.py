@@ -243,6 +243,11 @@ def place(value: Any) -> Path:
     return Path(found)
 
 
+def _path_text(value: Any) -> str:
+    place(text(value))
+    return str(value)
+
+
 def nothing(value: Any) -> None:
     """None."""
     if value is not None:
@@ -293,7 +298,8 @@ def _one_of(choices: Sequence[Any]) -> Check:
 
 
 def _any_of(hints: Sequence[Any]) -> Check:
-    checks = [check_of(hint) for hint in hints]
+    paths = Path in hints  # a text is one, too, then
+    checks = [_path_text if paths and hint is str else check_of(hint) for hint in hints]
 
     def either(value: Any) -> Any:
         expected = []

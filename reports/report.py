@@ -2,22 +2,24 @@
 
 from pathlib import Path
 
-from steerscope.analysis.results.result import Result
+from steerscope.analysis.files import write
+from steerscope.analysis.gate import gated
+from steerscope.analysis.results.result import PAGE, Result
 from steerscope.questions import page_of
 from steerscope.reports.page import render
 
-NAME = "report.html"
 
-
+@gated
 def report(folder: str | Path, to: str | Path | None = None) -> Path:
     """Writes the page of the result that was saved in `folder`, there or in the folder `to`; its path.
 
     Raises:
         DamagedRun: the folder holds no whole result.
+        DiskFull, CannotWrite: the system refuses; an older page stays.
     """
-    result = Result.load(folder)
-    path = Path(to or folder) / NAME
-    temporary = path.with_name(NAME + ".part")
-    temporary.write_text(render(page_of(result.kind).page(result)), encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write(Path(to or folder) / PAGE, html(Result.load(folder)))
+
+
+def html(result: Result) -> str:
+    """The page of a result."""
+    return render(page_of(result.kind).page(result))

@@ -3,15 +3,13 @@
 A result explains itself: the meaning, unit and role of every column travel with it, so that one that was saved by
 another version, or by a question that is not in this one, can still be read and drawn.
 
-A saved result is a folder: one parquet file a frame, `manifest.json` with the checksum of each.
-Files are written beside and renamed, the manifest last, so a folder with a manifest is whole.
+A saved result is a folder: one parquet file a frame, and `manifest.json` with the checksum of each and of itself. It
+takes its place in one step (`analysis.files`), with the page that was drawn from it, so a folder is old or new.
 No torch in here: a result is read and drawn where no model is.
 """
 
-import hashlib
-import json
-import os
-import shutil
+import io
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -19,16 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from steerscope.analysis.errors import BadArgument, DamagedRun, OutputExists
+from steerscope.analysis.files import renewed
+from steerscope.analysis.gate import gated
+from steerscope.analysis.seals import digest, read_json, sealed
 from steerscope.questions import page_of
 
 from .schema import Frames, from_json, to_json
 
-FORMAT = 2
-MANIFEST = "manifest.json"
+FORMAT = 3  # of 2, the manifest has no checksum
+MANIFEST, PAGE = "manifest.json", "report.html"
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+PIECE = 4096  # bytes of a page that say whose it is
+MARK = b"steerscope"  # in the metadata of our tables: whose they are, where no manifest says it
 
 
+@gated
 @dataclass(frozen=True, repr=False)
 class Result:
     """Tidy frames, what their columns mean, and a manifest.
@@ -60,6 +67,7 @@ class Result:
             if set(own) != set(expected.get(name, ())) or len(own) != len(set(own))
         ]
         wrong += [f"{name}: no such frame" for name in sorted(set(expected) - set(found))]
+        wrong += [f"{name!r} is no name of a table" for name in found if not NAME.fullmatch(name)]
         if wrong:
             raise BadArgument(
                 f"frames of a result of kind {self.kind!r} do not agree with its columns ({'; '.join(wrong)}); "
@@ -87,26 +95,56 @@ class Result:
         shown: str = import_module("steerscope.reports.notebook").html(self)
         return shown
 
-    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Writes the result to `folder`.
+    @gated
+    def save(
+        self, folder: str | Path, overwrite: bool = False, beside: Mapping[str, str | bytes] | None = None
+    ) -> Path:
+        """Writes the result to `folder`, which is the old one until the new one is whole.
+
+        Args:
+            overwrite: replace the result that is there, with its page. What others put there stays.
+            beside: further files by name, such as the page; they come with the tables, in one step.
 
         Raises:
             OutputExists: the folder holds a result already and `overwrite` is false.
+            BadArgument: a table or a manifest that no file can hold.
+            DiskFull, CannotWrite: the system refuses; what was there stays.
         """
-        folder = Path(folder)
-        check_folder(folder, overwrite, self.frames)
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder)
-        files = {}
-        for name, frame in self.frames.items():
-            path = folder / f"{name}.parquet"
-            _write(path, lambda temporary, frame=frame: frame.to_parquet(temporary, index=False))
-            files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        columns = to_json(self.columns)
-        document = {"format": FORMAT, "kind": self.kind, "files": files, "columns": columns, **self.manifest}
-        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-        _write(folder / MANIFEST, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+        folder, more = Path(folder), dict(beside or {})
+        wrong = sorted(name for name in more if Path(name).name != name or name.endswith(".parquet"))
+        if wrong:
+            raise BadArgument(f"beside={wrong}; expected plain names of files that are no tables; choose others")
+        check_folder(folder, overwrite, self.frames, more)
+        contents = {f"{name}.parquet": self._table(name) for name in self.frames}
+        files = {name.removesuffix(".parquet"): digest(content) for name, content in contents.items()}
+        about = {"format": FORMAT, "kind": self.kind, "files": files, "columns": to_json(self.columns)}
+        about |= {"beside": sorted(more)} if more else {}
+        try:
+            contents[MANIFEST] = sealed({**about, **self.manifest})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadArgument(
+                f"the manifest of a {self.kind} cannot be written ({error}); expected finite numbers, texts, lists and "
+                "dictionaries; mend it"
+            ) from error
+        old = _saved(folder) | {MANIFEST}
+        with renewed(folder, old.__contains__) as fresh:
+            for name, content in {**contents, **more}.items():
+                (fresh / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return folder
+
+    def _table(self, name: str) -> bytes:
+        """A frame as parquet."""
+        try:
+            table = pa.Table.from_pandas(self.frames[name], preserve_index=False)
+            marked = table.replace_schema_metadata({**(table.schema.metadata or {}), MARK: name.encode()})
+            buffer = io.BytesIO()
+            pq.write_table(marked, buffer)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise BadArgument(
+                f"the table {name!r} of a {self.kind} cannot be written ({str(error)[:200]}); expected one type a "
+                "column, and texts that UTF-8 holds; mend the column"
+            ) from error
+        return buffer.getvalue()
 
     @classmethod
     def load(cls, folder: str | Path) -> "Result":
@@ -122,30 +160,40 @@ class Result:
                 f"no {MANIFEST} in {str(folder)!r}: expected a folder that steerscope saved; "
                 "give the folder of a finished run"
             )
+        manifest = read_json(path, DamagedRun, "manifest", needed=lambda found: found.get("format", FORMAT) != 2)
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
             kind, files = manifest.pop("kind"), manifest.pop("files")
             version = manifest.pop("format")
             columns = from_json(manifest.pop("columns"))
+            manifest.pop("beside", None)
+            newer = version > FORMAT
+            wrong = sorted(name for name in files if not NAME.fullmatch(name))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedRun(
-                f"{str(path)!r} is not a manifest of steerscope ({error}); run the analysis again"
+                f"{str(path)!r} is not a manifest of a result ({type(error).__name__}: {error}); expected one that "
+                "steerscope saved; give the folder of a finished run"
             ) from error
-        if version > FORMAT:
+        if newer:
             raise DamagedRun(
                 f"{str(path)!r} has format {version}, this steerscope reads up to {FORMAT}; update steerscope"
             )
-        frames = {name: _read(folder / f"{name}.parquet", digest) for name, digest in files.items()}
-        return cls(kind, frames, columns, manifest)
+        if wrong:
+            raise DamagedRun(f"{str(path)!r} lists {wrong[:3]}; expected names of tables; run the analysis again")
+        frames = {name: _read(folder / f"{name}.parquet", expected) for name, expected in files.items()}
+        try:
+            return cls(kind, frames, columns, manifest)
+        except BadArgument as error:
+            raise DamagedRun(f"{str(folder)!r} is no whole result: {error}") from error
 
 
-def check_folder(folder: str | Path, overwrite: bool, frames: Iterable[str] = ()) -> None:
+def check_folder(folder: str | Path, overwrite: bool, frames: Iterable[str] = (), beside: Iterable[str] = ()) -> None:
     """Refuses a folder that cannot be written to, before any work is done.
 
     With `overwrite` a result may be replaced; a file that is no part of one never is.
 
     Args:
         frames: names of the tables that will be written.
+        beside: names of further files.
 
     Raises:
         OutputExists: there is a result and `overwrite` is false, or somebody else's file, or `folder` is a file.
@@ -153,58 +201,71 @@ def check_folder(folder: str | Path, overwrite: bool, frames: Iterable[str] = ()
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputExists(f"{str(folder)!r} is a file, expected a folder to write to; choose another name")
-    if (folder / MANIFEST).exists() and not overwrite:
+    saved = _saved(folder)
+    if ((folder / MANIFEST).exists() or saved) and not overwrite:
         raise OutputExists(
-            f"{str(folder)!r} holds a result already; choose another folder, or pass --overwrite (overwrite=True)"
+            f"{str(folder)!r} holds a result already; expected a new folder; choose another, or pass --overwrite "
+            "(overwrite=True)"
         )
     found = _manifest(folder)
     if "kind" in found and "columns" not in found:
         raise OutputExists(
-            f"{str(folder)!r} holds a {found['kind']}, which no result may replace; choose another folder"
+            f"{str(folder)!r} holds a {found['kind']}, which no result may replace; expected another folder; choose one"
         )
-    ours = {f"{name}.parquet" for name in frames}
-    foreign = sorted(name for name in ours - _saved(folder) if (folder / name).exists())
+    written = {f"{name}.parquet" for name in frames} | set(beside)
+    foreign = sorted(name for name in written - saved if (folder / name).exists())
     if foreign:
         raise OutputExists(
             f"{str(folder)!r} holds {', '.join(foreign)}, which no saved result lists and this one would replace; "
-            "choose another folder, or move the file away"
+            "expected a folder without it; choose another folder, or move the file away"
         )
 
 
 def _saved(folder: Path) -> set[str]:
-    """Names of the tables that the result in `folder` lists as its own."""
-    files = _manifest(folder).get("files")
-    return {f"{name}.parquet" for name in files} if isinstance(files, dict) else set()
+    """Names of the files in `folder` that are a result's: its manifest lists them, or they say so themselves."""
+    about = _manifest(folder)
+    tables, beside = about.get("files"), about.get("beside")
+    named = {f"{name}.parquet" for name in tables if NAME.fullmatch(name)} if isinstance(tables, dict) else set()
+    named |= {str(name) for name in beside if name != MANIFEST} if isinstance(beside, list) else set()
+    return named | {path.name for path in folder.glob("*.parquet") if _marked(path)} | _page(folder)
+
+
+def _marked(path: Path) -> bool:
+    try:
+        return path.is_file() and MARK in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _page(folder: Path) -> set[str]:
+    """The page, if it is one of ours."""
+    try:
+        with (folder / PAGE).open("rb") as file:
+            return {PAGE} if b'content="steerscope"' in file.read(PIECE) else set()
+    except OSError:
+        return set()
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in `folder`, empty where there is none that can be read."""
+    """The manifest in `folder`, as it is; empty where there is none that can be read."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / MANIFEST, DamagedRun, "manifest", needed=lambda found: False)
+    except DamagedRun:
         return {}
-    return manifest if isinstance(manifest, dict) else {}
 
 
-def _clear(folder: Path) -> None:
-    """Removes an old result and nothing else; its manifest first, so that a crash leaves none over mixed files."""
-    old = _saved(folder)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for name in old:
-        (folder / name).unlink(missing_ok=True)
-
-
-def _write(path: Path, write: Any) -> None:
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-    shutil.move(temporary, path)
-
-
-def _read(path: Path, digest: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise DamagedRun(f"{str(path)!r} is missing, the manifest lists it; run the analysis again")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        raise DamagedRun(f"{str(path)!r} has changed since it was saved (checksum differs); run the analysis again")
-    return pd.read_parquet(path)
+def _read(path: Path, expected: str) -> pd.DataFrame:
+    try:
+        content = path.read_bytes()
+        if digest(content) == expected:
+            frame: pd.DataFrame = pq.read_table(io.BytesIO(content)).to_pandas()
+            return frame
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise DamagedRun(
+            f"{str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}), and the manifest lists it; "
+            "expected it as it was saved; run the analysis again"
+        ) from error
+    raise DamagedRun(
+        f"{str(path)!r} has changed since it was saved (its checksum differs); expected it as it was; run the analysis "
+        "again"
+    )

@@ -7,6 +7,7 @@ import pytest
 from steerscope.analysis.errors import BadArgument, DamagedRun, OutputExists
 from steerscope.analysis.results.result import Result, check_folder
 from steerscope.analysis.results.schema import Column, Frames
+from steerscope.analysis.seals import sealed
 
 COLUMNS: Frames = {
     "effects": {
@@ -60,19 +61,18 @@ def test_a_changed_file_is_named(result: Result, tmp_path: Path) -> None:
 def test_a_missing_file_a_missing_manifest_and_a_broken_one_are_told_apart(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path / "a")
     (tmp_path / "a" / "effects.parquet").unlink()
-    with pytest.raises(DamagedRun, match="is missing"):
+    with pytest.raises(DamagedRun, match="cannot be read"):
         Result.load(tmp_path / "a")
     with pytest.raises(DamagedRun, match="no manifest.json"):
         Result.load(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(DamagedRun, match="not a manifest"):
+    with pytest.raises(DamagedRun, match="is no manifest"):
         Result.load(tmp_path)
 
 
 def test_a_run_of_a_newer_format_is_refused(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    _rewrite(tmp_path, {"format": 99})
     with pytest.raises(DamagedRun, match="update steerscope"):
         Result.load(tmp_path)
 
@@ -100,8 +100,7 @@ def test_frames_and_columns_must_agree(result: Result) -> None:
 @pytest.mark.parametrize("columns", [3, {"effects": {"node": ["a", "b"]}}, {"effects": {"node": ["a", "", "king"]}}])
 def test_a_manifest_with_other_columns_is_damaged(columns: object, result: Result, tmp_path: Path) -> None:
     result.save(tmp_path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"columns": columns}))
+    _rewrite(tmp_path, {"columns": columns})
     with pytest.raises(DamagedRun, match="not a manifest"):
         Result.load(tmp_path)
 
@@ -125,3 +124,81 @@ def test_columns_stand_in_the_order_of_their_description(result: Result) -> None
 
 def test_a_result_is_printed_in_one_line(result: Result) -> None:
     assert repr(result) == "<Result exact of no model: effects 2 rows>"
+
+
+def _rewrite(folder: Path, change: dict[str, object]) -> None:
+    """Another manifest with a checksum that fits: what a newer version, or somebody who knows how, would write."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("checksum")
+    (folder / "manifest.json").write_bytes(sealed(manifest | change))
+
+
+def test_a_manifest_that_was_edited_is_refused(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"seed": 4}))
+    with pytest.raises(DamagedRun, match="has changed since it was written"):
+        Result.load(tmp_path)
+
+
+def test_a_manifest_of_the_format_before_needs_no_checksum(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest.pop("checksum")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
+    assert Result.load(tmp_path).manifest["seed"] == 3
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedRun, match="has changed"):
+        Result.load(tmp_path)
+
+
+def test_a_result_whose_manifest_is_gone_can_be_overwritten(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path, beside={"report.html": '<meta name="generator" content="steerscope">'})
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(OutputExists, match="--overwrite"):
+        result.save(tmp_path)
+    result.save(tmp_path, overwrite=True)
+    assert Result.load(tmp_path).kind == "exact" and not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/x", "a.b", "", "\u212a", "a/b"])
+def test_names_do_not_leave_the_folder(name: str, result: Result, tmp_path: Path) -> None:
+    outside = result.save(tmp_path / "outside") / "effects.parquet"
+    (tmp_path / "secret.parquet").write_bytes(outside.read_bytes())
+    frame, columns = result.frames["effects"], COLUMNS["effects"]
+    with pytest.raises(BadArgument, match="no name of a table"):
+        Result("exact", {name: frame}, {name: columns})
+    run = result.save(tmp_path / "run")
+    _rewrite(run, {"files": {name: "0" * 64}, "columns": {name: {}}})
+    with pytest.raises(DamagedRun, match="expected names of tables"):
+        Result.load(run)
+    result.save(run, overwrite=True)
+    assert (tmp_path / "secret.parquet").exists() and outside.exists()
+
+
+def test_further_files_come_with_the_tables_and_go_with_them(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path / "run", beside={"lens.bin": b"1", "page.html": "2"})
+    (tmp_path / "run" / "note.txt").write_text("mine")
+    result.save(tmp_path / "run", overwrite=True, beside={"page.html": "3"})
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "effects.parquet",
+        "manifest.json",
+        "note.txt",
+        "page.html",
+    ]
+    with pytest.raises(BadArgument, match="plain names"):
+        result.save(tmp_path / "other", beside={"../x": "1"})
+
+
+def test_what_no_file_can_hold_is_told(result: Result, tmp_path: Path) -> None:
+    frame = result.frames["effects"]
+    for frames, manifest, what in (
+        ({"effects": frame}, {"x": float("nan")}, "manifest"),
+        ({"effects": frame}, {"x": object()}, "manifest"),
+        ({"effects": frame}, {"x": "\ud800"}, "manifest"),
+        ({"effects": frame.assign(node=pd.Series(["\ud800", "a"], dtype=object))}, {}, "table"),
+        ({"effects": frame.assign(effect=[1, "a"])}, {}, "table"),
+    ):
+        with pytest.raises(BadArgument, match=what):
+            Result("exact", frames, COLUMNS, manifest).save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
