@@ -34,6 +34,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.(new|old)")
 STAYS = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EXDEV, errno.EROFS)  # a folder that cannot be moved
 AT_FDCWD, EXCHANGE = -100, 2
+_NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # 0 on Windows
 LONGEST = 180  # bytes of a name that a temporary repeats; names of more than 255 are none
 
 
@@ -59,7 +60,7 @@ def storing(place: str | Path) -> Iterator[None]:
             "mend it and run the same again"
         ) from error
     except ValueError as error:
-        if "null" not in str(error) and not isinstance(error, UnicodeError):  # a name that no file can have
+        if "embedded null" not in str(error) and not isinstance(error, UnicodeError):  # a name that no file can have
             raise
         raise CannotWrite(f"{str(place)!r} is no name of a file ({error}); expected a plain one; choose one") from error
 
@@ -75,8 +76,8 @@ def write(path: str | Path, content: bytes | str, tidy: bool = True) -> Path:
         DiskFull, CannotWrite: see `storing`; nothing half written stays.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
     with storing(path):
+        data = content.encode() if isinstance(content, str) else content
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -97,19 +98,37 @@ def write(path: str | Path, content: bytes | str, tidy: bool = True) -> Path:
 
 
 def append(path: str | Path, line: str) -> None:
-    """Adds a line to a file of lines, never through a link.
+    """Adds a line to a file of lines, never through a link; half a line that a killed writer left is ended first.
 
     Raises:
-        DiskFull, CannotWrite: see `storing`.
+        DiskFull, CannotWrite: see `storing`; nothing half written stays.
     """
     with storing(path):
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _no_link(), 0o666)
-        with os.fdopen(handle, "ab") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OSError(errno.EINVAL, "it is no plain file")
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(handle)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | _NO_WAIT, 0o666)
+        with os.fdopen(handle, "r+b", buffering=0) as file:
+            _plain(handle)
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            ended = file.read(1) in (b"", b"\n")
+            file.seek(end)
+            try:
+                file.write((b"" if ended else b"\n") + line.encode() + b"\n")
+                os.fsync(handle)
+            except BaseException:
+                file.truncate(end)
+                raise
+
+
+def read_plain(path: str | Path) -> bytes:
+    """The bytes of a plain file: a pipe or a device, which might never end, is none.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
+    handle = os.open(path, os.O_RDONLY | _NO_WAIT)
+    with os.fdopen(handle, "rb") as file:
+        _plain(handle)
+        return file.read()
 
 
 @contextmanager
@@ -170,14 +189,13 @@ def _fresh(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     while True:
         temporary = path.parent / f".{_short(path.name)}.{secrets.token_hex(8)}.new"
         handle = make(temporary)
-        _lock(handle)
-        if temporary.exists():  # nobody took it for abandoned before it was locked
+        if _lock(handle) is not False and temporary.exists():  # nobody took it for abandoned meanwhile
             return temporary, handle
         _close(handle)
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _no_link(), 0o666)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
 
 
 def _make(path: Path) -> int:
@@ -190,28 +208,32 @@ def _close(handle: int) -> None:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
+def _lock(handle: int) -> bool | None:
+    """Whether it is ours now; None where the system has no locks."""
     if fcntl is None or handle < 0:
-        return False
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another process has it, or the file system has no locks
-        return False
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES) else None
     return True
 
 
 def _abandoned(path: Path) -> bool:
     """Whether nobody writes to a temporary any more."""
-    if fcntl is None:
-        return False
     try:
-        handle = os.open(path, os.O_RDONLY | _no_link())
+        handle = os.open(path, os.O_RDONLY | _NO_LINK | _NO_WAIT)
     except OSError:
         return False
     try:
-        return _lock(handle)
+        return _lock(handle) is True
     finally:
         os.close(handle)
+
+
+def _plain(handle: int) -> None:
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file")
 
 
 def _finish(temporary: Path, path: Path) -> None:
@@ -241,10 +263,6 @@ def _short(name: str) -> str:
     """A name that a temporary's has room for."""
     data = name.encode(errors="surrogateescape")
     return name if len(data) <= LONGEST else hashlib.sha256(data).hexdigest()[:32]
-
-
-def _no_link() -> int:
-    return getattr(os, "O_NOFOLLOW", 0)
 
 
 # A folder takes its place.

@@ -8,12 +8,13 @@ Texts must be texts that a file can hold, numbers finite. Bounds stand in the an
 A test holds that every public name is gated, another throws odd values at every one.
 """
 
+import contextlib
 import inspect
 import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from itertools import islice
@@ -96,7 +97,7 @@ def _checked(function: Callable[..., Any], error: type[SteerscopeError], name: s
     names = [p.name for p in parameters]
     known = frozenset(names)
     rest = [p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     checks: dict[str, Check] = {}
 
     def prepare() -> None:  # at the first call: annotations may name what is imported later
@@ -111,7 +112,7 @@ def _checked(function: Callable[..., Any], error: type[SteerscopeError], name: s
         if len(args) > len(plain) or not options.keys() <= known:
             _bind(function, error, name, args, options)
         given = list(args)
-        for place, argument in enumerate(names[: len(args)]):
+        for place, argument in enumerate(plain[: len(args)]):
             check = checks.get(argument)
             if check is not None:
                 given[place] = _pass(check, args[place], error, name, argument)
@@ -200,17 +201,19 @@ def whole(value: Any) -> int:
 def number(value: Any) -> float:
     """A finite number; integers stay integers."""
     value = _scalar(value)
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        if abs(int(value)) < 1 << 1000:
-            return int(value)
-    elif isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError, ValueError, TypeError):
+            if math.isfinite(float(value)):
+                return int(value) if isinstance(value, numbers.Integral) else float(value)
     raise Refused("a finite number")
 
 
 def _scalar(value: Any) -> Any:
     """What an array or a tensor of no dimension holds."""
-    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        with contextlib.suppress(RuntimeError, TypeError, ValueError):  # a tensor without values, say
+            return value.item()
+    return value
 
 
 def boolean(value: Any) -> bool:
@@ -228,7 +231,7 @@ def text(value: Any) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise Refused("a text without lone surrogates (half a character)") from error
-    return str(value)
+    return str.__str__(value)
 
 
 def place(value: Any) -> Path:
@@ -244,8 +247,9 @@ def place(value: Any) -> Path:
 
 
 def _path_text(value: Any) -> str:
-    place(text(value))
-    return str(value)
+    found = text(value)
+    place(found)
+    return found
 
 
 def nothing(value: Any) -> None:
@@ -291,7 +295,7 @@ def _within(check: Check, bounds: Sequence[Within]) -> Check:
 def _one_of(choices: Sequence[Any]) -> Check:
     def chosen(value: Any) -> Any:
         if isinstance(value, str | int | float) and value in choices:
-            return value
+            return choices[list(choices).index(value)]
         raise Refused("one of " + ", ".join(map(str, choices)))
 
     return chosen
@@ -303,6 +307,8 @@ def _any_of(hints: Sequence[Any]) -> Check:
 
     def either(value: Any) -> Any:
         expected = []
+        if isinstance(value, Iterator):  # each check would begin where the one before stopped
+            value = _items(value)
         for check in checks:
             try:
                 return check(value)
@@ -330,16 +336,22 @@ def _several(inner: Sequence[Any], kind: type) -> Check:
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             raise Refused("a sequence")
         try:
-            found = [check(item) for item in islice(value, MOST + 1)]
+            found = [check(item) for item in _items(value)]
         except Refused as expected:
             raise Refused(f"a sequence, each {expected}") from None
-        except (TypeError, ValueError, RuntimeError) as error:  # of the user's own iterator
-            raise Refused(f"a sequence ({error})") from error
-        if len(found) > MOST:
-            raise Refused(f"a sequence of at most {MOST:,}")
         return found if isinstance(value, list) or kind is list else tuple(found)
 
     return several
+
+
+def _items(value: Iterable[Any]) -> tuple[Any, ...]:
+    try:
+        items = tuple(islice(value, MOST + 1))
+    except Exception as error:  # the user's own iterator's
+        raise Refused(f"a sequence that can be read ({type(error).__name__}: {error})") from error
+    if len(items) > MOST:
+        raise Refused(f"a sequence of at most {MOST:,}")
+    return items
 
 
 def _tuple(inner: Sequence[Any]) -> Check:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SteerscopeError
+from .files import read_plain
 
 CHECKSUM, CHECKSUMS = "checksum", "checksums.json"
 
@@ -42,7 +43,7 @@ def read_json(
         error: missing, not readable, no JSON object, or changed since it was written.
     """
     try:
-        found = json.loads(Path(path).read_bytes().decode("utf-8"), parse_constant=_no_constant)
+        found = json.loads(read_plain(path).decode("utf-8"), parse_constant=_no_constant)
         there = found.pop(CHECKSUM, None) if isinstance(found, dict) else None
         expected = digest(_json(found).encode())
     except (OSError, ValueError, RecursionError) as reason:
@@ -61,8 +62,9 @@ def read_json(
 
 
 def seal_folder(folder: Path) -> None:
-    """Writes `checksums.json` over all files of a folder that is being made (see `renewed`)."""
-    (folder / CHECKSUMS).write_bytes(sealed({"files": _sums(folder)}))
+    """Writes `checksums.json` over all files right in a folder that is being made (see `files.renewed`)."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    (folder / CHECKSUMS).write_bytes(sealed({"files": {name: digest(read_plain(folder / name)) for name in names}}))
 
 
 def check_folder_seal(folder: str | Path, error: type[SteerscopeError], what: str) -> None:
@@ -75,9 +77,8 @@ def check_folder_seal(folder: str | Path, error: type[SteerscopeError], what: st
     if not (folder / CHECKSUMS).exists():
         return
     files = read_json(folder / CHECKSUMS, error, "list of checksums").get("files")
-    there = _sums(folder)
     listed = files if isinstance(files, dict) else {CHECKSUMS: ""}
-    changed = sorted(name for name, expected in listed.items() if there.get(name) != expected)
+    changed = sorted(name for name, expected in listed.items() if _digest_of(folder / Path(name).name) != expected)
     if changed:
         raise error(
             f"in {str(folder)!r} {', '.join(changed[:5])} has changed since the {what} was written; expected the files "
@@ -85,10 +86,11 @@ def check_folder_seal(folder: str | Path, error: type[SteerscopeError], what: st
         )
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    """The digest of every file right in a folder."""
-    files = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name != CHECKSUMS)
-    return {path.name: digest(path.read_bytes()) for path in files}
+def _digest_of(path: Path) -> str:
+    try:
+        return digest(read_plain(path))
+    except OSError:
+        return ""
 
 
 def _json(document: Any) -> str:

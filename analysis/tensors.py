@@ -39,6 +39,8 @@ def read_tensors(
         error: missing, not readable, or changed since it was written.
     """
     try:
+        if not Path(path).is_file():
+            raise FileNotFoundError("there is no such plain file")
         with safe_open(str(path), framework="pt") as file:
             about = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steerscope.analysis.errors import BadArgument, DamagedRun, OutputExists
-from steerscope.analysis.files import renewed
+from steerscope.analysis.files import read_plain, renewed
 from steerscope.analysis.gate import gated
 from steerscope.analysis.seals import digest, read_json, sealed
 from steerscope.questions import page_of
@@ -256,7 +256,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _read(path: Path, expected: str) -> pd.DataFrame:
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
         if digest(content) == expected:
             frame: pd.DataFrame = pq.read_table(io.BytesIO(content)).to_pandas()
             return frame
