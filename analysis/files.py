@@ -79,8 +79,8 @@ def write(path: str | Path, content: bytes | str, tidy: bool = True) -> Path:
     with storing(path):
         data = content.encode() if isinstance(content, str) else content
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_symlink() and not path.is_file():  # a device would become a file
+            raise OSError(errno.EISDIR, "a folder or a device stands there")
         if tidy:
             settle(path)
         temporary, handle = _fresh(path, _open)
