@@ -30,10 +30,10 @@ from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment, Patches
 from steerscope.analysis.results.verdicts import Basis
 
+from .keeping import Arrays, each
 from .record import check, tolerance
 
 MEASURES = ("necessity", "sufficiency")
@@ -69,11 +69,13 @@ def effects(experiment: Experiment, nodes: Sequence[Node] | None = None) -> Effe
         nodes: those that are patched; all that the injection can reach by default.
     """
     nodes = experiment.reachable if nodes is None else tuple(nodes)
-    found, kl = [], []
-    for v in track(experiment.vectors, "vectors"):
-        found.append(_one(experiment, v, nodes))
-        kl.append(experiment.disturbed(v))
-        experiment.own_effect(v)  # kept from here on, its run is not
+
+    def read(vector: int) -> Arrays:
+        found = _one(experiment, vector, nodes), experiment.disturbed(vector)
+        experiment.own_effect(vector)  # kept from here on, its run is not
+        return found
+
+    found, kl = zip(*each(experiment, "vectors", read, *nodes), strict=True)
     own, clean, steered = np.stack([one[-1] for one in found]), experiment.value(None), experiment.value(0)
     return Effects(nodes, found[0][0], own, experiment.basis(), clean, steered, np.stack(kl))
 

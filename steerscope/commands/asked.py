@@ -7,13 +7,13 @@ from its signature (`steerscope.knobs`).
 import inspect
 from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from steerscope.analysis.errors import BadMetric
 from steerscope.commands import vectors
+from steerscope.commands.finish import Answer, Out
 from steerscope.knobs import KINDS, NONE, Knob, Knobs, knobs
 from steerscope.questions import Question
 
@@ -45,7 +45,7 @@ POSITIONS = "front, middle, back, last, all, or indices such as 3,4,-1."
 EXAMPLE = 'steerscope {} --model tinystories-2l --plus " wedding" --layer {} --coef 3 --prompts general{} --out out/{}'
 
 
-def command(question: Question) -> Callable[..., None]:
+def command(question: Question) -> Callable[..., Answer]:
     """A command that asks the question, saves the result, writes its page and says what was found."""
     read = knobs(question)
     vector, shared = vectors.options(), list(inspect.signature(_experiment).parameters.values())[1:]
@@ -55,23 +55,31 @@ def command(question: Question) -> Callable[..., None]:
     options = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     options.sort(key=lambda option: option.default is not inspect.Parameter.empty)
 
-    def ask(**given: Any) -> None:
+    def ask(**given: Any) -> Answer:
         from steerscope.analysis.results.effects import Statistics
         from steerscope.commands.finish import check_out, finish
 
-        check_out(given["out"], given["overwrite"])
+        out, overwrite, page = given["out"], given["overwrite"], given["report"]
+        check_out(out, overwrite)
         levels = {name: given[name] for name in read.shared}
         Statistics(**levels)  # refuses what makes no sense
         own = _given(read, given)
         wanted = {name: given[name] for name in (*vectors.OF_COMMAND, *(option.name for option in vector))}
         [one] = vectors.chosen(wanted)
-        check_out(given["out"], given["overwrite"], question.tables)
+        from steerscope.analysis.results.result import PAGE
+
+        check_out(out, overwrite, question.tables, [PAGE] if page else [])
         from steerscope.analysis.question.cost import cost
+        from steerscope.analysis.tools.keeping import forget, keeping
 
         experiment = _experiment(one, **{option.name: given[option.name] for option in shared})
-        if _estimated(cost(experiment, question.name, **own, **levels), given["dry_run"]):
-            return
-        finish(question.function(experiment, **own, **levels), given["out"], given["overwrite"], given["report"])
+        if (told := _estimated(cost(experiment, question.name, **own, **levels), given["dry_run"])) is not None:
+            return told
+        with keeping(out):
+            result = question.function(experiment, **own, **levels)
+        answer = finish(result, out, overwrite, page)
+        forget(out)
+        return answer
 
     needed = "".join(f" --{k.name.replace('_', '-')} ..." for k in read.own if k.default is NONE)
     example = EXAMPLE.format(question.command, int(question.name == "writers"), needed, question.command)
@@ -101,7 +109,7 @@ def _given(read: Knobs, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _around(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: Out,
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     alpha: Annotated[float, typer.Option(help="Threshold on corrected p-values.")] = 0.05,
     smallest: Annotated[float, typer.Option(help="Smallest effect of interest, as a share of the whole.")] = 0.02,
@@ -172,14 +180,17 @@ def _experiment(
     return Experiment(loaded, (injection,), given, wanted, references, matched.value, seed=seed)
 
 
-def _estimated(found: "Cost", stop: bool) -> bool:
-    """Says what a question can tell and what it takes, where that is asked for or takes long; True to stop there."""
+def _estimated(found: "Cost", stop: bool) -> Answer | None:
+    """Says what a question can tell and what it takes, where that takes long; the answer, where only that is asked."""
     from steerscope.analysis.question.cost import LONG
 
-    if stop or found.seconds > LONG:
+    if stop:
+        about = {name: value for name, value in vars(found).items() if name != "question"}
+        return Answer({"kind": found.question, "dry_run": True, "summary": found.sentences, **about}, found.sentences)
+    if found.seconds > LONG:
         for sentence in found.sentences:
-            typer.echo(sentence, err=not stop)
-    return stop
+            typer.echo(sentence, err=True)
+    return None
 
 
 def metric_of(name: str, targets: str | None, against: str | None, continuation: str | None) -> Any:

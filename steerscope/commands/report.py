@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
+from steerscope.commands.finish import Answer
 
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> Answer:
     """Writes report.html from a saved result alone, or from the trials of a sweep."""
+    from steerscope.analysis.results.result import Result
     from steerscope.analysis.sweeps.store import Store
+    from steerscope.commands.finish import show
     from steerscope.commands.sweep import summary
-    from steerscope.reports.report import report as write
 
     if (store := Store(folder)).exists:
-        summary(store)
-        return
-    typer.echo(f"Report: {write(folder)}")
+        return summary(store)
+    return show(Result.load(folder), folder, folder)
