@@ -77,7 +77,7 @@ def write(path: str | Path, content: bytes | str, tidy: bool = True) -> Path:
     """
     path = Path(path)
     with storing(path):
-        data = content.encode() if isinstance(content, str) else content
+        data = content.encode(errors="replace") if isinstance(content, str) else content
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_symlink() and not path.is_file():  # a device would become a file
             raise OSError(errno.EISDIR, "a folder or a device stands there")
@@ -237,7 +237,7 @@ def _plain(handle: int) -> None:
 
 
 def _finish(temporary: Path, path: Path) -> None:
-    if temporary.suffix == ".old" and not path.exists():
+    if temporary.suffix == ".old" and temporary.is_dir() and not path.exists():
         temporary.rename(path)  # killed between two renames
     else:
         _remove(temporary)

@@ -192,6 +192,8 @@ def _as_it_is(value: Any) -> Any:
 
 def whole(value: Any) -> int:
     """An integer that 64 bits hold."""
+    if type(value) is int and -LARGEST <= value <= LARGEST:  # nearly always
+        return value
     value = _scalar(value)
     if isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) <= LARGEST:
         return int(value)
@@ -200,6 +202,8 @@ def whole(value: Any) -> int:
 
 def number(value: Any) -> float:
     """A finite number; integers stay integers."""
+    if type(value) is float and math.isfinite(value):
+        return value
     value = _scalar(value)
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError, ValueError, TypeError):
@@ -335,8 +339,9 @@ def _several(inner: Sequence[Any], kind: type) -> Check:
     def several(value: Any) -> Any:
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             raise Refused("a sequence")
+        items = _items(value)
         try:
-            found = [check(item) for item in _items(value)]
+            found = [check(item) for item in items]
         except Refused as expected:
             raise Refused(f"a sequence, each {expected}") from None
         return found if isinstance(value, list) or kind is list else tuple(found)

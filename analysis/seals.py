@@ -23,7 +23,7 @@ def digest(content: bytes) -> str:
 
 def sealed(document: Mapping[str, Any]) -> bytes:
     """A JSON object as bytes, with a checksum of its own content."""
-    return (_json({**document, CHECKSUM: digest(_json(document).encode())}) + "\n").encode()
+    return _json({**document, CHECKSUM: digest(_json(document))}) + b"\n"
 
 
 def read_json(
@@ -44,8 +44,9 @@ def read_json(
     """
     try:
         found = json.loads(read_plain(path).decode("utf-8"), parse_constant=_no_constant)
+        json.dumps(found, ensure_ascii=False).encode()  # half a character, escaped, is a text that nothing can hold
         there = found.pop(CHECKSUM, None) if isinstance(found, dict) else None
-        expected = digest(_json(found).encode())
+        expected = digest(_json(found))
     except (OSError, ValueError, RecursionError) as reason:
         why = getattr(reason, "strerror", None) or f"{type(reason).__name__}: {reason}"
         raise error(
@@ -93,8 +94,9 @@ def _digest_of(path: Path) -> str:
         return ""
 
 
-def _json(document: Any) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+def _json(document: Any) -> bytes:
+    """As UTF-8; half a character, as in names of files that are no UTF-8, becomes a question mark."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode(errors="replace")
 
 
 def _no_constant(name: str) -> Any:

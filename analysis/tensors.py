@@ -20,7 +20,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None 
     Args:
         about: what the file says of itself, all of it text.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # some share memory
     told = dict(about or {})
     return save(kept, {**told, CHECKSUM: _checksum(kept, told)})
 

@@ -129,7 +129,7 @@ class Result:
         old = _saved(folder) | {MANIFEST}
         with renewed(folder, old.__contains__) as fresh:
             for name, content in {**contents, **more}.items():
-                (fresh / name).write_bytes(content.encode() if isinstance(content, str) else content)
+                (fresh / name).write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
         return folder
 
     def _table(self, name: str) -> bytes:
