@@ -1,15 +1,23 @@
 """`load`: a shipped name, or what `steerscope.analysis.loading.load` takes."""
 
+import os
+from difflib import get_close_matches
 from typing import Any
 
 from steerscope.analysis.errors import ModelNotFound
+from steerscope.analysis.gate import gated
 from steerscope.analysis.loading import loading
 from steerscope.analysis.model.models import Model
 from steerscope.tinystories.zoo import shipped
 
+NEAR = 0.8  # from which likeness on a name is a shipped one, misspelt
 
+
+@gated
 def load(source: Any, **options: Any) -> Model:
     """A checked `Model`: `load("tinystories-2l")`, `load("path/to/folder")`, `load("gpt2")`, `load(bridge)`.
+
+    A name that is nearly a shipped one is not looked for on the hub.
 
     Args:
         options: device, dtype, tokenizer, bos, name, selfcheck; see `steerscope.analysis.loading.load`.
@@ -17,10 +25,17 @@ def load(source: Any, **options: Any) -> Model:
     Raises:
         ModelNotFound, UnsupportedModel: as there; the message lists the shipped names.
     """
-    folder = shipped().get(source) if isinstance(source, str) else None
-    if folder is not None:
-        return loading.load(folder, **{"name": source, **options})
+    names = shipped()
+    if isinstance(source, str) and source in names:
+        return loading.load(names[source], **{"name": source, **options})
+    if isinstance(source, str) and "/" not in source and not os.path.exists(source):  # noqa: PTH110
+        near = get_close_matches(source.lower(), names, 1, NEAR)
+        if near:
+            raise ModelNotFound(
+                f"no model or folder {source!r}; expected a shipped name ({', '.join(names)}), a folder or a hub name; "
+                f"did you mean {near[0]}?"
+            )
     try:
         return loading.load(source, **options)
     except ModelNotFound as error:
-        raise ModelNotFound(f"{error} (shipped: {', '.join(shipped())})") from error
+        raise ModelNotFound(f"{error} (shipped: {', '.join(names)})") from error

@@ -1,27 +1,30 @@
 """`load`: a folder, a hub name or a bridge becomes a checked `Model`."""
 
-import os
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from steerscope.analysis.errors import BadArgument, ModelNotFound, UnsupportedModel
-from steerscope.analysis.loading import gptneo
+from steerscope.analysis.errors import BadArgument, ModelNotFound, SteerscopeError, UnsupportedModel
+from steerscope.analysis.gate import gated, shown
+from steerscope.analysis.loading import folders, gptneo
 from steerscope.analysis.model.models import HOOKS, Model
 
-from .selfcheck import first_line
+from .folders import first_line
 from .selfcheck import selfcheck as check
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 POST_NORM = ("openai-gpt", "bert", "roberta", "xlm-roberta", "electra")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.*", "*.tiktoken")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+BRIDGE = ("cfg", "blocks", "hook_dict", "run_with_hooks", "state_dict")
 
 
+@gated
 def load(
     source: Any,
     *,
@@ -34,26 +37,34 @@ def load(
 ) -> Model:
     """A checked `Model` from a local Hugging Face folder, a hub name, or a `TransformerBridge`.
 
-    Only a hub name reaches the network. Weights are read from safetensors alone.
+    Only a hub name reaches the network. Weights are read from safetensors alone, and no code of a model is run.
 
     Args:
         source: folder, hub name, or a bridge that is already there (a `boot_native` toy, say).
         device: "cpu", "cuda", ...; the GPU by default, where there is one.
         dtype: float32 by default; half precision is too coarse for effects of single nodes.
-        tokenizer: for a bridge: what turns text into ids; without one prompts are token ids.
+        tokenizer: what turns text into ids, of transformers' kind; a folder's own by default. Without one prompts are
+            token ids.
         bos: put BOS before every prompt; by default where the tokenizer has one.
         name: how reports call the model; the folder's or the hub's name by default.
         selfcheck: prove what the analyses rely on (a few passes over seven tokens).
 
     Raises:
-        ModelNotFound: no such folder or hub model, or no safetensors in it.
+        ModelNotFound: no such folder or hub model, no safetensors in it, or a damaged or untrusted file.
         UnsupportedModel: it breaks an assumption of the analysis; the message names it.
     """
     place = _device(device)
     kind = _dtype(dtype)
+    if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "decode")):
+        raise BadArgument(f"tokenizer={shown(tokenizer)}; expected one of transformers; load it with AutoTokenizer")
     expected: Callable[[Tensor], Tensor] | None = None
     if isinstance(source, str | Path):
         model, expected = _from_checkpoint(str(source), place, kind, tokenizer, bos, name, selfcheck)
+    elif not all(hasattr(source, part) for part in BRIDGE):
+        raise ModelNotFound(
+            f"{shown(source)} is no model; expected a shipped name, a folder, a hub name or a TransformerBridge; give "
+            "one of them"
+        )
     else:
         bridge = source if device is None and dtype is None else source.to(device=place, dtype=kind)
         model = _wrap(
@@ -69,8 +80,8 @@ def _device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=place).item()  # there is none on "meta"
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         reason = str(error).split("\n")[0][:100]
         raise BadArgument(
             f"unknown device {str(device)!r}, or none here ({reason}); expected cpu, or cuda where there is a GPU; "
@@ -82,11 +93,10 @@ def _device(device: str | torch.device | None) -> torch.device:
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise BadArgument(f"unknown dtype {dtype!r}; expected {', '.join(DTYPES)}; float32 is the default")
-    return DTYPES[dtype]
+    found = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(dtype)
+    if found is None or found not in DTYPES.values():
+        raise BadArgument(f"unknown dtype {shown(dtype)}; expected {', '.join(DTYPES)}; float32 is the default")
+    return found
 
 
 def _from_checkpoint(
@@ -98,38 +108,27 @@ def _from_checkpoint(
     name: str | None,
     keep: bool,
 ) -> tuple[Model, Callable[[Tensor], Tensor] | None]:
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    local = _folder(source)
-    options: dict[str, Any] = {"local_files_only": local}
-    try:
-        config = AutoConfig.from_pretrained(source, **options)
-        _refuse_config(source, config)
-        if getattr(config, "activation_function", None) == "gelu_new":
-            config.activation_function = "gelu_pytorch_tanh"  # the same, in one pass over memory
-        hf: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, attn_implementation="eager", **options
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelNotFound(_not_loaded(source, local, error)) from error
-    hf = hf.to(device).eval()
-    if tokenizer is None:
-        tokenizer = _tokenizer(AutoTokenizer, source, local)
-    expected = _reference(hf) if keep else None
+    local = folders.local(source)
+    folder = local or folders.from_hub(source)
+    shapes = folders.check(folder, source)
+    with _quiet():
+        hf = _weights(folder, source, shapes, device, dtype)
+        if tokenizer is None:
+            tokenizer = _tokenizer(folder, source)
     notes: list[str] = []
     architecture = type(hf).__name__
-    if architecture == "GPTNeoForCausalLM":  # families by name: importing one that is not loaded takes long
-        length = gptneo.context(hf.config)
-        notes.append("GPT-Neo, analysed as its exact GPT-2 equivalent (queries times sqrt(d_head))")
-        if length < hf.config.max_position_embeddings:
-            notes.append(
-                f"prompts are limited to the window of its local attention, {length} of "
-                f"{hf.config.max_position_embeddings} tokens"
-            )
-        hf = gptneo.to_gpt2(hf)
     try:
-        bridge = build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)
+        expected = _reference(hf) if keep else None
+        if architecture == "GPTNeoForCausalLM":  # families by name: importing one that is not loaded takes long
+            length = gptneo.context(hf.config)
+            notes.append("GPT-Neo, analysed as its exact GPT-2 equivalent (queries times sqrt(d_head))")
+            if length < hf.config.max_position_embeddings:
+                notes.append(
+                    f"prompts are limited to the window of its local attention, {length} of "
+                    f"{hf.config.max_position_embeddings} tokens"
+                )
+            hf = gptneo.to_gpt2(hf)
+        bridge = _bridge(hf)
     except Exception as error:  # of any type: there are 140 architectures, each with its own code
         raise UnsupportedModel(
             f"TransformerLens cannot take {source!r} ({architecture}) apart ({first_line(error)}); the analysis needs "
@@ -137,65 +136,68 @@ def _from_checkpoint(
         ) from error
     if architecture == "GPTJForCausalLM":
         _show_pattern(bridge)
-    short = name or (Path(source).resolve().name if local else source)
-    model = _wrap(
-        bridge.eval(),
-        short,
-        str(Path(source).resolve()) if local else source,
-        tokenizer,
-        bos,
-        tuple(notes),
-        architecture,
-    )
-    return model, expected
+    short = name or (folder.resolve().name if local else source)
+    place = str(folder.resolve()) if local else source
+    return _wrap(bridge.eval(), short, place, tokenizer, bos, tuple(notes), architecture), expected
 
 
-def _folder(source: str) -> bool:
-    """Whether `source` is a local folder; refuses one that is missing or has nothing safe in it."""
-    folder = Path(source)
-    if not folder.is_dir():
-        if folder.is_file():
-            raise ModelNotFound(
-                f"{source!r} is a file; expected a Hugging Face folder with config.json and model.safetensors; "
-                "give the folder"
-            )
-        if (
-            source.startswith((".", "/", "~"))
-            or os.sep in source.replace("/", os.sep, 1).strip(os.sep)
-            and source.count("/") != 1
-        ):
-            raise ModelNotFound(
-                f"no folder {source!r}; expected a Hugging Face folder with config.json and model.safetensors; "
-                "check the path"
-            )
-        return False
-    if not (folder / "config.json").is_file():
+def _bridge(hf: Any) -> Any:
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)
+
+
+def _weights(
+    folder: Path, source: str, shapes: dict[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype
+) -> Any:
+    """The model of a checked folder; all of its weights are those of the files."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    options = {"attn_implementation": "eager", "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        _refuse_config(source, config)
+        if getattr(config, "activation_function", None) == "gelu_new":
+            config.activation_function = "gelu_pytorch_tanh"  # the same, in one pass over memory
+        with torch.device("meta"):
+            empty = auto.from_config(copy.deepcopy(config), **options)
+        folders.check_memory(sum(t.numel() for t in (*empty.parameters(), *empty.buffers())), shapes, source)
+        hf, info = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except SteerscopeError:
+        raise
+    except Exception as error:  # of any type: there are 140 architectures, each with its own code
         raise ModelNotFound(
-            f"no config.json in {source!r}; expected a Hugging Face folder; save the model with save_pretrained"
-        )
-    if not list(folder.glob("*.safetensors")):
-        pickles = sorted(
-            p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for p in folder.glob(pattern)
-        )
-        found = f"only {', '.join(pickles)}, a pickle, which can run code when it is read" if pickles else "no weights"
-        raise ModelNotFound(
-            f"{source!r} has {found}; expected model.safetensors; convert it where you trust it: "
-            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
-        )
-    return True
+            f"{source!r} cannot be read ({first_line(error)}); expected a whole Hugging Face folder of a causal "
+            "language model; save it again"
+        ) from error
+    folders.check_loaded(info, source)
+    return hf.to(device).eval()
 
 
-def _not_loaded(source: str, local: bool, error: Exception) -> str:
-    reason = first_line(error)
-    if local:
-        return (
-            f"{source!r} cannot be read ({reason}); expected a whole Hugging Face folder of a causal language "
-            "model; save it again"
-        )
-    return (
-        f"no folder {source!r}, and the hub does not give it ({reason}); expected a shipped name, a folder, or a hub "
-        "name with safetensors and a network; check the name"
-    )
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tables and bars of transformers: what is wrong is told in a sentence."""
+    import transformers.utils.logging
+
+    logging: Any = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _refuse_config(source: str, config: Any) -> None:
@@ -230,14 +232,19 @@ def _show_pattern(bridge: Any) -> None:
         attention.attn_dropout.register_forward_hook(through(block.attn.hook_pattern))
 
 
-def _tokenizer(auto: Any, source: str, local: bool) -> Any:
+def _tokenizer(folder: Path, source: str) -> Any:
     """The tokenizer of a checkpoint; None where there is none: prompts are then token ids."""
-    if local and not any(file for name in TOKENIZERS for file in Path(source).glob(name)):
+    if not any(file for name in TOKENIZERS for file in folder.glob(name)):
         return None  # transformers would make one that knows no words
+    from transformers import AutoTokenizer
+
     try:
-        return auto.from_pretrained(source, local_files_only=local)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of any type: what reads tokenizer.json raises plain ones
+        raise ModelNotFound(
+            f"the tokenizer of {source!r} cannot be read ({first_line(error)}); expected the files that "
+            "save_pretrained writes; save it again, or give tokenizer="
+        ) from error
 
 
 def _reference(hf: Any) -> Callable[[Tensor], Tensor]:
@@ -298,6 +305,11 @@ def _wrap(
     if bos and start is None:
         raise BadArgument(
             f"bos=True, and the tokenizer of {name} has no BOS token; expected one that has; leave bos out"
+        )
+    if start is not None and not 0 <= start < int(cfg.d_vocab):
+        raise UnsupportedModel(
+            f"the tokenizer of {name} puts the token {start} first, and the model knows 0 to {int(cfg.d_vocab) - 1}; "
+            "expected a tokenizer of this model; give its own"
         )
     return Model(
         bridge=bridge,

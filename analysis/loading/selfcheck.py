@@ -26,6 +26,8 @@ from steerscope.analysis.errors import SteerscopeError, UnsupportedModel
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 
+from .folders import first_line
+
 # In double precision some checkpoints still take their softmax in single.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 EDITED = ("resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out")
@@ -55,12 +57,6 @@ def selfcheck(model: Model, expected: Callable[[Tensor], Tensor] | None = None) 
         ) from error
     _refuse(model, errors)
     return errors
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, for use inside a sentence."""
-    lines = str(error).strip().split("\n")
-    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
 
 
 def _errors(model: Model, expected: Callable[[Tensor], Tensor] | None) -> dict[str, float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadMetric, BadNode, BadPrompt
+from steerscope.analysis.gate import gated, shown
 
 from .nodes import PER_HEAD, SCALES, Node, Site
 
@@ -34,6 +35,7 @@ HOOKS = {
 }
 
 
+@gated
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A loaded model; make one with `steerscope.load`.
@@ -105,13 +107,21 @@ class Model:
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    @gated(error=BadNode)
     def hook(self, site: str, layer: int) -> str:
-        """Name of the hook point of a site."""
+        """Name of the hook point of a site.
+
+        Raises:
+            BadNode: no such site.
+        """
         if site in SCALES:
             norm = site.removesuffix("_scale")
             return "ln_final.hook_scale" if norm == "final" else f"blocks.{layer}.{norm}.hook_scale"
+        if site not in HOOKS:
+            raise BadNode(f"unknown site {shown(site)}; expected one of {', '.join((*HOOKS, *SCALES))}; choose one")
         return f"blocks.{layer}.{HOOKS[site]}"
 
+    @gated(error=BadNode)
     def width(self, site: Site) -> int:
         """Size of the last axis of the activation at a site (`n_ctx` for a pattern)."""
         if site.name == "pattern":
@@ -120,6 +130,7 @@ class Model:
             return 1
         return self.d_head if site.name in PER_HEAD else self.d_model
 
+    @gated(error=BadNode)
     def heads(self, site: str) -> int:
         """How many heads a site has: those of keys and values, or those of queries."""
         return self.n_kv_heads if site in ("k", "v") else self.n_heads
@@ -129,6 +140,7 @@ class Model:
         cap = float(getattr(self.bridge.cfg, "output_logits_soft_cap", -1.0) or -1.0)
         return cap * torch.tanh(logits / cap) if self.softcap else logits
 
+    @gated(error=BadNode)
     def check(self, site: Site) -> Site:
         """`site`, if this model has it.
 
@@ -156,36 +168,63 @@ class Model:
             )
         return site
 
+    @gated(error=BadPrompt)
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without BOS.
 
         Raises:
-            BadPrompt: the model has no tokenizer.
+            BadPrompt: the model has no tokenizer, or one with more tokens than it knows.
         """
         if self.tokenizer is None:
-            raise BadPrompt(f"{self.name} has no tokenizer, got the text {text!r}; give token ids, such as [12, 7, 3]")
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            raise BadPrompt(
+                f"{self.name} has no tokenizer, got the text {shown(text)}; give token ids, such as [12, 7, 3]"
+            )
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        self._known(ids)
+        return ids
 
+    def _known(self, ids: Sequence[int]) -> None:
+        for token in (min(ids, default=0), max(ids, default=0)):
+            if not 0 <= token < self.d_vocab:
+                raise BadPrompt(
+                    f"token id {token} is outside of the vocabulary of {self.name}; expected 0 to {self.d_vocab - 1}; "
+                    "give ids of its own tokenizer"
+                )
+
+    @gated(error=BadPrompt)
     def tokens(self, text: str) -> list[int]:
         """Token ids of a prompt, BOS included where the model has one; a BOS in the text is not doubled."""
         ids = self.encode(text)
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
+    @gated(error=BadPrompt)
     def text(self, ids: Sequence[int]) -> str:
-        """Text of token ids (the ids themselves where there is no tokenizer)."""
+        """Text of token ids (the ids themselves where there is no tokenizer).
+
+        Raises:
+            BadPrompt: an id that the model does not know.
+        """
+        self._known(ids)
         if self.tokenizer is None:
             return " ".join(map(str, ids))
         return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
+    @gated(error=BadPrompt)
     def token_text(self, token: int) -> str:
-        """One token as a reader would see it inside a text, its leading space kept."""
+        """One token as a reader would see it inside a text, its leading space kept.
+
+        Raises:
+            BadPrompt: an id that the model does not know.
+        """
+        self._known([token])
         if self.tokenizer is None:
             return str(token)
-        piece = self.tokenizer.convert_ids_to_tokens(int(token))
+        piece = self.tokenizer.convert_ids_to_tokens(token)
         if isinstance(piece, str) and piece.startswith("▁"):  # SentencePiece drops the space when it decodes
             return " " + piece[1:]
-        return self.text([int(token)])
+        return self.text([token])
 
+    @gated(error=BadMetric)
     def single_token(self, text: str | int) -> int:
         """The id of a text that is one token.
 
@@ -194,7 +233,9 @@ class Model:
         """
         if isinstance(text, int):
             if not 0 <= text < self.d_vocab:
-                raise BadMetric(f"token id {text} is outside of the vocabulary; expected 0 to {self.d_vocab - 1}")
+                raise BadMetric(
+                    f"token id {text} is outside of the vocabulary; expected 0 to {self.d_vocab - 1}; give one of these"
+                )
             return text
         ids = self.encode(text)
         if len(ids) != 1 and text.startswith(" "):  # SentencePiece adds the space itself
@@ -202,10 +243,11 @@ class Model:
             if len(stripped or ids[:1]) == 1 and self.token_text((stripped or ids)[0]) == text:
                 return (stripped or ids)[0]
         if len(ids) != 1 or ids[0] == getattr(self.tokenizer, "unk_token_id", None):
-            pieces = ", ".join(repr(self.token_text(i)) for i in ids) or "nothing"
+            pieces = ", ".join(repr(self.token_text(i)) for i in ids[:12]) or "nothing"
+            pieces += f" and {len(ids) - 12:,} more" if len(ids) > 12 else ""
             raise BadMetric(
-                f"{text!r} is not a single token of {self.name}: it becomes {pieces}; expected targets of one token "
-                "each, mostly with a leading space; choose other words or one of the pieces"
+                f"{shown(text)} is not a single token of {self.name}: it becomes {pieces}; expected targets of one "
+                "token each, mostly with a leading space; choose other words or one of the pieces"
             )
         return ids[0]
 

@@ -7,18 +7,21 @@ import re
 from dataclasses import dataclass
 
 from steerscope.analysis.errors import BadNode
+from steerscope.analysis.gate import Whole, gated, shown
 
 SCALES = ("ln1_scale", "ln2_scale", "final_scale")  # what a norm divides by
 SITES = ("resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out", "pattern", *SCALES)
 PER_HEAD = ("q", "k", "v", "z", "pattern")
+_NUMBER = "[0-9]{1,9}"
 
 
+@gated(error=BadNode)
 @dataclass(frozen=True, order=True)
 class Node:
     """An attention head (`L5H3`) or an MLP (`L5M`, `head` is None)."""
 
-    layer: int
-    head: int | None = None
+    layer: Whole
+    head: Whole | None = None
 
     @property
     def kind(self) -> str:
@@ -33,6 +36,7 @@ class Node:
         return f"L{self.layer}M" if self.head is None else f"L{self.layer}H{self.head}"
 
 
+@gated(error=BadNode)
 @dataclass(frozen=True)
 class Site:
     """A place in the model: `L5.resid_pre`, `L5H3.q`, `L5H3.z`, `L5.attn_out`, `L5.mlp_out`, `L5H3.pattern`.
@@ -45,12 +49,12 @@ class Site:
     """
 
     name: str
-    layer: int
-    head: int | None = None
+    layer: Whole
+    head: Whole | None = None
 
     def __post_init__(self) -> None:
         if self.name not in SITES:
-            raise BadNode(f"unknown site {self.name!r}; expected one of {', '.join(SITES)}")
+            raise BadNode(f"unknown site {shown(self.name)}; expected one of {', '.join(SITES)}; choose one of them")
         if (self.head is not None) != (self.name in PER_HEAD):
             need = "needs a head" if self.name in PER_HEAD else "has no heads"
             raise BadNode(f"site {self.name} {need}, got head={self.head}; write for example {_EXAMPLE[self.name]}")
@@ -73,25 +77,29 @@ _EXAMPLE = {
 }
 
 
+@gated(error=BadNode)
 def parse_node(text: str) -> Node:
     """`L5H3` or `L5M` as a `Node`.
 
     Raises:
         BadNode: anything else.
     """
-    match = re.fullmatch(r"L(\d+)(?:H(\d+)|M)", text.strip())
+    match = re.fullmatch(rf"L({_NUMBER})(?:H({_NUMBER})|M)", text.strip())
     if not match:
-        raise BadNode(f"{text!r} is no node; expected a head such as L5H3 or an MLP such as L5M")
+        raise BadNode(
+            f"{shown(text)} is no node; expected a head such as L5H3 or an MLP such as L5M; write one of these"
+        )
     return Node(int(match[1]), None if match[2] is None else int(match[2]))
 
 
+@gated(error=BadNode)
 def parse_site(text: str) -> Site:
     """`L5.resid_pre`, `L5H3.z` and so on as a `Site`.
 
     Raises:
         BadNode: anything else.
     """
-    match = re.fullmatch(r"L(\d+)(?:H(\d+))?\.(\w+)", text.strip())
+    match = re.fullmatch(rf"L({_NUMBER})(?:H({_NUMBER}))?\.(\w+)", text.strip())
     if not match:
-        raise BadNode(f"{text!r} is no site; expected for example L5.resid_pre or L5H3.z")
+        raise BadNode(f"{shown(text)} is no site; expected for example L5.resid_pre or L5H3.z; write one of these")
     return Site(match[3], int(match[1]), None if match[2] is None else int(match[2]))

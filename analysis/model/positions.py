@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerscope.analysis.errors import BadInjection
+from steerscope.analysis.gate import Count, gated, shown
 
 PLACES = ("front", "middle", "back", "last", "all")
 
 
+@gated(error=BadInjection)
 @dataclass(frozen=True)
 class Positions:
     """A named place or explicit indices.
 
     front: row i of the vector goes to position i of the prompt (BOS on BOS), as in activation additions;
     middle, back: the rows in one piece, centred or right-aligned; last: the last position only;
-    all: every position after BOS; indices: as listed, negative ones count from the end.
+    all: every position after BOS; indices: as listed, each once, negative ones count from the end.
     """
 
     place: str | None = "front"
@@ -23,9 +25,15 @@ class Positions:
 
     def __post_init__(self) -> None:
         if self.place is None and not self.indices:
-            raise BadInjection(f"no positions given; expected {_EXPECTED}")
+            raise BadInjection(f"no positions given; expected {_EXPECTED}; give some")
         if self.place is not None and self.place not in PLACES:
-            raise BadInjection(f"unknown position {self.place!r}; expected {_EXPECTED}")
+            raise BadInjection(f"unknown position {shown(self.place)}; expected {_EXPECTED}; choose one of them")
+        if self.place is not None and self.indices:
+            raise BadInjection(
+                f"positions {self.place} and {shown(self.indices)} at once; expected one of both; give place=None "
+                "with indices"
+            )
+        _refuse_twice(self.indices, self.indices)
 
     def __str__(self) -> str:
         return self.place if self.place is not None else ",".join(map(str, self.indices))
@@ -35,18 +43,19 @@ class Positions:
         """Whether one row is put everywhere, instead of one row to each position."""
         return self.place in ("last", "all")
 
-    def resolve(self, length: int, rows: int, has_bos: bool) -> tuple[int, ...]:
+    @gated(error=BadInjection)
+    def resolve(self, length: Count, rows: Count, has_bos: bool) -> tuple[int, ...]:
         """The positions of a prompt of `length` tokens that a vector of `rows` rows edits.
 
         Raises:
-            BadInjection: the vector is longer than the prompt, or an index is outside of it.
+            BadInjection: the vector is longer than the prompt, an index is outside of it, or two are the same place.
         """
         if self.place == "last":
             return (length - 1,)
         if self.place == "all":
             return tuple(range(1 if has_bos and length > 1 else 0, length))
         if self.place is None:
-            return tuple(self._index(index, length) for index in self.indices)
+            return _refuse_twice(tuple(self._index(index, length) for index in self.indices), self.indices)
         if rows > length:
             raise BadInjection(
                 f"the vector has {rows} positions and the prompt only {length} tokens; "
@@ -68,6 +77,13 @@ class Positions:
 _EXPECTED = "front, middle, back, last, all or indices such as 3,4,-1"
 
 
+def _refuse_twice(places: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(places)) != len(places):
+        raise BadInjection(f"positions {shown(given)} name one place twice; expected each once; leave one out")
+    return places
+
+
+@gated(error=BadInjection)
 def parse_positions(value: "str | int | tuple[int, ...] | list[int] | Positions") -> Positions:
     """`front`, `3,4,-1`, an index or a sequence of indices as `Positions`.
 
@@ -77,16 +93,13 @@ def parse_positions(value: "str | int | tuple[int, ...] | list[int] | Positions"
     if isinstance(value, Positions):
         return value
     if isinstance(value, int):
-        value = (value,)
+        return Positions(None, (value,))
     if isinstance(value, str):
         text = value.strip()
-        if not re.fullmatch(r"-?\d+(\s*,\s*-?\d+)*", text):
+        if not re.fullmatch(r"-?[0-9]{1,9}(\s*,\s*-?[0-9]{1,9})*", text):
             return Positions(text)
         value = tuple(int(part) for part in text.split(","))
-    indices = tuple(value)
-    if len(set(indices)) != len(indices):
-        raise BadInjection(f"positions {indices} name an index twice; expected each once")
-    return Positions(None, indices)
+    return Positions(None, tuple(value))
 
 
 def later(injected: Sequence[int], length: int) -> list[int]:
