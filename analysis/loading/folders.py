@@ -88,7 +88,7 @@ def from_hub(name: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    why = _unreachable()
+    why = unreachable()
     try:
         return Path(
             snapshot_download(name, allow_patterns=[*WANTED], ignore_patterns=["*/*"], local_files_only=bool(why))
@@ -100,7 +100,7 @@ def from_hub(name: str) -> Path:
         ) from error
 
 
-def _unreachable() -> str:
+def unreachable() -> str:
     """Why the hub cannot be asked; empty where it answers. Its own client tries for half a minute."""
     from huggingface_hub import constants, get_session, is_offline_mode
 
@@ -277,3 +277,6 @@ def first_line(error: BaseException) -> str:
     """What an error of a library says, for use inside a sentence."""
     lines = str(error).strip().split("\n")
     return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
+
+
+_unreachable = unreachable
