@@ -4,26 +4,40 @@
     tokenizer.json, tokenizer_config.json  the byte-level BPE
     training.json                          configuration, losses, held-out score, samples
     loss.png, README.md                    both drawn from training.json alone
+    checksums.json                         of all of them
 
 The held-out score is taken after the weights were rounded to float16: it is the score of the file.
 """
 
+import io
 import json
-import shutil
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from transformers import GPTNeoForCausalLM
 
+from steerscope.analysis.errors import OutputExists
+from steerscope.analysis.files import renewed, storing
+from steerscope.analysis.seals import CHECKSUMS, seal_folder
+
 from .batches import epochs
-from .checkpoint import replace_folder
 from .forward import check_same_logits
 from .run import Run
 from .tokenizer import as_transformers, end_token
 
+WEIGHTS, CARD, NUMBERS, PICTURE = "model.safetensors", "README.md", "training.json", "loss.png"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+CONFIG = ("config.json", "generation_config.json")
+# What goes with a model that is replaced: a lens belongs to its weights.
+OURS = {WEIGHTS, CARD, NUMBERS, PICTURE, *TOKENIZER, *CONFIG, CHECKSUMS, "lens"}
+SAMPLE = 256  # tokens of a sample story, at most
 OPENINGS = (
     "One day, Lily went to the park with her dad.",
     "Once upon a time, there was a little boy named Tom.",
@@ -32,25 +46,67 @@ OPENINGS = (
 )
 
 
-def write_model_folder(run: Run, out: Path) -> None:
-    """Scores the model of a run and writes its folder at once: readers see no half of it."""
+def check_place(out: Path, overwrite: bool) -> None:
+    """Refuses a folder that a model cannot be written to, before any work is done.
+
+    Raises:
+        OutputExists: a model is there and `overwrite` is false, or anything else is.
+    """
+    with storing(out):
+        if out.exists() and not out.is_dir():
+            raise OutputExists(f"{str(out)!r} is a file; expected a folder for a model; choose another name")
+        there = {path.name for path in out.iterdir()} if out.exists() else set()
+    if there and NUMBERS not in there:
+        raise OutputExists(
+            f"{str(out)!r} holds {len(there)} files or folders, and no model that was trained here; expected an empty "
+            "folder, or none; choose another"
+        )
+    if there and not overwrite:
+        raise OutputExists(
+            f"{str(out)!r} holds a model already; expected a new folder; choose another, or pass --overwrite "
+            "(overwrite=True)"
+        )
+
+
+def write_model_folder(run: Run, out: Path, overwrite: bool) -> None:
+    """Scores the model of a run and writes its folder at once: readers see no half of it.
+
+    Raises:
+        OutputExists: another process has put one there meanwhile.
+        DiskFull, CannotWrite: the system refuses; what was there stays.
+    """
     model = run.model
     model.eval()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(weight.half().float())
+    size = sum(float(weight.detach().abs().max()) for weight in model.parameters())
+    run.check_finite("size of the weights in float16", size)
     length = min(run.config.context, 64)
     difference = check_same_logits(model, torch.randint(model.config.vocab_size, (2, length)))
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    _write_weights(model, fresh)
-    as_transformers(run.corpus.tokenizer, run.config.context).save_pretrained(fresh)
     training = _training(run, out.name, difference)
-    (fresh / "training.json").write_text(json.dumps(training, indent=1, ensure_ascii=False) + "\n")
-    draw_losses(training, fresh / "loss.png")
-    (fresh / "README.md").write_text(card(training))
-    replace_folder(fresh, out)
+    with renewed(out, OURS.__contains__, new=not overwrite) as fresh:
+        with _system_errors():
+            _write_weights(model, fresh)
+            as_transformers(run.corpus.tokenizer, run.config.context).save_pretrained(fresh)
+        numbers = json.dumps(training, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        (fresh / NUMBERS).write_bytes(numbers.encode())
+        (fresh / PICTURE).write_bytes(draw_losses(training))
+        (fresh / CARD).write_bytes(card(training).encode())
+        seal_folder(fresh)
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """What the system refuses a library that is written in Rust, as Python says it."""
+    try:
+        yield
+    except Exception as error:  # of any type, with the number in its text
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from error
 
 
 def _write_weights(model: GPTNeoForCausalLM, folder: Path) -> None:
@@ -58,8 +114,7 @@ def _write_weights(model: GPTNeoForCausalLM, folder: Path) -> None:
     model.config.dtype = torch.float32  # what to load as; the file itself holds float16
     model.config.save_pretrained(folder)
     weights = {name: weight.detach().half() for name, weight in model.named_parameters()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner only
+    (folder / WEIGHTS).write_bytes(save(weights, {"format": "pt"}))
 
 
 def _training(run: Run, name: str, difference: float) -> dict[str, Any]:
@@ -103,7 +158,7 @@ def _sample(run: Run, opening: str, temperature: float = 0.7) -> str:
     end = end_token(tokenizer)
     ids: list[int] = [end, *tokenizer.encode(opening).ids]
     dice = torch.Generator().manual_seed(run.config.seed)
-    while len(ids) < context:
+    while len(ids) < min(context, SAMPLE):
         logits = run.model(torch.tensor([ids])).logits[0, -1]
         choice = int(torch.multinomial(torch.softmax(logits / temperature, 0), 1, generator=dice))
         if choice == end:
@@ -112,7 +167,7 @@ def _sample(run: Run, opening: str, temperature: float = 0.7) -> str:
     return str(tokenizer.decode(ids[1:]))
 
 
-def draw_losses(training: dict[str, Any], path: Path) -> None:
+def draw_losses(training: dict[str, Any]) -> bytes:
     """The two loss curves over the steps, as a picture."""
     from matplotlib.figure import Figure  # slow to import
 
@@ -124,7 +179,9 @@ def draw_losses(training: dict[str, Any], path: Path) -> None:
     bits.set(xlabel="step", ylabel="bits per character", title="held-out stories (a fifth of them)")
     for axes in (loss, bits):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    return picture.getvalue()
 
 
 def card(training: dict[str, Any]) -> str:

@@ -4,11 +4,15 @@ Needs no torch, so that a command line can show and check the settings at once.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Count, Positive, Seed, Share, Within, gated
+
+PARAMETERS, NUMBERS = 50_000_000, 2**28  # the most that a small model has, and that a step holds at once
 
 
+@gated
 @dataclass(frozen=True)
 class TrainConfig:
     """All that decides what is trained, and how."""
@@ -25,67 +29,76 @@ class TrainConfig:
     """What the weaker text is; goes into the card."""
     licence: str = "unstated"
     """The licence of the weights, as the card gives it: an SPDX name such as MIT."""
-    topic_stories: int = 10_000
+    topic_stories: Annotated[int, Within(0, 100_000)] = 10_000
     """How many stories the project's own grammar adds."""
-    shares: tuple[float, float, float] = (0.5, 0.3, 0.2)
+    shares: tuple[Share, Share, Share] = (0.5, 0.3, 0.2)
     """Shares of windows from text, weaker text and topic stories."""
-    late_shares: tuple[float, float, float] = (0.75, 0.05, 0.2)
+    late_shares: tuple[Share, Share, Share] = (0.75, 0.05, 0.2)
     """The same for the last third of training."""
-    held_out_one_in: int = 23
+    held_out_one_in: Count = 23
     """One story in so many is held out, chosen by the hash of its text."""
-    d_model: int = 320
+    d_model: Annotated[int, Within(1, 4096)] = 320
     """Width of the residual stream."""
-    n_heads: int = 10
+    n_heads: Annotated[int, Within(1, 512)] = 10
     """Attention heads per layer; must divide d_model."""
-    n_layers: int = 2
+    n_layers: Annotated[int, Within(1, 128)] = 2
     """Layers, global and local attention in turn."""
-    context: int = 256
+    context: Annotated[int, Within(8, 4096)] = 256
     """Longest input in tokens."""
-    vocabulary: int = 2048
-    """Tokens of the byte-level BPE."""
-    batch: int = 16
+    vocabulary: Annotated[int, Within(257, 65_536)] = 2048
+    """Tokens of the byte-level BPE: all bytes, the end of text, and more."""
+    batch: Count = 16
     """Windows per step."""
-    steps: int = 7000
+    steps: Count = 7000
     """Steps to train; with `max_minutes`, an upper bound only."""
-    max_minutes: float | None = None
+    max_minutes: Positive | None = None
     """Plan the schedule over this much wall-clock time; such a run cannot be repeated bit by bit."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """What trains the blocks' matrices; embeddings, norms and biases always have AdamW."""
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[float, Within(0, 10, open=True)] = 3e-3
     """At the top of the schedule."""
-    final_rate: float = 0.02
+    final_rate: Share = 0.02
     """Share of the learning rate that is left at the end of the cosine."""
-    warmup: int = 100
+    warmup: Count = 100
     """Steps until the learning rate is at its top."""
-    weight_decay: float = 0.1
+    weight_decay: Share = 0.1
     """On the blocks' matrices only."""
-    clip: float = 1.0
+    clip: Positive = 1.0
     """Largest norm of the gradient."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """On what attention and MLPs write; helps only if text is seen very often."""
     bf16: bool = True
     """Autocast the forward pass to bfloat16: 1.5 times as fast where the CPU has it."""
-    threads: int = 1
+    threads: Annotated[int, Within(1, 256)] = 1
     """Threads of torch."""
-    evaluate_every: int = 250
+    evaluate_every: Count = 250
     """Steps between two looks at the held-out loss (on a fifth of the stories)."""
-    checkpoint_every: int = 250
+    checkpoint_every: Count = 250
     """Steps between two checkpoints."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, batches and topic stories."""
 
     def __post_init__(self) -> None:
-        if self.n_heads < 1 or self.d_model % self.n_heads:
+        if self.d_model % self.n_heads:
             raise BadArgument(
-                f"d_model={self.d_model} cannot be divided among n_heads={self.n_heads} heads; choose a multiple."
+                f"d_model={self.d_model} cannot be divided among n_heads={self.n_heads} heads; expected a multiple; "
+                "choose one"
             )
-        if not 257 <= self.vocabulary <= 65_536:
+        for name in ("shares", "late_shares"):
+            if not sum(getattr(self, name)):
+                raise BadArgument(
+                    f"{name}={getattr(self, name)}; expected one above 0; give it to a text that is there"
+                )
+        size = self.d_model * (self.vocabulary + self.context + 12 * self.n_layers * self.d_model)
+        if size > PARAMETERS:
             raise BadArgument(
-                f"vocabulary={self.vocabulary} does not fit; expected 257 (all bytes and the end of "
-                "text) to 65,536 tokens."
+                f"a model of {size:,} parameters; expected at most {PARAMETERS:,}, this trains small ones; lower "
+                "d_model, n_layers or vocabulary"
             )
-        for name in ("steps", "batch", "context", "n_layers", "threads", "held_out_one_in"):
-            if getattr(self, name) < 1:
-                raise BadArgument(f"{name}={getattr(self, name)} is too small; expected at least 1.")
-        if self.optimizer not in ("muon", "adamw"):
-            raise BadArgument(f"optimizer={self.optimizer!r} is unknown; expected 'muon' or 'adamw'.")
+        each = self.vocabulary + 16 * self.n_layers * self.d_model
+        held = max(self.batch, 16) * self.context * each + self.n_heads * self.context**2
+        if held > NUMBERS:
+            raise BadArgument(
+                f"a step would hold {held:,} numbers at once; expected at most {NUMBERS:,}; lower batch, context or "
+                "vocabulary"
+            )

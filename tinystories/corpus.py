@@ -11,17 +11,21 @@ to the topic's words in every sentence, meets some trouble, and ends well or sad
 """
 
 import hashlib
-import itertools
 import random
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from steerscope.analysis.errors import BadCorpus
+from steerscope.analysis.gate import Seed, Whole, gated
 
 from .topics import TOPICS, Topic
 
 END = "<|endoftext|>"
+PIECE = 1 << 20  # characters that are read at once
+LONGEST = 1_000_000  # characters of a story
 
 GIRLS = "Lily Anna Mia Sue Lucy Sara Emma Ella Zoe Amy Molly Daisy Rose Kate Nora Ruby Jane Eva".split()
 BOYS = "Tom Ben Tim Max Sam Jack Leo Bob Billy Fred Jim Luke Dan Peter Finn Noah Joe Will".split()
@@ -65,52 +69,63 @@ SAD = (
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 
+@gated(error=BadCorpus)
 def read_stories(path: str | Path) -> Iterator[str]:
     """The stories of one text file, in order, stripped; empty ones are left out.
 
     Raises:
-        BadCorpus: no such file, not UTF-8, or no story in it.
+        BadCorpus: no such file, not UTF-8, no story in it, or one of more than a million characters.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise BadCorpus(f"There is no corpus file {path}; give a text file of stories, {END} between them.")
-    found = False
+    path, found = Path(path), False
     try:
-        with path.open(encoding="utf-8") as lines:
-            for story in _split(lines):
+        if not path.is_file():
+            raise BadCorpus(f"no corpus file {str(path)!r}; expected a text file, {END} between its stories; check it")
+        with path.open(encoding="utf-8") as file:
+            for story in _split(file):
                 found = True
+                if len(story) > LONGEST:
+                    raise BadCorpus(
+                        f"{str(path)!r} holds a story of more than {LONGEST:,} characters; expected stories, with "
+                        f"{END} between them; put it there"
+                    )
                 yield story
     except UnicodeDecodeError as error:
         raise BadCorpus(
-            f"The corpus file {path} is not UTF-8 (near byte {error.start} of a block: {error.reason}); "
-            "save it as UTF-8 text."
+            f"{str(path)!r} is not UTF-8 (near byte {error.start} of a block: {error.reason}); expected stories as "
+            "UTF-8 text; save it so"
+        ) from error
+    except OSError as error:
+        raise BadCorpus(
+            f"{str(path)!r} cannot be read ({error.strerror or error}); expected a text file; check it"
         ) from error
     if not found:
-        raise BadCorpus(f"The corpus file {path} holds no story; expected text, with {END} between stories.")
+        raise BadCorpus(f"{str(path)!r} holds no story; expected text, with {END} between stories; give another file")
 
 
-def _split(lines: Iterator[str]) -> Iterator[str]:
-    story: list[str] = []
-    for line in itertools.chain(lines, [END]):
-        *ended, rest = line.split(END)
-        for part in ended:
-            text = "".join([*story, part]).strip()
-            story = []
-            if text:
-                yield text
-        story.append(rest)
+def _split(file: TextIO) -> Iterator[str]:
+    """Stories; the beginning of one that is too long, and no more of it."""
+    rest = ""
+    for piece in iter(partial(file.read, PIECE), ""):
+        *ended, rest = (rest + piece).split(END)
+        yield from filter(None, map(str.strip, ended))
+        if len(rest) > LONGEST + len(END):
+            yield rest
+            return
+    yield from filter(None, [rest.strip()])
 
 
-def is_held_out(story: str, one_in: int) -> bool:
+@gated
+def is_held_out(story: str, one_in: Whole) -> bool:
     """Whether a story belongs to the held-out set: about one story in `one_in`, by its SHA-256."""
     return one_in > 0 and int.from_bytes(hashlib.sha256(story.encode()).digest()[:8]) % one_in == 0
 
 
-def topic_stories(seed: int, topic: str | None = None) -> Iterator[str]:
+@gated
+def topic_stories(seed: Seed, topic: str | None = None) -> Iterator[str]:
     """An endless stream of stories, all of them about `topic` where one is given."""
     names = [entry.name for entry in TOPICS]
     if topic is not None and topic not in names:
-        raise BadCorpus(f"There is no topic {topic!r}; the grammar knows {', '.join(names)}.")
+        raise BadCorpus(f"no topic {topic!r}; expected one that the grammar knows: {', '.join(names)}; choose one")
     chosen = [entry for entry in TOPICS if topic in (None, entry.name)]
     dice = random.Random(seed)
     while True:

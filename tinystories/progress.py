@@ -12,7 +12,7 @@ from .train import Progress
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Callable[[Progress], None]]:
-    """Gives what `train(..., progress=...)` wants; the bar ends with the block.
+    """Gives what `train(..., progress=...)` wants; the bar ends with the block. No bar where there is no terminal.
 
     Example:
         with progress_bar() as progress:
@@ -26,7 +26,8 @@ def progress_bar(console: Console | None = None) -> Iterator[Callable[[Progress]
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console or Console(stderr=True)) as bar:
+    place = console or Console(stderr=True)
+    with Bar(*columns, console=place, disable=not place.is_terminal) as bar:
         task = bar.add_task("training", total=1.0, step=0, loss="-", held_out="")
 
         def show(now: Progress) -> None:

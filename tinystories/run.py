@@ -5,28 +5,28 @@ else with AdamW. In trials of three minutes each at the same rate (3e-3, not tun
 reached 1.26 bits per held-out character and AdamW alone (`optimizer="adamw"`) 1.47.
 """
 
+import hashlib
 import json
 import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import GPTNeoForCausalLM
 
-from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.errors import BadArgument, DamagedRun
 
 from .batches import Batches, Text
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import State, load_checkpoint, read_state, save_checkpoint
 from .config import TrainConfig
 from .evaluate import HeldOut, evaluate
 from .forward import fast_logits, gpt_neo
 from .tokenizer import end_token
 
-FREE = {"threads", "evaluate_every", "checkpoint_every"}
+FREE = {"out", "threads", "evaluate_every", "checkpoint_every"}
 """Settings that may change when a run is resumed."""
 
 
@@ -38,6 +38,15 @@ class Corpus:
     texts: list[Text]
     held_out: list[str]
     characters: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the tokenizer, all tokens and the stories that are held out."""
+        found = hashlib.sha256(self.tokenizer.to_str().encode())
+        for text in self.texts:
+            found.update(json.dumps([len(text.tokens), text.early, text.late]).encode() + text.tokens.tobytes())
+        found.update(json.dumps(self.held_out).encode())
+        return found.hexdigest()
 
 
 def optimizers(model: GPTNeoForCausalLM, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -89,7 +98,7 @@ class Run:
         by_steps = self.step / self.config.steps
         if self.config.max_minutes is None:
             return by_steps
-        return max(by_steps, self.seconds / 60 / self.config.max_minutes)
+        return min(1.0, max(by_steps, self.seconds / 60 / self.config.max_minutes))
 
     def one_step(self) -> float:
         """Draws a batch, learns from it, and returns its loss in nats per token."""
@@ -101,7 +110,8 @@ class Run:
             logits = fast_logits(self.model, windows[:, :-1], config.dropout)
             loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.check_finite("loss or its gradient", float(loss.detach()) + float(norm))
         share = rate(config, self.step, self.fraction)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -121,28 +131,52 @@ class Run:
 
         return evaluate(logits, self.corpus.tokenizer, chosen, self.config.context)
 
+    def check_finite(self, what: str, value: float) -> None:
+        """Names numbers that are none where they arise.
+
+        Raises:
+            BadArgument: such a one.
+        """
+        if not math.isfinite(value):
+            raise BadArgument(
+                f"the {what} is {value} behind step {self.step}; expected a finite number; train into another folder "
+                f"with a learning_rate below {self.config.learning_rate:g}"
+            )
+
     def save(self, folder: Path) -> None:
         """Writes a checkpoint."""
-        state = {
-            "config": asdict(self.config),
-            "step": self.step,
-            "seconds": self.seconds,
-            "losses": self.losses,
-            "held_out_losses": self.held_out_losses,
-        }
-        save_checkpoint(folder, self.model, self.optimizers, state)
-        self.corpus.tokenizer.save(str(folder / "tokenizer.json"))
+        state = State(
+            json.loads(json.dumps(asdict(self.config))),
+            self.corpus.hash,
+            self.step,
+            self.seconds,
+            self.losses,
+            self.held_out_losses,
+        )
+        save_checkpoint(folder, self.model, self.optimizers, state, self.corpus.tokenizer)
 
     def resume(self, folder: Path) -> None:
-        """Goes on where a checkpoint stopped."""
-        state: dict[str, Any] = load_checkpoint(folder, self.model, self.optimizers)
+        """Goes on where a checkpoint stopped.
+
+        Raises:
+            BadArgument: it was made with other settings or other texts.
+            DamagedRun: it cannot be read.
+        """
+        state = read_state(folder)
         mine = json.loads(json.dumps(asdict(self.config)))
-        changed = [name for name in mine if mine[name] != state["config"].get(name)]
-        if set(changed) - FREE:
+        changed = [name for name in mine if name not in FREE and mine[name] != state.config.get(name)]
+        if not changed and state.corpus != self.corpus.hash:
+            changed = ["text (it holds other stories now)"]
+        if changed:
             raise BadArgument(
-                f"The checkpoint {folder} was made with other settings of {', '.join(sorted(changed))}; "
-                "use the same ones, remove the checkpoint, or train into another folder."
+                f"the checkpoint {str(folder)!r} was made with other settings of {', '.join(sorted(changed))}; "
+                "expected the same; use them, remove the checkpoint, or train into another folder"
             )
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.losses = [(step, loss) for step, loss in state["losses"]]
-        self.held_out_losses = [(step, loss) for step, loss in state["held_out_losses"]]
+        if state.step > self.config.steps:
+            raise DamagedRun(
+                f"the checkpoint {str(folder)!r} is of step {state.step}; expected at most {self.config.steps}; to "
+                "begin anew, remove it"
+            )
+        load_checkpoint(folder, self.model, self.optimizers, state.step > 0)
+        self.step, self.seconds = state.step, state.seconds
+        self.losses, self.held_out_losses = list(state.losses), list(state.held_out_losses)

@@ -37,7 +37,7 @@ def end_token(tokenizer: Tokenizer) -> int:
     """The id of the end of text."""
     found = tokenizer.token_to_id(END)
     if found is None:
-        raise BadCorpus(f"The tokenizer has no token {END}; expected one made by train_tokenizer.")
+        raise BadCorpus(f"the tokenizer has no token {END}; expected one made by train_tokenizer; make one")
     return int(found)
 
 

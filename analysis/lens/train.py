@@ -13,34 +13,40 @@ Source: Belrose et al. 2023 (arXiv 2303.08112) for the recipe.
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import run
-from steerscope.analysis.errors import BadArgument, BadPrompt, DamagedRun
+from steerscope.analysis.errors import BadArgument, BadPrompt, DamagedRun, OutputExists
+from steerscope.analysis.files import storing, write
+from steerscope.analysis.gate import Count, Seed, Within, gated, shown
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.prompts import Prompts
-from steerscope.analysis.results.result import Result
+from steerscope.analysis.results.result import MANIFEST, Result, check_folder
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import interval
+from steerscope.analysis.seals import read_json
+from steerscope.analysis.tensors import read_tensors, tensor_bytes
 
-from .lens import Lens, logit_lens, new_lens
+from .lens import FILES, Lens, logit_lens, new_lens
 
 MOMENTUM, DECAY, CLIP = 0.9, 1e-3, 1.0
 CHECKPOINT = "lens.checkpoint.safetensors"
 Values = NDArray[np.float64]
+Rate: TypeAlias = Annotated[float, Within(0, 100, open=True)]
 COLUMNS: Frames = {
     "layers": {
         "layer": Column("the lens reads the stream before this layer", role="axis"),
@@ -59,6 +65,7 @@ COLUMNS: Frames = {
 }
 
 
+@gated
 @dataclass(frozen=True)
 class Recipe:
     """What a run is: a checkpoint goes on only with the same.
@@ -69,66 +76,85 @@ class Recipe:
         held_out: windows that nothing is learned from, at least; whole documents are put aside until there are so many.
     """
 
-    steps: int = 250
-    batch: int = 64
-    rate: float = 1.0
-    held_out: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.held_out) < 1 or not self.rate > 0 or self.seed < 0:
-            raise BadArgument(
-                f"{self}; expected at least one step, window and held-out window, a rate above 0 and a seed of "
-                "at least 0; 250 steps of 64 windows are usual"
-            )
+    steps: Count = 250
+    batch: Count = 64
+    rate: Rate = 1.0
+    held_out: Count = 64
+    seed: Seed = 0
 
     def hash(self, model: Model, windows: Prompts) -> str:
         text = json.dumps([self.__dict__, model.weights_hash, windows.hash, windows.by_group.tolist()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+@gated
 def train_lens(
     model: Model,
     windows: Prompts,
     out: str | Path,
     *,
-    steps: int = 250,
-    batch: int = 64,
-    rate: float = 1.0,
-    held_out: int = 64,
-    seed: int = 0,
-    checkpoint_every: int = 25,
+    steps: Count = 250,
+    batch: Count = 64,
+    rate: Rate = 1.0,
+    held_out: Count = 64,
+    seed: Seed = 0,
+    checkpoint_every: Count = 25,
 ) -> tuple[Lens, Result]:
     """Trains a tuned lens and writes it to `out`, with what it is worth.
 
     Args:
         windows: text to learn from, for example `windows(model, file, count=10_000, tokens=128)`; their groups are the
             documents that they come from.
-        out: folder; a checkpoint of the same run in it is gone on from.
+        out: folder; a checkpoint of the same run in it is gone on from, a lens that was trained into it is replaced.
         steps, batch, rate, held_out: see `Recipe`.
 
     Returns:
         the lens, and a `Result` of kind "train_lens".
 
     Raises:
-        BadPrompt: too few windows, or all of one document.
-        BadArgument: a model that is not in float32, or a recipe that makes no sense.
-        DamagedRun: a checkpoint of another run lies in the folder.
+        BadPrompt: too few windows, all of one document, or none of this model.
+        BadArgument: a model that is not in float32, or a rate at which nothing is learned.
+        OutputExists: the folder holds something else.
+        DamagedRun: the checkpoint in the folder is one of another run, or has changed since it was written.
+        DiskFull, CannotWrite: the system refuses; the checkpoint stays.
     """
-    recipe = Recipe(steps, batch, rate, held_out, seed)
+    check_kind(out)
+    check_folder(out, True, COLUMNS, FILES)
+    lens, result = trained(model, windows, out, Recipe(steps, batch, rate, held_out, seed), checkpoint_every)
+    result.save(out, overwrite=True, beside=lens.files())
+    forget(out)
+    return lens, result
+
+
+def check_kind(out: str | Path) -> None:
+    """Refuses a folder that holds a result of another kind.
+
+    Raises:
+        OutputExists: it does.
+    """
+    try:
+        kind = read_json(Path(out, MANIFEST), DamagedRun, "manifest", needed=lambda found: False).get("kind")
+    except DamagedRun:
+        return  # no result, or what is left of one
+    if kind != "train_lens":
+        raise OutputExists(
+            f"{str(out)!r} holds a result of {shown(kind)}; expected a new folder, or one that a lens was trained "
+            "into; choose another"
+        )
+
+
+def trained(
+    model: Model, windows: Prompts, out: str | Path, recipe: Recipe, checkpoint_every: int = 25
+) -> tuple[Lens, Result]:
+    """What `train_lens` gives, before it is saved: on the disk there is the checkpoint only."""
     if model.dtype != torch.float32:
         raise BadArgument(
             f"the model is in {model.dtype}; expected float32, small steps are lost in less; load it with "
             "dtype='float32'"
         )
-    if len(windows) < held_out + batch:
-        raise BadPrompt(
-            f"{len(windows)} windows; expected at least {held_out + batch}: {held_out} to hold out and {batch} "
-            "for a step; give more text"
-        )
+    _check(windows, model, recipe)
     learned, aside = parted(windows, recipe)
     start, folder = time.perf_counter(), Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     lens = new_lens(model)
     losses = _learn(lens, windows, learned, recipe, folder / CHECKPOINT, checkpoint_every)
     assert lens.tuned is not None
@@ -136,7 +162,7 @@ def train_lens(
     lens = Lens(model, lens.unembed, lens.tuned, str(folder))
     frames = {
         "layers": _score(lens, windows, aside),
-        "steps": pd.DataFrame({"step": range(1, steps + 1), "loss": losses}),
+        "steps": pd.DataFrame({"step": range(1, recipe.steps + 1), "loss": losses}),
     }
     result = Result(
         "train_lens",
@@ -161,14 +187,32 @@ def train_lens(
             "checks": [],
             "missing": {},
             "level": 0.95,
-            "seed": seed,
+            "seed": recipe.seed,
             "seconds": round(time.perf_counter() - start, 2),
         },
     )
-    result.save(folder, overwrite=True)
-    lens.save(folder)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
     return lens, result
+
+
+def forget(out: str | Path) -> None:
+    """Removes the checkpoint of a run that is saved."""
+    with storing(out):
+        Path(out, CHECKPOINT).unlink(missing_ok=True)
+
+
+def _check(windows: Prompts, model: Model, recipe: Recipe) -> None:
+    """Refuses windows that are too few, or that the model cannot read."""
+    if len(windows) < recipe.held_out + recipe.batch:
+        raise BadPrompt(
+            f"{len(windows)} windows; expected at least {recipe.held_out + recipe.batch}: {recipe.held_out} to hold "
+            f"out and {recipe.batch} for a step; give more text"
+        )
+    for number, ids in enumerate(windows.ids, 1):
+        if not 0 < len(ids) <= model.n_ctx or min(ids) < 0 or max(ids) >= model.d_vocab:
+            raise BadPrompt(
+                f"window {number} has {len(ids)} tokens, or some that {model.name} does not know; expected 1 to "
+                f"{model.n_ctx}, each below {model.d_vocab}; cut the windows for this model"
+            )
 
 
 def parted(windows: Prompts, recipe: Recipe) -> tuple[list[int], list[int]]:
@@ -211,16 +255,36 @@ def _learn(
     )
     name = recipe.hash(lens.model, windows)
     losses = _resume(checkpoint, name, weights, optimizer)
-    drawn = list(_batches(learned, recipe))
-    for step in track(range(len(losses), recipe.steps), "lens", recipe.steps - len(losses)):
-        losses.append(_step(lens, windows, drawn[step]))
-        torch.nn.utils.clip_grad_norm_(weights, CLIP)
-        optimizer.param_groups[0]["lr"] = recipe.rate * (1 - MOMENTUM) * (1 - step / recipe.steps)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % every == 0:
-            _keep(checkpoint, name, weights, optimizer, losses)
+    if not losses:
+        _keep(checkpoint, name, weights, optimizer, losses)  # a place that cannot be written to is found out at once
+    kept, batches = len(losses), islice(_batches(learned, recipe), len(losses), None)
+    try:
+        for step, chosen in track(enumerate(batches, len(losses)), "lens", recipe.steps - len(losses)):
+            losses.append(_update(lens, windows, chosen, recipe, optimizer, step))
+            if (step + 1) % every == 0:
+                _keep(checkpoint, name, weights, optimizer, losses)
+                kept = step + 1
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"stopped; the same run goes on behind step {kept}, from {str(checkpoint)!r}") from stop
     return losses
+
+
+def _update(
+    lens: Lens, windows: Prompts, chosen: Sequence[int], recipe: Recipe, optimizer: torch.optim.Optimizer, step: int
+) -> float:
+    """One step; its loss."""
+    loss = _step(lens, windows, chosen)
+    if not math.isfinite(loss):
+        raise BadArgument(
+            f"the loss is {loss} at step {step + 1}; expected a finite number; lower the rate, or look whether the "
+            "model's own predictions are finite"
+        )
+    group = optimizer.param_groups[0]
+    torch.nn.utils.clip_grad_norm_(group["params"], CLIP)
+    group["lr"] = recipe.rate * (1 - MOMENTUM) * (1 - step / recipe.steps)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss
 
 
 def _batches(learned: Sequence[int], recipe: Recipe) -> Iterator[list[int]]:
@@ -300,12 +364,12 @@ def _score(lens: Lens, windows: Prompts, chosen: Sequence[int]) -> pd.DataFrame:
 def _keep(
     path: Path, name: str, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer, losses: list[float]
 ) -> None:
-    """Writes a checkpoint beside its place and renames it."""
-    tensors = {f"{i}.weight": w.detach() for i, w in enumerate(weights)}
-    tensors |= {f"{i}.momentum": optimizer.state[w]["momentum_buffer"] for i, w in enumerate(weights)}
-    fresh = path.with_name(path.name + ".new")
-    save_file(tensors, fresh, {"run": name, "losses": json.dumps(losses)})
-    fresh.replace(path)
+    """Writes a checkpoint."""
+    tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    tensors |= {f"{i}.weight": weight for i, weight in enumerate(weights)}
+    for i, weight in enumerate(weights):
+        tensors[f"{i}.momentum"] = optimizer.state[weight].get("momentum_buffer", torch.zeros_like(weight))
+    write(path, tensor_bytes(tensors, {"run": name}))
 
 
 @torch.no_grad()
@@ -314,19 +378,25 @@ def _resume(path: Path, name: str, weights: Sequence[Tensor], optimizer: torch.o
     if not path.exists():
         return []
     try:
-        with safe_open(path, "pt") as saved:
-            about = saved.metadata() or {}
-            if about.get("run") != name:
-                raise DamagedRun(
-                    f"{str(path)!r} is a checkpoint of another run (model, text or recipe differ); expected one of "
-                    "this run; train into another folder, or remove it"
-                )
-            for i, weight in enumerate(weights):
-                weight.copy_(saved.get_tensor(f"{i}.weight"))
-                optimizer.state[weight]["momentum_buffer"] = saved.get_tensor(f"{i}.momentum").to(weight)
-            losses: list[float] = json.loads(about["losses"])
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        saved, about = read_tensors(path, DamagedRun, "checkpoint")
+    except DamagedRun as error:
+        raise DamagedRun(f"{error}; to begin anew, remove it") from error
+    if about.get("run") != name:
         raise DamagedRun(
-            f"the checkpoint {str(path)!r} cannot be read ({error}); expected one that was written whole; remove it"
-        ) from error
-    return losses
+            f"{str(path)!r} is a checkpoint of another run (model, text or recipe differ); expected one of "
+            "this run; train into another folder, or remove it"
+        )
+    losses = saved.pop("losses", torch.zeros(()))
+    if losses.ndim != 1 or not _fits(saved, weights):
+        raise DamagedRun(
+            f"{str(path)!r} holds other weights than this run has; expected its checkpoint; remove it to begin anew"
+        )
+    for i, weight in enumerate(weights):
+        weight.copy_(saved[f"{i}.weight"])
+        optimizer.state[weight]["momentum_buffer"] = saved[f"{i}.momentum"].to(weight)
+    return [float(loss) for loss in losses]
+
+
+def _fits(saved: Mapping[str, Tensor], weights: Sequence[Tensor]) -> bool:
+    shapes = {f"{i}.{part}": w.shape for i, w in enumerate(weights) for part in ("weight", "momentum")}
+    return {key: tensor.shape for key, tensor in saved.items()} == shapes

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steerscope.analysis.gate import Level, Whole, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.positions import later
 from steerscope.analysis.question.experiment import Edits, Experiment
@@ -66,9 +67,10 @@ TRAJECTORIES: Frames = {
 }
 
 
+@gated
 @torch.no_grad()
 def trajectories(
-    experiment: Experiment, lens: Lens, more: Mapping[str, Edits] | None = None, shown: int = 0, level: float = 0.95
+    experiment: Experiment, lens: Lens, more: Mapping[str, Edits] | None = None, shown: Whole = 0, level: Level = 0.95
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means over prompts by run, layer and place, and every position of one prompt; of the clean and the steered run.
 

@@ -1,10 +1,11 @@
 """`steerscope lens train`: a tuned lens for a model, from text."""
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from steerscope.commands.finish import Answer, Out
 from steerscope.questions import QUESTIONS
 
 app = typer.Typer(no_args_is_help=True, help="Tuned lenses: train one for your model.")
@@ -18,7 +19,7 @@ def _group() -> None:
 @app.command("train")
 def train(
     model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
-    out: Annotated[Path, typer.Option(help="Folder for the lens; the same command goes on with it.")],
+    out: Out,
     text: Annotated[
         str,
         typer.Option(
@@ -34,24 +35,25 @@ def train(
     seed: Annotated[int, typer.Option(help="Of windows and batches.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a result in the folder.")] = False,
-) -> None:
+) -> Answer:
     """Trains a tuned lens (all layers at once); a run that was interrupted goes on from its checkpoint.
 
     Example: steerscope lens train --model tinystories-2l --text stories.jsonl --out out/lens
     """
-    from steerscope.analysis.lens.train import Recipe
+    from steerscope.analysis.lens.lens import FILES
+    from steerscope.analysis.lens.train import Recipe, check_kind, forget, trained
     from steerscope.commands.finish import check_out, finish, hush
 
-    check_out(out, overwrite)
-    Recipe(steps, batch, rate, held_out, seed)  # refuses what makes no sense, before a model is loaded
+    recipe = Recipe(steps, batch, rate, held_out, seed)  # refuses what makes no sense, before a model is loaded
+    check_kind(out)
+    check_out(out, overwrite, QUESTIONS["train_lens"].tables, FILES)
     hush()
-    check_out(out, overwrite, QUESTIONS["train_lens"].tables)
-    from steerscope.analysis.lens.train import train_lens
     from steerscope.analysis.question.corpora import windows as cut
     from steerscope.loader import load
 
     loaded = load(model, device=device)
     chosen = cut(loaded, text, count=windows, tokens=min(tokens, loaded.n_ctx), seed=seed)
-    _, result = train_lens(loaded, chosen, out, steps=steps, batch=batch, rate=rate, held_out=held_out, seed=seed)
-    finish(result, out, True)
-    typer.echo(f"Lens: {out}")
+    lens, result = trained(loaded, chosen, out, recipe)
+    answer = finish(result, out, True, beside=lens.files())
+    forget(out)
+    return replace(answer, found={**answer.found, "lens": str(out)}, said=[*answer.said, f"Lens: {out}"])

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from steerscope.commands.finish import Answer, Out
+
 app = typer.Typer(help="Small story models: train your own.", no_args_is_help=True)
 
 
@@ -18,7 +20,7 @@ def train(
     text: Annotated[
         list[Path], typer.Option(help="Stories, separated by <|endoftext|>; give it again for more files.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the finished model.")],
+    out: Out,
     weaker: Annotated[list[Path] | None, typer.Option(help="More, but weaker text, for quantity.")] = None,
     source: Annotated[str, typer.Option(help="What the text is and its licence, for the card.")] = "unstated",
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the card.")] = "unstated",
@@ -33,8 +35,8 @@ def train(
     optimizer: Annotated[str, typer.Option(help="muon (with AdamW on embeddings and norms) or adamw.")] = "muon",
     threads: Annotated[int, typer.Option(help="Threads.")] = 1,
     seed: Annotated[int, typer.Option(help="Of weights, batches and topic stories.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace the folder.")] = False,
-) -> None:
+    overwrite: Annotated[bool, typer.Option(help="Replace a model that was trained into the folder.")] = False,
+) -> Answer:
     """Trains a GPT-Neo on stories; a run that was interrupted goes on from its checkpoint."""
     from steerscope.tinystories.config import TrainConfig
 
@@ -61,4 +63,4 @@ def train(
 
     with progress_bar() as progress:
         folder = run(config, progress=progress, overwrite=overwrite)
-    typer.echo(f"Model: {folder}")
+    return Answer({"kind": "model", "folder": str(folder)}, [f"Model: {folder}"])

@@ -31,7 +31,7 @@ def test_a_missing_corpus_file_is_named(tmp_path: Path) -> None:
 
 def test_a_corpus_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("Eine schöne Hochzeit".encode("latin-1"))
-    with pytest.raises(BadCorpus, match=r"latin\.txt is not UTF-8"):
+    with pytest.raises(BadCorpus, match=r"latin\.txt' is not UTF-8"):
         list(read_stories(tmp_path / "latin.txt"))
 
 
@@ -66,7 +66,7 @@ def test_there_are_at_least_eight_topics_and_weddings_are_among_them() -> None:
 
 
 def test_an_unknown_topic_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BadCorpus, match="no topic 'taxes'; the grammar knows wedding, dragon"):
+    with pytest.raises(BadCorpus, match="no topic 'taxes'; expected one that the grammar knows: wedding, dragon"):
         next(topic_stories(0, "taxes"))
 
 

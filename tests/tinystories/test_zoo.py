@@ -12,6 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from steerscope.analysis.errors import DamagedRun
+from steerscope.analysis.seals import CHECKSUMS, check_folder_seal, digest
 from steerscope.tinystories.card import card
 from steerscope.tinystories.corpus import is_held_out, read_stories
 from steerscope.tinystories.evaluate import evaluate
@@ -41,6 +43,17 @@ def test_a_model_takes_at_most_eight_megabytes_and_holds_no_pickle(name: str) ->
     assert sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= 8_000_000
     known = {".json", ".safetensors", ".md", ".png"}
     assert {path.suffix for path in files} == known
+
+
+@both
+@pytest.mark.parametrize("part", [".", "lens"])
+def test_the_checksums_that_are_shipped_are_true_and_of_all_files(name: str, part: str) -> None:
+    folder = shipped()[name] / part
+    listed = json.loads((folder / CHECKSUMS).read_text())["files"]
+    there = {path.name: digest(path.read_bytes()) for path in folder.iterdir() if path.is_file()}
+    del there[CHECKSUMS]
+    assert listed == there
+    check_folder_seal(folder, DamagedRun, "shipped model")
 
 
 @both
