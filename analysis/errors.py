@@ -11,6 +11,7 @@
     ├── BadCorpus               a training text that cannot be used
     ├── BadLens                 a lens that cannot be read, or one of another model
     ├── BadArgument             any other argument out of its range
+    ├── Overflow                a run whose numbers are beyond what the model's dtype holds
     ├── CannotWrite             a place that the system does not let us write to
     ├── DiskFull                no room left for what was computed; what is written stays good
     ├── OutputExists            a folder with results in it, without permission to overwrite
@@ -63,6 +64,10 @@ class BadLens(SteerscopeError):
 
 class BadArgument(SteerscopeError):
     """Any other argument out of its range."""
+
+
+class Overflow(SteerscopeError):
+    """A run whose numbers are beyond what the model's dtype holds: nothing is concluded from it."""
 
 
 class CannotWrite(SteerscopeError):

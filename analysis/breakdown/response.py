@@ -6,12 +6,11 @@ the model's numbers overflow is named and left out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import compress, product
 from math import isinf
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
@@ -24,7 +23,7 @@ from steerscope.analysis.results.verdicts import band
 
 from .mechanisms import Undo
 from .outcomes import COEFFICIENT, CURVES, Asked, of_runs
-from .strength import at, reference, rows
+from .strength import at, overflows, reference
 
 Values = NDArray[np.float64]
 _VALUE: Frame = {
@@ -56,6 +55,9 @@ RESPONSE: Frames = {
         **_VALUE,
     },
 }
+
+
+MOST = 500  # coefficients
 
 
 def default_coefficients() -> tuple[float, ...]:
@@ -96,11 +98,14 @@ def response(asked: Asked, coefficients: Sequence[float]) -> Response:
     """Runs every coefficient, and the given one.
 
     Raises:
-        BadArgument: no coefficients, or one that is no finite number.
+        BadArgument: no coefficients, or too many.
     """
     experiment = asked.prompts
-    if not len(coefficients) or not np.isfinite(coefficients).all():
-        raise BadArgument(f"coefficients={list(coefficients)[:5]}; expected finite numbers; infinity is always added")
+    if not 0 < len(set(coefficients)) <= MOST:
+        raise BadArgument(
+            f"{len(set(coefficients)):,} coefficients; expected 1 to {MOST}: each is a run of every prompt, vector and "
+            "text; leave it out for the default"
+        )
     wanted = sorted({*map(float, coefficients), float(reference(experiment))})
     missing: dict[str, str] = {}
     try:
@@ -109,31 +114,18 @@ def response(asked: Asked, coefficients: Sequence[float]) -> Response:
     except (BadInjection, UnsupportedModel) as error:
         missing["limit"] = str(error)
     vectors = list(experiment.vectors)
-    runs = list(product(vectors, wanted))
+    held = [not overflows(experiment, c) for c in wanted]
+    runs = list(product(vectors, compress(wanted, held)))
     found = of_runs(asked, lambda one: (at(one, c, v) for v, c in runs), "coefficients", len(runs))
-    values = {curve: found[curve].reshape(len(vectors), len(wanted), -1).copy() for curve in CURVES}
-    broken = np.asarray(~np.isfinite(values["kl"]).all(axis=(0, 2)))
-    if asked.text is not None:
-        broken |= ~np.isfinite(values["damage"]).all(axis=(0, 2))
-    broken |= np.array([not isinf(c) and overflows(experiment, c) for c in wanted])
-    if broken.any():
-        sizes = [abs(c) for c, out in zip(wanted, broken, strict=True) if out and not isinf(c)]
-        what = f"coefficients of {min(sizes):.3g} and more" if sizes else "the limit"
+    values = {}
+    for curve in CURVES:
+        values[curve] = np.full((len(vectors), len(wanted), found[curve].shape[-1]), np.nan)
+        values[curve][:, held] = found[curve].reshape(len(vectors), sum(held), -1)
+    if not all(held):
+        least = min(abs(c) for c, ok in zip(wanted, held, strict=True) if not ok)
+        what = f"coefficients of {least:.3g} and more"
         missing["overflow"] = f"{what}: {experiment.model.dtype} overflows there; load the model with dtype='float32'"
-        for own in values.values():
-            own[:, broken] = np.nan
     return Response(tuple(wanted), values, missing)
-
-
-def overflows(experiment: Experiment, coefficient: float) -> bool:
-    """Whether an injected stream, or the sum of squares that its norm needs, is beyond the model's numbers.
-
-    The sum of squares overflows first, and silently: a norm then divides by infinity.
-    """
-    dtype = experiment.model.dtype
-    largest = max((float(value.abs().max()) for where, value in rows(experiment, coefficient) if where), default=0.0)
-    squares = torch.float64 if dtype == torch.float64 else torch.float32  # halves are squared in single precision
-    return not (largest < torch.finfo(dtype).max and largest**2 * experiment.model.d_model < torch.finfo(squares).max)
 
 
 def response_table(asked: Asked, found: Response, level: float) -> pd.DataFrame:

@@ -10,17 +10,38 @@ from steerscope.analysis.engine.edits import Edit, added
 from steerscope.analysis.errors import BadInjection
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.question.size import largest
 
 from .limit import WRITES, limit
 
 
 def at(experiment: Experiment, coefficient: float, vector: int = 0) -> Edits:
-    """The injections with the first one's coefficient set, the others in proportion; `vector` 1: first reference."""
+    """The injections with the first one's coefficient set, the others in proportion; `vector` 1: first reference.
+
+    Raises:
+        BadInjection: a finite coefficient that the model's numbers do not hold.
+    """
     factor = coefficient / reference(experiment)
+    if overflows(experiment, coefficient):
+        raise BadInjection(
+            f"the coefficient {coefficient:.3g} is more than the numbers of {experiment.model.name} hold; expected at "
+            f"most {_most(experiment):.3g}; choose a smaller one"
+        )
     if isinf(coefficient):
         lengths = [len(ids) for ids in experiment.prompts.ids]
         return limit(experiment.model, experiment.edits(vector), lengths, 1 if factor > 0 else -1)
     return experiment.edits(vector, factor)
+
+
+def overflows(experiment: Experiment, coefficient: float) -> bool:
+    """Whether a finite coefficient is more than the model's numbers hold (see `question.size`)."""
+    return not isinf(coefficient) and abs(coefficient) > _most(experiment)
+
+
+def _most(experiment: Experiment) -> float:
+    """The largest of the first injection's coefficients, the others in proportion."""
+    whole = max(abs(one.coefficient) for one in experiment.injections)
+    return largest(experiment.model, experiment.injections) * abs(reference(experiment)) / whole
 
 
 def reference(experiment: Experiment) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 
@@ -11,6 +12,7 @@ from .edits import Variant
 from .run import run
 
 
+@gated
 def record(model: Model, prompts: Sequence[Sequence[int]], site: Site) -> list[Tensor]:
     """The activation of every prompt at a site: `[pos, width]` each, on the model's device."""
     model.check(site)

@@ -27,6 +27,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
 
 from .edits import Variant
+from .finite import check_finite, check_gradient
 from .requests import check_request
 from .run import chunked, embed
 from .wavefront import Hook, Pass, Readout, Reads
@@ -71,6 +72,7 @@ def backward(
 
     Raises:
         BadMetric: the score has no gradient.
+        Overflow: an activation, a score or a gradient is not finite.
     """
     variants = [variant for group in groups for variant in group]
     check_request(model, prompts, variants, positions, sites)
@@ -89,12 +91,13 @@ def backward(
     for chunk in track(chunks, what) if what else chunks:
         indices = [i for g in chunk for i in range(first[g], first[g + 1])]
         own = [variants[i] for i in indices]
-        probe = _Probe(frozenset(sites), recompute, _of(indices, collect))
+        probe = _Probe(frozenset(sites), recompute, _of(model, indices, collect))
         row = Pass(model, prompts, own, positions, reads, (), probe)
         with _frozen(model), _checkpointed(model, recompute), torch.enable_grad():
             start = embedded.detach().requires_grad_()
             with model.bridge.hooks(fwd_hooks=[*row.hooks(start), *rules]):
                 readout = row.read(model.bridge(row.tokens, use_cache=False))  # a cache would grow again
+                check_finite(model, prompts, readout)
                 means = readout.mean(score(readout))
                 if not means.requires_grad:
                     raise BadMetric(NO_GRADIENT.format(name=name))
@@ -142,8 +145,9 @@ class _Probe:
             self.found(site, layer, pair["activation"], pair["gradient"])
 
 
-def _of(indices: list[int], collect: Collect) -> Callable[[str, int, Tensor, Tensor], None]:
+def _of(model: Model, indices: list[int], collect: Collect) -> Callable[[str, int, Tensor, Tensor], None]:
     def found(site: str, layer: int, activation: Tensor, gradient: Tensor) -> None:
+        check_gradient(model, gradient, f"L{layer}.{site}")
         with torch.no_grad():
             collect(indices, site, layer, activation, gradient)
 

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Whole, gated
 from steerscope.analysis.model.nodes import Site
 
 Operation = Literal["add", "set", "scale", "hide"]
 
 
+@gated
 @dataclass(frozen=True, eq=False, repr=False)
 class Edit:
     """A change at a site.
@@ -27,6 +29,9 @@ class Edit:
             keys whose value is not 0 are not seen, and the others share the attention among themselves.
         value: `[positions, width]` or `[width]` (repeated); a number for `scale`.
         positions: which positions of the prompt; None for all of them.
+
+    Raises:
+        BadArgument: an operation that the site or the value does not have.
     """
 
     site: Site
@@ -39,31 +44,46 @@ class Edit:
         where = "all positions" if self.positions is None else f"positions {brief(','.join(map(str, self.positions)))}"
         return f"<Edit {self.operation} {value} at {self.site}, {where}>"
 
+    @gated
     def times(self, share: float) -> "Edit":
         """The same edit with its value times a number."""
         return replace(self, value=self.value * share)
 
     def __post_init__(self) -> None:
-        if self.operation not in ("add", "set", "scale", "hide"):
-            raise BadArgument(f"unknown operation {self.operation!r}; expected add, set, scale or hide; choose one")
         if self.operation == "hide" and self.site.name != "pattern":
             raise BadArgument(f"hide at {self.site}; expected a pattern; set or scale other sites")
+        if self.positions is not None:
+            object.__setattr__(self, "positions", tuple(self.positions))
         if isinstance(self.value, Tensor) != (self.operation != "scale"):
             expected = "a number" if self.operation == "scale" else "a tensor"
-            raise BadArgument(f"{self.operation} at {self.site} got {type(self.value).__name__}; expected {expected}")
+            raise BadArgument(
+                f"{self.operation} at {self.site} got {type(self.value).__name__}; expected {expected}; give one"
+            )
         if isinstance(self.value, Tensor) and self.value.ndim not in (1, 2):
             raise BadArgument(
                 f"{self.operation} at {self.site} got a value of shape {list(self.value.shape)}; "
-                "expected [width] or [positions, width]"
+                "expected [width] or [positions, width]; reshape it"
+            )
+        if isinstance(self.value, Tensor) and (
+            self.value.is_meta or self.value.is_complex() or self.value.layout != torch.strided
+        ):
+            raise BadArgument(
+                f"{self.operation} at {self.site} got a tensor that is sparse, complex or without values; expected "
+                "real numbers; make it dense"
             )
 
 
+@gated
 @dataclass(frozen=True, eq=False, repr=False)
 class Variant:
     """One row of the engine's batch: a prompt by index, and its edits in the order in which they apply."""
 
-    prompt: int
+    prompt: Whole
     edits: tuple[Edit, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.edits, tuple):
+            object.__setattr__(self, "edits", tuple(self.edits))
 
     def __repr__(self) -> str:
         shown = [repr(edit) for edit in self.edits[:1]] + [f"{len(self.edits) - 1} more"] * (len(self.edits) > 1)

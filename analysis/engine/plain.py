@@ -13,6 +13,7 @@ from torch import Tensor
 from steerscope.analysis.model.models import Model
 
 from .edits import Edit
+from .finite import check_logits
 
 Hook = tuple[str, Callable[[Tensor, Any], Tensor]]
 
@@ -48,4 +49,6 @@ def _hook(edit: Edit, length: int) -> Callable[[Tensor, Any], Tensor]:
 def plain_logits(model: Model, prompt: Sequence[int], edits: Sequence[Edit]) -> Float[Tensor, "pos vocab"]:
     """Logits of one prompt under edits, from one plain hooked pass."""
     tokens = torch.tensor([list(prompt)], device=model.device)
-    return model.bridge.run_with_hooks(tokens, fwd_hooks=plain_hooks(model, edits, len(prompt)))[0]  # type: ignore[no-any-return]
+    logits: Tensor = model.bridge.run_with_hooks(tokens, fwd_hooks=plain_hooks(model, edits, len(prompt)))[0]
+    check_logits(model, logits, "a plain pass")
+    return logits

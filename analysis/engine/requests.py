@@ -23,9 +23,15 @@ def check_request(
     Raises:
         BadPrompt: no or empty prompts, too long ones, or tokens that the model does not know.
         BadNode: a site, layer or head that is not there.
-        BadArgument: a position outside of its prompt, or a value of the wrong shape.
+        BadArgument: a variant of no prompt, a position outside of its prompt, or a value of the wrong shape.
     """
     _check_prompts(model, prompts, reading)
+    for variant in variants:
+        if variant.prompt >= len(prompts):
+            raise BadArgument(
+                f"a variant is of prompt {variant.prompt}, there are {len(prompts)}; expected 0 to "
+                f"{len(prompts) - 1}; count from 0"
+            )
     _check_edits(model, prompts, variants)
     _check_sites(model, sites)
 
@@ -35,12 +41,20 @@ def _check_prompts(model: Model, prompts: Sequence[Sequence[int]], reading: Sequ
         raise BadPrompt("the engine got no prompt, or an empty one; expected at least one token each; add some")
     longest = max(map(len, prompts))
     if longest > model.n_ctx:
-        raise BadPrompt(f"a prompt has {longest} tokens, {model.name} reads at most {model.n_ctx}; shorten it")
+        raise BadPrompt(
+            f"a prompt has {longest} tokens; expected at most the {model.n_ctx} that {model.name} reads; shorten it"
+        )
     for token in (min(map(min, prompts)), max(map(max, prompts))):
         if not 0 <= token < model.d_vocab:
             raise BadPrompt(
-                f"a prompt has the token id {token}; {model.name} knows 0 to {model.d_vocab - 1}; use its own tokenizer"
+                f"a prompt has the token id {token}; expected 0 to {model.d_vocab - 1}, those of {model.name}; use its "
+                "own tokenizer"
             )
+    if len(reading) != len(prompts):
+        raise BadArgument(
+            f"positions of {len(reading)} prompts to read, there are {len(prompts)}; expected a list for each; give as "
+            "many"
+        )
     for prompt, positions in zip(prompts, reading, strict=True):
         _check_positions(prompt, positions, "read")
 

@@ -19,10 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Bytes, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
 
 from .edits import Variant
+from .finite import check_finite
 from .requests import check_request
 from .wavefront import Pass, Readout, Reads
 
@@ -32,6 +35,7 @@ __all__ = ["Readout", "Reads", "measure", "run"]
 CPU_TOKENS = 2048
 
 
+@gated
 def run(
     model: Model,
     prompts: Sequence[Sequence[int]],
@@ -40,7 +44,7 @@ def run(
     *,
     reads: Reads = "logits",
     sites: Sequence[tuple[str, int]] = (),
-    budget: int | None = None,
+    budget: Bytes | None = None,
     grad: bool = False,
     what: str | None = None,
 ) -> Iterator[tuple[list[int], Readout]]:
@@ -55,6 +59,10 @@ def run(
         budget: bytes that a chunk may take; worked out from the free memory by default.
         grad: keep the graph, for gradients with respect to the edits' values.
         what: name for a progress bar; none by default.
+
+    Raises:
+        BadPrompt, BadNode, BadArgument: see `check_request`.
+        Overflow: something that is read is not finite.
     """
     reading = [tuple(p) for p in positions] if positions is not None else [(len(p) - 1,) for p in prompts]
     check_request(model, prompts, variants, reading, sites)
@@ -65,6 +73,7 @@ def run(
         rows = [variants[index] for index in chunk]
         with torch.set_grad_enabled(grad):  # never across a yield: it would leak into the caller
             readout = Pass(model, prompts, rows, reading, reads, sites).run(embedded)
+        check_finite(model, prompts, readout)
         yield chunk, readout
 
 
@@ -79,7 +88,13 @@ def measure(
     grad: bool = False,
     **options: Any,
 ) -> Tensor:
-    """`score` of every variant, in order: `[variants, ...]` from a function readout -> `[rows, ...]`."""
+    """`score` of every variant, in order: `[variants, ...]` from a function readout -> `[rows, ...]`.
+
+    Raises:
+        BadArgument: no variants; and what `run` raises.
+    """
+    if not len(variants):
+        raise BadArgument("no variants to run; expected at least one; give one for each prompt")
     order: list[int] = []
     parts = []
     for chunk, readout in run(model, prompts, variants, positions, reads=reads, grad=grad, **options):

@@ -1,6 +1,5 @@
 """`Injection` = vector x coefficient x site x positions; several compose by standing in a list."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,12 +7,16 @@ from typing import Any
 from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadInjection
+from steerscope.analysis.gate import Count, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.model.positions import Positions, parse_positions
 from steerscope.analysis.vectors.vector import SteeringVector
 
+from .size import check_size
 
+
+@gated(error=BadInjection)
 @dataclass(frozen=True, eq=False, repr=False)
 class Injection:
     """A vector added to an activation of a prompt.
@@ -35,8 +38,6 @@ class Injection:
     positions: Positions | str | int | Sequence[int] = "front"
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.coefficient):
-            raise BadInjection(f"the coefficient is {self.coefficient}; expected a finite number; choose one")
         given = self.positions
         object.__setattr__(
             self, "positions", parse_positions(given if isinstance(given, Positions | str | int) else tuple(given))
@@ -71,22 +72,26 @@ class Injection:
         site = self.vector.site
         return site if self.layer is None else replace(site, layer=self.layer)
 
+    @gated(error=BadInjection)
     def check(self, model: Model) -> None:
-        """Raises `BadInjection` or `BadNode` where it does not fit the model."""
+        """Raises `BadInjection` or `BadNode` where it does not fit the model, or its numbers (see `size`)."""
         model.check(self.site)
         if self.vector.values.shape[1] != model.width(self.site):
             raise BadInjection(
                 f"the vector has width {self.vector.values.shape[1]}, {model.name} has {model.width(self.site)} at "
                 f"{self.site}; expected a vector recorded on this model"
             )
+        check_size(model, [self])
 
-    def where(self, length: int, has_bos: bool) -> tuple[int, ...]:
+    @gated(error=BadInjection)
+    def where(self, length: Count, has_bos: bool) -> tuple[int, ...]:
         """The positions of a prompt of `length` tokens that it edits."""
         return self.place.resolve(length, self._vector.rows, has_bos)
 
-    def edit(self, length: int, has_bos: bool) -> Edit:
+    @gated(error=BadInjection)
+    def edit(self, length: Count, has_bos: bool) -> Edit:
         """What the engine does to a prompt of `length` tokens."""
-        return Edit(self.site, "add", self.coefficient * self._vector.values, self.where(length, has_bos))
+        return Edit(self.site, "add", float(self.coefficient) * self._vector.values, self.where(length, has_bos))
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the injection."""

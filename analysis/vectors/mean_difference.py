@@ -26,6 +26,7 @@ from torch import Tensor
 from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadNode, BadVector
+from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 
@@ -48,6 +49,7 @@ Texts = Sequence[str] | Sequence[Sequence[int]]
 Indices = NDArray[np.int64]
 
 
+@gated(error=BadVector)
 def mean_difference(
     model: Model,
     positive: Sequence[str] | Sequence[Sequence[int]],
@@ -71,7 +73,7 @@ def mean_difference(
         BadNode: the model has no such layer, site or head.
     """
     if site not in RECORDED:
-        raise BadNode(f"a vector cannot be recorded at {site!r}; expected {', '.join(RECORDED)}")
+        raise BadNode(f"a vector cannot be recorded at {brief(site)!r}; expected {', '.join(RECORDED)}; choose one")
     place = model.check(Site(site, layer, head))
     sides = {"positive": _listed(positive, "positive"), "negative": _listed(negative, "negative")}
     pool = _last(model, sides, place)
@@ -97,9 +99,9 @@ def shuffled(model: Model, vector: SteeringVector, count: int, generator: Genera
         BadVector: the vector is of another model, or its texts cannot be split in so many ways.
     """
     source = vector.source
-    if source["model"] != model.name:
+    if (made_on := source.get("model")) != model.name:
         raise BadVector(
-            f"the labels of ({vector.label}) cannot be exchanged on {model.name}: it was made on {source['model']}; "
+            f"the labels of ({vector.label}) cannot be exchanged on {model.name}: it was made on {made_on}; "
             "expected the same model; make it again on this one"
         )
     drawn = _splits(source, count, generator)
@@ -119,8 +121,11 @@ def splits(source: Mapping[str, Any]) -> int:
     """
     size, copies = len(source["positive"]), np.bincount(_kinds(source))
     ways = np.eye(1, size + 1)[0]  # by n, the different choices of n texts among the kinds of texts so far
-    for most in copies:
-        ways = np.minimum(np.convolve(ways, np.ones(most + 1))[: size + 1], MANY)
+    for most in copies:  # none to all of them: sums over a window
+        total = np.concatenate([np.zeros(most + 1), ways.cumsum()])
+        ways = np.minimum(total[most + 1 :] - total[: size + 1], MANY)
+        if ways[size] == MANY:
+            break
     alike = int((size * copies % copies.sum() == 0).all())
     return (int(ways[size]) - alike) // (2 if 2 * size == copies.sum() else 1) - 1
 
@@ -176,8 +181,6 @@ def _difference(pool: Float[Tensor, "text width"], positive: Indices) -> Float[T
 
 def _listed(texts: Texts, side: str) -> list[Any]:
     """A side as what can be saved: texts, or lists of ids."""
-    if isinstance(texts, str):
-        raise BadVector(f"got one text {brief(texts)!r} for {side}; expected a list of texts; put it in brackets")
     if len(texts) == 0:
         raise BadVector(f"there are no {side} texts; expected at least one on each side; add some")
     return [text if isinstance(text, str) else [int(i) for i in text] for text in texts]

@@ -15,8 +15,10 @@ from typing import Any
 
 from numpy.random import Generator
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadMetric, BadNode, BadVector
+from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 
@@ -27,6 +29,7 @@ TRIES = 20  # draws for each other concept that is wanted: no concept is drawn t
 EXAMPLE = {"plus": " wedding", "minus": " ship", "layer": 1}
 
 
+@gated(error=BadVector)
 def prompt_pair(
     model: Model,
     plus: str | Sequence[int],
@@ -52,13 +55,14 @@ def prompt_pair(
         BadNode: the model has no such layer, site or head.
     """
     if site not in RECORDED:
-        raise BadNode(f"a vector cannot be recorded at {site!r}; expected {', '.join(RECORDED)}")
+        raise BadNode(f"a vector cannot be recorded at {brief(site)!r}; expected {', '.join(RECORDED)}; choose one")
     place = model.check(Site(site, layer, head))
     first, second = paired(model, plus, minus, pad)
     a, b = record(model, [first, second], place)
     if (a == b).all():
         raise BadVector(
-            f"plus {plus!r} and minus {minus!r} give the same activations at {place}; expected different prompts"
+            f"plus {_short(plus)} and minus {_short(minus)} give the same activations at {place}; expected different "
+            "prompts; choose others, or a later layer"
         )
     sides = {
         "plus": plus if isinstance(plus, str) else list(plus),
@@ -166,7 +170,9 @@ def paired(
     first, second = _ids(model, plus), _ids(model, minus)
     length = max(len(first), len(second))
     if length == 0:
-        raise BadVector(f"plus {plus!r} and minus {minus!r} are both empty; expected some text in one of them")
+        raise BadVector(
+            f"plus {plus!r} and minus {minus!r} are both empty; expected some text in one of them; add some"
+        )
     start = [] if model.bos is None else [model.bos]
     first, second = (
         ids + [_pad(model, pad)] * (length - len(ids)) if len(ids) < length else ids for ids in (first, second)
@@ -184,6 +190,10 @@ def _pad(model: Model, pad: str | int) -> int:
         return model.single_token(pad)
     except BadMetric as error:
         raise BadVector(
-            f"the padding {pad!r} is not a single token of {model.name}; expected one; choose another, for "
+            f"the padding {_short(pad)} is not a single token of {model.name}; expected one; choose another, for "
             "example pad='.'"
         ) from error
+
+
+def _short(prompt: str | int | Sequence[int]) -> str:
+    return repr(brief(prompt)) if isinstance(prompt, str) else brief(str(prompt))

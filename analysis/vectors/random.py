@@ -2,6 +2,8 @@
 
 import torch
 
+from steerscope.analysis.errors import BadVector
+from steerscope.analysis.gate import Seed, gated
 from steerscope.analysis.model.models import Model
 
 from .vector import SteeringVector
@@ -9,7 +11,8 @@ from .vector import SteeringVector
 EXAMPLE = {"like": "vector.safetensors", "seed": 1}
 
 
-def random(model: Model, like: SteeringVector | str, seed: int = 0) -> SteeringVector:
+@gated(error=BadVector)
+def random(model: Model, like: SteeringVector | str, seed: Seed = 0) -> SteeringVector:
     """Random directions with the norms of another vector, position by position.
 
     Args:
@@ -21,7 +24,8 @@ def random(model: Model, like: SteeringVector | str, seed: int = 0) -> SteeringV
     return random_like(real, seed)
 
 
-def random_like(vector: SteeringVector, seed: int) -> SteeringVector:
+@gated(error=BadVector)
+def random_like(vector: SteeringVector, seed: Seed) -> SteeringVector:
     """A vector of Gaussian directions; each row has the norm of `vector`'s row, rows of zero stay zero.
 
     Args:

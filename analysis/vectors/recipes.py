@@ -17,10 +17,13 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadVector
+from steerscope.analysis.gate import Check, Refused, check_of
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -84,6 +87,30 @@ class Recipe:
         """How many different vectors `shuffled` can make."""
         return int(self._module.splits(vector.source)) if self.shuffled else 0
 
+    @cached_property
+    def _held(self) -> dict[str, tuple[bool, Check]]:
+        """What a vector's source says of how it was made: by option, whether it must be there, and what it may be."""
+        options, hints = _options(self.function), get_type_hints(self.function, include_extras=True)
+        return {name: (option.default is option.empty, check_of(hints[name])) for name, option in options.items()}
+
+    def check(self, source: Mapping[str, Any]) -> None:
+        """Refuses a source that no vector of this recipe has.
+
+        Raises:
+            BadVector: an option is missing, or of another kind.
+        """
+        for name, (needed, check) in self._held.items() if self.offered else ():
+            try:
+                if name in source:
+                    check(source[name])
+                elif needed:
+                    raise Refused("it to be there")
+            except Refused as expected:
+                raise BadVector(
+                    f"a vector says that it was made by {self.name} with {name}={brief(repr(source.get(name)), 80)}; "
+                    f"expected {expected}; make it again, or give it the recipe 'given'"
+                ) from None
+
     @property
     def _module(self) -> Any:
         return importlib.import_module(f"steerscope.analysis.vectors.{self.name}")
@@ -101,8 +128,20 @@ OFFERED = tuple(name for name, recipe in RECIPES.items() if recipe.offered)
 
 
 def recipe_of(vector: "SteeringVector") -> Recipe | None:
-    """The recipe that made a vector; None for one that was given."""
-    return RECIPES.get(str(vector.source.get("recipe")).replace(" ", "_"))  # once written with a space
+    """The recipe that made a vector; None for one that was given.
+
+    Raises:
+        BadVector: its source does not fit the recipe that it names.
+    """
+    found = RECIPES.get(str(vector.source.get("recipe")).replace(" ", "_"))  # once written with a space
+    if found is not None:
+        found.check(vector.source)
+    return found
+
+
+def _options(function: "Callable[..., SteeringVector]") -> dict[str, inspect.Parameter]:
+    """Every parameter after the model."""
+    return dict(list(inspect.signature(function).parameters.items())[1:])
 
 
 def make(model: "Model", recipe: str, **options: Any) -> "SteeringVector":
@@ -113,9 +152,9 @@ def make(model: "Model", recipe: str, **options: Any) -> "SteeringVector":
     """
     if recipe not in OFFERED:
         instead = "write for example a + b, or 2 * a" if recipe in RECIPES else "choose one"
-        raise BadVector(f"{recipe!r} is no recipe with options; expected {' or '.join(OFFERED)}; {instead}")
+        raise BadVector(f"{brief(recipe)!r} is no recipe with options; expected {' or '.join(OFFERED)}; {instead}")
     member = RECIPES[recipe]
-    known = dict(list(inspect.signature(member.function).parameters.items())[1:])
+    known = _options(member.function)
     needed = {name for name, option in known.items() if option.default is option.empty}
     unknown, missing = sorted(set(options) - set(known)), sorted(needed - set(options))
     if unknown or missing:

@@ -5,44 +5,68 @@ Saved as safetensors, the site and the origin in the file's metadata.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from steerscope.analysis import files
 from steerscope.analysis.brief import brief, counted
-from steerscope.analysis.errors import BadVector
+from steerscope.analysis.errors import BadNode, BadVector
+from steerscope.analysis.gate import gated
 from steerscope.analysis.model.nodes import Site, parse_site
+from steerscope.analysis.tensors import read_tensors, tensor_bytes
+
+MOST = 2**27  # numbers in a vector, half a gigabyte: no prompt is so long, no model so wide
+FORMAT = "2"  # of the file; 1 had no checksum
+ABOUT = {"steerscope", "site", "source"}
+
+if TYPE_CHECKING:  # as they are kept; the door takes more
+    Values = Float[Tensor, "pos width"]
+    Place = Site
+else:
+    Values = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
+    Place = Site | str
 
 
+@gated(error=BadVector)
 @dataclass(frozen=True, eq=False, repr=False)
 class SteeringVector:
     """An activation that can be injected.
 
     Attributes:
-        values: `[pos, width]`, float32 on the CPU; one row to a position of the source prompts, BOS first.
-        site: where it was recorded.
+        values: `[pos, width]`, float32 on the CPU; one row to a position of the source prompts, BOS first. Arrays and
+            lists will do, and `[width]` for one row.
+        site: where it was recorded; `L5.resid_pre` will do.
         source: where it came from: its recipe, what that was given, and `label`, the vector in words.
+
+    Raises:
+        BadVector: values of another shape, not finite, or beyond what float32 holds; a source that no file can hold.
+        BadNode: no such site.
     """
 
-    values: Float[Tensor, "pos width"]
-    site: Site
+    values: Values
+    site: Place
     source: Mapping[str, Any] = field(default_factory=dict)
 
+    __array_ufunc__ = None  # numpy leaves arithmetic to us
+
     def __post_init__(self) -> None:
-        values = torch.as_tensor(self.values).detach().to("cpu", torch.float32)
-        values = values[None] if values.ndim == 1 else values
-        if values.ndim != 2 or 0 in values.shape:
-            raise BadVector(f"a steering vector got the shape {list(values.shape)}; expected [pos, width] or [width]")
-        if not torch.isfinite(values).all():
-            raise BadVector(f"a steering vector for {self.site} holds nan or infinite values; expected finite ones")
-        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "site", parse_site(self.site) if isinstance(self.site, str) else self.site)
+        object.__setattr__(self, "values", _single(self.values, self.site))
+        try:
+            json.dumps(dict(self.source), ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadVector(
+                f"the source of a steering vector cannot be written down ({error}); expected texts, finite numbers, "
+                "lists and dictionaries of them; make it of these"
+            ) from error
 
     @property
     def rows(self) -> int:
@@ -50,8 +74,9 @@ class SteeringVector:
 
     @property
     def norms(self) -> Float[Tensor, " pos"]:
-        """Norm of each row, in units of the stream."""
-        return self.values.square().sum(dim=-1).sqrt()
+        """Norm of each row, in units of the stream; in double precision, where no square overflows."""
+        norms: Tensor = self.values.double().norm(dim=-1)
+        return norms
 
     @property
     def body(self) -> "SteeringVector":
@@ -59,6 +84,7 @@ class SteeringVector:
         kept = self.norms.nonzero()
         return self if len(kept) == 0 else self._with(self.values[int(kept[0]) :])
 
+    @gated(error=BadVector)
     def row(self, index: int) -> "SteeringVector":
         """One row alone, for positions `last` and `all`."""
         if not -self.rows <= index < self.rows:
@@ -67,20 +93,20 @@ class SteeringVector:
 
     def mean(self) -> "SteeringVector":
         """The mean of the rows."""
-        return self._with(self.values.mean(dim=0, keepdim=True), rows="mean")
+        return self._with(self.values.double().mean(dim=0, keepdim=True), rows="mean")
 
     def _with(self, values: Tensor, **more: Any) -> "SteeringVector":
         return replace(self, values=values, source={**self.source, **more})
 
+    @gated(error=BadVector)
     def __add__(self, other: "SteeringVector") -> "SteeringVector":
         return self._combine(other, 1.0, "+")
 
+    @gated(error=BadVector)
     def __sub__(self, other: "SteeringVector") -> "SteeringVector":
         return self._combine(other, -1.0, "-")
 
     def _combine(self, other: "SteeringVector", sign: float, symbol: str) -> "SteeringVector":
-        if not isinstance(other, SteeringVector):
-            return NotImplemented
         if other.site != self.site or other.values.shape != self.values.shape:
             raise BadVector(
                 f"cannot combine {self.site} {list(self.values.shape)} with {other.site} {list(other.values.shape)}; "
@@ -89,14 +115,33 @@ class SteeringVector:
         source = {"recipe": "sum", "label": f"({self.label}) {symbol} ({other.label})"}
         return SteeringVector(self.values + sign * other.values, self.site, source)
 
+    @gated(error=BadVector)
     def __mul__(self, factor: float) -> "SteeringVector":
         source = {"recipe": "multiple", "label": f"{factor:g} ({self.label})"}
-        return SteeringVector(self.values * factor, self.site, source)
+        values = self.values * float(factor)
+        if factor and self.values.any() and not values.any():
+            raise BadVector(f"{factor:g} times {self!r} is 0 in float32; expected a larger factor; choose one")
+        return SteeringVector(values, self.site, source)
 
     __rmul__ = __mul__
 
+    @gated(error=BadVector)
+    def __truediv__(self, divisor: float) -> "SteeringVector":
+        if divisor == 0:
+            raise BadVector("a steering vector divided by 0; expected another number; choose one")
+        return self * (1 / divisor)
+
     def __neg__(self) -> "SteeringVector":
         return -1.0 * self
+
+    def _no(self, other: object) -> NoReturn:
+        raise BadVector(
+            f"no such arithmetic of a steering vector and {type(other).__name__}; expected a sum or difference of two "
+            "vectors, or a vector times or by a number; write for example 2 * (a - b)"
+        )
+
+    __radd__ = __rsub__ = __rtruediv__ = __matmul__ = __rmatmul__ = __pow__ = __rpow__ = _no
+    __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = _no
 
     @property
     def label(self) -> str:
@@ -116,33 +161,66 @@ class SteeringVector:
             "source": {key: value for key, value in self.source.items() if key != "label"},
             "site": str(self.site),
             "rows": self.rows,
-            "norm": [round(float(n), 6) for n in self.norms],
+            "norm": [float(f"{n:.7g}") for n in self.norms.tolist()],
             "hash": digest,
         }
 
+    @gated
     def save(self, path: str | Path) -> Path:
-        """Writes one safetensors file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"steerscope": "1", "site": str(self.site), "source": json.dumps(dict(self.source))}
-        save_file({"values": self.values.contiguous()}, str(path), metadata=metadata)
-        return path
+        """Writes one safetensors file.
+
+        Raises:
+            DiskFull, CannotWrite: it cannot be written.
+        """
+        about = {"steerscope": FORMAT, "site": str(self.site), "source": json.dumps(dict(self.source))}
+        return files.write(path, tensor_bytes({"values": self.values}, about))
 
     @classmethod
+    @gated(error=BadVector)
     def load(cls, path: str | Path) -> "SteeringVector":
         """Reads what `save` wrote.
 
         Raises:
-            BadVector: missing, not safetensors, or without a site.
+            BadVector: missing, not safetensors, changed since it was written, or without a site.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise BadVector(f"no vector file {str(path)!r}; expected what SteeringVector.save wrote; check the path")
+        with suppress(OSError, ValueError):  # what cannot be looked at cannot be read either
+            if Path(path).stat().st_size > 8 * MOST:
+                raise BadVector(f"{str(path)!r} holds over {8 * MOST:,} bytes; expected a steering vector; check it")
+        tensors, about = read_tensors(path, BadVector, "steering vector", needed=False)
         try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                return cls(file.get_tensor("values"), parse_site(metadata["site"]), json.loads(metadata["source"]))
-        except (SafetensorError, KeyError, ValueError) as error:
+            values, site, source = tensors["values"], parse_site(about["site"]), json.loads(about["source"])
+            if about.get("steerscope", "1") != "1" and about.keys() != ABOUT:
+                raise ValueError("it has changed since it was written: its checksum is not there")
+            return cls(values, site, source)
+        except (KeyError, ValueError, RecursionError, BadNode, BadVector) as error:
             raise BadVector(
-                f"{str(path)!r} is no steering vector ({error}); expected what SteeringVector.save wrote"
+                f"{str(path)!r} is no steering vector ({brief(str(error), 300)}); expected what SteeringVector.save "
+                "wrote; bring it back, or make it again"
             ) from error
+
+
+def _single(given: Any, site: Site) -> Float[Tensor, "pos width"]:
+    """Values as they are kept, or why they cannot be."""
+    try:
+        found = torch.as_tensor(given).detach()
+        shape = list(found.shape)
+        if found.numel() > MOST or 0 in shape or len(shape) not in (1, 2):
+            raise BadVector(
+                f"a steering vector got the shape {shape}; expected [pos, width] or [width], at most {MOST:,} numbers; "
+                "give one row for each position"
+            )
+        if found.is_complex():
+            raise BadVector(f"a steering vector for {site} got complex values; expected real ones; take their parts")
+        values = found.to("cpu", torch.float32)
+        finite, gone = bool(torch.isfinite(values).all()), bool(found.any()) and not values.any()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise BadVector(
+            f"a steering vector for {site} got values that are no tensor of numbers ({brief(str(error), 100)}); "
+            "expected [pos, width]; give a tensor"
+        ) from error
+    if not finite or gone:
+        what = "is 0 everywhere once it is" if gone else "holds nan or infinite values, or larger ones than"
+        raise BadVector(
+            f"a steering vector for {site} {what} float32; expected finite values that float32 holds; scale it"
+        )
+    return values[None] if values.ndim == 1 else values

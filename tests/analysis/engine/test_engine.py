@@ -586,8 +586,14 @@ def at(name: str, layer: int, head: int | None = None, width: int = 32, position
     [
         ([], None, None, BadPrompt, "got no prompt, or an empty one; expected at least one token each; add some"),
         ([[1], []], None, None, BadPrompt, "got no prompt, or an empty one"),
-        ([[1] * 65], None, None, BadPrompt, "a prompt has 65 tokens, gpt2 reads at most 64; shorten it"),
-        ([[1, 96]], None, None, BadPrompt, "the token id 96; gpt2 knows 0 to 95; use its own tokenizer"),
+        (
+            [[1] * 65],
+            None,
+            None,
+            BadPrompt,
+            "a prompt has 65 tokens; expected at most the 64 that gpt2 reads; shorten it",
+        ),
+        ([[1, 96]], None, None, BadPrompt, "the token id 96; expected 0 to 95, those of gpt2; use its own tokenizer"),
         ([[1, -1]], None, None, BadPrompt, "the token id -1"),
         ([[1, 2]], at("resid_pre", 3), None, BadNode, "L3.resid_pre is outside of gpt2, which has layers 0 to 2"),
         ([[1, 2]], at("z", 0, 4, 8), None, BadNode, "L0H4.z is outside of gpt2, which has heads 0 to 3"),

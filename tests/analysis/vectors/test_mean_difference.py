@@ -79,8 +79,12 @@ def test_exchanged_sides_flip_the_sign_and_token_ids_do_as_well_as_texts(tiny: M
     [
         ([], SAD, "there are no positive texts; expected at least one"),
         (HAPPY, [], "there are no negative texts"),
-        (HAPPY, "The dog was lost", "got one text 'The dog was lost' for negative; .* put it in brackets"),
-        ([*HAPPY, " "], ["", "a", []], "positive text 6 is empty or blank; negative text 1 is .*; negative text 3 is"),
+        (HAPPY, "The dog was lost", "got negative='The dog was lost'; expected a sequence"),
+        (
+            [*HAPPY, " "],
+            ["", "a", "\n"],
+            "positive text 6 is empty or blank; negative text 1 is .*; negative text 3 is",
+        ),
         ([*HAPPY, "day " * 80], SAD, "positive text 6 has [0-9]+ tokens, tiny reads at most 64; .* mend or remove"),
         ([[1, 2]], [[3, 10**6]], "negative text 1 has token ids outside of 0.*: .1000000"),
         (HAPPY, HAPPY[::-1], "have the same mean activation at L0.resid_pre; .* choose a later one"),
@@ -199,7 +203,7 @@ def test_references_with_exchanged_labels_have_the_norm_of_the_real_one(tiny: Mo
     ]
     drawn = [torch.cat([one.vector.values for own in a.steering[1:] for one in own]) for a in asked]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    torch.testing.assert_close(drawn[0].norm(dim=-1), vector.norms.expand(6))
+    torch.testing.assert_close(drawn[0].norm(dim=-1), vector.norms.float().expand(6))
     assert asked[0].beside.families == ("shuffled",) * 6
 
 

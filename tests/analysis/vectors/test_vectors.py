@@ -185,7 +185,7 @@ def test_bad_vectors_are_refused(tiny: Model, tmp_path: Path) -> None:
         vector - prompt_pair(tiny, " wedding", " ship", 0)
     with pytest.raises(BadVector, match="nan or infinite"):
         SteeringVector(torch.tensor([float("nan")]), Site("resid_pre", 0))
-    with pytest.raises(BadVector, match="no vector file"):
+    with pytest.raises(BadVector, match="is no steering vector .there is no such plain file"):
         SteeringVector.load(tmp_path / "nowhere.safetensors")
     (tmp_path / "v.safetensors").write_bytes(b"not a tensor")
     with pytest.raises(BadVector, match="is no steering vector"):
