@@ -7,9 +7,14 @@ Where a set or a file may be given, the name of a set comes first, as the name o
 `general` is `./general`.
 """
 
+import os
 from pathlib import Path
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadPrompt
+from steerscope.analysis.gate import gated
+from steerscope.analysis.opening import is_standard, named
+from steerscope.analysis.reading import held
 
 PREFIX = "prompts_"
 FOLDERS = tuple(Path(__file__).parent.joinpath(*room, "data") for room in (("analysis", "question"), ("tinystories",)))
@@ -21,6 +26,7 @@ def prompt_sets() -> dict[str, Path]:
     return {path.stem.removeprefix(PREFIX): path for path in files}
 
 
+@gated(error=BadPrompt)
 def prompts(name: str) -> list[str]:
     """The texts of a shipped set: `general`, `on_topic` or `off_topic`.
 
@@ -30,22 +36,25 @@ def prompts(name: str) -> list[str]:
     known = prompt_sets()
     if name not in known:
         raise BadPrompt(
-            f"no prompt set {name!r}; expected one of {', '.join(known)}; read_prompts reads your own files"
+            f"no prompt set {brief(repr(name))}; expected one of {', '.join(known)}; read_prompts reads your own files"
         )
-    return [line for line in known[name].read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [record.text for record in held(known[name])]
 
 
-def prompts_file(source: str) -> Path:
-    """The file of a shipped set, where `source` is the name of one; else the file that it is the path of.
+@gated(error=BadPrompt)
+def prompts_file(source: str | Path) -> str:
+    """The file of a shipped set, where `source` is the name of one; else the file that it is the path of, or `-`.
 
     Raises:
         BadPrompt: neither.
     """
     known = prompt_sets()
-    path = known.get(source, Path(source))
-    if not path.is_file():
+    if isinstance(source, str) and source in known:
+        return str(known[source])
+    if not is_standard(source) and not os.path.lexists(source):
         raise BadPrompt(
-            f"no prompts file {source!r}, and no shipped set of that name ({', '.join(known)}; these names come before "
-            "files: ./general is a file); expected a .txt, .jsonl, .csv or .parquet file, or a set; check the path"
+            f"no prompts file {named(source)}, and no shipped set of that name ({', '.join(known)}; these names come "
+            "before files: ./general is a file); expected a .txt, .jsonl, .csv or .parquet file, - for standard input, "
+            "or a set; check the path"
         )
-    return path
+    return str(source)

@@ -1,30 +1,29 @@
 """`Prompts`: what a run reads, as token ids; from texts, files or ids."""
 
-import csv
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from io import TextIOWrapper
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadPrompt
+from steerscope.analysis.gate import Refused, Whole, gated, shown, text, whole
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.opening import MOST, named
+from steerscope.analysis.progress import track
+from steerscope.analysis.reading import PIECE, held
 
 from .groups import Groups, groups_of, numbers
 
-GROUP = "group"  # the column of a file that says which prompts belong together
-FIELDS = ("prompt", "text")  # where to look in JSONL, CSV and parquet
-PIECE = 1 << 20  # characters of a text file that are held at once
+TOLD = 5  # faults that a message lists; what comes behind them is not read any more
 
 
+@gated(error=BadPrompt)
 @dataclass(frozen=True, repr=False)
 class Prompts:
     """Token ids, BOS included, and the texts they came from.
@@ -36,6 +35,9 @@ class Prompts:
         continuations: token ids that follow each prompt and are scored, but never injected into.
         groups: by prompt, the number of its group: prompts of a group are not independent. Every prompt by itself
             where there are none.
+
+    Raises:
+        BadPrompt: as many texts as ids, and as many continuations and groups or none, are expected; no empty ids.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -43,6 +45,18 @@ class Prompts:
     source: str = "given"
     continuations: tuple[tuple[int, ...], ...] = field(default=())
     groups: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, own in (("texts", self.texts), ("continuations", self.continuations), ("groups", self.groups)):
+            if len(own) != len(self.ids) and (own or name == "texts"):
+                raise BadPrompt(f"got {len(own)} {name} for {len(self.ids)} prompts; expected one each; give as many")
+        for what, rows in (("prompt", self.ids), ("continuation", self.continuations)):
+            wrong = next((i for i, row in enumerate(rows) if not row or min(row) < 0), None)
+            if wrong is not None:
+                raise BadPrompt(
+                    f"{what} {wrong + 1} is {shown(rows[wrong])}; expected token ids, at least one, none below 0; "
+                    "mend or remove it"
+                )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,12 +67,21 @@ class Prompts:
         texts = f": {brief(json.dumps(self.texts[0], ensure_ascii=False), 50)}" if self.texts else ""
         return f"<Prompts {brief(self.source, 40)}: {len(self)} of {size}{texts}>"
 
-    def first(self, count: int) -> "Prompts":
+    @gated(error=BadPrompt)
+    def first(self, count: Whole) -> "Prompts":
         """The first `count` of them."""
         return self.some(range(min(count, len(self))))
 
+    @gated(error=BadPrompt)
     def some(self, chosen: Sequence[int]) -> "Prompts":
-        """Those with some indices."""
+        """Those with some indices; from the end, where they are negative.
+
+        Raises:
+            BadPrompt: there is none with such an index.
+        """
+        beyond = [i for i in chosen if not -len(self) <= i < len(self)]
+        if beyond:
+            raise BadPrompt(f"got the index {beyond[0]}; expected one of {len(self)} prompts; choose others")
         parts: dict[str, Any] = {}
         for name in ("ids", "texts", "continuations", "groups"):
             own = getattr(self, name)
@@ -83,15 +106,14 @@ class Prompts:
         return hashlib.sha256(json.dumps([self.ids, self.continuations]).encode()).hexdigest()
 
 
+@gated(error=BadPrompt)
 def make_prompts(
-    model: Model,
-    prompts: "Prompts | Sequence[str] | Sequence[Sequence[int]]",
-    source: str = "given",
-    groups: Sequence[object] | str = "auto",
+    model: Model, prompts: object, source: str | Path = "given", groups: str | Sequence[object] = "auto"
 ) -> Prompts:
-    """Texts or lists of token ids as `Prompts` for `model`; all faults are reported together.
+    """Texts or lists of token ids as `Prompts` for `model`; the first faults are reported together.
 
     Args:
+        prompts: any iterable of texts and lists, arrays or tensors of token ids; or `Prompts`.
         groups: by prompt, a name of its group (template, document, family); "auto" finds copies and shared templates;
             "each" takes every prompt as independent.
 
@@ -99,27 +121,114 @@ def make_prompts(
         BadPrompt: none given, empty or blank ones, ids outside of the vocabulary, or longer than the context.
     """
     if isinstance(prompts, Prompts):
-        return prompts
-    if isinstance(prompts, str):
-        raise BadPrompt(f"got one text {prompts!r} for prompts; expected a list of texts; put it in brackets")
-    if len(prompts) == 0:
-        raise BadPrompt(f"no prompts in {source}; expected at least one; add some")
+        return _fitting(model, prompts)
+    named_so = str(source).encode(errors="backslashreplace").decode()  # a file's name may be no text
+    given = _listed(prompts)
+    if not given:
+        raise BadPrompt(f"no prompts in {named_so}; expected at least one; add some")
     ids, texts, faults = [], [], []
-    given: Sequence[Any] = prompts
-    for index, prompt in enumerate(given):
-        fault = _fault(model, prompt)
-        if fault:
+    for index, prompt in enumerate(track(given, "reading prompts")):
+        try:
+            row = _ids(model, prompt)
+        except Refused as fault:
             faults.append(f"prompt {index + 1} {fault}")
+            if len(faults) > TOLD:
+                break
             continue
-        row = tuple(model.tokens(prompt)) if isinstance(prompt, str) else tuple(int(i) for i in prompt)
-        if len(row) > model.n_ctx:
-            faults.append(f"prompt {index + 1} has {len(row)} tokens, {model.name} reads at most {model.n_ctx}")
         ids.append(row)
-        texts.append(prompt if isinstance(prompt, str) else " ".join(map(str, row)))
+        texts.append(str(prompt) if isinstance(prompt, str) else " ".join(map(str, row)))
     if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise BadPrompt(f"{shown} (in {source}); expected texts of 1 to {model.n_ctx} tokens; mend or remove them")
-    return Prompts(tuple(ids), tuple(texts), source, groups=_groups(model, ids, groups))
+        told = "; ".join(faults[:TOLD]) + ("; and more" if len(faults) > TOLD else "")
+        raise BadPrompt(f"{told} (in {named_so}); expected texts of 1 to {model.n_ctx} tokens; mend or remove them")
+    return Prompts(tuple(ids), tuple(texts), named_so, groups=_groups(model, ids, groups))
+
+
+def _listed(prompts: Any) -> list[Any]:
+    """What was given, one by one.
+
+    Raises:
+        BadPrompt: it is one thing, or its order or its end is unknown.
+    """
+    if isinstance(prompts, str):
+        raise BadPrompt(f"got one text {shown(prompts)} for prompts; expected a list of texts; put it in brackets")
+    no_list = isinstance(prompts, bytes | bytearray | Mapping | Set) or hasattr(prompts, "columns")  # a table
+    try:
+        if no_list or not isinstance(prompts, Iterable):
+            raise TypeError(f"it is a {type(prompts).__name__}")
+        found = list(islice(prompts, MOST + 1))
+    except (TypeError, ValueError, RuntimeError) as reason:  # of the user's own iterator, too
+        raise BadPrompt(
+            f"got {shown(prompts)} for prompts ({reason}); expected a list of texts or of lists of token ids; make one"
+        ) from reason
+    if len(found) > MOST:
+        raise BadPrompt(f"got more than {MOST:,} prompts; expected fewer; take a part of them")
+    return found
+
+
+def _ids(model: Model, prompt: Any) -> tuple[int, ...]:
+    """The token ids of one prompt.
+
+    Raises:
+        Refused: what is wrong with it.
+    """
+    if isinstance(prompt, str):
+        row = _tokens(model, prompt)
+    else:
+        row = _numbers(model, prompt)
+    if len(row) > model.n_ctx:
+        raise Refused(f"has {len(row)} tokens, {model.name} reads at most {model.n_ctx}")
+    return row
+
+
+def _tokens(model: Model, prompt: str) -> tuple[int, ...]:
+    if not prompt.strip():
+        raise Refused("is empty or blank")
+    if model.tokenizer is None:
+        raise Refused(f"is a text, and {model.name} has no tokenizer: give token ids")
+    if len(prompt) > PIECE:
+        raise Refused(f"has {len(prompt):,} characters")
+    try:
+        row = tuple(model.tokens(text(prompt)))
+    except Refused:
+        raise Refused("holds a lone surrogate (half a character)") from None
+    if not row:
+        raise Refused("has no tokens")
+    return row
+
+
+def _numbers(model: Model, prompt: Any) -> tuple[int, ...]:
+    if isinstance(prompt, Mapping):
+        raise Refused("is a dictionary: of a chat, give the text that the model's chat template makes of it")
+    if isinstance(prompt, int):
+        raise Refused("is one token id: put the list of them in brackets")
+    array = hasattr(prompt, "tolist") and getattr(prompt, "ndim", 0) == 1
+    if isinstance(prompt, bytes) or not (array or isinstance(prompt, Sequence)):
+        raise Refused(f"is {type(prompt).__name__}, expected a text or a list of token ids")
+    if not len(prompt):
+        raise Refused("is empty")
+    if len(prompt) > model.n_ctx:
+        raise Refused(f"has {len(prompt)} tokens, {model.name} reads at most {model.n_ctx}")
+    try:
+        row = [whole(i) for i in (prompt.tolist() if array else prompt)]
+    except (Refused, RuntimeError) as reason:  # a tensor that holds nothing
+        raise Refused(f"is {shown(prompt)}, expected a text or a list of token ids (integers)") from reason
+    bad = [i for i in row if not 0 <= i < model.d_vocab]
+    if bad:
+        raise Refused(f"has token ids outside of 0..{model.d_vocab - 1}: {bad[:TOLD]}")
+    return tuple(row)
+
+
+def _fitting(model: Model, prompts: Prompts) -> Prompts:
+    """`Prompts` that were made before, perhaps for another model."""
+    if not len(prompts):
+        raise BadPrompt(f"no prompts in {prompts.source}; expected at least one; add some")
+    longest, largest = max(map(len, prompts.full)), max(map(max, prompts.full))
+    if longest > model.n_ctx or largest >= model.d_vocab:
+        raise BadPrompt(
+            f"the prompts of {prompts.source} have up to {longest} tokens and ids up to {largest}; expected at most "
+            f"{model.n_ctx} tokens and ids below {model.d_vocab} for {model.name}; make them with its tokenizer"
+        )
+    return prompts
 
 
 def _groups(model: Model, ids: Sequence[tuple[int, ...]], given: Sequence[object] | str) -> tuple[int, ...]:
@@ -129,19 +238,34 @@ def _groups(model: Model, ids: Sequence[tuple[int, ...]], given: Sequence[object
         raise BadPrompt(f"got {len(given)} groups for {len(ids)} prompts; expected one for each; give as many")
     if given == "each":
         return tuple(range(len(ids)))
-    return tuple((groups_of(ids, model.bos) if given == "auto" else numbers(given)).tolist())
+    try:
+        return tuple((groups_of(ids, model.bos) if given == "auto" else numbers(given)).tolist())
+    except TypeError as reason:  # a list or a dictionary for a name
+        raise BadPrompt(f"got groups with a name that is none ({reason}); expected texts or numbers; name them") from (
+            reason
+        )
 
 
+@gated(error=BadPrompt)
 def continued(model: Model, prompts: Prompts, continuation: str | Sequence[int]) -> Prompts:
     """Prompts with the same continuation after each.
 
     Raises:
-        BadPrompt: an empty one, or one that the context has no room for.
+        BadPrompt: an empty one, one of other ids than the model's, or one that the context has no room for.
     """
+    if isinstance(continuation, str) and len(continuation) > PIECE:
+        raise BadPrompt(
+            f"the continuation has {len(continuation):,} characters; expected at most {PIECE:,}; shorten it"
+        )
     ids = tuple(model.encode(continuation) if isinstance(continuation, str) else continuation)
     if not ids:
         raise BadPrompt(f"the continuation {continuation!r} is empty; expected at least one token; give some text")
-    longest = max(map(len, prompts.ids)) + len(ids)
+    if min(ids) < 0 or max(ids) >= model.d_vocab:
+        raise BadPrompt(
+            f"the continuation {shown(continuation)} has token ids outside of 0..{model.d_vocab - 1}; expected those "
+            f"of {model.name}; give its text"
+        )
+    longest = max(map(len, prompts.ids), default=0) + len(ids)
     if longest > model.n_ctx:
         raise BadPrompt(
             f"a prompt and its continuation have {longest} tokens, {model.name} reads at most {model.n_ctx}; "
@@ -150,181 +274,45 @@ def continued(model: Model, prompts: Prompts, continuation: str | Sequence[int])
     return replace(prompts, continuations=(ids,) * len(prompts))
 
 
-def _fault(model: Model, prompt: Any) -> str | None:
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            return "is empty or blank"
-        if model.tokenizer is None:
-            return f"is a text, and {model.name} has no tokenizer: give token ids"
-        return None
-    if not isinstance(prompt, Sequence) or not all(isinstance(i, int) for i in prompt):
-        return f"is {type(prompt).__name__}, expected a text or a list of token ids"
-    if not prompt:
-        return "is empty"
-    bad = [i for i in prompt if not 0 <= i < model.d_vocab]
-    return f"has token ids outside of 0..{model.d_vocab - 1}: {bad[:5]}" if bad else None
-
-
+@gated(error=BadPrompt)
 def read_prompts(path: str | Path) -> list[str]:
-    """Texts of a prompts file: `.txt` (one a line, blank lines skipped), `.jsonl`, `.csv` or `.parquet`.
+    """Texts of a prompts file: `.txt` (one a line, blank lines skipped), `.jsonl`, `.json`, `.csv` or `.parquet`.
 
-    JSONL, CSV and parquet hold the text under `prompt` or `text`.
+    JSON, CSV and parquet hold the text under `prompt` or `text`. `-` is standard input: a text a line, or JSON lines
+    where it begins with `{`.
 
     Raises:
-        BadPrompt: missing, not UTF-8, malformed, or without prompts.
+        BadPrompt: missing, not UTF-8, malformed, too large, or without prompts; the message names the place.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise BadPrompt(
-            f"no prompts file {str(path)!r}; expected a .txt, .jsonl, .csv or .parquet file; check the path"
-        )
-    if path.suffix in READERS:
-        texts = list(READERS[path.suffix](path, FIELDS))
-    else:
-        with open_text(path) as file:
-            texts = [text for line in file for text in line.splitlines() if text.strip()]
-    if not texts:
-        raise BadPrompt(f"{str(path)!r} holds no prompts; expected at least one; add some")
-    return texts
+    return read_grouped(path)[0]
 
 
+@gated(error=BadPrompt)
 def read_groups(path: str | Path) -> list[str] | None:
     """What a prompts file says of its prompts' groups, in a column `group`; None where it has none.
 
     Raises:
-        BadPrompt: some prompts have a group and others have none.
+        BadPrompt: as `read_prompts`; or some prompts have a group and others have none.
     """
-    path = Path(path)
-    if path.suffix == ".jsonl":
-        with open_text(path) as file:
-            records = [json.loads(line) for line in file if line.strip()]
-        found = [record.get(GROUP) if isinstance(record, dict) else None for record in records]
-    elif path.suffix in (".csv", ".parquet"):
-        table = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
-        found = table[GROUP].astype(object).where(table[GROUP].notna(), None).tolist() if GROUP in table else []
-    else:
-        return None
-    if all(name is None for name in found):
-        return None
-    if any(name is None for name in found):
-        number = 1 + found.index(None)
-        raise BadPrompt(f"{str(path)!r}: prompt {number} has no group and others have; expected all or none; add it")
-    return [str(name) for name in found]
+    return read_grouped(path)[1]
 
 
-@contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
-    """A UTF-8 file, with or without a byte order mark, to read piece by piece.
+@gated(error=BadPrompt)
+def read_grouped(path: str | Path) -> tuple[list[str], list[str] | None]:
+    """The texts of a prompts file and what it says of their groups, from one reading.
 
     Raises:
-        BadPrompt: not UTF-8, or not readable.
+        BadPrompt: as `read_prompts` and `read_groups`.
     """
-    try:
-        with path.open("rb") as raw, TextIOWrapper(raw, encoding="utf-8-sig") as file:
-            try:
-                yield file
-            except UnicodeDecodeError as error:
-                byte = raw.tell() - len(error.object) + error.start
-                raise BadPrompt(
-                    f"{str(path)!r} is not UTF-8 (byte {byte}); expected UTF-8 text; convert it, for example with iconv"
-                ) from error
-    except OSError as error:
+    found = held(path)
+    without = next((record for record in found if record.group is None), None)
+    texts = [record.text for record in found]
+    if all(record.group is None for record in found):
+        return texts, None
+    if without is not None:
+        number = 1 + found.index(without)
         raise BadPrompt(
-            f"{str(path)!r} cannot be read ({error.strerror}); expected a readable file; check it"
-        ) from error
-
-
-def column(source: str, names: Sequence[str], fields: Sequence[str]) -> str:
-    """The first of `fields` among the columns of a table.
-
-    Raises:
-        BadPrompt: none of them is there.
-    """
-    name = next((f for f in fields if f in names), None)
-    if name is None:
-        raise BadPrompt(
-            f"{source!r} has the columns {', '.join(names)}; expected one named {' or '.join(fields)}; rename one"
+            f"{named(path)}: prompt {number} has no group and others have; expected all or none; add it "
+            f"({without.place})"
         )
-    return name
-
-
-def _jsonl(path: Path, fields: Sequence[str]) -> Iterator[str]:
-    with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise BadPrompt(
-                    f'{str(path)!r} line {number} is not JSON ({error}); expected for example {{"{fields[0]}": '
-                    '"Once"}; mend the line'
-                ) from error
-            text = (
-                record
-                if isinstance(record, str)
-                else next((record[f] for f in fields if f in record), None)
-                if isinstance(record, dict)
-                else None
-            )
-            if not isinstance(text, str):
-                raise BadPrompt(f"{str(path)!r} line {number} has no text under {' or '.join(fields)}; add one")
-            yield text
-
-
-def _csv(path: Path, fields: Sequence[str]) -> Iterator[str]:
-    with open_text(path) as file:
-        rows = csv.DictReader(file)
-        try:
-            for row in rows:
-                yield row[column(str(path), rows.fieldnames or (), fields)] or ""
-        except csv.Error as error:
-            raise BadPrompt(
-                f"{str(path)!r} line {rows.reader.line_num} is not CSV ({error}); expected fields of at most "
-                f"{csv.field_size_limit()} characters; mend the line, or write JSONL"
-            ) from error
-
-
-def _parquet(path: Path, fields: Sequence[str]) -> Iterator[str]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as table:
-            name = column(str(path), table.schema_arrow.names, fields)
-            for batch in table.iter_batches(batch_size=256, columns=[name]):
-                yield from ("" if v is None else str(v) for v in batch.column(0).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BadPrompt(f"{str(path)!r} is not a parquet file ({error}); expected parquet; write it again") from error
-
-
-def paragraphs(path: Path, fields: Sequence[str] = ()) -> Iterator[str]:
-    """Paragraphs of a text file, between blank lines; its lines, where no blank line parts the first `PIECE`.
-
-    No more than about `PIECE` characters are held: a longer paragraph is given in parts.
-
-    Raises:
-        BadPrompt: not UTF-8, or not readable.
-    """
-    with open_text(path) as file:
-        by_line = re.search(r"\n\s*\n", file.read(PIECE).strip()) is None
-        file.seek(0)
-        lines: list[str] = []
-        size = 0
-        for line in iter(lambda: file.readline(PIECE), ""):
-            if line.strip():
-                lines.append(line)
-                size += len(line)
-            if lines and (by_line or not line.strip() or size >= PIECE):
-                yield "".join(lines).strip()
-                lines, size = [], 0
-        if lines:
-            yield "".join(lines).strip()
-
-
-# Each streams the texts of a file that stand under the first of some fields.
-READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[str]]] = {
-    ".jsonl": _jsonl,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}
+    return texts, [str(record.group) for record in found]

@@ -23,9 +23,9 @@ def test_a_name_comes_before_a_file_and_a_path_means_the_file(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     Path("general").write_text("My own\n")
     Path("mine.txt").write_text("My other one\n")
-    assert prompts_file("general") == prompt_sets()["general"]
+    assert prompts_file("general") == str(prompt_sets()["general"])
     assert read_prompts(prompts_file("./general"))[0] == "My own"
-    assert prompts_file("mine.txt") == Path("mine.txt")
+    assert prompts_file("mine.txt") == "mine.txt"
 
 
 @pytest.mark.parametrize("ask", [prompts, prompts_file])

@@ -17,9 +17,10 @@ import pyarrow.parquet
 import pytest
 from scipy.stats import chi2
 
+from steerscope.analysis import reading
 from steerscope.analysis.errors import BadCorpus, BadPrompt, SteerscopeError
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.question import corpora, prompts
+from steerscope.analysis.question import corpora
 from steerscope.analysis.question.corpora import SHIPPED, documents, file_hash, reservoir, windows
 
 TEXTS = ["Once upon a time there was a wedding.", 'Tom, "the dragon", saw\na ship.', "Größe \u2028 café 船"]
@@ -45,7 +46,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, rows: Any) -> list[tuple[Any, ...]]:
             raise rows
         return iter(rows)
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, __version__="5.2.0"))
+    monkeypatch.setattr(corpora, "unreachable", lambda: "")
     return calls
 
 
@@ -65,7 +67,7 @@ def test_every_format_gives_the_same_documents(alone: None, tmp_path: Path) -> N
     write(tmp_path / "d.txt", "\ufeff\n" + "\r\n\n\n".join(TEXTS) + "\n\n")
     write(tmp_path / "d.jsonl", "\n\n".join(rows))
     pd.DataFrame({"n": 1, "text": [*TEXTS, None]}).to_csv(tmp_path / "d.csv", index=False)
-    pd.DataFrame({"text": [None, *TEXTS]}).to_parquet(tmp_path / "d.parquet")
+    pd.DataFrame({"text": [" ", *TEXTS]}).to_parquet(tmp_path / "d.parquet")
     found = {name: list(documents(tmp_path / name)) for name in sorted(_names(tmp_path))}
     assert found == dict.fromkeys(["d.csv", "d.jsonl", "d.parquet", "d.txt"], TEXTS)
     assert list(documents(str(tmp_path))) == TEXTS * 4
@@ -83,7 +85,7 @@ def test_a_text_file_without_blank_lines_holds_a_document_a_line(tmp_path: Path)
 def test_a_long_paragraph_is_given_in_parts_of_which_one_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompts, "PIECE", 100)
+    monkeypatch.setattr(reading, "PIECE", 100)
     lines = [story(10, seed) for seed in range(40)]
     path = write(tmp_path / "d.txt", "a\n\n" + "\n".join(lines) + "\n" + "x" * 1000)
     first, *parts = documents(path)
@@ -307,7 +309,7 @@ def test_a_missing_file_is_not_looked_up_on_the_hub(
         ("d.txt", b"a\xc3", r"is not UTF-8 \(byte 1\)"),
         ("d.jsonl", b'"a"\n"\xe9"', r"is not UTF-8 \(byte 5\)"),
         ("d.jsonl", '"a"\n\n{"text"', "line 3 is not JSON .*; expected for example .*; mend"),
-        ("d.jsonl", '{"other": "a"}', "line 1 has no text under prompt or text; add one"),
+        ("d.jsonl", '{"other": "a"}', "line 1 has no text under prompt or text .*; add one"),
         ("d.csv", "a,b\n1,2\n", "has the columns a, b; expected one named prompt or text; rename"),
         ("d.csv", "text\nok\n" + "x" * 140_000, "line 3 is not CSV .*; expected .*; mend"),
         ("d.parquet", b"nothing", "is not a parquet file .*; expected parquet; write"),
@@ -337,11 +339,11 @@ def test_where_no_window_is_full_the_longest_is_told(tiny: Model, tmp_path: Path
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ({"tokens": 3}, "windows of 3 tokens; expected 4 to 64; choose"),
+        ({"tokens": 3}, "got tokens=3; expected an integer of at least 4"),
         ({"tokens": 65}, "windows of 65 tokens; expected 4 to 64; choose"),
-        ({"count": 0}, "got count 0; expected 1 or more; choose"),
-        ({"read": 0}, "got read 0; expected 1 or more; choose"),
-        ({"seed": -1}, "got seed -1; expected 0 or more; choose"),
+        ({"count": 0}, "got count=0; expected an integer from 1 to"),
+        ({"read": 0}, "got read=0; expected an integer from 1 to"),
+        ({"seed": -1}, "got seed=-1; expected an integer from 0 to"),
     ],
 )
 def test_numbers_out_of_their_range_are_refused(tiny: Model, wish: dict[str, int], words: str) -> None:
@@ -357,7 +359,7 @@ def test_a_model_without_a_tokenizer_is_refused(tiny: Model) -> None:
 def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     content = b"\x00\r\n\xff" * 500_000
     assert file_hash(write(tmp_path / "d", content)) == hashlib.sha256(content).hexdigest()
-    with pytest.raises(SteerscopeError, match="expected one to take the hash of; check"):
+    with pytest.raises(SteerscopeError, match="is a folder; expected a plain file|Is a directory"):
         file_hash(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Groups of prompts: what is found, and what a user or a file says."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question import groups as module
-from steerscope.analysis.question.groups import ALIKE, groups_of, numbers
+from steerscope.analysis.question.groups import ALIKE, groups_of, longest_common, numbers
 from steerscope.analysis.question.prompts import make_prompts, read_groups, read_prompts
 
 NAMES = ("Tom", "Lily", "Ben", "Anna")
@@ -64,7 +65,7 @@ def common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=8).map(tuple), min_size=1, max_size=7))
 def test_prompts_of_one_group_are_connected_by_common_subsequences(rows: list[tuple[int, ...]]) -> None:
-    """What is found never joins prompts that the definition parts."""
+    """Exactly the pairs that the definition names connect prompts."""
     found = groups_of(rows)
     apart = list(range(len(rows)))
     for a in range(len(rows)):
@@ -73,15 +74,19 @@ def test_prompts_of_one_group_are_connected_by_common_subsequences(rows: list[tu
                 apart = [apart[b] if name == apart[a] else name for name in apart]
     for a in range(len(rows)):
         for b in range(a):
-            if found[a] == found[b]:
-                assert apart[a] == apart[b]
-            if rows[a] == rows[b]:
-                assert found[a] == found[b]
+            assert (found[a] == found[b]) == (apart[a] == apart[b] or rows[a] == rows[b])
 
 
-def test_of_very_many_prompts_only_copies_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@given(st.lists(st.integers(0, 9), max_size=80), st.lists(st.integers(0, 9), max_size=80))
+def test_the_common_subsequence_is_that_of_the_table(a: list[int], b: list[int]) -> None:
+    assert longest_common(a, b) == (common(tuple(a), tuple(b)))
+
+
+@pytest.mark.parametrize("bound", ["MANY", "LONG", "SHARED", "COMPARED"])
+def test_of_very_many_prompts_only_copies_are_looked_for(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [[1, 2, 3, 4, 5, 6], [1, 2, 9, 4, 5, 6], [1, 2, 3, 4, 5, 6]]
-    monkeypatch.setattr(module, "MANY", 1)
+    assert groups_of(rows).tolist() == [0, 0, 0]
+    monkeypatch.setattr(module, bound, 1)
     assert groups_of(rows).tolist() == [0, 1, 0]
 
 
@@ -89,6 +94,20 @@ def test_thousands_of_prompts_take_seconds() -> None:
     generator = np.random.default_rng(0)
     rows = [generator.integers(0, 5000, 20).tolist() for _ in range(1500)]
     assert len(set(groups_of([*rows, *rows[:5]]).tolist())) == 1500
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[*range(20), 100 + i] for i in range(3000)],  # one template
+        [np.random.default_rng(i).permutation(30).tolist() for i in range(1500)],  # the same tokens in any order
+        [[*range(2000), 10_000 + i] for i in range(1000)],
+    ],
+)
+def test_no_prompts_take_minutes(rows: list[list[int]]) -> None:
+    start = time.process_time()
+    groups_of(rows)
+    assert time.process_time() - start < 30
 
 
 def test_names_of_groups_are_numbered_as_they_come(tiny: Model) -> None:

@@ -33,7 +33,7 @@ def test_every_format_gives_the_same_texts(tmp_path: Path) -> None:
         ("p.txt", b"caf\xe9", "not UTF-8"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt"', "line 2 is not JSON"),
         ("p.jsonl", '{"other": "a"}', "line 1 has no text under prompt or text"),
-        ("p.jsonl", "[1]", "line 1 has no text"),
+        ("p.jsonl", "[1]", r"entry 1 \(line 1\) has no text"),
         ("p.csv", "a,b\n1,2\n", "has the columns a, b"),
         ("p.csv", "", "holds no prompts"),
         ("p.parquet", b"nothing", "not a parquet file"),

@@ -1,0 +1,300 @@
+"""The one reader of other people's texts: lines, JSON lines, a JSON array, CSV, parquet, standard input.
+
+1. A file is read as a stream, record by record; a record that is too long is refused before it is held.
+2. What cannot be used is refused with the file, the place in it and the reason: nothing is dropped, nothing guessed.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, Protocol, TextIO
+
+from .brief import brief
+from .errors import BadPrompt, SteerscopeError
+from .opening import GROUP, LARGEST, LONGEST, MOST, Record, Source, column, encodable, group_of, is_standard, opened
+from .parquet import parquet
+
+FIELDS = ("prompt", "text")  # where to look for the text of a record
+PIECE = 1 << 20  # characters that are read at once, and the longest line of text that is one prompt
+
+
+class Format(Protocol):
+    """Streams the records of an open file whose texts stand under the first of some fields."""
+
+    def __call__(self, file: BinaryIO, source: "Source") -> Iterator[Record]: ...
+
+
+def records(
+    path: str | Path,
+    fields: Sequence[str] = FIELDS,
+    error: type[SteerscopeError] = BadPrompt,
+    text: "Format | None" = None,
+    whole: bool = False,
+) -> Iterator[Record]:
+    """The records of a file (by its suffix), or of standard input (`-`: lines, or JSONL where it begins with `{`).
+
+    Args:
+        fields: the first of these that a record has holds its text.
+        error: what to raise.
+        text: how files without a structure are read: as `lines` (default), or as `paragraphs`.
+        whole: they are prompts, all of which will be held, and have groups.
+
+    Raises:
+        error: the file cannot be read, or not be used; the message names the place.
+    """
+    source = Source(path, fields, error, whole)
+    plain = text or lines
+    with opened(path, error) as file:
+        read = FORMATS.get(Path(path).suffix.lower(), plain)
+        if is_standard(path):
+            read = _json if _begin(file, source).startswith("{") else plain
+        try:
+            yield from read(file, source)
+        except UnicodeDecodeError as reason:
+            byte = file.tell() - len(reason.object) + reason.start
+            source.refuse(f"is not UTF-8 (byte {byte})", "UTF-8 text; convert it, for example with iconv", reason)
+
+
+def held(path: str | Path, error: type[SteerscopeError] = BadPrompt) -> list[Record]:
+    """All records of a file of prompts.
+
+    Raises:
+        error: as `records`; or a blank one, none at all, or more than `MOST` or than `LARGEST` characters.
+    """
+    found: list[Record] = []
+    size = 0
+    source = Source(path, FIELDS, error)
+    for record in records(path, error=error, whole=True):
+        if not record.text.strip():
+            source.refuse(f"{record.place} is empty or blank", "a text; write one, or remove it")
+        found.append(record)
+        size += len(record.text)
+        if len(found) > MOST or size > LARGEST:
+            source.refuse(f"holds more than {MOST:,} prompts or {LARGEST:,} characters", "fewer; make it smaller")
+    if not found:
+        source.refuse("holds no prompts", "at least one; add some")
+    return found
+
+
+def _begin(file: BinaryIO, source: Source) -> str:
+    start = file.read(4096).decode("utf-8-sig", errors="ignore").lstrip()
+    file.seek(0)
+    return start
+
+
+@contextmanager
+def _text(file: BinaryIO, newline: str | None = None) -> Iterator[TextIO]:
+    """The file as UTF-8 text, with or without a byte order mark."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
+    try:
+        yield text
+    finally:
+        text.detach()  # it would close the file, which is not its own
+
+
+def _lines(file: TextIO, source: Source, longest: int) -> Iterator[tuple[int, str]]:
+    """Numbered lines, none of them longer than `longest`."""
+    for number, line in enumerate(iter(lambda: file.readline(longest + 1), ""), 1):
+        if len(line) > longest:
+            source.refuse(f"line {number} has more than {longest:,} characters", "shorter ones; part it")
+        yield number, _printable(line, number, source)
+
+
+def _printable(line: str, number: int, source: Source) -> str:
+    if "\0" in line:
+        source.refuse(f"line {number} holds a NUL", "text in UTF-8; convert it (is it UTF-16, or no text?)")
+    return line
+
+
+# Formats.
+
+
+def lines(file: BinaryIO, source: Source) -> Iterator[Record]:
+    """A text a line; blank lines are skipped. Lines end with a newline (of any system) and with nothing else."""
+    with _text(file) as text:
+        for number, line in _lines(text, source, PIECE):
+            if line.strip():
+                yield Record(line.rstrip("\n"), None, f"line {number}")
+
+
+def paragraphs(file: BinaryIO, source: Source) -> Iterator[Record]:
+    """Paragraphs between blank lines; lines, where no blank line parts the first `PIECE` characters.
+
+    No more than about `PIECE` characters are held: a longer paragraph is given in parts.
+    """
+    with _text(file) as text:
+        by_line = re.search(r"\n\s*\n", text.read(PIECE).strip()) is None
+        text.seek(0)
+        kept: list[str] = []
+        size = start = 0
+        number = 1
+        for line in iter(lambda: text.readline(PIECE), ""):
+            _printable(line, number, source)
+            if line.strip():
+                start = start if kept else number
+                kept.append(line)
+                size += len(line)
+            if kept and (by_line or not line.strip() or size >= PIECE):
+                yield Record("".join(kept).strip(), None, f"line {start}")
+                kept, size = [], 0
+            number += line.endswith("\n")
+        if kept:
+            yield Record("".join(kept).strip(), None, f"line {start}")
+
+
+def _json(file: BinaryIO, source: Source) -> Iterator[Record]:
+    """A JSON value a line, or the entries of one array: texts, or objects that hold one."""
+    values = _array if _begin(file, source).startswith("[") else _json_lines
+    with _text(file) as text:
+        for place, value in values(text, source):
+            yield record(value, place, source)
+
+
+def _json_lines(text: TextIO, source: Source) -> Iterator[tuple[str, Any]]:
+    for number, line in _lines(text, source, LONGEST):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", JSON.decode(line)
+        except (ValueError, RecursionError) as reason:
+            _no_json(f"line {number}", reason, source)
+
+
+def _array(text: TextIO, source: Source) -> Iterator[tuple[str, Any]]:
+    """The entries of an array, of which one is held."""
+    rest, at, line, entry = text.read(PIECE), 0, 1, 0
+
+    def more(size: int) -> bool:
+        """Reads on, and forgets what was used."""
+        nonlocal rest, at, line
+        line += rest.count("\n", 0, at)
+        piece = text.read(size)
+        rest, at = rest[at:] + piece, 0
+        return bool(piece)
+
+    def sign() -> str:
+        """The next character that is no space; empty at the end."""
+        nonlocal at
+        while True:
+            at = _SPACE.match(rest, at).end()  # type: ignore[union-attr]
+            if at < len(rest):
+                return rest[at]
+            if not more(PIECE):
+                return ""
+
+    def where() -> str:
+        return f"entry {entry} (line {line + rest.count(chr(10), 0, at)})"
+
+    sign()
+    at += 1  # the bracket
+    while (found := sign()) != "]" or entry:
+        entry += 1
+        while True:
+            try:
+                value, end = JSON.raw_decode(rest, at)
+                if end < len(rest) or not more(PIECE):  # a number may go on
+                    break
+            except (ValueError, RecursionError) as reason:
+                whole = isinstance(reason, RecursionError) or len(rest) - at > LONGEST
+                if whole or not more(max(PIECE, len(rest) - at)):
+                    _no_json(where(), reason, source)
+        if end - at > LONGEST:
+            source.refuse(f"{where()} has more than {LONGEST:,} characters", "shorter ones; part it")
+        yield where(), value
+        at = end
+        found = sign()
+        if found == "]":
+            break
+        if found != ",":
+            source.refuse(f"is not JSON after {where()}", "a comma, or ] at the end; mend it")
+        at += 1
+    at += 1
+    if sign():
+        source.refuse(f"goes on after its array, at line {line}", "nothing there; mend it, or write JSON lines")
+
+
+def record(value: Any, place: str, source: Source) -> Record:
+    """A record of a value that JSON can hold: a text, or an object with one.
+
+    Raises:
+        the source's error: it has no text, or half a character.
+    """
+    group = None
+    text = value
+    if isinstance(value, dict):
+        text = next((value[field] for field in source.fields if field in value), None)
+        group = group_of(value.get(GROUP), place, source) if source.whole else None
+    if not isinstance(text, str):
+        source.refuse(
+            f"{place} has no text under {' or '.join(source.fields)} (it holds {brief(repr(value))})",
+            f'for example {{"{source.fields[0]}": "Once"}}; add one',
+        )
+    return Record(encodable(text, place, source), group, place)
+
+
+def _no_json(place: str, reason: Exception, source: Source) -> NoReturn:
+    why = "too many brackets in each other" if isinstance(reason, RecursionError) else brief(str(reason), 120)
+    source.refuse(f"{place} is not JSON ({why})", f'for example {{"{source.fields[0]}": "Once"}}; mend it', reason)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose names are all different."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {brief(repr(twice))} stands there twice")
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+JSON = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_constant)
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _csv(file: BinaryIO, source: Source) -> Iterator[Record]:
+    """A row a record, under a line of names; blank lines are skipped."""
+    with _text(file, newline="") as text:
+        line, length = 0, 0
+
+        def limited() -> Iterator[str]:
+            nonlocal line, length
+            for line, part in _lines(text, source, LONGEST):
+                length += len(part)
+                if length > LONGEST:
+                    source.refuse(
+                        f"line {line} ends a row of more than {LONGEST:,} characters", "shorter ones; part it"
+                    )
+                yield part
+
+        rows = csv.reader(limited(), strict=True)
+        try:
+            head = next(rows, None)
+            if head is None:
+                return
+            at = head.index(column(source, head))
+            group = head.index(column(source, head, GROUP)) if GROUP in head and source.whole else None
+            for row in rows:
+                length = 0
+                place = f"line {line}"
+                if not row:
+                    continue
+                if len(row) != len(head):
+                    source.refuse(f"{place} has {len(row)} cells under {len(head)} columns", "as many; quote commas")
+                yield Record(row[at], None if group is None else group_of(row[group], place, source), place)
+        except csv.Error as reason:
+            source.refuse(
+                f"line {line} is not CSV ({reason})",
+                f"closed quotes and fields of at most {csv.field_size_limit():,} characters; mend it, or write JSONL",
+                reason,
+            )
+
+
+FORMATS: dict[str, Format] = {".json": _json, ".jsonl": _json, ".csv": _csv, ".parquet": parquet}
