@@ -21,21 +21,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import run
-from steerscope.analysis.errors import BadVector
+from steerscope.analysis.errors import BadVector, DamagedRun
+from steerscope.analysis.gate import Seed, Within, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, parse_site
 from steerscope.analysis.model.positions import Positions
+from steerscope.analysis.tensors import read_tensors, tensor_bytes
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.recipes import recipe_of
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -44,8 +44,10 @@ from .units import Unit
 
 MODES = ("own", "through", "shared", "given")
 Given = Mapping[str | Node, SteeringVector | Tensor]
+Place = Annotated[int, Within(0)]
 
 
+@gated
 @dataclass(frozen=True, eq=False)
 class Additions:
     """For every vector, what each unit gets, and the whole injection that these are parts of.
@@ -54,6 +56,9 @@ class Additions:
         parts: by vector and unit, at the unit's site; one row, or a row for each injected position.
         whole: by vector, what the fully steered run injects.
         writers: by unit, the head's output matrix `[d_head, d_model]`; None where the site is the stream.
+
+    Raises:
+        BadVector: not something for every unit.
     """
 
     units: tuple[Unit, ...]
@@ -61,14 +66,25 @@ class Additions:
     whole: tuple[tuple[SteeringVector, ...], ...]
     writers: tuple[Float[Tensor, "d_head d_model"] | None, ...]
 
+    def __post_init__(self) -> None:
+        counts = {len(self.units), len(self.writers), *map(len, self.parts)}
+        if len(counts) > 1 or not self.units or not self.parts or len(self.whole) != len(self.parts):
+            raise BadVector(
+                f"additions for {len(self.units)} units got {sorted(counts)} parts of {len(self.parts)} vectors, "
+                f"{len(self.whole)} of them whole; expected a part of every vector for every unit; give as many"
+            )
+
     @property
     def rows(self) -> int:
         return self.parts[0][0].rows
 
-    def control(self, vector: int, seed: int) -> tuple[tuple[SteeringVector, ...], tuple[SteeringVector, ...]]:
+    @gated
+    def control(self, vector: Place, seed: Seed) -> tuple[tuple[SteeringVector, ...], tuple[SteeringVector, ...]]:
         """A random vector: the part of every unit, which writes as much into the stream as the real one, row by row;
         and the whole injection.
         """
+        if vector >= len(self.parts):
+            raise BadVector(f"vector {vector} of {len(self.parts)}; expected 0 to {len(self.parts) - 1}; choose one")
         real, whole = self.parts[vector], self.whole[vector]
         if whole[0].site.name == "resid_pre":
             behind = random_like(whole[0], seed)
@@ -111,8 +127,8 @@ class Additions:
         """What the manifest says of each vector."""
         return [{**group[0].describe(), "whole": [str(v.site) for v in group]} for group in self.whole]
 
-    def save(self, path: Path) -> None:
-        """Writes one safetensors file."""
+    def packed(self) -> bytes:
+        """One safetensors file."""
         tensors, about = {}, {}
         for kind, groups in (("part", self.parts), ("whole", self.whole)):
             for v, group in enumerate(groups):
@@ -124,25 +140,35 @@ class Additions:
         for i, writer in enumerate(self.writers):
             if writer is not None:
                 tensors[f"writer.{i}"] = writer.contiguous()
-        save_file(tensors, str(path), metadata={"about": json.dumps(about), "units": json.dumps(units)})
+        return tensor_bytes(tensors, {"about": json.dumps(about), "units": json.dumps(units)})
 
-    @classmethod
-    def load(cls, path: Path) -> "Additions":
-        """Reads what `save` wrote."""
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata()
+    @staticmethod
+    @gated
+    def load(path: str | Path) -> "Additions":
+        """Reads a file of what `packed` gives.
+
+        Raises:
+            DamagedRun: it is none, or has changed.
+        """
+        found, metadata = read_tensors(path, DamagedRun, "additions of a sweep")
+        try:
             about, names = json.loads(metadata["about"]), json.loads(metadata["units"])
-            found = {key: file.get_tensor(key) for key in file.keys()}
-        groups: dict[str, dict[int, list[SteeringVector]]] = {"part": {}, "whole": {}}
-        for key in sorted(about, key=lambda key: [int(part) for part in key.split(".")[1:]]):
-            kind, vector, _ = key.split(".")
-            site, source = parse_site(about[key]["site"]), about[key]["source"]
-            groups[kind].setdefault(int(vector), []).append(SteeringVector(found[key], site, source))
-        units = tuple(Unit(name, kind, parse_site(site)) for name, kind, site in names)
+            groups: dict[str, dict[int, list[SteeringVector]]] = {"part": {}, "whole": {}}
+            for key in sorted(about, key=lambda key: [int(part) for part in key.split(".")[1:]]):
+                kind, vector, _ = key.split(".")
+                site, source = parse_site(about[key]["site"]), about[key]["source"]
+                groups[kind].setdefault(int(vector), []).append(SteeringVector(found[key], site, source))
+            units = tuple(Unit(name, kind, parse_site(site)) for name, kind, site in names)
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise DamagedRun(
+                f"{str(path)!r} holds no additions of a sweep ({type(error).__name__}: {str(error)[:100]}); expected "
+                "those that a sweep wrote; begin another run"
+            ) from error
         parts, whole = (tuple(map(tuple, groups[kind].values())) for kind in ("part", "whole"))
-        return cls(units, parts, whole, tuple(found.get(f"writer.{i}") for i in range(len(units))))
+        return Additions(units, parts, whole, tuple(found.get(f"writer.{i}") for i in range(len(units))))
 
 
+@gated
 def additions(
     model: Model, mode: str, vectors: Sequence[SteeringVector | Given], chosen: Sequence[Unit], place: Positions
 ) -> Additions:
@@ -245,6 +271,11 @@ def _shared(model: Model, vector: SteeringVector, chosen: Sequence[Unit]) -> tup
 
 def _given(vectors: Given, chosen: Sequence[Unit], place: Positions) -> tuple[SteeringVector, ...]:
     named = {str(node): vector for node, vector in vectors.items()}
+    lacking = [unit.name for unit in chosen if unit.name not in named]
+    if lacking:
+        raise BadVector(
+            f"the dictionary has nothing for {', '.join(lacking[:5])}; expected a vector for every node; fill in zeros"
+        )
     parts = []
     for unit in chosen:
         value = named[unit.name]

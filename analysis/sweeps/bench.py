@@ -23,7 +23,8 @@ from torch import Tensor
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.engine.run import Readout, Reads, measure, run
-from steerscope.analysis.errors import BrokenInvariant
+from steerscope.analysis.errors import BadInjection, BrokenInvariant
+from steerscope.analysis.gate import Count, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.metrics import METRICS, Metric, Scored
 from steerscope.analysis.question.prompts import Prompts
@@ -40,11 +41,13 @@ TOLERANCE = 1e-3  # nats: engine against plain passes, in the run's own check
 _KEPT: dict[str, "Bench"] = {}  # the one of this process
 
 
+@gated
 def answer(work: Work, block: Block) -> Answer:
     """Runs a block: what executors do, wherever they are."""
     return bench(work).answer(block)
 
 
+@gated
 def bench(work: Work, model: Model | None = None) -> "Bench":
     """The bench of a work in this process, which loads the model once; `model` where it is there already.
 
@@ -93,6 +96,7 @@ class _Visits:
 class Bench:
     """A work with its model, and what is worth keeping between blocks."""
 
+    @gated
     def __init__(self, work: Work, model: Model) -> None:
         self.work, self.model = work, model
         self.metric: Metric = METRICS[work.metric[0]](**work.metric[1])
@@ -102,6 +106,7 @@ class Bench:
         self._control = lru_cache(maxsize=64)(self._make_control)
         self._images = lru_cache(maxsize=64)(self._make_images)
 
+    @gated
     @torch.no_grad()
     def answer(self, block: Block) -> Answer:
         """Runs a block."""
@@ -140,7 +145,7 @@ class Bench:
         self, numbers: Iterable[int], prompts: Mapping[int, tuple[int, ...]]
     ) -> tuple[list[Trial], _Visits, list[Variant], Float[Tensor, "trial number"]]:
         """Trials by their numbers, their visits, the edited runs, and what was measured of them."""
-        trials = [self.work.design.trial(i, self.work.additions.units) for i in numbers]
+        trials = self.work.design.draw(numbers, self.work.additions.units)
         visits = self._visits(trials, prompts)
         slots = [visits.slot(t) for t in trials]
         variants = [Variant(slot, self.edits(t, visits.ids[slot])) for slot, t in zip(slots, trials, strict=True)]
@@ -227,6 +232,8 @@ class Bench:
         clean, steered = visits.clean[slot].cpu().numpy(), visits.steered[slot].cpu().numpy()
         effect, kl, loss, entropy, own = values.cpu().numpy().T
         names = [unit.name for unit in self.work.additions.units]
+        with np.errstate(over="ignore"):  # told below
+            perplexity, clean_perplexity, steered_perplexity = map(np.exp, (loss, clean[:, 2], steered[:, 2]))
         columns: dict[str, Any] = {
             "trial": [t.index for t in trials],
             "visit": [t.visit for t in trials],
@@ -242,16 +249,16 @@ class Bench:
             "coefficient": [t.coefficient for t in trials],
             "effect": effect - clean[:, 0],
             "kl": kl,
-            "perplexity": np.exp(loss),
+            "perplexity": perplexity,
             "entropy": entropy,
             "norm": self._written(trials, visits).numpy(),
-            "clean_perplexity": np.exp(clean[:, 2]),
+            "clean_perplexity": clean_perplexity,
             "clean_entropy": clean[:, 3],
             "own": own - clean[:, 4],
             "steered_effect": steered[:, 0] - clean[:, 0],
             "steered_own": steered[:, 4] - clean[:, 4],
             "steered_kl": steered[:, 1],
-            "steered_perplexity": np.exp(steered[:, 2]),
+            "steered_perplexity": steered_perplexity,
         }
         arrays = [
             pa.array(columns[field.name]).cast(field.type)
@@ -259,17 +266,21 @@ class Bench:
             else pa.array(columns[field.name], type=field.type)
             for field in SCHEMA
         ]
-        return pa.Table.from_arrays(arrays, schema=SCHEMA)
+        table = pa.Table.from_arrays(arrays, schema=SCHEMA)
+        _refuse_endless(table, trials, self.model)
+        return table
 
+    @gated
     @torch.no_grad()
-    def check(self, block: Block, trials: int = 6) -> dict[str, Any]:
+    def check(self, block: Block, trials: Count = 6) -> dict[str, Any]:
         """The largest difference between the engine and plain passes, over some trials of a block.
 
         Raises:
             BrokenInvariant: it is too large for the numbers to be trusted.
         """
         spread = np.unique(np.linspace(block.start, block.stop - 1, trials).round().astype(int))
-        _, visits, variants, expected = self._measure(spread.tolist(), block.prompts)
+        trials_of, visits, variants, expected = self._measure(spread.tolist(), block.prompts)
+        self._table(trials_of, visits, expected)  # refuses numbers that are none
         worst = 0.0
         for row, variant in enumerate(variants):
             logits = plain_logits(self.model, visits.ids[variant.prompt], variant.edits)
@@ -293,3 +304,20 @@ class Bench:
             "limit": TOLERANCE,
             "passed": True,
         }
+
+
+def _refuse_endless(table: pa.Table, trials: Sequence[Trial], model: Model) -> None:
+    """Numbers that are none come of an overflow; they are not written as if they were results.
+
+    Raises:
+        BadInjection: with the first trial and what it did.
+    """
+    for field in SCHEMA:
+        values = table[field.name].to_numpy() if pa.types.is_floating(field.type) else np.zeros(0)
+        for row in np.flatnonzero(~np.isfinite(values))[:1].tolist():
+            trial, nodes = trials[row], ", ".join(table["nodes"][row].as_py())
+            raise BadInjection(
+                f"trial {trial.index} ({nodes} at coefficient {trial.coefficient:g}) gives {field.name} = "
+                f"{values[row]} in {str(model.dtype).removeprefix('torch.')}; expected a finite number; use smaller "
+                "coefficients, or a wider dtype"
+            )

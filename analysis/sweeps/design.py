@@ -11,16 +11,24 @@ in every version of every library.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Annotated, Any
 
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Count, Seed, Within, gated
 
 from .units import Unit
 
 KINDS = ("uniform", "stratified", "horizontal", "vertical")
+MANY = 1_000_000_000  # trials: years of work
+BATCH = 65_536  # trials that are held at once
+Amount = Annotated[int, Within(1, MANY)]
+Vectors = Annotated[int, Within(0, 10_000)]  # their numbers are written in 16 bits
+Every = Annotated[int, Within(2, 10_000)]
+Held = Annotated[int, Within(0, BATCH)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class _Draws:
         return rest[:count]
 
 
+@gated
 @dataclass(frozen=True)
 class Design:
     """How trials are drawn.
@@ -88,25 +97,22 @@ class Design:
         prompts: how many prompts there are.
     """
 
-    trials: int
-    prompts: int
+    trials: Amount
+    prompts: Count
     kinds: tuple[str, ...] = ("uniform",)
-    k: tuple[int, int] = (1, 4)
+    k: tuple[Count, Count] = (1, 4)
     spacing: str = "any"
     antithetic: bool = False
     mixed: bool = False
     coefficients: tuple[float, ...] = (1.0,)
-    vectors: int = 1
-    controls: int = 20
-    control_every: int = 2
-    visit: int = 0
-    seed: int = 0
+    vectors: Vectors = 1
+    controls: Vectors = 20
+    control_every: Every = 2
+    visit: Held = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        k = (self.k, self.k) if isinstance(self.k, int) else tuple(self.k)
-        kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
-        object.__setattr__(self, "k", k)
-        object.__setattr__(self, "kinds", kinds)
+        object.__setattr__(self, "kinds", tuple(self.kinds))
         object.__setattr__(self, "coefficients", tuple(float(c) for c in self.coefficients))
         self._check()
         if not self.visit:
@@ -115,18 +121,15 @@ class Design:
     def _check(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
-            raise BadArgument(f"unknown design {unknown}; expected some of {', '.join(KINDS)}")
-        if len(self.k) != 2 or not 1 <= self.k[0] <= self.k[1]:
-            raise BadArgument(f"k={self.k}; expected a number of nodes or a range such as 1-4, at least 1")
-        if min(self.trials, self.prompts, self.vectors) < 1 or not self.coefficients:
             raise BadArgument(
-                f"{self.trials} trials, {self.prompts} prompts, {self.vectors} vectors, {len(self.coefficients)} "
-                "coefficients; expected at least one of each"
+                f"unknown design {', '.join(map(repr, unknown)) or '(none)'}; expected some of {', '.join(KINDS)}; "
+                "choose one or several"
             )
-        if self.controls < 0 or self.control_every < 2 or self.visit < 0:
+        if self.k[0] > self.k[1]:
+            raise BadArgument(f"k={self.k}; expected a number of nodes, or a range such as 1-4; turn it round")
+        if not self.vectors or not self.coefficients:
             raise BadArgument(
-                f"controls={self.controls}, control_every={self.control_every}, visit={self.visit}; "
-                "expected at least 0 random vectors, one in 2 or more draws, and visits of at least one trial"
+                f"{self.vectors} vectors, {len(self.coefficients)} coefficients; expected at least one of each; add one"
             )
         if self.antithetic and "vertical" in self.kinds:
             raise BadArgument(
@@ -134,7 +137,9 @@ class Design:
                 "leave one of the two out"
             )
         if self.spacing not in ("any", "consecutive") and not _is_step(self.spacing):
-            raise BadArgument(f"spacing {self.spacing!r}; expected any, consecutive, or a step such as 2")
+            raise BadArgument(
+                f"spacing {self.spacing!r}; expected any, consecutive, or a step of layers such as 2; choose one"
+            )
         if self.mixed and self.vectors < 2:
             raise BadArgument("mixed vectors, and only one vector is given; expected two or more; add another")
 
@@ -172,10 +177,23 @@ class Design:
     def control_of(self, visit: int) -> int:
         """The random vector of a visit's controls."""
         rounds, place = divmod(visit, self.controls)
-        return _Draws(self.seed, rounds, 2).sample(range(self.controls), self.controls)[place]
+        return _order(self.seed, rounds, self.controls)[place]
 
-    def trial(self, index: int, units: Sequence[Unit]) -> Trial:
+    @gated
+    def trial(self, index: Annotated[int, Within(0, MANY)], units: Sequence[Unit]) -> Trial:
         """Trial `index`, whatever was run before it, and wherever."""
+        return self.draw([index], units)[0]
+
+    def draw(self, numbers: Iterable[int], units: Sequence[Unit]) -> list[Trial]:
+        """Trials by their numbers.
+
+        Raises:
+            BadArgument: the units have no room for k.
+        """
+        self.check(units)
+        return [self._trial(number, units) for number in numbers]
+
+    def _trial(self, index: int, units: Sequence[Unit]) -> Trial:
         visit, place = divmod(index, self.visit)
         prompt, vector, coefficient = self.of_visit(visit)
         draw, second = divmod(place, self._pair)
@@ -215,6 +233,7 @@ class Design:
         start = draws.below(len(layers) - span)
         return layers[start : start + span + 1 : self._step]
 
+    @gated
     def check(self, units: Sequence[Unit]) -> None:
         """Refuses a k that these units cannot give.
 
@@ -242,8 +261,13 @@ class Design:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
+@lru_cache(maxsize=64)
+def _order(seed: int, rounds: int, controls: int) -> list[int]:
+    return _Draws(seed, rounds, 2).sample(range(controls), controls)
+
+
 def _is_step(text: str) -> bool:
-    return text.isdigit() and int(text) >= 1
+    return re.fullmatch("[1-9][0-9]{0,5}", text) is not None
 
 
 def _by(units: Sequence[Unit], key: Any) -> dict[Any, list[int]]:

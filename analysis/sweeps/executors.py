@@ -12,13 +12,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from steerscope.analysis.errors import BadArgument, BrokenInvariant
+from steerscope.analysis.gate import Within, gated
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
 Executor = Callable[[Callable[[Task], Done], Iterable[Task]], Iterator[Done]]
+Workers = Annotated[int, Within(1, 1024)]
 LOST = 5  # workers that may be lost before the run stops: something kills them all
 
 
@@ -27,11 +29,12 @@ def local(work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]
     return map(work, tasks)
 
 
+@gated
 @dataclass(frozen=True)
 class Processes:
     """Worker processes on this machine, the cores shared out among them."""
 
-    workers: int | None = None
+    workers: Workers | None = None
 
     def __call__(self, work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
         """Yields answers in the order in which they are done.
@@ -68,6 +71,7 @@ class Processes:
         )
 
 
+@gated
 @dataclass(frozen=True)
 class Ray:
     """Tasks on Ray: a cluster at `address`, or worker processes of this machine.
@@ -78,7 +82,7 @@ class Ray:
     """
 
     address: str | None = None
-    workers: int | None = None
+    workers: Workers | None = None
 
     def __call__(self, work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
         """Yields answers in the order in which they are done; Ray runs the tasks of a lost worker again.
@@ -166,16 +170,15 @@ EXECUTORS: dict[str, Callable[..., Executor[Any, Any]]] = {
 }
 
 
-def executor(name: str, workers: int | None = None, address: str | None = None) -> Executor[Any, Any]:
+@gated
+def executor(name: str, workers: Workers | None = None, address: str | None = None) -> Executor[Any, Any]:
     """An executor by name.
 
     Raises:
-        BadArgument: an unknown name, a number of workers below one, or an address without Ray.
+        BadArgument: an unknown name, or an address without Ray.
     """
     if name not in EXECUTORS:
         raise BadArgument(f"unknown executor {name!r}; expected one of {', '.join(EXECUTORS)}; choose one")
-    if workers is not None and workers < 1:
-        raise BadArgument(f"{workers} workers; expected at least one; leave it out for one a core")
     if (address is not None and name != "ray") or (workers is not None and name == "local"):
         raise BadArgument(
             f"the executor {name} takes no {'address' if address else 'workers'}; expected "

@@ -1,53 +1,51 @@
 """`Plan`: everything that a sweep is, before its first trial: checked, described, saved, and cut into blocks."""
 
-import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steerscope.analysis.errors import BadArgument, BadMetric, BadNode, BadPrompt, OutputExists
+from steerscope.analysis.errors import (
+    BadArgument,
+    BadInjection,
+    BadMetric,
+    BadNode,
+    BadPrompt,
+    DamagedRun,
+    OutputExists,
+)
+from steerscope.analysis.gate import Bytes, Count, Seed, Within, gated
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.positions import Positions, parse_positions
 from steerscope.analysis.question.corpora import file_hash
 from steerscope.analysis.question.groups import groups_of
+from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import METRICS, Metric, own_direction
 from steerscope.analysis.question.prompts import Prompts, make_prompts
 from steerscope.analysis.vectors.vector import SteeringVector
 
 from .additions import Additions, Given, additions
-from .design import Design
-from .store import ADDITIONS, PROMPTS, Store
-from .units import Unit, of_node, units
+from .chosen import units, units_given
+from .design import MANY, Amount, Design, Every, Held, Vectors
+from .store import ADDITIONS, FIXED, PROMPTS, Store, key_of
 from .work import Block, Work
 
 BLOCK_TOKENS = 16_384  # of all trials of a block: seconds of work, lost when a run is killed
-FIXED = (
-    "model",
-    "mode",
-    "nodes",
-    "vectors",
-    "additions",
-    "positions",
-    "design",
-    "prompts",
-    "metric",
-    "seed",
-    "block",
-    "sources",
-)
 SWEPT = [name for name in METRICS if name != "logit_direction"]
 OWN = "each prompt's own direction: the whole effect is positive by construction, and its sign says nothing"
 Loader = Callable[[], Model]
 
 
+@gated
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A sweep: the model, the prompts, what workers need, and what the manifest says."""
@@ -65,26 +63,31 @@ class Plan:
     def blocks(self) -> int:
         return -(-self.work.design.trials // self.block_trials)
 
-    def block(self, index: int) -> Block:
+    @gated
+    def block(self, index: Annotated[int, Within(0, MANY)]) -> Block:
         """A block with the prompts of its trials."""
+        if index >= self.blocks:
+            raise BadArgument(f"block {index} of {self.blocks}; expected 0 to {self.blocks - 1}; choose one")
         design, size = self.work.design, self.block_trials
         start, stop = index * size, min((index + 1) * size, design.trials)
         visits = range(start // design.visit, -(-stop // design.visit))
         wanted = {design.of_visit(visit)[0] for visit in visits}
         return Block(index, start, stop, {prompt: self.prompts.ids[prompt] for prompt in wanted})
 
+    @gated
     def tasks(self, done: Mapping[int, Any]) -> Iterator[Block]:
         """The blocks that are not done."""
         return (self.block(index) for index in range(self.blocks) if index not in done)
 
+    @gated
     def create(self, store: Store) -> None:
-        """Makes the run's folder."""
-        additions = self.work.additions
+        """Makes the run's folder, unless it holds a run already."""
         store.create(
             {**self.about, "created": datetime.now(UTC).isoformat(timespec="seconds")},
-            {ADDITIONS: additions.save, PROMPTS: partial(_write_prompts, self.prompts)},
+            {ADDITIONS: self.work.additions.packed(), PROMPTS: _packed(self.prompts)},
         )
 
+    @gated
     def check_same(self, store: Store) -> None:
         """Refuses a folder whose run is another one.
 
@@ -99,31 +102,32 @@ class Plan:
             )
 
 
+@gated
 def plan(
     model: Model,
     vectors: SteeringVector | Given | Sequence[SteeringVector | Given],
     prompts: Prompts | Sequence[str] | Sequence[Sequence[int]],
     *,
-    trials: int = 2000,
-    k: int | tuple[int, int] = (1, 4),
+    trials: Amount = 2000,
+    k: Count | tuple[Count, Count] = (1, 4),
     design: str | Sequence[str] = "uniform",
     mode: str = "own",
-    nodes: str | Sequence[str] = "all",
+    nodes: str | Sequence[Node | str] = "all",
     positions: Positions | str | int | Sequence[int] = "all",
     coefficients: Sequence[float] | float = (1.0,),
     metric: Metric | None = None,
-    scored: str | tuple[int, ...] | None = None,
-    controls: int = 20,
-    control_every: int = 2,
+    scored: str | Sequence[int] | None = None,
+    controls: Vectors = 20,
+    control_every: Every = 2,
     spacing: str = "any",
     antithetic: bool = False,
     mixed: bool = False,
-    visit: int = 0,
-    block: int = 0,
-    seed: int = 0,
+    visit: Held = 0,
+    block: Held = 0,
+    seed: Seed = 0,
     loader: Loader | None = None,
     sources: Mapping[str, str | Path] | None = None,
-    budget: int | None = None,
+    budget: Bytes | None = None,
     command: str | None = None,
 ) -> Plan:
     """A checked plan of a sweep; the arguments are those of `sweep`."""
@@ -148,11 +152,21 @@ def plan(
         visit=visit,
         seed=seed,
     )
-    chosen = _units(model, mode, nodes, several)
+    _check_scored(scored)
+    chosen = units_given(model, several) if mode == "given" else units(model, mode == "shared", nodes)
     made = additions(model, mode, several, chosen, place)
+    _check_injections(model, made, drawn, place)
     wanted = metric or own_direction()
     work = _work(
-        model, loader, wanted, design=drawn, additions=made, mode=mode, place=place, scored=scored, budget=budget
+        model,
+        loader,
+        wanted,
+        design=drawn,
+        additions=made,
+        mode=mode,
+        place=place,
+        scored=scored if isinstance(scored, str | None) else tuple(scored),
+        budget=budget,
     )
     _check_prompts(model, work, texts)
     work, left_out = _reachable(model, work, texts)
@@ -160,9 +174,10 @@ def plan(
     about = _about(model, work, texts, wanted, sources or {}, left_out)
     about["block"] = block or about["block"]
     about |= {} if command is None else {"command": command}
-    return Plan(model, texts, replace(work, key=_key(about)), about)
+    return Plan(model, texts, replace(work, key=key_of(about)), about)
 
 
+@gated
 def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
     """The plan of a run that is there, on `model`.
 
@@ -170,7 +185,6 @@ def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
         OutputExists: the model is another one; with the difference.
         DamagedRun: the run's own files changed.
     """
-    store.check_files()
     about = store.manifest()
     _check_sources(store, about)
     if about["model"]["weights_hash"] != model.weights_hash:
@@ -180,11 +194,16 @@ def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
             "weights; bring them back, or begin another run"
         )
     metric = about["metric"]
+    if metric["name"] not in METRICS:
+        raise DamagedRun(
+            f"the run in {str(store.folder)!r} has the metric {metric['name']!r}; expected one of {', '.join(SWEPT)}; "
+            "update steerscope, or begin another run"
+        )
     work = _work(
         model,
         loader,
         METRICS[metric["name"]](**metric["options"]),
-        key=_key(about),
+        key=key_of(about),
         design=Design(**{name: _frozen(value) for name, value in about["design"].items()}),
         additions=Additions.load(store.folder / ADDITIONS),
         mode=about["mode"],
@@ -211,10 +230,6 @@ def _work(model: Model, loader: Loader | None, metric: Metric, *, key: str = "",
     )
 
 
-def _key(about: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps({name: about[name] for name in FIXED}).encode()).hexdigest()
-
-
 def _frozen(value: Any) -> Any:
     """What JSON made a list of was a tuple."""
     return tuple(value) if isinstance(value, list) else value
@@ -223,11 +238,12 @@ def _frozen(value: Any) -> Any:
 def _check_sources(store: Store, about: Mapping[str, Any]) -> None:
     """Files that the run was made from may go, but not change."""
     for name, path in about["paths"].items():
-        if Path(path).is_file() and file_hash(path) != about["sources"][name]:
+        was = about["sources"].get(name, "")
+        if Path(path).is_file() and (now := file_hash(path)) != was:
             raise OutputExists(
                 f"the {name} file {path!r} has changed since the run in {str(store.folder)!r} began "
-                f"(SHA-256 was {about['sources'][name][:12]}, is {file_hash(path)[:12]}); expected the same content; "
-                "bring it back, or begin another run"
+                f"(SHA-256 was {was[:12]}, is {now[:12]}); expected the same content; bring it back, or begin another "
+                "run"
             )
 
 
@@ -257,25 +273,26 @@ def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _units(
-    model: Model, mode: str, nodes: str | Sequence[str], vectors: Sequence[SteeringVector | Given]
-) -> tuple[Unit, ...]:
-    if mode != "given":
-        return units(model, mode == "shared", nodes)
-    names = [sorted(map(str, v)) for v in vectors if isinstance(v, Mapping)]
-    if any(n != names[0] for n in names) or not names:
-        raise BadArgument(
-            "mode given got dictionaries with different nodes, or none; expected the same nodes in each; fill "
-            "in zeros where nothing is added"
+def _check_scored(scored: str | Sequence[int] | None) -> None:
+    if scored in ("all", "last") or scored is None or (not isinstance(scored, str) and len(scored)):
+        return
+    raise BadArgument(f"scored={scored!r}; expected None, all, last or indices; choose one")
+
+
+def _check_injections(model: Model, additions: Additions, design: Design, place: Positions) -> None:
+    """What is added, at the largest coefficient, must fit the model, the positions and the numbers that hold it.
+
+    Raises:
+        BadInjection: it does not.
+    """
+    most = max(design.coefficients, key=abs)
+    if place.indices and additions.rows not in (1, len(place.indices)):
+        raise BadInjection(
+            f"the vectors have {additions.rows} rows for {len(place.indices)} positions; expected one row, or one for "
+            "each; give as many positions"
         )
-    known = {str(node): of_node(node) for node in model.nodes}
-    wrong = [name for name in names[0] if name not in known]
-    if wrong:
-        raise BadNode(
-            f"{wrong[0]!r} is no node of {model.name}; expected heads such as L0H1 or MLPs such as L0M; mend "
-            "the dictionary"
-        )
-    return tuple(known[name] for name in known if name in set(names[0]))
+    for vector in (v for group in (*additions.parts, *additions.whole) for v in group):
+        Injection(vector, most).check(model)
 
 
 def _loader(model: Model) -> Loader | None:
@@ -308,6 +325,8 @@ def _portable(model: Model, metric: Metric) -> tuple[str, dict[str, Any]]:
 
 
 def _check_prompts(model: Model, work: Work, prompts: Prompts) -> None:
+    if not len(prompts):
+        raise BadPrompt("no prompts; expected at least one; add some")
     if prompts.continuations:
         raise BadPrompt(
             "the prompts have continuations; expected none: the last token of each prompt is what a sweep "
@@ -400,7 +419,7 @@ def _scored(work: Work) -> str:
     return "positions after the first injected one that are not injected themselves"
 
 
-def _write_prompts(prompts: Prompts, path: Path) -> None:
+def _packed(prompts: Prompts) -> bytes:
     table = pa.table(
         {
             "prompt": pa.array(range(len(prompts)), pa.int32()),
@@ -409,4 +428,6 @@ def _write_prompts(prompts: Prompts, path: Path) -> None:
             "group": pa.array(prompts.by_group, pa.int64()),
         }
     )
-    pq.write_table(table, path, compression="zstd")
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()

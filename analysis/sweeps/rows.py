@@ -43,7 +43,7 @@ _ROW: Mapping[str, tuple[pa.DataType, Column]] = {
         ),
     ),
     "kl": (pa.float32(), Column("disturbance: KL(run || clean), mean over scored positions", "nats")),
-    "perplexity": (pa.float32(), Column("of the text that truly follows, at the scored positions")),
+    "perplexity": (pa.float64(), Column("of the text that truly follows, at the scored positions")),
     "entropy": (pa.float32(), Column("of the next token, mean over scored positions", "nats")),
     "norm": (
         pa.float32(),
@@ -53,7 +53,7 @@ _ROW: Mapping[str, tuple[pa.DataType, Column]] = {
             "stream norms",
         ),
     ),
-    "clean_perplexity": (pa.float32(), Column("the same of the clean run")),
+    "clean_perplexity": (pa.float64(), Column("the same of the clean run")),
     "clean_entropy": (pa.float32(), Column("the same of the clean run", "nats")),
     "steered_effect": (
         pa.float32(),
@@ -61,7 +61,7 @@ _ROW: Mapping[str, tuple[pa.DataType, Column]] = {
     ),
     "steered_own": (pa.float32(), Column("the same along its own change of logits", "logits")),
     "steered_kl": (pa.float32(), Column("disturbance of the whole injection", "nats")),
-    "steered_perplexity": (pa.float32(), Column("perplexity under the whole injection")),
+    "steered_perplexity": (pa.float64(), Column("perplexity under the whole injection")),
 }
 SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _ROW.items()])
 TRIALS: Frame = {name: column for name, (_, column) in _ROW.items()}

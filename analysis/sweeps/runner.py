@@ -1,5 +1,6 @@
 """`sweep` and `resume`: what the plan wants minus what the store has, block by block."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from steerscope.analysis.errors import BadArgument, OutputExists
+from steerscope.analysis.errors import BadArgument, SteerscopeError
+from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.results.result import Result
 
@@ -24,6 +26,7 @@ from .summary import summarize
 from .work import Answer, Block
 
 
+@gated
 @dataclass
 class Session:
     """What one session of a run did, for the log: trials, seconds, and where they went."""
@@ -43,6 +46,7 @@ class Session:
         self.metrics += answer.seconds["metrics"]
 
 
+@gated
 def sweep(
     model: Model,
     vectors: Any,
@@ -50,9 +54,9 @@ def sweep(
     out: str | Path,
     *,
     executor: str | Executor[Block, Answer] = "local",
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
     **options: Any,
 ) -> Result:
     """Injects parts of a steering vector into random nodes, trial by trial, and estimates what each node does.
@@ -77,53 +81,48 @@ def sweep(
 
     Raises:
         OutputExists: the folder holds another sweep; the message names every difference.
-        DiskFull: what was written stays good.
+        DiskFull, CannotWrite: what was written stays good.
     """
-    store = Store(out)
+    store, executor = Store(out), _executor(executor)
     made = plan(model, vectors, prompts, **options)
     begin(made, store)
     run(made, store, executor)
     return summarize(store, level=level, alpha=alpha, smallest=smallest)
 
 
+@gated
 def begin(made: Plan, store: Store) -> None:
     """Makes the run's folder, or finds that the same run is there.
 
     Raises:
         OutputExists: another run, or other results, are there.
     """
-    if store.exists:
-        made.check_same(store)
-        store.check_files()
-        return
-    folder = store.folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExists(
-            f"{str(folder)!r} is there and is no sweep; expected a new or empty folder, or one of a sweep to go on "
-            "with; choose another --out"
-        )
-    made.create(store)
+    if not store.taken:
+        made.create(store)
+    made.check_same(store)
 
 
+@gated
 def resume(
     folder: str | Path,
     model: Model,
     *,
     executor: str | Executor[Block, Answer] = "local",
     loader: Loader | None = None,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """Goes on with a run that was stopped or killed; the rows are those of a run that was not."""
-    store = Store(folder)
+    store, executor = Store(folder), _executor(executor)
     run(reopen(store, model, loader), store, executor)
     return summarize(store, level=level, alpha=alpha, smallest=smallest)
 
 
+@gated
 def run(made: Plan, store: Store, executor: str | Executor[Block, Answer] = "local") -> Session:
     """Runs the blocks that are not there yet. Stop it at any moment; call it again to go on."""
-    executor = executor_of(executor) if isinstance(executor, str) else executor
+    executor = _executor(executor)
     if executor is not local and made.work.loader is None:
         raise BadArgument(
             f"{made.model.name} is only in memory, and workers must load it; expected a folder or a hub name; "
@@ -140,18 +139,29 @@ def run(made: Plan, store: Store, executor: str | Executor[Block, Answer] = "loc
         there = sum(min(size, trials - block * size) for block in done)
         start = time.perf_counter()
         try:
-            with tqdm(total=trials, initial=there, desc="trials", unit="trial", delay=2, dynamic_ncols=True) as bar:
+            shown: dict[str, Any] = {"desc": "trials", "unit": "trial", "delay": 2, "dynamic_ncols": True}
+            with tqdm(total=trials, initial=there, disable=None, **shown) as bar:
                 for found in executor(partial(answer, made.work), made.tasks(done)):
                     began = time.perf_counter()
                     store.append(found.block, found.table)
                     session.writing += time.perf_counter() - began
                     session.add(found)
                     bar.update(found.table.num_rows)
-        finally:
-            session.seconds = time.perf_counter() - start
-            ended = datetime.now(UTC).isoformat(timespec="seconds")
-            store.log({"ended": ended, **vars(session)})
+        except BaseException:
+            with contextlib.suppress(SteerscopeError):  # what stopped the run is said, not that there is no room for it
+                _note(session, store, start)
+            raise
+        _note(session, store, start)
     return session
+
+
+def _note(session: Session, store: Store, start: float) -> None:
+    session.seconds = time.perf_counter() - start
+    store.log({"ended": datetime.now(UTC).isoformat(timespec="seconds"), **vars(session)})
+
+
+def _executor(executor: str | Executor[Block, Answer]) -> Executor[Block, Answer]:
+    return executor_of(executor) if isinstance(executor, str) else executor
 
 
 def _name(executor: Any) -> str:

@@ -6,37 +6,44 @@ token that follows.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 
-from steerscope.analysis.errors import BadArgument, BadPrompt
+from steerscope.analysis.errors import BadPrompt
+from steerscope.analysis.gate import Bytes, Within, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.positions import Positions
 
 from .additions import Additions
-from .design import Design
+from .design import MANY, Design
+
+Place = Annotated[int, Within(0, MANY)]
+Length = Annotated[int, Within(2, MANY)]
 
 
+@gated
 @dataclass(frozen=True)
 class Block:
     """Trials `start` to `stop` (exclusive): whole visits, and the token ids of their prompts."""
 
-    index: int
-    start: int
-    stop: int
+    index: Place
+    start: Place
+    stop: Place
     prompts: Mapping[int, tuple[int, ...]]
 
 
+@gated
 @dataclass(frozen=True)
 class Answer:
     """The rows of a block, and the seconds that went into forward passes and metrics."""
 
-    block: int
+    block: Place
     table: pa.Table
     seconds: Mapping[str, float]
 
 
+@gated
 @dataclass(frozen=True, eq=False)
 class Work:
     """A sweep without its folder and its prompts.
@@ -60,13 +67,15 @@ class Work:
     metric: tuple[str, Mapping[str, Any]]
     scored: str | tuple[int, ...] | None
     has_bos: bool
-    budget: int | None = None
+    budget: Bytes | None = None
 
-    def injected(self, length: int) -> tuple[int, ...]:
+    @gated
+    def injected(self, length: Length) -> tuple[int, ...]:
         """Positions that a prompt of `length` tokens is injected at; its last token is only predicted."""
         return self.place.resolve(length - 1, self.additions.rows, self.has_bos)
 
-    def positions(self, length: int) -> tuple[int, ...]:
+    @gated
+    def positions(self, length: Length) -> tuple[int, ...]:
         """Positions of a prompt of `length` tokens that are scored.
 
         Raises:
@@ -75,8 +84,6 @@ class Work:
         injected = self.injected(length)
         read = range(1 if self.has_bos and length > 2 else 0, length - 1)
         if isinstance(self.scored, str):
-            if self.scored not in ("all", "last"):
-                raise BadArgument(f"scored={self.scored!r}; expected None, all, last or indices")
             return tuple(read) if self.scored == "all" else (length - 2,)
         if self.scored is not None:
             chosen = {i % length for i in self.scored if -length <= i < length}

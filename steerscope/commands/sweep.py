@@ -1,15 +1,16 @@
 """`steerscope sweep`: run, resume, status, report."""
 
+import re
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table as Grid
 
 from steerscope.analysis.errors import BadArgument
+from steerscope.commands.finish import Answer, Out
 from steerscope.commands.vectors import Chosen, offers
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by def
 def run(
     wanted_vectors: list[Chosen],
     model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on with it.")],
+    out: Out,
     layer: Annotated[int | None, typer.Option(help="Layer of the whole injection, which trials are parts of.")] = None,
     coef: Annotated[str, typer.Option(help="Coefficients, separated by commas: a grid, such as 1,2,4.")] = "1",
     trials: Annotated[int, typer.Option(help="How many, controls included.")] = 2000,
@@ -92,18 +93,21 @@ def run(
     smallest: Smallest = 0.02,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")] = None,
-) -> None:
-    """Injects parts of a steering vector into random nodes, and estimates what each node does.
+) -> Answer:
+    """Injects parts of a steering vector into random nodes, and estimates what each node does. The same command goes on
+    with a run that was stopped.
 
     Example: steerscope sweep run --model tinystories-2l --plus " wedding" --minus " " --layer 0
     --trials 20000 --out out/sweep
     """
     from steerscope.analysis.question.corpora import windows
     from steerscope.analysis.question.prompts import make_prompts, read_prompts
+    from steerscope.analysis.results.effects import Statistics
     from steerscope.analysis.sweeps.executors import executor as executor_of
     from steerscope.commands.asked import metric_of
     from steerscope.commands.finish import command_line, hush
 
+    Statistics(level, alpha, smallest)  # refuses what makes no sense
     where = executor_of(executor.value, workers, address)
     coefficients, numbers = _numbers("--coef", coef, float), _range(k)
     wanted = metric_of(metric, targets, against, None)
@@ -146,7 +150,7 @@ def run(
     )
     store = Store(out)
     begin(made, store)
-    _go_on(made, store, where, level, alpha, smallest)
+    return _go_on(made, store, where, level, alpha, smallest)
 
 
 @app.command("resume")
@@ -159,11 +163,13 @@ def resume(
     alpha: Alpha = 0.05,
     smallest: Smallest = 0.02,
     device: Device = None,
-) -> None:
+) -> Answer:
     """Goes on with a run that was stopped or killed, to exactly the rows of one that was not."""
+    from steerscope.analysis.results.effects import Statistics
     from steerscope.analysis.sweeps.executors import executor as executor_of
     from steerscope.commands.finish import hush
 
+    Statistics(level, alpha, smallest)
     where = executor_of(executor.value, workers, address)
     hush()
     from steerscope.analysis.sweeps.plan import reopen
@@ -180,30 +186,25 @@ def resume(
             "resume it from Python"
         )
     loaded = load(name, device=device or about["device"].split(":")[0], dtype=about["dtype"])
-    _go_on(reopen(store, loaded, _loader(name, loaded)), store, where, level, alpha, smallest)
+    return _go_on(reopen(store, loaded, _loader(name, loaded)), store, where, level, alpha, smallest)
 
 
 @app.command("status")
-def status(folder: Folder) -> None:
-    """How far a run is."""
-    from steerscope.analysis.errors import OutputExists
+def status(folder: Folder) -> Answer:
+    """How far a run is; writes nothing and waits for nobody."""
     from steerscope.analysis.sweeps.store import Store
 
     store = Store(folder)
     about = store.manifest()
     trials, size = about["design"]["trials"], about["block"]
-    blocks, parts = -(-trials // size), store.done()
+    blocks, parts, damaged = -(-trials // size), store.done(), store.damaged()
     done = sum(min(size, trials - block * size) for block in parts)
-    try:
-        with store.lock():
-            writing = "no process is writing to it"
-    except OutputExists:
-        writing = "a process is writing to it"
-    past = store.sessions()
+    busy, past = store.busy(), store.sessions()
+    writing = "a process is writing to it" if busy else "no process is writing to it"
     rows = [
         ("model", str(about["model"]["name"])),
         ("trials", f"{done:,} of {trials:,} ({done / trials:.0%}); {writing}"),
-        ("parts", f"{len(parts):,} of {blocks:,} whole, {len(store.damaged())} damaged"),
+        ("parts", f"{len(parts):,} of {blocks:,} whole, {len(damaged)} damaged"),
         ("prompts", f"{about['prompts']['count']} from {about['prompts']['source']}"),
         *(
             (f"session {i}", f"{s['trials']:,} trials in {s['seconds']:.0f} s on {s['executor']}, until {s['ended']}")
@@ -215,18 +216,30 @@ def status(folder: Folder) -> None:
     grid = Grid.grid(padding=(0, 2))
     for row in rows:
         grid.add_row(*row)
-    Console(soft_wrap=True, markup=False, highlight=False).print(grid)
+    found = {
+        "kind": about["kind"],
+        "folder": str(folder),
+        "model": about["model"]["name"],
+        "trials": trials,
+        "done": done,
+        "parts": len(parts),
+        "blocks": blocks,
+        "damaged": [path.name for path in damaged],
+        "writing": busy,
+        "sessions": past,
+    }
+    return Answer(found, grid)
 
 
 @app.command("report")
-def report(folder: Folder, level: Level = 0.95, alpha: Alpha = 0.05, smallest: Smallest = 0.02) -> None:
+def report(folder: Folder, level: Level = 0.95, alpha: Alpha = 0.05, smallest: Smallest = 0.02) -> Answer:
     """Estimates from the trials that are there, and writes report.html; no model is needed."""
     from steerscope.analysis.sweeps.store import Store
 
-    summary(Store(folder), level, alpha, smallest)
+    return summary(Store(folder), level, alpha, smallest)
 
 
-def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float, smallest: float) -> None:
+def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float, smallest: float) -> Answer:
     from steerscope.analysis.sweeps.runner import run as run_blocks
 
     for path in store.damaged():
@@ -234,22 +247,28 @@ def _go_on(made: "Plan", store: "Store", where: Any, level: float, alpha: float,
     try:
         run_blocks(made, store, where)
     except KeyboardInterrupt:
-        typer.echo(
-            f"steerscope: stopped; everything written stays good; go on with: steerscope sweep resume {store.folder}",
-            err=True,
-        )
-        raise typer.Exit(130) from None
-    summary(store, level, alpha, smallest)
+        raise KeyboardInterrupt(
+            f"stopped; everything written stays good; go on with: steerscope sweep resume {store.folder}"
+        ) from None
+    return summary(store, level, alpha, smallest)
 
 
-def summary(store: "Store", level: float = 0.95, alpha: float = 0.05, smallest: float = 0.02) -> None:
-    """Estimates from the trials that are there, saves the tables, writes the report, prints what was found."""
+def summary(store: "Store", level: float = 0.95, alpha: float = 0.05, smallest: float = 0.02) -> Answer:
+    """Estimates from the trials that are there, saves the tables, writes the report; what was found.
+
+    The old page goes before the old tables do, so that none stands beside tables of others.
+    """
+    from steerscope.analysis.files import storing
+    from steerscope.analysis.results.result import PAGE
     from steerscope.analysis.sweeps.summary import summarize
     from steerscope.commands.finish import show
 
     result = summarize(store, level=level, alpha=alpha, smallest=smallest)
+    page = store.folder / PAGE
+    with storing(page):
+        page.unlink(missing_ok=True)
     result.save(store.folder / SUMMARY, overwrite=True)
-    show(result, store.folder / SUMMARY, store.folder)
+    return show(result, store.folder / SUMMARY, store.folder)
 
 
 def _loader(name: str, loaded: "Model") -> Any:
@@ -263,14 +282,14 @@ def _numbers(option: str, text: str, kind: Any) -> tuple[Any, ...]:
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
-        raise BadArgument(f"{option} {text!r}; expected numbers separated by commas, such as 1,2,4") from error
+        raise BadArgument(f"{option} {text!r}; expected numbers separated by commas, such as 1,2,4; mend it") from error
 
 
 def _range(text: str) -> tuple[int, int]:
-    first, _, last = text.partition("-")
-    if not (first.strip().isdigit() and (last.strip() or first.strip()).isdigit()):
-        raise BadArgument(f"--k {text!r}; expected a number of nodes, or a range such as 1-4")
-    return int(first), int(last or first)
+    found = re.fullmatch(r" *([0-9]{1,6}) *(?:- *([0-9]{1,6}) *)?", text)
+    if not found:
+        raise BadArgument(f"--k {text!r}; expected a number of nodes, or a range such as 1-4; give one")
+    return int(found[1]), int(found[2] or found[1])
 
 
 def _scored(text: str | None) -> str | tuple[int, ...] | None:

@@ -1,5 +1,6 @@
 """Runs of a sweep without a model: rows of a known response, written as a sweep writes them."""
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,11 @@ def run(
     of = np.arange(prompts) if groups is None else np.asarray(groups)
     scale = (1 + spread * rng.normal(size=(of.max() + 1, slopes.shape[1])))[of]
     store = Store(folder)
-
-    def write(path: Path) -> None:
-        ids = pa.array([[0, p] for p in range(prompts)])
-        text = pa.array([f"prompt {p}" for p in range(prompts)])
-        pq.write_table(pa.table({"prompt": range(prompts), "text": text, "ids": ids, "group": of}), path)
-
-    store.create(_about(made, prompts, int(of.max()) + 1, metric), {PROMPTS: write})
+    ids = pa.array([[0, p] for p in range(prompts)])
+    text = pa.array([f"prompt {p}" for p in range(prompts)])
+    content = io.BytesIO()
+    pq.write_table(pa.table({"prompt": range(prompts), "text": text, "ids": ids, "group": of}), content)
+    store.create(_about(made, prompts, int(of.max()) + 1, metric), {PROMPTS: content.getvalue()})
     rows = []
     for index in range(made.trials):
         trial = made.trial(index, UNITS)
@@ -100,7 +99,7 @@ def run(
 
 def _about(design: Design, prompts: int, groups: int, metric: str) -> dict[str, Any]:
     return {
-        "model": {"name": "synthetic"},
+        "model": {"name": "synthetic", "weights_hash": ""},
         "mode": "through",
         "nodes": [unit.name for unit in UNITS],
         "left_out": [],
@@ -109,7 +108,9 @@ def _about(design: Design, prompts: int, groups: int, metric: str) -> dict[str, 
         "positions": "all",
         "design": design.describe(),
         "prompts": {"count": prompts, "source": "given", "groups": groups},
-        "metric": {"name": metric, "unit": "logits"},
+        "metric": {"name": metric, "unit": "logits", "options": {}},
+        "sources": {},
+        "paths": {},
         "block": design.trials,
     }
 

@@ -8,11 +8,12 @@ import torch
 
 from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadNode, BadVector
+from steerscope.analysis.files import write
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site
 from steerscope.analysis.model.positions import Positions
 from steerscope.analysis.sweeps.additions import Additions, additions
-from steerscope.analysis.sweeps.units import units
+from steerscope.analysis.sweeps.chosen import units
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -145,7 +146,7 @@ def test_a_dictionary_gives_each_node_what_it_says(small_model: Model) -> None:
 
 def test_additions_are_the_same_after_saving(small_model: Model, tmp_path: Path) -> None:
     found = made(small_model, "through")
-    found.save(tmp_path / "a.safetensors")
+    write(tmp_path / "a.safetensors", found.packed())
     again = Additions.load(tmp_path / "a.safetensors")
     assert again.units == found.units and again.hash == found.hash
     assert again.describe() == found.describe()

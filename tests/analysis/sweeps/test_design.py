@@ -15,6 +15,8 @@ UNITS = [of_node(Node(layer, head)) for layer in range(4) for head in (0, 1, 2, 
 
 
 def design(trials: int = 400, prompts: int = 10, **more: Any) -> Design:
+    if isinstance(more.get("k"), int):
+        more["k"] = (more["k"], more["k"])
     made = Design(trials=trials, prompts=prompts, **more)
     made.check(UNITS)
     return made
@@ -141,17 +143,30 @@ def test_a_visit_holds_whole_groups_and_short_runs_still_see_many_prompts() -> N
     ("arguments", "words"),
     [
         ({"kinds": ("diagonal",)}, "unknown design"),
-        ({"k": (0, 2)}, "at least 1"),
+        ({"k": (0, 2)}, "from 1 to"),
+        ({"k": (3, 2)}, "turn it round"),
         ({"k": 17}, "room for 16"),
         ({"k": 5, "kinds": ("horizontal",)}, "room for 4"),
         ({"k": 5, "kinds": ("vertical",)}, "room for 4"),
         ({"k": 3, "kinds": ("vertical",), "spacing": "2"}, "room for 2"),
         ({"kinds": ("vertical",), "antithetic": True}, "no complement"),
         ({"spacing": "wide"}, "expected any, consecutive"),
+        ({"spacing": "²"}, "expected any, consecutive"),
+        ({"spacing": "9" * 5000}, "expected any, consecutive"),
         ({"mixed": True}, "two or more"),
         ({"coefficients": ()}, "at least one of each"),
-        ({"control_every": 1}, "2 or more"),
-        ({"trials": 0}, "0 trials"),
+        ({"coefficients": (1.0, float("nan"))}, "a finite number"),
+        ({"coefficients": (10**400,)}, "a finite number"),
+        ({"control_every": 1}, "from 2 to"),
+        ({"controls": -1}, "from 0 to"),
+        ({"controls": 10**6}, "from 0 to"),
+        ({"visit": -4}, "from 0 to"),
+        ({"visit": 10**6}, "from 0 to"),
+        ({"seed": -1}, "from 0 to"),
+        ({"trials": 0}, "trials=0"),
+        ({"trials": True}, "trials=True"),
+        ({"trials": 2**63}, "trials=9223372036854775808"),
+        ({"trials": 10**9 + 1}, "from 1 to 1,000,000,000"),
     ],
 )
 def test_a_design_that_cannot_be_is_refused(arguments: dict[str, Any], words: str) -> None:

@@ -161,7 +161,8 @@ def test_the_local_executor_keeps_the_order() -> None:
     ("arguments", "words"),
     [
         (("slurm",), "unknown executor"),
-        (("ray", 0), "at least one"),
+        (("ray", 0), "from 1 to"),
+        (("processes", 10**6), "from 1 to"),
         (("local", 2), "takes no workers"),
         (("processes", 2, "auto"), "takes no address"),
     ],

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from steerscope.analysis.errors import BadArgument, DamagedRun, DiskFull, OutputExists
+from steerscope.analysis.errors import BadArgument, BrokenInvariant, DamagedRun, DiskFull, OutputExists
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.sweeps.plan import Plan, plan, reopen
 from steerscope.analysis.sweeps.runner import begin, resume, run, sweep
@@ -21,6 +21,21 @@ from steerscope.analysis.sweeps.store import Store
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 PROMPTS = [[7, 3, 30, 12, 9, 41, 5, 8, 2], [9, 9, 31, 4, 17, 6], [40, 2, 2, 13, 25, 11, 20], [1, 5, 6, 7, 8]]
+ABOUT: dict[str, Any] = {
+    "model": {"name": "none", "weights_hash": ""},
+    "mode": "own",
+    "nodes": [],
+    "left_out": [],
+    "vectors": [],
+    "coefficients": [1.0],
+    "positions": "all",
+    "design": {"trials": 5, "spacing": "any"},
+    "prompts": {"count": 1, "source": "given"},
+    "metric": {"name": "kl", "unit": "nats", "options": {}},
+    "sources": {},
+    "paths": {},
+    "block": 2,
+}
 OPTIONS: dict[str, Any] = {"trials": 400, "visit": 4, "controls": 2, "k": (1, 3), "block": 40}  # ten parts
 
 
@@ -65,7 +80,7 @@ def test_a_run_that_was_stopped_goes_on_to_exactly_the_same_rows(tiny: Model, wh
         with pytest.raises(Stop):
             run(made(tiny), store, stopped_after(parts))
     assert len(store.done()) == 4
-    (store.trials / ".part-000009-half.parquet.tmp").write_bytes(b"half")
+    (store.trials / ".part-000009-half.parquet.0123456789abcdef.new").write_bytes(b"half")
     run(reopen(store, tiny), store)
     pd.testing.assert_frame_equal(rows(store), rows(whole), check_exact=True)
     assert sorted(p.name for p in store.trials.iterdir()) == sorted(p.name for p in whole.trials.iterdir())
@@ -202,17 +217,16 @@ def test_a_full_disk_is_said_and_what_is_written_stays_good(
 ) -> None:
     store = Store(tmp_path / "run")
     begin(made(tiny), store)
-    write, calls = Path.write_bytes, []
+    fsync, calls = os.fsync, []
 
-    def full(path: Path, content: bytes) -> int:
-        calls.append(path)
-        if len(calls) > 4:
-            write(path, content[: len(content) // 2])
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 8:  # two of each part: the file's and its folder's
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, content)
+        fsync(handle)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DiskFull, match="no room left.*stays good.*sweep resume"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match="no room left.*stays good.*run the same again"):
         run(made(tiny), store)
     monkeypatch.undo()
     assert len(store.done()) == 4 and not list(store.trials.glob(".*"))
@@ -223,11 +237,13 @@ def test_a_full_disk_is_said_and_what_is_written_stays_good(
 def test_a_store_keeps_what_is_appended(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     assert not store.exists
-    store.create({"mode": "own"}, {})
-    store.append(1, pa.table({"trial": [4, 5]}))
-    store.append(0, pa.table({"trial": [1]}))
-    assert [t["trial"].to_pylist() for t in store.read()] == [[1], [4, 5]]
-    assert sorted(store.done()) == [0, 1] and store.manifest()["mode"] == "own"
+    store.create(ABOUT, {})
+    store.append(1, pa.table({"trial": [2, 3]}))
+    store.append(0, pa.table({"trial": [0, 1]}))
+    assert [t["trial"].to_pylist() for t in store.read()] == [[0, 1], [2, 3]]
+    assert sorted(store.done()) == [0, 1] and store.manifest()["mode"] == "own" and store.exists
+    with pytest.raises(BrokenInvariant, match="block 2 came back with 2 rows; expected 1"):
+        store.append(2, pa.table({"trial": [4, 5]}))
 
 
 def test_the_same_call_goes_on_and_a_finished_run_is_only_read(tiny: Model, tmp_path: Path) -> None:
