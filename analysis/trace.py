@@ -35,6 +35,7 @@ from steerscope.analysis.results.verdicts import band
 from steerscope.analysis.tools.record import check, record
 
 from .errors import BadInjection, UnsupportedModel
+from .gate import Level, gated
 
 Item = tuple[int, str, str, str]  # layer, norm or node, where, quantity
 Numbers = dict[Item, list[float]]  # by prompt
@@ -103,8 +104,9 @@ COLUMNS: Frames = {
 }
 
 
+@gated
 def trace(
-    experiment: Experiment, *, lens: Lens | str | None = None, level: float = 0.95, alpha: float = 0.05
+    experiment: Experiment, *, lens: Lens | str | None = None, level: Level = 0.95, alpha: Level = 0.05
 ) -> Result:
     """The injected part on its way through every norm, and what each layer would predict.
 

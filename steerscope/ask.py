@@ -20,35 +20,44 @@ def door(question: Question) -> Callable[..., Any]:
     Options are the attributes of `Experiment`, and the question's own knobs.
 
     Raises:
-        BadArgument: neither an experiment nor a model, or an experiment with further attributes of one.
+        BadArgument: neither an experiment nor a model, an experiment with further attributes of one, or an argument
+            twice.
     """
     function = question.function
 
     @wraps(function)
-    def ask(experiment: Any = None, *more: Any, **options: Any) -> Any:
-        if isinstance(experiment, Experiment):
-            twice = sorted(set(options) & set(OPTIONS))
+    def ask(*first: Any, **options: Any) -> Any:
+        if not first and "experiment" in options:
+            first = (options.pop("experiment"),)
+        if first and isinstance(first[0], Experiment):
+            twice = sorted(set(options) & {*OPTIONS, "experiment"})
             if twice:
                 raise BadArgument(
                     f"{question.name} got an experiment and {', '.join(twice)}; expected these to be the "
                     "experiment's own; use dataclasses.replace(experiment, ...)"
                 )
-            return function(experiment, *more, **options)
-        given = dict(zip(FIRST[1:], more, strict=False))
-        rest = more[len(given) :]
-        model = options.pop("model", experiment)
-        if not isinstance(model, Model):
+            return function(*first, **options)
+        given = dict(zip(FIRST, first, strict=False))
+        twice = sorted(set(given) & set(options))
+        if twice:
             raise BadArgument(
-                f"{question.name} got {type(model).__name__} first; expected an Experiment, or a model, injections and "
-                f"prompts; for example {question.name}(model, injection, prompts)"
+                f"{question.name} got {', '.join(twice)} twice; expected each once; give it by its place or by its name"
             )
         given |= {name: options.pop(name) for name in OPTIONS if name in options}
+        if not isinstance(given.get("model"), Model):
+            raise BadArgument(
+                f"{question.name} got {type(given.get('model')).__name__} first; expected an Experiment, or a model, "
+                f"injections and prompts; for example {question.name}(model, injection, prompts)"
+            )
         if given.get("metric", 0) is None:
             del given["metric"]
         missing = [name for name in ("injections", "prompts") if name not in given]
         if missing:
-            raise BadArgument(f"{question.name} got no {' and no '.join(missing)}; expected them after the model")
-        return function(Experiment(model, **given), *rest, **options)
+            raise BadArgument(
+                f"{question.name} got no {' and no '.join(missing)}; expected them after the model; for example "
+                f"{question.name}(model, injection, prompts)"
+            )
+        return function(Experiment(**given), *first[len(FIRST) :], **options)
 
     ask.__doc__ = (
         f"{function.__doc__}\n    Asked of an `Experiment`, or of `model, injections, prompts, metric` with an "

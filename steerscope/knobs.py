@@ -77,8 +77,8 @@ def _texts(file: Path) -> list[str]:
 _LIST = Kind(str, _names, "names separated by commas")
 _FLOATS = Kind(str, _numbers, "numbers separated by commas, such as 1,10,100")
 KINDS: Mapping[str, Kind] = {
-    **dict.fromkeys(("int", "Count", "Whole", "Seed"), Kind(int)),
-    **dict.fromkeys(("float", "Share", "Level", "Positive"), Kind(float)),
+    **dict.fromkeys(("int", "Count", "Whole", "Seed", "Several", "Steps", "Draws", "Verified", "Sampled"), Kind(int)),
+    **dict.fromkeys(("float", "Share", "Level", "Positive", "Loss"), Kind(float)),
     "bool": Kind(bool),
     "str": Kind(str),
     "Literal": Kind(str),
@@ -87,9 +87,9 @@ KINDS: Mapping[str, Kind] = {
     "str | int": Kind(str),
     "str | Sequence[int]": Kind(str),
     "SteeringVector | str": Kind(str),
-    "Sequence[str]": _LIST,
-    "Sequence[Node | str]": _LIST,
-    "Sequence[float]": _FLOATS,
+    **dict.fromkeys(("Sequence[str]", "str | Sequence[str]", "Sequence[Node | str]"), _LIST),
+    **dict.fromkeys(("Sequence[Order]", "Sequence[Scope]"), _LIST),
+    **dict.fromkeys(("Sequence[float]", "Sequence[Share]"), _FLOATS),
     "Sequence[str] | Sequence[Sequence[int]]": Kind(Path, _texts, "a file of texts"),
 }
 SHARED = ("level", "alpha", "smallest")
@@ -158,8 +158,10 @@ def _is(node: ast.stmt, name: str) -> TypeGuard[ast.FunctionDef]:
 def _constant(source: str, name: str) -> ast.expr:
     """The value of a name of the module."""
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            return node.value
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                return node.value
     raise KeyError(name)
 
 

@@ -14,13 +14,14 @@ the fluent regime a run is off the model's manifold: what is found there explain
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.frozen.damage import about, of_text
+from steerscope.analysis.gate import Level, Whole, Within, gated
 from steerscope.analysis.lens.lens import Lens, load_lens
 from steerscope.analysis.lens.trajectory import TRAJECTORIES, trajectories
 from steerscope.analysis.model.models import Model
@@ -45,9 +46,11 @@ from .strength import at, reference, site
 COLUMNS: Frames = RESPONSE | REGIMES | CAUSES | PHASE | SHAPES | EQUAL | COMPLETIONS | PROBES | TRAJECTORIES
 COARSE = tuple(np.round(np.geomspace(0.1, 1e4, 16), 4).tolist())  # coefficients of the dearer parts
 FEWER = 16  # prompts of the dearer parts
+Loss = Annotated[float, Within(0, 10, open=True)]
 WRITTEN, TOKENS, LONG = 8, 32, 64  # completions: prompts, tokens, tokens for the cache
 
 
+@gated
 def breakdown(
     experiment: Experiment,
     *,
@@ -56,9 +59,9 @@ def breakdown(
     on_topic: Text | None = None,
     lens: Lens | str | None = None,
     broken_at: float | None = None,
-    loss: float = 0.1,
-    references_at_most: int = 4,
-    level: float = 0.95,
+    loss: Loss = 0.1,
+    references_at_most: Whole = 4,
+    level: Level = 0.95,
 ) -> Result:
     """What a large coefficient does, from minus to plus infinity: safe range, limits, causes, remedies.
 
@@ -84,10 +87,8 @@ def breakdown(
         BadArgument: a share or a coefficient out of its range.
         BadLens: no such lens, or one of another model.
     """
-    if not 0 < loss < 10:
-        raise BadArgument(f"loss={loss}; expected a share of the perplexity above 0 and below 10; 0.1 is usual")
-    if broken_at is not None and (broken_at == 0 or not np.isfinite(broken_at)):
-        raise BadArgument(f"broken_at={broken_at}; expected a finite coefficient other than 0; leave it out")
+    if broken_at == 0:
+        raise BadArgument("broken_at=0; expected a coefficient other than 0, which breaks nothing; leave it out")
     start = time.perf_counter()
     given, model = reference(experiment), experiment.model
     site(experiment)

@@ -17,24 +17,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.results.effects import (
-    AGREEMENT,
-    EFFECTS,
-    ENOUGH,
-    NODE,
-    NUMBERS,
-    Statistics,
-    agreement,
-    node_columns,
-)
+from steerscope.analysis.results.effects import AGREEMENT, EFFECTS, NODE, NUMBERS, Statistics, agreement, node_columns
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import interval
-from steerscope.analysis.tools.gradients import BLIND, COMPLETE, Estimates, estimate
+from steerscope.analysis.tools.gradients import BLIND, COMPLETE, Estimates, Several, Steps, estimate
 from steerscope.analysis.tools.patching import MEASURES, effects
 from steerscope.analysis.tools.record import check, record
 
@@ -102,22 +93,24 @@ COLUMNS: Frames = {
 }
 
 
+@gated
 def attribute(
     experiment: Experiment,
     method: Literal["gradient", "relp", "atp*", "ig"] = "ig",
     *,
-    steps: int = 8,
-    sample: int = 12,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    steps: Steps = 8,
+    sample: Several = 12,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """Necessity and sufficiency of every node, estimated from gradients; of `ig` its conductance.
 
     Args:
         method: how gradients become estimates (see `gradients`).
         steps: along the coefficient, that ig begins with; doubled until its parts add up to the effect within 1%.
-        sample: nodes that are patched exactly, drawn at random, to calibrate the estimates; 8 for a correlation.
+        sample: nodes that are patched exactly, drawn at random, to calibrate the estimates; 2 or more, 8 for a
+            correlation.
 
     Returns:
         a `Result` of kind "attribute".
@@ -126,11 +119,6 @@ def attribute(
         BadMetric: a metric whose gradient says nothing here.
     """
     options = Statistics(level, alpha, smallest)
-    if sample < 2:
-        raise BadArgument(
-            f"sample={sample}; expected at least 2 nodes to calibrate the estimates with, {ENOUGH} for a correlation; "
-            "12 is usual"
-        )
     start = time.perf_counter()
     nodes, basis = experiment.reachable, experiment.basis()
     found = estimate(experiment, method, 0, steps)

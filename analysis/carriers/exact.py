@@ -17,6 +17,7 @@ from steerscope.analysis.engine.run import Readout, measure
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.frozen.freeze_attention import COLUMNS as ATTENTION
 from steerscope.analysis.frozen.freeze_attention import frozen
+from steerscope.analysis.gate import Level, Share, Whole, gated
 from steerscope.analysis.origin.writers import COLUMNS as WRITERS
 from steerscope.analysis.origin.writers import written
 from steerscope.analysis.question.experiment import Experiment
@@ -90,16 +91,17 @@ COLUMNS: Frames = {
 }
 
 
+@gated
 def exact(
     experiment: Experiment,
     *,
-    completions: int = 4,
+    completions: Whole = 4,
     writers: bool = True,
     attention: bool = True,
     growing: bool = True,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """Exact necessity and sufficiency of every head and MLP for the effect of an injection.
 

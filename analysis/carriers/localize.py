@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.result import Result
 
@@ -26,13 +27,14 @@ METHODS: dict[str, Callable[..., Result]] = {
 OURS = ("experiment", "method", "level", "alpha", "smallest")
 
 
+@gated
 def localize(
     experiment: Experiment,
     *,
     method: Literal["exact", "screen", "gradient", "relp", "atp", "ig", "shapley"] = "exact",
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
     **knobs: Any,
 ) -> Result:
     """Which heads and MLPs carry the effect of an injection.
@@ -48,8 +50,6 @@ def localize(
     Raises:
         BadArgument: an unknown method, or a knob that it does not have.
     """
-    if method not in METHODS:
-        raise BadArgument(f"unknown method {method!r}; expected one of {', '.join(METHODS)}; choose one")
     known = [name for name in inspect.signature(METHODS[method]).parameters if name not in OURS]
     unknown = sorted(set(knobs) - set(known))
     if unknown:

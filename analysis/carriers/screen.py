@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Count, Level, Share, gated
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.effects import NODE, Statistics, node_columns, nonzero
@@ -75,22 +75,23 @@ COLUMNS: Frames = {
 }
 
 
+@gated
 def screen(
     experiment: Experiment,
     *,
     ranked_by: Literal["gradient", "relp", "atp*", "ig"] = "gradient",
-    top: int | None = None,
-    sample: int = 5,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    top: Count | None = None,
+    sample: Count = 5,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """Exact necessity and sufficiency of the nodes that matter, without patching all of them.
 
     Args:
         ranked_by: method of `attribute` that ranks the nodes.
         top: how many of the best ranked are verified; 8% of the nodes, at least 12, by default.
-        sample: how many of the others are verified, drawn at random.
+        sample: how many of the others are verified, drawn at random: they say how good the rest is.
 
     Returns:
         a `Result` of kind "screen".
@@ -98,11 +99,6 @@ def screen(
     options = Statistics(level, alpha, smallest)
     nodes = experiment.reachable
     top = max(LEAST, ceil(SHARE * len(nodes))) if top is None else top
-    if top < 1 or sample < 1:
-        raise BadArgument(
-            f"top={top}, sample={sample}; expected at least 1 each: the sample is what says how good the rest "
-            "is; raise them"
-        )
     start = time.perf_counter()
     guess, passes = rank(experiment, ranked_by)
     chosen, drawn = _choose(guess, min(top, len(nodes)), sample, experiment.seed)

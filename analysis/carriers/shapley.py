@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Count, Level, Share, Whole, gated
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
@@ -108,17 +109,18 @@ class Game:
         return np.asarray(found - asked.value(None, self.score))
 
 
+@gated
 def shapley(
     experiment: Experiment,
     *,
     estimator: Literal["regression", "permutation"] = "regression",
-    passes: int | None = None,
+    passes: Count | None = None,
     nodes: Sequence[Node | str] | None = None,
     interactions: bool = True,
-    references_at_most: int = 8,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    references_at_most: Whole = 8,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """Shapley values of nodes as carriers, and interactions of pairs.
 
@@ -141,8 +143,6 @@ def shapley(
     if len(players) < 2:
         raise BadArgument(f"{len(players)} node; expected at least 2 to share an effect; give more")
     passes = 8 * len(players) + 2 if passes is None else passes
-    if estimator not in ESTIMATORS:
-        raise BadArgument(f"unknown estimator {estimator!r}; expected one of {', '.join(ESTIMATORS)}; choose one")
     least = 2 * len(players) + 2
     if passes < least:
         raise BadArgument(

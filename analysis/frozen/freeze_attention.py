@@ -19,7 +19,7 @@ What it cannot see: whether what survives goes through values or through MLPs (c
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from torch import Tensor
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadArgument, UnsupportedModel
+from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates
@@ -122,7 +123,8 @@ COLUMNS: Frames = {
     },
 }
 
-SCOPES = ("all", "layer", "head")
+Scope = Literal["all", "layer", "head"]
+SCOPES: Final = ("all", "layer", "head")
 SAMPLES = 2  # runs of each outcome that are checked against plain passes
 CLEAR = 3  # standard errors over groups that a total must be from zero, so that a share of it has an interval
 SECTION = "Attention: what heads move, or where they look"  # of the page: where a check that failed is said
@@ -130,14 +132,15 @@ OF_HEADS = "attention patterns of single heads"
 Values = NDArray[np.float64]
 
 
+@gated
 def freeze_attention(
     experiment: Experiment,
     *,
     text: Text | None = None,
-    by: Sequence[str] = SCOPES,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    by: Sequence[Scope] = SCOPES,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """How much of an injection's effect and damage survives frozen attention patterns, and frozen values.
 
@@ -167,8 +170,8 @@ def frozen(
     Args:
         references: how many of the experiment's ride along; all by default.
     """
-    if not by or set(by) - set(SCOPES):
-        raise BadArgument(f"by={list(by)}; expected some of {', '.join(SCOPES)}; choose among them")
+    if not by:
+        raise BadArgument(f"by is empty; expected some of {', '.join(SCOPES)}; leave it out for all of them")
     freezings, missing = _freezings(experiment, by)
     asked = {"effect": experiment}
     ordinary, reason = of_text(experiment, text)

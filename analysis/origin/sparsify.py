@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,12 +30,14 @@ from torch import Tensor
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import Reads
 from steerscope.analysis.errors import BadArgument, BadInjection
+from steerscope.analysis.gate import Level, Share, Whole, Within, gated
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.metrics import kl
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
+from steerscope.analysis.tools.gradients import Steps
 from steerscope.analysis.tools.injected_gradient import injected_gradient
 from steerscope.analysis.tools.patching import against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
@@ -116,7 +118,9 @@ COLUMNS: Frames = {
     },
 }
 
-ORDERS = ("size", "gradient", "first", "random")
+Order = Literal["size", "gradient", "first", "random"]
+ORDERS: Final = ("size", "gradient", "first", "random")
+Draws = Annotated[int, Within(1, 100)]
 FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 ALONE = {"halves": "with one prompt the gradient's order is chosen on the prompt that it is measured on"}
 Values = NDArray[np.float64]
@@ -124,18 +128,19 @@ Groups = NDArray[np.int64]
 Gradients = list[Float[Tensor, "prompt row dimension"]] | None  # by injection
 
 
+@gated
 def sparsify(
     experiment: Experiment,
     *,
-    orders: Sequence[str] = ORDERS,
-    fractions: Sequence[float] = FRACTIONS,
-    keep: float = 0.9,
+    orders: Sequence[Order] = ORDERS,
+    fractions: Sequence[Share] = FRACTIONS,
+    keep: Level = 0.9,
     rescale: bool = True,
-    draws: int = 3,
-    steps: int = 8,
-    references_at_most: int = 8,
-    level: float = 0.95,
-    alpha: float = 0.05,
+    draws: Draws = 3,
+    steps: Steps = 8,
+    references_at_most: Whole = 8,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
 ) -> Result:
     """Effect and disturbance that are kept with some dimensions of the vector alone.
 
@@ -153,12 +158,12 @@ def sparsify(
         a `Result` of kind "sparsify"; frames and columns as in `COLUMNS`.
 
     Raises:
-        BadArgument: an unknown order, a fraction outside of (0, 1], or no draws.
+        BadArgument: no orders, no fractions, or a fraction of 0.
         BadInjection: the injection has no effect that could be kept.
         BadMetric: a metric without a gradient, for the gradient's order.
     """
     options = Statistics(level, alpha)
-    _check_arguments(orders, fractions, keep, draws, steps)
+    _check_some(orders, fractions)
     start = time.perf_counter()
     experiment = experiment.fewer(references_at_most)
     if not experiment.effect().any():
@@ -194,18 +199,12 @@ def sparsify(
     return record("sparsify", experiment, frames, COLUMNS, start, checks=checks, missing=missing, **about)
 
 
-def _check_arguments(orders: Sequence[str], fractions: Sequence[float], keep: float, draws: int, steps: int) -> None:
-    unknown = [order for order in orders if order not in ORDERS]
-    if unknown or not orders:
-        some = ", ".join(map(repr, unknown)) or "none"
-        raise BadArgument(f"orders={list(orders)}; expected some of {', '.join(ORDERS)}; leave out {some}")
-    outside = [f for f in fractions if not 0 < f <= 1]
-    if outside or not fractions:
-        wanted = "expected shares of the dimensions above 0 and at most 1"
-        raise BadArgument(f"fractions={list(fractions)}; {wanted}; change {outside or 'it'}")
-    if not 0 < keep < 1 or draws < 1 or steps < 1:
-        wanted = "expected keep between 0 and 1, and at least 1 of the others; 0.9, 3 and 8 are usual"
-        raise BadArgument(f"keep={keep}, draws={draws}, steps={steps}; {wanted}")
+def _check_some(orders: Sequence[str], fractions: Sequence[float]) -> None:
+    if not orders:
+        raise BadArgument(f"no orders; expected some of {', '.join(ORDERS)}; leave it out for all of them")
+    if not fractions or min(fractions) == 0:
+        what = "0 among the fractions" if fractions else "no fractions"
+        raise BadArgument(f"{what}; expected shares of the dimensions above 0; leave it out for the default")
 
 
 def _distinct(fractions: Sequence[float], widths: Sequence[int]) -> tuple[float, ...]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
@@ -145,7 +146,8 @@ class Written:
         return {"injection": list(self.owner), "writer": [part.writer for part in self.parts]}
 
 
-def writers(experiment: Experiment, *, level: float = 0.95, alpha: float = 0.05, smallest: float = 0.02) -> Result:
+@gated
+def writers(experiment: Experiment, *, level: Level = 0.95, alpha: Level = 0.05, smallest: Share = 0.02) -> Result:
     """Who wrote the injected vectors, and what each writer's part does.
 
     Returns:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
-from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.nodes import Node
 
 from .schema import Column, Frame
@@ -85,21 +85,14 @@ EFFECTS: Frame = NODE | MEASURE | NUMBERS
 """What `frames["effects"]` has, whichever method found it; a method may add columns."""
 
 
+@gated
 @dataclass(frozen=True)
 class Statistics:
     """Level of the intervals, the threshold on corrected p-values, and the smallest effect of interest (a share)."""
 
-    level: float = 0.95
-    alpha: float = 0.05
-    smallest: float = 0.02
-
-    def __post_init__(self) -> None:
-        if not (0 < self.level < 1 and 0 < self.alpha < 1):
-            raise BadArgument(
-                f"level={self.level}, alpha={self.alpha}; expected both between 0 and 1; 0.95 and 0.05 are usual"
-            )
-        if not 0 <= self.smallest < 1:
-            raise BadArgument(f"smallest={self.smallest}; expected a share of the effect from 0 up to 1; 0.02 is usual")
+    level: Level = 0.95
+    alpha: Level = 0.05
+    smallest: Share = 0.02
 
 
 def estimates(

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from steerscope.analysis.gate import gated
+
 Role = Literal[
     "node",
     "layer",
@@ -39,6 +41,7 @@ Role = Literal[
 ROLES: tuple[str, ...] = get_args(Role)
 
 
+@gated
 @dataclass(frozen=True)
 class Column:
     """A column of a frame.

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.gate import Level, Share, Whole, gated
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment, beyond_rounding
@@ -104,14 +105,15 @@ Values = NDArray[np.float64]
 Patch = tuple[int, Node, int, tuple[int, ...]]  # measure, node, prompt, positions (none: all of them)
 
 
+@gated
 def by_position(
     experiment: Experiment,
     *,
     nodes: Sequence[Node | str] | None = None,
-    references_at_most: int = 8,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    references_at_most: Whole = 8,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """Exact necessity and sufficiency of carriers at each place of the prompt.
 

@@ -6,12 +6,13 @@ change, and verdicts compare shares; they are corrected over all edges, listed o
 
 import time
 from itertools import product
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Level, Share, Whole, Within, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
@@ -20,7 +21,7 @@ from steerscope.analysis.results.effects import AGREEMENT, NUMBERS, Statistics, 
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.verdicts import leave_one_out
-from steerscope.analysis.tools.gradients import COMPLETE
+from steerscope.analysis.tools.gradients import COMPLETE, Steps
 from steerscope.analysis.tools.patching import MEASURES
 from steerscope.analysis.tools.record import record
 
@@ -58,19 +59,22 @@ COLUMNS: Frames = {
 }
 
 LISTED = 1000  # strongest edges that the table holds
+Verified = Annotated[int, Within(1, LISTED)]
+Sampled = Annotated[int, Within(2, LISTED)]
 Values = NDArray[np.float64]
 
 
+@gated
 def edges(
     experiment: Experiment,
     *,
-    steps: int = 5,
-    verify: int = 20,
-    sample: int = 20,
-    references_at_most: int = 24,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    steps: Steps = 5,
+    verify: Verified = 20,
+    sample: Sampled = 20,
+    references_at_most: Whole = 24,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """Scores of all edges from the injection and every node to every later input, with exact values for the strongest.
 
@@ -86,10 +90,6 @@ def edges(
         a `Result` of kind "edges"; frames and columns as in `COLUMNS`; `edge_graph` makes a `networkx.DiGraph` of it.
     """
     options = Statistics(level, alpha, smallest)
-    if steps < 1 or verify < 1 or sample < 2:
-        raise BadArgument(
-            f"steps={steps}, verify={verify}, sample={sample}; expected at least 1, 1 and 2; 5, 20 and 20 are usual"
-        )
     start = time.perf_counter()
     experiment, model = experiment.fewer(references_at_most), experiment.model
     basis = experiment.basis()

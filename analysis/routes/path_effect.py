@@ -32,6 +32,7 @@ from torch import Tensor
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadNode
+from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site, parse_node
 from steerscope.analysis.progress import track
@@ -106,14 +107,15 @@ def parse_receiver(text: str) -> Receiver:
     return Receiver(node, (given,) if given else ("q", "k", "v"))
 
 
+@gated
 def path_effect(
     experiment: Experiment,
-    senders: Sequence[str],
-    receivers: Sequence[str],
+    senders: str | Sequence[str],
+    receivers: str | Sequence[str],
     *,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """Exact effects of direct paths, from every sender to every receiver.
 

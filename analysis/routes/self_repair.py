@@ -32,6 +32,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.gate import Level, Share, Whole, gated
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
@@ -93,14 +94,15 @@ LEAST = 0.05  # of the total effect: shares of a smaller direct loss would mean 
 Values = NDArray[np.float64]
 
 
+@gated
 def self_repair(
     experiment: Experiment,
     nodes: Sequence[Node | str] | None = None,
     *,
-    references_at_most: int = 8,
-    level: float = 0.95,
-    alpha: float = 0.05,
-    smallest: float = 0.02,
+    references_at_most: Whole = 8,
+    level: Level = 0.95,
+    alpha: Level = 0.05,
+    smallest: Share = 0.02,
 ) -> Result:
     """Direct and net loss of removing each carrier, and who makes up for the difference.
 

@@ -26,6 +26,7 @@ each misses of planted relays. So every result says how far it is from exact pat
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from steerscope.analysis.engine.backward import backward, recomputes
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.wavefront import Hook
 from steerscope.analysis.errors import BadArgument, BadMetric
+from steerscope.analysis.gate import MOST, Within
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.metrics import Score
@@ -50,6 +52,8 @@ BACKWARD = 3  # forward-equivalents of a row: forward, and twice that for the wa
 CONDUCTANCE = ("conductance",)
 COMPLETE = 0.01  # of the effect: the gap that integration is content with
 FINEST = 64  # steps that it goes to
+Steps = Annotated[int, Within(1, 256)]  # each is a run of every prompt and its way back
+Several = Annotated[int, Within(2, MOST)]
 BLOCK = 8  # steps whose rows share a chunk
 BLIND = {
     "gradient": "what goes through a later head's queries or keys where its pattern is saturated",

@@ -31,7 +31,7 @@ def ordinary(experiment: Experiment, text: Text | None = None) -> Experiment:
     model = experiment.model
     if text is None or isinstance(text, str):
         tokens = min(TOKENS, model.n_ctx)
-        prompts = windows(model, text or "shipped", count=COUNT, tokens=tokens)  # the same for all
+        prompts = windows(model, "shipped" if text is None else text, count=COUNT, tokens=tokens)  # the same for all
     else:
         prompts = make_prompts(model, text)
     asked = replace(experiment, prompts=prompts, metric=perplexity(), scored=None)

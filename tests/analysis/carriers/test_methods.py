@@ -141,5 +141,5 @@ def test_a_knob_that_a_method_does_not_have_is_refused_with_those_that_it_has(
 
 
 def test_an_unknown_method_is_refused(tiny: Model, texts: list[str]) -> None:
-    with pytest.raises(BadArgument, match="unknown method 'magic'; expected one of exact, screen, gradient"):
+    with pytest.raises(BadArgument, match="method='magic'; expected one of exact, screen, gradient"):
         localize(ask(tiny, texts[:2], references="isotropic:0"), method="magic")  # type: ignore[arg-type]

@@ -132,5 +132,5 @@ def test_the_cost_counts_layers(experiment: Experiment, estimated: Callable[[Est
 
 @pytest.mark.parametrize("options", [{"top": 0}, {"sample": 0}])
 def test_a_screen_that_verifies_nothing_is_refused(experiment: Experiment, options: dict[str, int]) -> None:
-    with pytest.raises(BadArgument, match="expected at least 1 each"):
+    with pytest.raises(BadArgument, match="expected .*from 1 to"):
         screen(experiment, **options)  # type: ignore[arg-type]

@@ -181,8 +181,9 @@ def test_coalitions_are_different_and_as_many_of_each_size_as_they_should_be() -
 @pytest.mark.parametrize(
     ("options", "error", "sentence"),
     [
-        ({"passes": 0}, BadArgument, "passes=0 for 10 nodes; expected at least 22 coalitions"),
-        ({"estimator": "guess"}, BadArgument, "unknown estimator 'guess'; expected one of regression, permutation"),
+        ({"passes": 0}, BadArgument, "passes=0; expected an integer from 1"),
+        ({"passes": 21}, BadArgument, "passes=21 for 10 nodes; expected at least 22 coalitions"),
+        ({"estimator": "guess"}, BadArgument, "estimator='guess'; expected one of regression, permutation"),
         ({"nodes": ["L0H9", "L0M"]}, BadNode, "L0H9.z is outside of"),
         ({"nodes": ["L0M"]}, BadArgument, "expected at least 2"),
     ],

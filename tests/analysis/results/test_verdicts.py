@@ -345,7 +345,7 @@ def test_prompts_of_one_group_say_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"smallest": 1.0}, "smallest=1.0"), ({"smallest": -0.1}, "smallest=-0.1"), ({"alpha": 0.0}, "alpha=0.0")],
+    [({"smallest": 1.1}, "smallest=1.1"), ({"smallest": -0.1}, "smallest=-0.1"), ({"alpha": 0.0}, "alpha=0.0")],
 )
 def test_options_out_of_range_are_refused(options: dict[str, float], match: str) -> None:
     with pytest.raises(BadArgument, match=match):

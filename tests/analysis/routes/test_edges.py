@@ -206,5 +206,5 @@ def test_random_vectors_are_told_from_each_other_by_any_edge_as_rarely_as_is_sai
 
 
 def test_bad_options_are_refused(small_model: Model) -> None:
-    with pytest.raises(BadArgument, match="steps=0, verify=20, sample=20"):
+    with pytest.raises(BadArgument, match="steps=0; expected an integer from 1 to 256"):
         edges(experiment(small_model), steps=0)

@@ -379,5 +379,5 @@ def test_bad_options_are_refused(small_model: Model) -> None:
         estimate(asked, "best")
     with pytest.raises(BadArgument, match="steps=0"):
         estimate(asked, "ig", steps=0)
-    with pytest.raises(BadArgument, match="sample=1; expected at least 2"):
+    with pytest.raises(BadArgument, match="sample=1; expected an integer from 2"):
         attribute(asked, sample=1)
