@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 from scipy import stats
@@ -26,6 +26,7 @@ from steerscope.analysis.brief import counted
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import chunked, working_set
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Count, Level, Refused, Whole, Within, check_of, gated, shown
 from steerscope.analysis.results.stats import told_apart
 from steerscope.analysis.results.verdicts import LEAST
 from steerscope.questions import QUESTIONS
@@ -41,9 +42,11 @@ SEARCH = 0.3  # patches of the search for a minimal set, over those of single no
 LEAST_VERIFIED, SHARE_VERIFIED = 12, 0.08  # of the nodes, by a screen
 WORTH = 0.5  # of the passes: what a cheaper method must save to be named
 NEAR_Z, NEAR_T = 1.25, 1.5  # times what infinitely many vectors, groups would need: advisable numbers
+NotNegative = Annotated[float, Within(0)]
 KINDS = {True: "random vectors", False: "other concepts"}
 
 
+@gated
 @dataclass(frozen=True)
 class Cost:
     """What a question can tell and what it takes.
@@ -62,16 +65,16 @@ class Cost:
     """
 
     question: str
-    nodes: int
-    prompts: int
-    groups: int
-    references: Mapping[str, int]
-    alpha: float
-    passes: float
+    nodes: Count
+    prompts: Count
+    groups: Count
+    references: Mapping[str, Whole]
+    alpha: Level
+    passes: NotNegative
     whole: bool
-    seconds: float
-    memory: int
-    screened: tuple[float, float] | None
+    seconds: NotNegative
+    memory: Annotated[int, Within(0)]
+    screened: tuple[NotNegative, NotNegative] | None
 
     @property
     def spreads(self) -> dict[str, float]:
@@ -160,6 +163,7 @@ _CLAIMS = {
 }
 
 
+@gated
 def cost(experiment: Experiment, question: str = "localize", **knobs: Any) -> Cost:
     """What a question of `QUESTIONS` can tell of this experiment, and what it takes; it runs a few passes to time them.
 
@@ -167,7 +171,7 @@ def cost(experiment: Experiment, question: str = "localize", **knobs: Any) -> Co
         knobs: as the question takes them; what is left out has its default.
 
     Raises:
-        BadArgument: there is no such question of an experiment.
+        BadArgument: there is no such question of an experiment, or it has no such knob, or not of that value.
     """
     name, given = _asked(question, knobs)
     few = experiment.fewer(given.get("references_at_most", len(experiment.beside)))
@@ -192,14 +196,16 @@ def cost(experiment: Experiment, question: str = "localize", **knobs: Any) -> Co
     )
 
 
-def duration(seconds: float) -> str:
+@gated
+def duration(seconds: NotNegative) -> str:
     """In words: `2 s`, `21 minutes`, `3.5 hours`."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def size(memory: int) -> str:
+@gated
+def size(memory: Annotated[int, Within(0)]) -> str:
     """In words: `12 MB`, `1.4 GB`."""
     return f"{max(1, round(memory / 1e6))} MB" if memory < 1e9 else f"{memory / 1e9:.1f} GB"
 
@@ -212,16 +218,39 @@ def _asked(question: str, knobs: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     """The function behind a question (the method's, of `localize`) by name, and all of its knobs."""
     if question not in QUESTIONS or not QUESTIONS[question].experiment:
         known = ", ".join(name for name, line in QUESTIONS.items() if line.experiment)
-        raise BadArgument(f"unknown question {question!r}; expected one of {known}; choose one")
-    function: Any = QUESTIONS[question].function
+        raise BadArgument(f"unknown question {shown(question)}; expected one of {known}; choose one")
+    door: Any = QUESTIONS[question].function
+    function, given = door, dict(knobs)
     if question == "localize":
-        methods, method = QUESTIONS[question].module.METHODS, knobs.get("method", "exact")
-        if method not in methods:
-            raise BadArgument(f"unknown method {method!r}; expected one of {', '.join(methods)}; choose one")
+        methods, method = QUESTIONS[question].module.METHODS, given.pop("method", "exact")
+        if not isinstance(method, str) or method not in methods:
+            raise BadArgument(f"unknown method {shown(method)}; expected one of {', '.join(methods)}; choose one")
         function = methods[method]
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return getattr(function, "func", function).__name__, defaults | dict(knobs)
+    plain = getattr(function, "func", function)  # of a partial
+    kinds = _kinds(door) | _kinds(plain)
+    return plain.__name__, defaults | {name: _knob(question, name, value, kinds) for name, value in given.items()}
+
+
+def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function's knobs."""
+    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+    return {name: hint for name, hint in hints.items() if name not in ("experiment", "knobs", "return")}
+
+
+def _knob(question: str, name: str, value: Any, kinds: Mapping[str, Any]) -> Any:
+    """The value of a knob, as the question itself would take it.
+
+    Raises:
+        BadArgument: it would not.
+    """
+    if name not in kinds:
+        raise BadArgument(f"{question} has no {name}; expected its own knobs; see help({question})")
+    try:
+        return check_of(kinds[name])(value)
+    except Refused as expected:
+        raise BadArgument(f"{question} got {name}={shown(value)}; expected {expected}; give that") from None
 
 
 # Passes by question.

@@ -191,3 +191,36 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 
 def test_sizes_in_words() -> None:
     assert (size(12_400_000), size(1_440_000_000)) == ("12 MB", "1.4 GB")
+
+
+@pytest.mark.parametrize(
+    ("question", "knobs"),
+    [
+        ("exact", {"nothing": 1}),
+        ("exact", {"experiment": 1}),
+        ("localize", {"method": "magic"}),
+        ("localize", {"method": []}),
+        ("localize", {"method": "screen", "top": "many"}),
+        ("localize", {"method": "screen", "top": -1}),
+        ("localize", {"method": "ig", "steps": 2**70}),
+        ("localize", {"alpha": float("nan")}),
+        ("localize", {"alpha": 0}),
+        ("shapley", {"passes": 1.5}),
+        ("shapley", {"nodes": 5}),
+        ("", {}),
+        ("load", {}),
+        ("\ud800", {}),
+    ],
+)
+def test_what_the_question_would_not_take_is_refused(question: str, knobs: dict[str, Any], tiny: Model) -> None:
+    experiment = ask(tiny, ["Tom saw a ship"], references=2)
+    with pytest.raises(BadArgument):
+        cost(experiment, question, **knobs)
+
+
+def test_an_estimate_of_relevance_costs_what_the_method_itself_says(tiny: Model) -> None:
+    experiment = ask(tiny, ["Tom saw a ship"], references=2)
+    passes = {method: cost(experiment, "localize", method=method).passes for method in ("gradient", "atp", "ig")}
+    more = module.BACKWARD * 3  # of one prompt and three vectors
+    assert passes["atp"] - passes["gradient"] == more * (tiny.n_layers - 2)
+    assert passes["ig"] - passes["gradient"] == more * (8 - 2)
