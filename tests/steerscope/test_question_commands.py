@@ -69,15 +69,35 @@ def asked(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, command: s
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_question_is_answered_in_a_folder(
-    command: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+    command: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offline: None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        asked(monkeypatch, model, tmp_path, command)
+        asked(monkeypatch, model, tmp_path, command, "--json")
+    said = json.loads(capsys.readouterr().out)
     assert not stopped.value.code
     out = tmp_path / "out"
-    assert Result.load(out).kind == COMMANDS[command]
+    result = Result.load(out)
+    assert result.kind == said["kind"] == COMMANDS[command]
+    assert said["summary"] == result.summary() and not said["checks"] and said["folder"] == str(out)
+    assert len(said["rows"]) == len(result.frames[said["table"]]) and list(said["rows"][0]) == list(
+        result.columns[said["table"]]
+    )
     assert json.loads((out / "manifest.json").read_text())["command"].startswith(f"steerscope {command}")
-    assert "<html" in (out / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_bytes()
+    assert b"<html" in page and said["report"] == str(out / "report.html")
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["manifest.json", "report.html", *(f"{name}.parquet" for name in result.frames)]
+    )
+    monkeypatch.setattr(sys, "argv", ["steerscope", "report", str(out)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code and (out / "report.html").read_bytes() == page  # drawn from the folder alone
+    assert capsys.readouterr().out.splitlines() == [*said["summary"], f"Report: {out / 'report.html'}"]
 
 
 def test_references_groups_and_the_smallest_effect_are_as_given(
