@@ -1,0 +1,468 @@
+"""Every door that writes: what stands there before, what it does, and what a reader sees afterwards.
+
+A new door is a line in `DOORS`; killing, full disks, read-only places, odd names and links are tried at all of them.
+`test_doors.py` fails where a command, or a function that writes, is at none of them.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from checkpoints import TEXT, save_gpt2
+
+from steerscope import cli
+from steerscope.analysis.lens.lens import Lens, load_lens, new_lens
+from steerscope.analysis.lens.train import train_lens
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.question.corpora import windows
+from steerscope.analysis.question.prompts import Prompts
+from steerscope.analysis.results.result import MANIFEST, PAGE, Result
+from steerscope.analysis.results.schema import Column
+from steerscope.analysis.sweeps.runner import resume, sweep
+from steerscope.analysis.sweeps.store import Store
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.analysis.vectors.vector import SteeringVector
+from steerscope.questions import QUESTIONS
+from steerscope.reports.report import html, report
+from steerscope.tinystories.config import TrainConfig
+from steerscope.tinystories.corpus import END, topic_stories
+from steerscope.tinystories.train import checkpoint_folder, train
+
+NOTHING, OLD, NEW, RESUMABLE = "nothing", "old", "new", "resumable"
+SEEDS: Mapping[str, int] = {OLD: 0, NEW: 1}
+SHIPPED = "tinystories-1l"
+FOREIGN = "thesis.txt"  # a file of somebody else in a folder that is replaced
+
+
+@dataclass(frozen=True)
+class World:
+    """What the doors are given: a small model, texts, results; nothing is ever written to it."""
+
+    home: Path
+
+    @cached_property
+    def model(self) -> Model:
+        return load(self.home / "tiny", name="tiny")
+
+    @cached_property
+    def windows(self) -> Prompts:
+        return windows(self.model, str(self.home / "text.txt"), count=24, tokens=12)
+
+    @cached_property
+    def result(self) -> Mapping[str, Result]:
+        """An old one and a new one; the new one has a table more."""
+        about = {"label": Column("of what", role="label"), "effect": Column("how much", "logits", "estimate")}
+        found = {}
+        for word, seed in SEEDS.items():
+            table = pd.DataFrame({"label": [f"{word} {i}" for i in range(50)], "effect": [float(seed)] * 50})
+            frames = {"first": table} | ({"second": table} if word == NEW else {})
+            manifest = {"model": {"name": "tiny"}, "seed": seed, "checks": [], "missing": {}, "level": 0.95}
+            found[word] = Result("made", frames, dict.fromkeys(frames, about), manifest)
+        return found
+
+    @cached_property
+    def page(self) -> Mapping[str, str]:
+        return {word: html(result) for word, result in self.result.items()}
+
+    @cached_property
+    def vector(self) -> Mapping[str, SteeringVector]:
+        return {
+            word: SteeringVector(torch.full((2, 32), float(seed + 1)), Site("resid_pre", 0), {"label": word})
+            for word, seed in SEEDS.items()
+        }
+
+    @cached_property
+    def lens(self) -> Mapping[str, Lens]:
+        found = {}
+        for word, seed in SEEDS.items():
+            found[word] = made = new_lens(self.model)
+            assert made.tuned is not None
+            for weight in made.tuned.layer_translators.parameters():
+                weight.data += 0.01 * (seed + 1)
+        return found
+
+    def stories(self, out: Path, word: str) -> TrainConfig:
+        return TrainConfig(
+            text=(str(self.home / "stories.txt"),),
+            out=str(out),
+            topic_stories=20,
+            held_out_one_in=6,
+            d_model=16,
+            n_heads=2,
+            n_layers=1,
+            context=32,
+            vocabulary=300,
+            batch=2,
+            steps=4,
+            warmup=2,
+            evaluate_every=2,
+            checkpoint_every=2,
+            bf16=False,
+            seed=SEEDS[word],
+        )
+
+
+@cache
+def world() -> World:
+    """Made once a session, in a folder of its own."""
+    home = Path(tempfile.mkdtemp(prefix="steerscope-stress-"))
+    save_gpt2(home / "tiny")
+    lines = ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park", "Once there was a wedding"]
+    (home / "prompts.txt").write_text("\n".join(lines))
+    (home / "text.txt").write_text("\n\n".join([TEXT[:400]] * 12))
+    (home / "stories.txt").write_text(f"\n{END}\n".join(islice(topic_stories(9), 60)))
+    return World(home)
+
+
+def forget_world() -> None:
+    shutil.rmtree(world().home, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Door:
+    """A door that writes into a folder that the test gives it.
+
+    Attributes:
+        prepare: makes what stands there before.
+        run: writes; again after a kill, and again after that.
+        state: what a reader sees: nothing, old, new or resumable; anything else is an error of the assertion.
+        before: the state after `prepare`.
+        command: of the command line, in words; empty for a function.
+        writers: functions of the source, as `module:function`, that write and are reached through this door.
+        also: a state that a kill may leave, too.
+        quick: whether it is cheap enough for every step in the default tests' sample.
+        name_of: what is written, below the folder.
+    """
+
+    prepare: Callable[[World, Path], object]
+    run: Callable[[World, Path], object]
+    state: Callable[[World, Path], str]
+    before: str = NOTHING
+    command: str = ""
+    writers: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    quick: bool = True
+    name_of: str = "run"
+
+    @property
+    def states(self) -> set[str]:
+        """What a reader may see after a kill."""
+        return {self.before, NEW, *self.also}
+
+
+def nothing(world: World, folder: Path) -> None:
+    """Nothing stands there."""
+
+
+def command(*words: object) -> None:
+    """A command of the command line, in this process."""
+    sys.argv = ["steerscope", *map(str, words)]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        if stop.code not in (0, None):
+            raise
+
+
+# Results.
+
+
+def save(word: str, world: World, folder: Path) -> None:
+    world.result[word].save(folder / "run", overwrite=True, beside={PAGE: world.page[word]})
+
+
+def save_where_it_stands(world: World, folder: Path) -> None:
+    """The current folder cannot be moved."""
+    os.chdir(folder / "run")
+    save(NEW, world, folder)
+
+
+def beside_a_foreign_file(world: World, folder: Path) -> None:
+    save(OLD, world, folder)
+    (folder / "run" / FOREIGN).write_text("mine")
+
+
+def of_result(world: World, folder: Path) -> str:
+    """Old, new or nothing; the page is that of the tables."""
+    out = folder / "run"
+    if not (out / MANIFEST).exists():
+        return NOTHING  # in a folder that cannot be moved some tables may lie about, which no reader takes for a result
+    result = Result.load(out)
+    [word] = [word for word, seed in SEEDS.items() if result.manifest["seed"] == seed]
+    if (out / PAGE).exists():
+        page = world.page[word] if result.kind == "made" else html(result)
+        assert (out / PAGE).read_text(encoding="utf-8") == page, "the page is not that of the tables"
+    if result.kind == "made":
+        pd.testing.assert_frame_equal(result.frames["first"], world.result[word].frames["first"])
+        assert set(result.frames) == set(world.result[word].frames)
+    return word
+
+
+def old_page(world: World, folder: Path) -> None:
+    world.result[NEW].save(folder / "run", beside={PAGE: world.page[OLD]})
+
+
+def of_page(world: World, folder: Path) -> str:
+    assert Result.load(folder / "run").manifest["seed"] == SEEDS[NEW]
+    page = (folder / "run" / PAGE).read_text(encoding="utf-8")
+    return {world.page[word]: word for word in SEEDS}[page]
+
+
+# Vectors and lenses.
+
+
+def save_vector(word: str, world: World, folder: Path) -> None:
+    world.vector[word].save(folder / "run")
+
+
+def of_vector(world: World, folder: Path) -> str:
+    if not (folder / "run").exists():
+        return NOTHING
+    found = SteeringVector.load(folder / "run")
+    assert torch.equal(found.values, world.vector[found.label].values)
+    return found.label
+
+
+def save_lens(word: str, world: World, folder: Path) -> None:
+    world.lens[word].save(folder / "run")
+
+
+def of_lens(world: World, folder: Path) -> str:
+    if not (folder / "run" / "config.json").exists():
+        return NOTHING
+    found = load_lens(world.model, folder / "run")
+    for word, lens in world.lens.items():
+        assert found.tuned is not None and lens.tuned is not None
+        pairs = zip(found.tuned.state_dict().values(), lens.tuned.state_dict().values(), strict=True)
+        if all(torch.equal(*pair) for pair in pairs):
+            return word
+    raise AssertionError("a lens that nobody saved")
+
+
+LEARN: Mapping[str, Any] = {"steps": 4, "batch": 8, "held_out": 4, "checkpoint_every": 2}
+
+
+def learn_lens(word: str, world: World, folder: Path) -> None:
+    train_lens(world.model, world.windows, folder / "run", seed=SEEDS[word], **LEARN)
+
+
+def lens_command(word: str, world: World, folder: Path) -> None:
+    given = ["--model", world.home / "tiny", "--text", world.home / "text.txt", "--windows", 24, "--tokens", 12]
+    steps = ["--steps", 4, "--batch", 8, "--held-out", 4, "--seed", SEEDS[word], "--overwrite"]
+    command("lens", "train", *given, *steps, "--out", folder / "run")
+
+
+@cache
+def learned(word: str) -> Mapping[str, torch.Tensor]:
+    """The weights of a training that nobody stopped."""
+    with tempfile.TemporaryDirectory() as folder:
+        learn_lens(word, world(), Path(folder))
+        tuned = load_lens(world().model, Path(folder) / "run").tuned
+        assert tuned is not None
+        return dict(tuned.state_dict())
+
+
+def of_learned(world: World, folder: Path, exact: bool = True) -> str:
+    out = folder / "run"
+    if not (out / MANIFEST).exists():
+        return RESUMABLE if out.exists() and any(out.iterdir()) else NOTHING
+    result = Result.load(out)
+    [word] = [word for word, seed in SEEDS.items() if result.manifest["seed"] == seed]
+    tuned = load_lens(world.model, out).tuned
+    assert tuned is not None
+    if exact:
+        assert all(torch.equal(tensor, learned(word)[name]) for name, tensor in tuned.state_dict().items())
+    if (out / PAGE).exists():
+        assert (out / PAGE).read_text(encoding="utf-8") == html(result)
+    return word
+
+
+# Sweeps.
+
+TRIALS: Mapping[str, Any] = {"trials": 120, "visit": 4, "controls": 2, "k": (1, 3), "block": 40}
+
+
+def sweep_of(world: World, folder: Path) -> None:
+    vector = prompt_pair(world.model, " wedding", " ship", 1)
+    sweep(world.model, vector, (world.home / "prompts.txt").read_text().splitlines(), folder / "run", **TRIALS)
+
+
+def sweep_command(world: World, folder: Path) -> None:
+    vector = ["--plus", " wedding", "--minus", " ship", "--layer", 1]
+    texts = ["--prompts", world.home / "prompts.txt", "--tokens", 0]
+    design = ["--trials", 120, "--controls", 2, "--k", "1-3"]
+    command("sweep", "run", "--model", world.home / "tiny", *vector, *texts, *design, "--out", folder / "run")
+
+
+def half_a_sweep(world: World, folder: Path) -> None:
+    sweep_of(world, folder)
+    next((folder / "run" / "trials").glob("part-000001-*")).unlink()
+
+
+@cache
+def rows(run: Callable[[World, Path], object]) -> pd.DataFrame:
+    """The rows of a sweep that nobody stopped."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(world(), Path(folder))
+        return _rows(Store(Path(folder) / "run"))
+
+
+def _rows(store: Store) -> pd.DataFrame:
+    found: pd.DataFrame = pd.concat([table.to_pandas() for table in store.read()], ignore_index=True)
+    return found
+
+
+def of_sweep(run: Callable[[World, Path], object], world: World, folder: Path, done: int = 120) -> str:
+    """New: all rows are there, and (of a command) the page; resumable: some, and each as it should be."""
+    store = Store(folder / "run")
+    if not store.exists:
+        return NOTHING
+    assert store.manifest()["design"]["trials"] == 120 and not store.damaged()
+    expected = rows(run)
+    found = _rows(store) if store.done() else expected[:0]
+    pd.testing.assert_frame_equal(
+        found.reset_index(drop=True), expected[expected["trial"].isin(found["trial"])].reset_index(drop=True)
+    )
+    if run is sweep_command and not (folder / "run" / PAGE).exists():
+        return RESUMABLE
+    return NEW if len(found) == done else RESUMABLE
+
+
+def of_summary(world: World, folder: Path) -> str:
+    """Of a sweep whose page was removed."""
+    assert of_sweep(sweep_of, world, folder) == NEW
+    out = folder / "run"
+    if (out / "summary" / MANIFEST).exists():
+        Result.load(out / "summary")
+    return NEW if (out / PAGE).exists() else OLD
+
+
+# Story models.
+
+
+def tell(word: str, world: World, folder: Path) -> None:
+    train(world.stories(folder / "run", word), overwrite=True)
+
+
+def half_told(world: World, folder: Path) -> None:
+    train(world.stories(folder / "run", NEW), stop_after=2)
+
+
+def stories_command(word: str, world: World, folder: Path) -> None:
+    sizes = ["--layers", 1, "--heads", 2, "--width", 16, "--vocabulary", 300, "--context", 32]
+    given = ["--text", world.home / "stories.txt", "--topic-stories", 20, "--steps", 3, "--seed", SEEDS[word]]
+    command("tinystories", "train", *given, *sizes, "--overwrite", "--out", folder / "run")
+
+
+def of_stories(world: World, folder: Path) -> str:
+    out = folder / "run"
+    kept = checkpoint_folder(world.stories(out, NEW))
+    if not out.exists():
+        return RESUMABLE if kept.exists() else NOTHING
+    told = load(out, selfcheck=False)
+    training = json.loads((out / "training.json").read_text())
+    assert told.d_vocab == training["vocabulary"] and (out / "README.md").exists() and (out / "loss.png").exists()
+    [word] = [word for word, seed in SEEDS.items() if training["config"]["seed"] == seed]
+    return word
+
+
+# Commands of questions.
+
+MORE: Mapping[str, tuple[object, ...]] = {
+    "path-effect": ("--senders", "injection,L0H1", "--receivers", "L1M,logits"),
+    "path_effect": ("--senders", "injection,L0H1", "--receivers", "L1M,logits"),
+    "self-repair": ("--nodes", "L0M,L0H1"),
+    "self_repair": ("--nodes", "L0M,L0H1"),
+    "sparsify": ("--fractions", "0.5", "--steps", 2),
+    "by-position": ("--nodes", "L0M,L1H1"),
+    "by_position": ("--nodes", "L0M,L1H1"),
+}
+
+
+def ask(name: str, word: str, world: World, folder: Path) -> None:
+    vector = ["--plus", " wedding", "--minus", " ship", "--layer", 1 if name == "writers" else 0, "--coef", 3]
+    given = ["--model", world.home / "tiny", "--prompts", world.home / "prompts.txt", "--references", 2]
+    command(name, *vector, *given, "--seed", SEEDS[word], *MORE.get(name, ()), "--overwrite", "--out", folder / "run")
+
+
+def demo(word: str, world: World, folder: Path) -> None:
+    command("demo", "--model", SHIPPED, "--references", 2, "--seed", SEEDS[word], "--out", folder / "run")
+
+
+def report_command(world: World, folder: Path) -> None:
+    command("report", folder / "run")
+
+
+def _asked(name: str) -> Door:
+    return Door(nothing, partial(ask, name, NEW), of_result, command=name, quick=False)
+
+
+SAVED = "steerscope.analysis.results.result:save"
+RENEWED = (SAVED, "steerscope.reports.report:report")
+DOORS: Mapping[str, Door] = {
+    "Result.save": Door(nothing, partial(save, NEW), of_result, writers=(SAVED,)),
+    "Result.save over another": Door(beside_a_foreign_file, partial(save, NEW), of_result, OLD),
+    "Result.save where it stands": Door(partial(save, OLD), save_where_it_stands, of_result, OLD, also=(NOTHING,)),
+    "report": Door(old_page, lambda world, folder: report(folder / "run"), of_page, OLD),
+    "report, the command": Door(old_page, report_command, of_page, OLD, command="report"),
+    "SteeringVector.save": Door(nothing, partial(save_vector, NEW), of_vector),
+    "SteeringVector.save over another": Door(partial(save_vector, OLD), partial(save_vector, NEW), of_vector, OLD),
+    "Lens.save": Door(nothing, partial(save_lens, NEW), of_lens),
+    "Lens.save over another": Door(partial(save_lens, OLD), partial(save_lens, NEW), of_lens, OLD),
+    "train_lens": Door(nothing, partial(learn_lens, NEW), of_learned, also=(RESUMABLE,)),
+    "lens train": Door(
+        partial(lens_command, OLD),
+        partial(lens_command, NEW),
+        partial(of_learned, exact=False),
+        OLD,
+        "lens train",
+        also=(RESUMABLE,),
+    ),
+    "sweep": Door(nothing, sweep_of, partial(of_sweep, sweep_of), also=(RESUMABLE,)),
+    "sweep run": Door(nothing, sweep_command, partial(of_sweep, sweep_command), command="sweep run", also=(RESUMABLE,)),
+    "resume": Door(
+        half_a_sweep,
+        lambda world, folder: resume(folder / "run", world.model),
+        partial(of_sweep, sweep_of),
+        RESUMABLE,
+        quick=False,
+    ),
+    "sweep resume": Door(
+        half_a_sweep,
+        lambda world, folder: command("sweep", "resume", folder / "run"),
+        partial(of_sweep, sweep_of),
+        RESUMABLE,
+        "sweep resume",
+    ),
+    "sweep report": Door(
+        sweep_of, lambda world, folder: command("sweep", "report", folder / "run"), of_summary, OLD, "sweep report"
+    ),
+    "train": Door(nothing, partial(tell, NEW), of_stories, also=(RESUMABLE,)),
+    "train over another": Door(partial(tell, OLD), partial(tell, NEW), of_stories, OLD, quick=False),
+    "train on": Door(half_told, partial(tell, NEW), of_stories, RESUMABLE, quick=False),
+    "tinystories train": Door(
+        nothing, partial(stories_command, NEW), of_stories, command="tinystories train", also=(RESUMABLE,), quick=False
+    ),
+    "demo": Door(nothing, partial(demo, NEW), of_result, command="demo", quick=False),
+    "demo over another": Door(partial(demo, OLD), partial(demo, NEW), of_result, OLD, "demo", quick=False),
+    "localize over another": Door(
+        partial(ask, "localize", OLD), partial(ask, "localize", NEW), of_result, OLD, "localize", quick=False
+    ),
+    **{
+        question.command: _asked(question.command)
+        for question in QUESTIONS.values()
+        if question.experiment and not question.door
+    },
+}
