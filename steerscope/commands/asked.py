@@ -128,8 +128,8 @@ def _experiment(
     prompts: Annotated[
         str,
         typer.Option(
-            help="A shipped set (general, off_topic, on_topic), or a file: one text a line, or .jsonl, .csv, .parquet "
-            "with a column prompt or text, and group where prompts belong together."
+            help="A shipped set (general, off_topic, on_topic), - for standard input, or a file: one text a line, or "
+            ".jsonl, .csv, .parquet with a column prompt or text, and group where prompts belong together."
         ),
     ],
     layer: Annotated[int | None, typer.Option(help="Layer to record and inject at.")] = None,
@@ -158,13 +158,13 @@ def _experiment(
     """The question that the options ask."""
     # What needs no model is refused before one is loaded.
     from steerscope.analysis.question.injection import Injection
-    from steerscope.analysis.question.prompts import read_groups, read_prompts
+    from steerscope.analysis.question.prompts import read_grouped, read_prompts
     from steerscope.commands.finish import hush
     from steerscope.prompt_sets import prompts_file
 
     wanted = metric_of(metric, targets, against, continuation)
     file = prompts_file(prompts)
-    texts, named = read_prompts(file), read_groups(file) if groups is Groups.auto else None
+    texts, named = read_grouped(file) if groups is Groups.auto else (read_prompts(file), None)
     hush()
 
     from steerscope.analysis.question.experiment import Experiment
