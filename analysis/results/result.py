@@ -147,6 +147,7 @@ class Result:
         return buffer.getvalue()
 
     @classmethod
+    @gated
     def load(cls, folder: str | Path) -> "Result":
         """Reads a saved result back whole.
 
