@@ -5,36 +5,50 @@ site and position by position of what the injections add together, or (matched="
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
 
-from steerscope.analysis.engine.edits import Edit, Variant, matched
+from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import Readout, Reads, measure, run
-from steerscope.analysis.errors import BadArgument, BadInjection, BadPrompt
-from steerscope.analysis.model.models import Model
+from steerscope.analysis.errors import BadPrompt
+from steerscope.analysis.gate import Bytes, Seed, Whole, gated
+from steerscope.analysis.model.models import HOOKS, Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.results.verdicts import Basis
 
-from .injection import Injection, compose
-from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction
+from .disturbance import at_kl
+from .injection import Injection, composed
+from .inquiries import check_edits, check_injections, check_outputs, check_values, check_vector
+from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction, taken
 from .prompts import Prompts, continued, make_prompts
 from .references import References, references
+from .runs import Runs, beyond_rounding
+from .scoring import scoring
+from .size import check_lost, largest
+
+__all__ = ["Activations", "Edits", "Experiment", "Patches", "beyond_rounding"]
 
 Edits = tuple[tuple[Edit, ...], ...]  # by prompt
 Activations = list[dict[tuple[str, int], Tensor]]  # by prompt
 Patches = dict[Node, list[Edit]]  # by node, one edit for each prompt
-ROUNDING = 8 * float(np.finfo(np.float32).eps)
+
+if TYPE_CHECKING:  # as they are kept; the door takes more
+    Injections = tuple[Injection, ...]
+    Texts = Prompts
+else:
+    Injections = Injection | Sequence[Injection]
+    Texts = Prompts | Sequence[str] | Sequence[Sequence[int]]
 
 
+@gated
 @dataclass(frozen=True, eq=False, repr=False)
 class Experiment:
     """One question.
@@ -50,28 +64,27 @@ class Experiment:
         scored: positions that the metric reads: None for all that are neither BOS nor injected,
             "all", "last", or indices.
         budget: bytes that the engine may take; worked out by default.
+
+    Raises:
+        BadInjection, BadNode: an injection that does not fit the model, its numbers, or a prompt.
+        BadPrompt, BadMetric, BadArgument: prompts, targets, references or anything else that cannot be used.
     """
 
     model: Model
-    injections: tuple[Injection, ...]
-    prompts: Prompts
+    injections: Injections
+    prompts: Texts
     metric: Metric = field(default_factory=logit_direction)
     references: References | str | int | Sequence[Any] | None = None
     matched: Literal["norm", "kl"] = "norm"
-    scored: str | tuple[int, ...] | None = None
-    seed: int = 0
-    budget: int | None = None
+    scored: Literal["all", "last"] | Sequence[int] | None = None
+    seed: Seed = 0
+    budget: Bytes | None = None
 
     def __post_init__(self) -> None:
         injections = (self.injections,) if isinstance(self.injections, Injection) else tuple(self.injections)
-        if not injections:
-            raise BadInjection(
-                "no injection given; expected at least one; make one with Injection(vector, coefficient)"
-            )
-        for injection in injections:
-            injection.check(self.model)
-        if self.matched not in ("norm", "kl"):
-            raise BadArgument(f"matched={self.matched!r}; expected norm or kl; choose one")
+        check_injections(self.model, injections)
+        for token in self.metric.tokens:
+            self.model.single_token(token)
         vectors = [injection.vector for injection in injections]
         object.__setattr__(self, "references", references(self.references, self.model, vectors))
         prompts = make_prompts(self.model, self.prompts)
@@ -80,8 +93,9 @@ class Experiment:
             prompts = continued(self.model, prompts, continuation)
         object.__setattr__(self, "injections", injections)
         object.__setattr__(self, "prompts", prompts)
-        for ids, edits in zip(prompts.ids, self.edits(0), strict=True):  # parses positions against each prompt
-            assert len(ids) and edits
+        if not len(prompts) or not all(prompts.ids):
+            raise BadPrompt("no prompts, or an empty one; expected at least one token each; add some")
+        self.edits(0)  # parses positions against each prompt
 
     def __repr__(self) -> str:
         what = " and ".join(map(repr, self.injections))
@@ -101,7 +115,8 @@ class Experiment:
         """0 for the real vector, then the references."""
         return range(1 + len(self.beside))
 
-    def fewer(self, most: int) -> "Experiment":
+    @gated
+    def fewer(self, most: Whole) -> "Experiment":
         """The same question with at most so many references, noise first; the runs that are there stay there."""
         if most >= len(self.beside):
             return self
@@ -137,7 +152,8 @@ class Experiment:
             others = [self.at_kl(own, target) for own in others]
         return (self.injections, *others)
 
-    def edits(self, vector: int, share: float = 1.0) -> Edits:
+    @gated
+    def edits(self, vector: Whole, share: float = 1.0) -> Edits:
         """The edits of every prompt: `vector` 0 is the real one, 1 the first reference.
 
         What several injections of a reference add has, at every site and position, the norm of what the real ones add.
@@ -145,20 +161,13 @@ class Experiment:
         Args:
             share: of the coefficients.
         """
-        injections = self.injections if vector == 0 else self.steering[vector]
+        injections = self.injections if check_vector(vector, len(self.vectors)) == 0 else self.steering[vector]
         made = self._edits(injections)
         return made if share == 1.0 else tuple(tuple(edit.times(share) for edit in own) for own in made)
 
     def _edits(self, injections: Sequence[Injection]) -> Edits:
-        made = tuple(compose(injections, len(ids), self._has_bos) for ids in self.prompts.ids)
-        if injections is self.injections or len(injections) == 1:
-            return made
-        pairs = zip(injections, self.injections, strict=True)
-        scale = next((one.coefficient / real.coefficient for one, real in pairs if real.coefficient), 1.0)
-        return tuple(
-            matched(own, real, len(ids), abs(scale))
-            for own, real, ids in zip(made, self._edits(self.injections), self.prompts.ids, strict=True)
-        )
+        real = None if injections is self.injections or len(injections) == 1 else self.injections
+        return tuple(composed(injections, real, len(ids), self._has_bos) for ids in self.prompts.ids)
 
     @cached_property
     def injected(self) -> tuple[tuple[int, ...], ...]:
@@ -170,16 +179,8 @@ class Experiment:
 
     @cached_property
     def _scoring(self) -> tuple[Scored, str]:
-        positions, rule = [], ""
-        for prompt, (ids, full) in enumerate(zip(self.prompts.ids, self.prompts.full, strict=True)):
-            chosen, rule = self._positions(len(ids), len(full), self.injected[prompt])
-            if not chosen:
-                raise BadPrompt(
-                    f"prompt {prompt + 1} ({self.prompts.texts[prompt]!r}) has no position left to score ({rule}); "
-                    "expected tokens after the injected ones; use a longer prompt or scored='last'"
-                )
-            positions.append(chosen)
-        return Scored(self.model, self.prompts, tuple(positions)), rule
+        positions, rule = scoring(self.metric, self.prompts, self.scored, self.injected, self._has_bos)
+        return Scored(self.model, self.prompts, positions), rule
 
     @property
     def scored_positions(self) -> Scored:
@@ -190,50 +191,52 @@ class Experiment:
         """Which positions are scored, in words, for the manifest."""
         return self._scoring[1]
 
-    def _positions(self, length: int, full: int, injected: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
-        last = full - (1 if self.metric.needs_next else 0)  # a loss needs a token that follows
-        if self.prompts.continuations:
-            return tuple(range(length - 1, last)), "the positions that predict the continuation"
-        if self.scored == "last":
-            return tuple(range(max(0, last - 1), last)), "the last position of each prompt"
-        if self.scored == "all":
-            return tuple(range(last)), "all positions"
-        if isinstance(self.scored, str):
-            raise BadArgument(f"scored={self.scored!r}; expected None, all, last or indices")
-        if self.scored is not None:
-            wanted = {i % full for i in self.scored if -full <= i < full}
-            return tuple(i for i in sorted(wanted) if i < last), f"positions {list(self.scored)}"
-        start = 1 if self._has_bos else 0
-        free = tuple(p for p in range(start, last) if p not in injected and p > injected[0])
-        if free:
-            return (free, "positions after the first injected one that are not injected themselves, BOS left out")
-        return tuple(
-            range(max(0, last - 1), last)
-        ), "the last position: every position from the injection on is injected"
-
     # Runs. Those without the injection and with the real one are made once; of the others the last is kept.
 
     @cached_property
-    def _runs(self) -> "_Runs":
-        return _Runs()
+    def _runs(self) -> Runs:
+        return Runs()
 
     @cached_property
     def nothing(self) -> Edits:
         return tuple(() for _ in self.prompts.ids)
 
-    def edits_of(self, vector: int | None) -> Edits:
+    @gated
+    def edits_of(self, vector: Whole | None) -> Edits:
         """As `edits`; None is the clean run."""
         return self.nothing if vector is None else self.edits(vector)
 
+    @gated
     def outputs(self, edits: Edits) -> Outputs:
         """Final states of all prompts under any edits, at the scored positions."""
-        variants = [Variant(prompt, tuple(edits[prompt])) for prompt in range(len(self.prompts))]
-        return self.scored_positions.outputs(variants, budget=self.budget)
+        return self.scored_positions.outputs(self._variants(edits), budget=self.budget)
 
-    def outputs_of(self, vector: int | None) -> Outputs:
-        """The same of the clean run (None), the steered run (0), or that of a reference (1, 2, ...)."""
-        found: Outputs = self._runs.get("outputs", vector, lambda: self.outputs(self.edits_of(vector)))
+    def _variants(self, edits: Edits) -> list[Variant]:
+        check_edits(edits, len(self.prompts))
+        return [Variant(prompt, tuple(own)) for prompt, own in enumerate(edits)]
+
+    @gated
+    def outputs_of(self, vector: Whole | None) -> Outputs:
+        """The same of the clean run (None), the steered run (0), or that of a reference (1, 2, ...).
+
+        Raises:
+            BadInjection: what is injected is rounded away everywhere.
+        """
+
+        def made() -> Outputs:
+            found = self.outputs(self.edits_of(vector))
+            if vector == 0 and torch.equal(found.logits, self.clean.logits):
+                self._check_lost()
+            return found
+
+        found: Outputs = self._runs.get("outputs", vector, made)
         return found
+
+    def _check_lost(self) -> None:
+        edits = self.edits(0)
+        sites = sorted({(edit.site.name, edit.site.layer) for own in edits for edit in own})
+        if all(name in HOOKS and name != "pattern" for name, _ in sites):
+            check_lost(self.model, self.injections, edits, self.activations(None, sites))
 
     @property
     def clean(self) -> Outputs:
@@ -243,10 +246,10 @@ class Experiment:
     def steered(self) -> Outputs:
         return self.outputs_of(0)
 
+    @gated
     def read(self, edits: Edits, sites: Sequence[tuple[str, int]]) -> Activations:
         """By prompt, activations under any edits: (site, layer) -> `[pos, ...]`; of a pattern `[head, query, key]`."""
-        prompts = self.prompts.full
-        variants = [Variant(p, tuple(edits[p])) for p in range(len(prompts))]
+        prompts, variants = self.prompts.full, self._variants(edits)
         found: Activations = [{} for _ in prompts]
         for chunk, readout in run(self.model, prompts, variants, reads="none", sites=sites, budget=self.budget):
             for row, index in enumerate(chunk):
@@ -256,7 +259,8 @@ class Experiment:
                     found[index][site] = readout.activations[site][row][at].clone()
         return found
 
-    def activations(self, vector: int | None, sites: Sequence[tuple[str, int]]) -> Activations:
+    @gated
+    def activations(self, vector: Whole | None, sites: Sequence[tuple[str, int]]) -> Activations:
         """The same of the clean run (None) or a vector's; what has been read already is not run again."""
         kept: Activations = self._runs.get("activations", vector, lambda: [{} for _ in self.prompts.full])
         absent = sorted(set(sites) - set(kept[0]))
@@ -265,7 +269,8 @@ class Experiment:
                 own |= more
         return [{site: own[site] for site in sites} for own in kept]
 
-    def patches(self, vector: int | None, nodes: Sequence[Node]) -> Patches:
+    @gated
+    def patches(self, vector: Whole | None, nodes: Sequence[Node]) -> Patches:
         """For every node, the edits (by prompt) that set it to its output in a vector's run, at all positions.
 
         The same edits are given each time, so that variants that hold them share their computation.
@@ -273,6 +278,8 @@ class Experiment:
         made: Patches = self._runs.get("patches", vector, dict)
         absent = [node for node in nodes if node not in made]
         if absent:
+            for node in absent:
+                self.model.check(node.site)
             found = self.activations(vector, sorted({(node.site.name, node.layer) for node in absent}))
             for node in absent:
                 values = [kept[node.site.name, node.layer] for kept in found]
@@ -286,7 +293,8 @@ class Experiment:
         """The metric, along the real vector."""
         return self.metric.prepare(self.scored_positions, self.clean, self.steered)
 
-    def own(self, vector: int) -> Score:
+    @gated
+    def own(self, vector: Whole) -> Score:
         """Along a vector's own change of logits: what references are read by, each in its own direction."""
         metric = self.metric if self.metric.own_direction else logit_direction()
 
@@ -296,7 +304,8 @@ class Experiment:
         found: Score = self._runs.get("own", vector, prepared)  # asked for by every reading of a vector
         return found
 
-    def readings(self, vector: int) -> list[Score]:
+    @gated
+    def readings(self, vector: Whole) -> list[Score]:
         """What a vector's runs are read by: a reference by its own change alone, the real vector by the metric, too."""
         own = self.own(vector)
         return [own] if vector else [self.along, own]
@@ -306,13 +315,20 @@ class Experiment:
         own = np.stack([self.own_effect(vector) for vector in self.vectors])
         return Basis(self.prompts.by_group, self.effect(), own, ("", *self.beside.families))
 
+    @gated
     def scores(
         self, variants: Sequence[Variant], scores: Sequence[Score], reads: Reads | None = None
     ) -> Float[NDArray[np.float64], "variant score"]:
-        """Several scores of many variants, each averaged over the scored positions."""
+        """Several scores of many variants, each averaged over the scored positions.
+
+        Raises:
+            Overflow: a run or a score is not finite.
+        """
+        if not variants or not scores:
+            return np.zeros((len(variants), len(scores)))
 
         def every(readout: Readout) -> Tensor:
-            return torch.stack([readout.mean(score(readout).double()) for score in scores], dim=-1)
+            return torch.stack([readout.mean(taken(score, readout)) for score in scores], dim=-1)
 
         positions, budget = self.scored_positions.positions, self.budget
         found = measure(
@@ -320,34 +336,40 @@ class Experiment:
         )
         return found.cpu().numpy()
 
+    @gated
     def score(self, variants: Sequence[Variant]) -> Float[NDArray[np.float64], " variant"]:
         """The metric of many variants, each averaged over the scored positions."""
         return self.scores(variants, [self.along])[:, 0]
 
-    def value(self, vector: int | None, score: Score | None = None) -> Float[NDArray[np.float64], " prompt"]:
+    @gated
+    def value(self, vector: Whole | None, score: Score | None = None) -> Float[NDArray[np.float64], " prompt"]:
         """A score (the metric by default) of the clean run (None) or a vector's, from its outputs, without a run."""
         readout = self.scored_positions.readout(self.outputs_of(vector))
-        return self.scored_positions.mean((score or self.along)(readout).double()).cpu().numpy()
+        return self.scored_positions.mean(taken(score or self.along, readout)).cpu().numpy()
 
+    @gated
     def change(
         self,
         values: Float[NDArray[np.float64], "*rows prompt"],
-        base: int | None,
-        vector: int = 0,
+        base: Whole | None,
+        vector: Whole = 0,
         score: Score | None = None,
     ) -> Float[NDArray[np.float64], "*rows prompt"]:
         """How far a score of some runs is from that of the base: the clean run (None), or a vector's.
 
         One run in two batches differs by rounding, which is no effect (`beyond_rounding`).
         """
+        check_values(values, len(self.prompts))
         clean, steered = self.value(None, score), self.value(vector, score)
         return beyond_rounding(values - (clean if base is None else steered), values, clean, steered)
 
-    def effect(self, vector: int = 0) -> Float[NDArray[np.float64], " prompt"]:
+    @gated
+    def effect(self, vector: Whole = 0) -> Float[NDArray[np.float64], " prompt"]:
         """Steered minus clean, along the metric of the real vector."""
         return self._runs.fact("effect", vector, lambda: self.value(vector) - self.value(None))
 
-    def own_effect(self, vector: int = 0) -> Float[NDArray[np.float64], " prompt"]:
+    @gated
+    def own_effect(self, vector: Whole = 0) -> Float[NDArray[np.float64], " prompt"]:
         """Steered minus clean, along the vector's own change of logits, in logits."""
 
         def found() -> NDArray[np.float64]:
@@ -356,38 +378,39 @@ class Experiment:
 
         return self._runs.fact("own effect", vector, found)
 
-    def disturbed(self, vector: int = 0) -> Float[NDArray[np.float64], " prompt"]:
+    @gated
+    def disturbed(self, vector: Whole = 0) -> Float[NDArray[np.float64], " prompt"]:
         """KL(steered || clean) of a vector, in nats."""
         return self._runs.fact("kl", vector, lambda: self.disturbance(self.outputs_of(vector)))
 
     # Disturbance.
 
+    @gated
     def kl(self, injections: Sequence[Injection]) -> Float[NDArray[np.float64], " prompt"]:
-        """KL(steered || clean) of each prompt, mean over scored positions, in nats."""
+        """KL(steered || clean) of each prompt, mean over scored positions, in nats.
+
+        Raises:
+            BadInjection: not as many injections as the question has, or one that does not fit the model.
+        """
+        check_injections(self.model, injections, len(self.injections))
         return self.disturbance(self.outputs(self._edits(injections)))
 
+    @gated
     def disturbance(self, steered: Outputs) -> Float[NDArray[np.float64], " prompt"]:
         """The same, of a run that is already there."""
+        check_outputs(steered, self.clean)
         values = divergence(steered.logits, self.clean.logits.log_softmax(dim=-1))
         return self.scored_positions.mean(values.double()).cpu().numpy()
 
+    @gated
     def at_kl(self, injections: Sequence[Injection], target: float) -> tuple[Injection, ...]:
         """The injections, scaled by one factor so that they disturb by `target` nats on average.
 
         Raises:
-            BadInjection: no factor from 1e-3 to 1e3 does.
+            BadInjection: no factor from 1e-3 to 1e3, or to where the model's numbers end, does.
         """
 
-        def gap(log_factor: float) -> float:
-            return float(np.log(max(self.kl(_scaled(injections, np.exp(log_factor))).mean(), 1e-12)) - np.log(target))
-
-        low, high = np.log(1e-3), np.log(1e3)
-        if not target > 0 or gap(low) > 0 or gap(high) < 0:
-            raise BadInjection(
-                f"no coefficient from 1/1000 to 1000 times the given one disturbs by {target:.3g} nats; expected a "
-                "disturbance within reach; use matched='norm'"
-            )
-        return _scaled(injections, float(np.exp(brentq(gap, low, high, xtol=1e-3))))
+        return at_kl(self.kl, injections, target, largest(self.model, injections))
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the question."""
@@ -409,38 +432,3 @@ class Experiment:
             },
             "seed": self.seed,
         }
-
-
-class _Runs:
-    """What is kept of the clean run (None), the steered run (0), and the last reference that was asked for."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, int | None], Any] = {}
-        self._facts: dict[tuple[str, int], NDArray[np.float64]] = {}
-
-    def get(self, what: str, vector: int | None, make: Callable[[], Any]) -> Any:
-        if (what, vector) not in self._kept:
-            found = make()
-            old = [key for key in self._kept if key[0] == what and key[1] and key[1] != vector]
-            for key in old if vector else ():
-                del self._kept[key]
-            self._kept[what, vector] = found
-        return self._kept[what, vector]
-
-    def fact(self, what: str, vector: int, make: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
-        """A number a prompt: kept for every vector."""
-        if (what, vector) not in self._facts:
-            self._facts[what, vector] = make()
-        return self._facts[what, vector]
-
-
-def beyond_rounding(
-    change: Float[NDArray[np.float64], "..."], *of: Float[NDArray[np.float64], "..."]
-) -> Float[NDArray[np.float64], "..."]:
-    """A difference; zero where it is less than 8 units in the last place of the largest of what it came from."""
-    size = np.max(np.broadcast_arrays(*map(np.abs, of)), axis=0)
-    return np.where(np.abs(change) <= ROUNDING * size, 0.0, change)
-
-
-def _scaled(injections: Sequence[Injection], factor: float) -> tuple[Injection, ...]:
-    return tuple(replace(i, coefficient=i.coefficient * factor) for i in injections)

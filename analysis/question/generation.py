@@ -6,7 +6,7 @@ token or be lost. Without a cache they are edited again in every step.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,25 +15,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.finite import check_logits
 from steerscope.analysis.engine.plain import Hook, plain_hooks
 from steerscope.analysis.engine.run import Readout, measure
-from steerscope.analysis.errors import BadArgument, BadPrompt
+from steerscope.analysis.errors import BadInjection
+from steerscope.analysis.gate import Seed, Share, Whole, Within, gated
 from steerscope.analysis.model.models import Model
 
 from .injection import Injection, compose
 from .prompts import make_prompts
+from .size import check_size
 
 
+@gated
 @torch.no_grad()
 def generate(
     model: Model,
     prompt: str | Sequence[int],
     injections: Injection | Sequence[Injection] = (),
     *,
-    tokens: int = 40,
-    temperature: float = 1.0,
-    top_p: float = 0.95,
-    seed: int = 0,
+    tokens: Whole = 40,
+    temperature: Annotated[float, Within(0)] = 1.0,
+    top_p: Share = 0.95,
+    seed: Seed = 0,
     cache: bool | None = None,
 ) -> list[int]:
     """Token ids that follow `prompt`, up to its end-of-text token.
@@ -41,23 +45,26 @@ def generate(
     Args:
         tokens: at most so many new ones (the context may end earlier).
         temperature: 0 for the most probable token each time.
-        top_p: keep the most probable tokens of this mass.
+        top_p: keep the most probable tokens of this mass: 1 for all, 0 for one.
         seed: the same seed draws with the same random numbers, steered or not.
         cache: keep keys and values; by default where the model can.
+
+    Raises:
+        BadPrompt: an empty prompt, or one that is too long.
+        BadInjection, BadNode: an injection that does not fit the model or the prompt.
+        Overflow: logits that are not finite.
     """
-    if tokens < 0 or temperature < 0 or not 0 < top_p <= 1:
-        raise BadArgument(
-            f"tokens={tokens}, temperature={temperature}, top_p={top_p}; expected tokens and temperature of at "
-            "least 0 and top_p in (0, 1]"
-        )
     given = [prompt] if isinstance(prompt, str) else [list(prompt)]
     ids = list(make_prompts(model, given).ids[0])
-    edits = compose(injections, len(ids), model.bos is not None)
-    for injection in [injections] if isinstance(injections, Injection) else injections:
+    several = [injections] if isinstance(injections, Injection) else injections
+    for injection in several:
         injection.check(model)
+    check_size(model, several)
+    edits = compose(several, len(ids), model.bos is not None)
     if any(edit.site.name == "pattern" for edit in edits):
-        raise BadPrompt(
-            "an injection at a pattern cannot be generated with; inject at resid_pre, z, attn_out or mlp_out"
+        raise BadInjection(
+            "an injection at a pattern cannot be generated with; expected another site; inject at resid_pre, z, "
+            "attn_out or mlp_out"
         )
     hooks = plain_hooks(model, edits, len(ids))
     cached = _has_cache(model) if cache is None else cache
@@ -71,6 +78,7 @@ def generate(
         else:
             batch = torch.tensor([ids + made], device=model.device)
             logits = model.bridge.run_with_hooks(batch, fwd_hooks=hooks)[0, -1]
+        check_logits(model, logits, f"token {len(made) + 1} after the prompt")
         token = draw(logits, temperature, top_p, generator)
         if token == end:
             break
@@ -99,9 +107,10 @@ def draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Gene
     chance = torch.rand((), generator=generator, dtype=torch.float64).item()
     if temperature == 0:
         return int(logits.argmax())
-    ordered, tokens = (logits.double().cpu() / temperature).softmax(-1).sort(descending=True)
+    below = logits.double().cpu() - logits.double().max().cpu()  # so that no temperature makes them infinite
+    ordered, tokens = (below / temperature).softmax(-1).sort(descending=True)
     mass = ordered.cumsum(-1)
-    kept = int((mass < top_p).sum()) + 1
+    kept = min(int((mass < top_p).sum()) + 1, len(mass))
     share = mass[:kept] / mass[kept - 1]
     return int(tokens[min(int((share < chance).sum()), kept - 1)])
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steerscope.analysis.brief import brief
-from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.engine.edits import Edit, matched
 from steerscope.analysis.errors import BadInjection
-from steerscope.analysis.gate import Count, gated
+from steerscope.analysis.gate import Count, Whole, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.model.positions import Positions, parse_positions
@@ -34,7 +34,7 @@ class Injection:
 
     vector: SteeringVector
     coefficient: float = 1.0
-    layer: int | None = None
+    layer: Whole | None = None
     positions: Positions | str | int | Sequence[int] = "front"
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Injection:
         if self.vector.values.shape[1] != model.width(self.site):
             raise BadInjection(
                 f"the vector has width {self.vector.values.shape[1]}, {model.name} has {model.width(self.site)} at "
-                f"{self.site}; expected a vector recorded on this model"
+                f"{self.site}; expected a vector recorded on this model; make it again there"
             )
         check_size(model, [self])
 
@@ -107,3 +107,15 @@ def compose(injections: Injection | Sequence[Injection], length: int, has_bos: b
     """All edits of one or several injections on a prompt of `length` tokens."""
     several = [injections] if isinstance(injections, Injection) else injections
     return tuple(injection.edit(length, has_bos) for injection in several)
+
+
+def composed(
+    injections: Sequence[Injection], real: Sequence[Injection] | None, length: int, has_bos: bool
+) -> tuple[Edit, ...]:
+    """The same; with `real` ones, what is added together has, at each site and position, the norm of what those add."""
+    made = compose(injections, length, has_bos)
+    if real is None:
+        return made
+    pairs = zip(injections, real, strict=True)
+    scale = next((one.coefficient / own.coefficient for one, own in pairs if own.coefficient), 1.0)
+    return matched(made, compose(real, length, has_bos), length, abs(scale))

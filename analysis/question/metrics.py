@@ -23,8 +23,10 @@ from torch import Tensor
 
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.finite import INSTEAD
 from steerscope.analysis.engine.run import Readout, Reads, measure
-from steerscope.analysis.errors import BadMetric
+from steerscope.analysis.errors import BadArgument, BadMetric, Overflow
+from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.results.stats import numbered
 
@@ -128,6 +130,7 @@ class Outputs:
 Score = Callable[[Readout], Float[Tensor, " read"]]
 
 
+@gated(error=BadMetric)
 @dataclass(frozen=True, repr=False)
 class Metric:
     """A metric by name.
@@ -140,6 +143,7 @@ class Metric:
         needs_next: a scored position must have a token after it.
         flat_at_clean: its gradient is zero in the clean run, so that gradients there say nothing.
         own_direction: it is made from the steered run's own change, so that every vector has another.
+        tokens: what must be single tokens of the model.
     """
 
     name: str
@@ -150,6 +154,7 @@ class Metric:
     needs_next: bool = False
     flat_at_clean: bool = False
     own_direction: bool = False
+    tokens: tuple[str | int, ...] = ()
 
     def __repr__(self) -> str:
         options = "".join(f", {name} {brief(str(value), 40)}" for name, value in self.options.items())
@@ -159,6 +164,7 @@ class Metric:
         return {"name": self.name, "unit": self.unit, **self.options}
 
 
+@gated(error=BadMetric)
 def logit_direction() -> Metric:
     """Projection on the injection's mean centred change of logits in the other groups of prompts, in logits.
 
@@ -167,6 +173,7 @@ def logit_direction() -> Metric:
     return Metric("logit_direction", "logits", _others_direction, reads="hidden", own_direction=True)
 
 
+@gated(error=BadMetric)
 def own_direction() -> Metric:
     """Projection on the injection's own centred change of logits, prompt by prompt and position by position, in logits.
 
@@ -194,8 +201,14 @@ def _others_direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score
 
 
 def _centred(clean: Outputs, steered: Outputs) -> Float[Tensor, "scored vocab"]:
-    change = steered.logits - clean.logits
+    change = _wide(steered.logits) - _wide(clean.logits)
+    change = change.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # of tokens that it never says
     return change - change.mean(dim=-1, keepdim=True)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Halves in single precision: sums of their squares overflow, and differences are small."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _unit(directions: Float[Tensor, "direction vocab"]) -> Float[Tensor, "direction vocab"]:
@@ -208,26 +221,25 @@ def _along(
 ) -> Score:
     """Projection of the change from the clean run on a direction; `which` one, by scored place."""
     if clean.hidden is not None:
-        origin = clean.hidden
+        origin = _wide(clean.hidden)
         # The same projection, before the unembedding.
         seen: Tensor = (unit @ scored.model.bridge.unembed.W_U.to(unit).T).detach()
 
         def from_hidden(readout: Readout) -> Tensor:
-            assert readout.hidden is not None
             places = scored.places(readout)
-            return ((readout.hidden - origin[places]) * seen[which[places]]).sum(dim=-1)
+            return ((hidden_of(readout) - origin[places]) * seen[which[places]]).sum(dim=-1)
 
         return from_hidden
 
     def from_logits(readout: Readout) -> Tensor:
-        assert readout.logits is not None
         places = scored.places(readout)
-        return ((readout.logits - clean.logits[places]) * unit[which[places]]).sum(dim=-1)
+        return ((logits_of(readout) - _wide(clean.logits[places])) * unit[which[places]]).sum(dim=-1)
 
     return from_logits
 
 
-def log_prob(targets: Sequence[str | int], against: Sequence[str | int] = ()) -> Metric:
+@gated(error=BadMetric)
+def log_prob(targets: str | int | Sequence[str | int], against: str | int | Sequence[str | int] = ()) -> Metric:
     """Log-probability that the next token is one of `targets`, in nats; minus that of `against`, where given.
 
     Any disturbance flattens the distribution, and so raises the probability of all rare words alike.
@@ -244,17 +256,17 @@ def log_prob(targets: Sequence[str | int], against: Sequence[str | int] = ()) ->
         ids, rest = (_ids(scored.model, tokens) for tokens in (wanted, others))
 
         def score(readout: Readout) -> Tensor:
-            assert readout.logits is not None
-            reference = readout.logits[:, rest] if others else readout.logits
-            return readout.logits[:, ids].logsumexp(dim=-1) - reference.logsumexp(dim=-1)
+            logits = logits_of(readout)
+            reference = logits[:, rest] if others else logits
+            return logits[:, ids].logsumexp(dim=-1) - reference.logsumexp(dim=-1)
 
         return score
 
     options = {"targets": wanted} | ({"against": others} if others else {})
-    return Metric("log_prob", "nats", prepare, options=options)
+    return Metric("log_prob", "nats", prepare, options=options, tokens=(*wanted, *others))
 
 
-def _several(tokens: Sequence[str | int]) -> list[str | int]:
+def _several(tokens: str | int | Sequence[str | int]) -> list[str | int]:
     return [tokens] if isinstance(tokens, str | int) else list(tokens)
 
 
@@ -262,15 +274,15 @@ def _ids(model: Model, tokens: Sequence[str | int]) -> Int[Tensor, " token"]:
     return torch.tensor(sorted({model.single_token(t) for t in tokens}), dtype=torch.long, device=model.device)
 
 
+@gated(error=BadMetric)
 def kl() -> Metric:
     """KL(run || clean), in nats: disturbance."""
 
     def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
-        reference = clean.logits.log_softmax(dim=-1)
+        reference = _wide(clean.logits).log_softmax(dim=-1)
 
         def score(readout: Readout) -> Tensor:
-            assert readout.logits is not None
-            return divergence(readout.logits, reference[scored.places(readout)])
+            return divergence(logits_of(readout), reference[scored.places(readout)])
 
         return score
 
@@ -279,10 +291,11 @@ def kl() -> Metric:
 
 def divergence(logits: Float[Tensor, "*rows vocab"], reference: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows"]:
     """KL(softmax(logits) || reference), the reference in log-probabilities, in nats."""
-    own = logits.log_softmax(dim=-1)
-    return (own.exp() * (own - reference)).sum(dim=-1).clamp_min(0.0)
+    own = _wide(logits).log_softmax(dim=-1)
+    return (own.exp() * (own - reference)).nansum(dim=-1).clamp_min(0.0)  # 0 of tokens that it never says
 
 
+@gated(error=BadMetric)
 def perplexity(continuation: str | Sequence[int] | None = None) -> Metric:
     """Log-perplexity, in nats a token: of the prompt's own tokens, or of a continuation put after it."""
 
@@ -290,9 +303,8 @@ def perplexity(continuation: str | Sequence[int] | None = None) -> Metric:
         following = scored.next_tokens
 
         def score(readout: Readout) -> Tensor:
-            assert readout.logits is not None
-            token = following[scored.places(readout)]
-            return readout.logits.logsumexp(dim=-1) - readout.logits.gather(1, token[:, None])[:, 0]
+            logits, token = logits_of(readout), following[scored.places(readout)]
+            return logits.logsumexp(dim=-1) - logits.gather(1, token[:, None])[:, 0]
 
         return score
 
@@ -302,6 +314,47 @@ def perplexity(continuation: str | Sequence[int] | None = None) -> Metric:
         else {"continuation": continuation if isinstance(continuation, str) else list(continuation)}
     )
     return Metric("perplexity", "nats per token", prepare, options=options, needs_next=True)
+
+
+def logits_of(readout: Readout) -> Float[Tensor, "read vocab"]:
+    """The logits of a readout, at least in single precision.
+
+    Raises:
+        BadArgument: the run has not read them.
+    """
+    if readout.logits is None:
+        raise BadArgument("a score of logits of a run that has not read them; expected reads='logits'; ask for them")
+    return _wide(readout.logits)
+
+
+def hidden_of(readout: Readout) -> Float[Tensor, "read d_model"]:
+    """The final stream of a readout, at least in single precision.
+
+    Raises:
+        BadArgument: the run has not read it.
+    """
+    if readout.hidden is None:
+        raise BadArgument("a score of the final stream of a run that has not read it; expected reads='hidden'; ask so")
+    return _wide(readout.hidden)
+
+
+def taken(score: Score, readout: Readout) -> Float[Tensor, " read"]:
+    """A score of a readout, in double precision.
+
+    Raises:
+        BadMetric: it is no function of a readout that gives a number for each position that was read.
+        Overflow: a number is not finite.
+    """
+    try:
+        values: Any = score(readout)
+    except TypeError as error:
+        raise BadMetric(f"a score failed ({error}); expected a function of a readout; see Experiment.along") from error
+    if not isinstance(values, Tensor) or values.shape != readout.row.shape:
+        given = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise BadMetric(f"a score gave {given}; expected one number for each of {len(readout.row)} positions; mend it")
+    if values.numel() and not torch.isfinite(values).all():
+        raise Overflow(f"a score gave numbers that are not finite; expected finite ones; {INSTEAD}")
+    return values.double()
 
 
 METRICS: dict[str, Callable[..., Metric]] = {

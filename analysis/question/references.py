@@ -13,6 +13,7 @@ The first three are noise: what stands out from them carries meaning. The others
 them is specific to this vector.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.gate import Whole, gated, shown
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.recipes import recipe_of
@@ -34,6 +37,7 @@ WORDS = Path(__file__).with_name("data") / "words.txt"
 MIXED = "concepts:12,isotropic:16"  # where the recipe allows concepts
 EXCHANGED = "shuffled:16,isotropic:12"  # where it has labels to exchange
 NOISE_ONLY = "isotropic:20"
+MOST = 1000  # reference vectors: each is as many runs as the real one
 TEXTS, TOKENS = 64, 32  # windows of text that a covariance is taken of
 
 Draw = Callable[[Model, SteeringVector, int, Sequence[int]], list[SteeringVector]]
@@ -96,6 +100,7 @@ FAMILIES: dict[str, Family] = {
 OFFERED = tuple(name for name, family in FAMILIES.items() if family.draw)
 
 
+@gated
 @dataclass(frozen=True)
 class References:
     """How many reference vectors of which families, noise first; and a user's own.
@@ -105,8 +110,17 @@ class References:
         own: vectors of a user, one for each of a question's injections.
     """
 
-    counts: tuple[tuple[str, int], ...] = ()
+    counts: tuple[tuple[str, Whole], ...] = ()
     own: tuple[tuple[SteeringVector, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.counts]
+        total = sum(count for _, count in self.counts) + len(self.own)
+        if not set(names) <= set(OFFERED) or len(set(names)) < len(names) or total > MOST:
+            raise BadArgument(
+                f"references of {brief(', '.join(names))}, {total:,} together; expected at most {MOST:,} of "
+                f"{', '.join(OFFERED)}, each named once; ask for others, or for fewer"
+            )
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -120,7 +134,8 @@ class References:
         parts = [f"{name}:{count}" for name, count in self.counts]
         return ",".join(parts + [f"given:{len(self.own)}"] * bool(self.own)) or "none"
 
-    def first(self, most: int) -> "References":
+    @gated
+    def first(self, most: Whole) -> "References":
         """At most so many."""
         counts, left = [], most
         for name, count in self.counts:
@@ -139,7 +154,10 @@ class References:
         return [tuple(map(_like, own, vectors)) for own in (*found, *self.own)]
 
 
-def references(given: Any, model: Model, vectors: Sequence[SteeringVector]) -> References:
+@gated
+def references(
+    given: References | str | int | Sequence[Any] | None, model: Model, vectors: Sequence[SteeringVector]
+) -> References:
     """What a user gave as `References`.
 
     Args:
@@ -151,50 +169,73 @@ def references(given: Any, model: Model, vectors: Sequence[SteeringVector]) -> R
             exchanged labels than there are.
     """
     if isinstance(given, References):
+        _check_own(given.own, vectors)
         return given
     if given is None:
         mixes = (mix for mix in (MIXED, EXCHANGED) if not _lacking(_parsed(mix), model, vectors))
         given = next(mixes, NOISE_ONLY)
-    if isinstance(given, int | np.integer) and not isinstance(given, bool):
+    if isinstance(given, int):
         given = f"isotropic:{given}"
     if isinstance(given, str):
         made = _parsed(given)
         if lacking := _lacking(made, model, vectors):
             raise BadArgument(
-                f"references={given!r}: {lacking}; use isotropic or covariance ones, or give vectors of your own"
+                f"references={brief(given)!r}: {lacking}; use isotropic or covariance ones, or give vectors of your own"
             )
         return made
-    if isinstance(given, Sequence) and given:
-        own = tuple((one,) if isinstance(one, SteeringVector) else tuple(one) for one in given)
-        for one in own:
-            shapes = [(v.values.shape, v.site) for v in one if isinstance(v, SteeringVector)]
-            if shapes != [(v.values.shape, v.site) for v in vectors]:
+    if not given:
+        raise BadArgument(
+            "references=[]; expected for example 'concepts:16,isotropic:4', a number of isotropic ones, or vectors; "
+            "give 0 for none"
+        )
+    own = tuple(tuple(one) if isinstance(one, tuple | list) else (one,) for one in given)
+    _check_own(own, vectors)
+    return References((), own)
+
+
+def _check_own(own: Sequence[Sequence[Any]], vectors: Sequence[SteeringVector]) -> None:
+    """Refuses a user's vectors that cannot stand in the place of the real ones."""
+    for one in own:
+        shapes = [(v.values.shape, v.site) if isinstance(v, SteeringVector) else None for v in one]
+        if shapes != [(v.values.shape, v.site) for v in vectors]:
+            raise BadArgument(
+                f"references got a vector {_shapes(one)}; expected SteeringVectors at the site and of the shape "
+                "of the real one (for several injections, a tuple of one for each); record them as that was"
+            )
+        for made, real in zip(one, vectors, strict=True):
+            if ((made.norms == 0) & (real.norms > 0)).any():
                 raise BadArgument(
-                    f"references got a vector {_shapes(one)}; expected SteeringVectors at the site and of the shape "
-                    "of the real one (for several injections, a tuple of one for each)"
+                    f"references got ({brief(made.label)}), which has a row of zeros where ({brief(real.label)}) has "
+                    "none; expected a direction in every row, to scale to its norm; leave it out"
                 )
-        return References((), own)
-    raise BadArgument(
-        f"references={given!r}; expected for example 'concepts:16,isotropic:4', a number of isotropic ones, or vectors"
-    )
 
 
 def _shapes(vectors: Sequence[Any]) -> str:
-    return ", ".join(f"{list(v.values.shape)} at {v.site}" if hasattr(v, "site") else repr(v) for v in vectors)
+    return brief(
+        ", ".join(
+            f"{list(v.values.shape)} at {v.site}" if isinstance(v, SteeringVector) else shown(v) for v in vectors
+        ),
+        200,
+    )
 
 
 def _parsed(text: str) -> References:
     counts: dict[str, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = part.partition(":")
-        if number == "" and name.lstrip("-").isdigit():
+        if number == "" and re.fullmatch("-?[0-9]+", name):
             name, number = "isotropic", name
-        if name not in OFFERED or not number.isdigit() or name in counts:
+        if name not in OFFERED or not re.fullmatch("[0-9]{1,9}", number) or name in counts:
             raise BadArgument(
-                f"references={text!r}; expected families and how many, such as concepts:16,isotropic:4; there are "
-                f"{', '.join(OFFERED)}, each at most once"
+                f"references={brief(text)!r}; expected families and how many, such as concepts:16,isotropic:4; there "
+                f"are {', '.join(OFFERED)}, each at most once; mend it"
             )
         counts[name] = int(number)
+    if sum(counts.values()) > MOST:
+        raise BadArgument(
+            f"references={brief(text)!r}; expected at most {MOST:,} together: each is as many runs as the real vector; "
+            "ask for fewer"
+        )
     order = sorted(counts, key=lambda name: not FAMILIES[name].noise)  # noise first: it is asked of most
     return References(tuple((name, counts[name]) for name in order if counts[name]))
 
@@ -221,5 +262,5 @@ def _lacking(made: References, model: Model, vectors: Sequence[SteeringVector]) 
 def _like(vector: SteeringVector, real: SteeringVector) -> SteeringVector:
     """With the norms of the real one, row by row."""
     norms, wanted = vector.values.double().norm(dim=-1), real.values.double().norm(dim=-1)
-    scale = torch.where(norms > 0, wanted / norms.clamp_min(1e-30), 0.0)
+    scale = torch.where(norms > 0, wanted / norms.clamp_min(1e-300), 0.0)
     return SteeringVector((vector.values.double() * scale[:, None]).float(), real.site, vector.source)

@@ -12,20 +12,31 @@ the real vector, and so its bounds.
 import math
 from collections.abc import Mapping, Sequence
 from operator import mul
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from steerscope.analysis.engine.edits import Edit
+from steerscope.analysis.brief import brief
+from steerscope.analysis.engine.edits import Edit, touched
 from steerscope.analysis.errors import BadInjection
 from steerscope.analysis.model.models import Model
-
-if TYPE_CHECKING:
-    from .injection import Injection
+from steerscope.analysis.vectors.vector import SteeringVector
 
 SPARE = 1024  # between the largest norm and the first that overflows: layers add to the stream and stretch it
 SPARE_ENTRY = 4  # the same of single numbers: a reference of the same norm has larger ones
+
+
+class Added(Protocol):
+    """What an injection is to its size."""
+
+    @property
+    def vector(self) -> SteeringVector:
+        """What is added."""
+
+    @property
+    def coefficient(self) -> float:
+        """Multiplies it."""
 
 
 def bounds(dtype: torch.dtype) -> tuple[float, float]:
@@ -35,7 +46,7 @@ def bounds(dtype: torch.dtype) -> tuple[float, float]:
     return min(torch.finfo(dtype).max, single.max) / SPARE_ENTRY, squares.max**0.5 / SPARE
 
 
-def largest(model: Model, injections: "Sequence[Injection]") -> float:
+def largest(model: Model, injections: Sequence[Added]) -> float:
     """What the largest coefficient of injections may be at most, all others in proportion; infinite where nothing is
     added.
     """
@@ -44,7 +55,7 @@ def largest(model: Model, injections: "Sequence[Injection]") -> float:
     return min((bound / own for bound, own in ((most, entry), (longest, norm)) if own), default=math.inf)
 
 
-def check_size(model: Model, injections: "Sequence[Injection]") -> None:
+def check_size(model: Model, injections: Sequence[Added]) -> None:
     """Refuses injections that the model's numbers do not hold, or that they round to nothing.
 
     Raises:
@@ -52,7 +63,7 @@ def check_size(model: Model, injections: "Sequence[Injection]") -> None:
     """
     coefficient, most = _coefficient(injections), largest(model, injections)
     entry, norm = _unit(injections)
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = _name(model)
     said = f"a coefficient of {coefficient:.3g} times a vector of norm {norm:.3g}"
     if coefficient > most:
         other = "" if model.dtype in (torch.float32, torch.float64) else ", or load the model with dtype='float32'"
@@ -68,12 +79,29 @@ def check_size(model: Model, injections: "Sequence[Injection]") -> None:
         )
 
 
-def is_lost(edits: Sequence[Edit], kept: Mapping[tuple[str, int], Tensor]) -> bool:
-    """Whether all that edits add to activations is rounded away there.
+def check_lost(
+    model: Model,
+    injections: Sequence[Added],
+    edits: Sequence[Sequence[Edit]],
+    kept: Sequence[Mapping[tuple[str, int], Tensor]],
+) -> None:
+    """Refuses injections that add something, all of which is rounded away where it is added.
 
     Args:
-        kept: the activations that it is added to, by (site, layer): `[pos, ...]`.
+        edits: what they do, by prompt.
+        kept: by prompt, the activations that it is added to, by (site, layer): `[pos, ...]`.
+
+    Raises:
+        BadInjection: nothing of it is left.
     """
+    if any(map(touched, edits)) and all(_is_lost(own, x) for own, x in zip(edits, kept, strict=True)):
+        raise BadInjection(
+            f"what is injected ({brief(', '.join(map(repr, injections)), 200)}) is so small that all of it is rounded "
+            f"away in {_name(model)}; expected a coefficient that changes the stream; choose a larger one"
+        )
+
+
+def _is_lost(edits: Sequence[Edit], kept: Mapping[tuple[str, int], Tensor]) -> bool:
     for edit in edits:
         assert isinstance(edit.value, Tensor) and edit.positions is not None
         x = kept[edit.site.name, edit.site.layer]
@@ -83,11 +111,15 @@ def is_lost(edits: Sequence[Edit], kept: Mapping[tuple[str, int], Tensor]) -> bo
     return True
 
 
-def _coefficient(injections: "Sequence[Injection]") -> float:
+def _name(model: Model) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _coefficient(injections: Sequence[Added]) -> float:
     return max((abs(float(i.coefficient)) for i in injections), default=0.0)
 
 
-def _unit(injections: "Sequence[Injection]") -> tuple[float, float]:
+def _unit(injections: Sequence[Added]) -> tuple[float, float]:
     """The largest number and the largest norm of injections together, where the largest coefficient is 1."""
     whole = _coefficient(injections) or 1.0
     shares = [abs(i.coefficient) / whole for i in injections]

@@ -39,7 +39,7 @@ class Chosen:
         return self.saved or make(model, self.recipe, **(self.options or {}))
 
 
-def offers(command: Callable[..., None]) -> Callable[..., None]:
+def offers(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command whose first parameter, a list of `Chosen`, is filled from the options of recipes, each given any number
     of times.
     """
@@ -48,9 +48,9 @@ def offers(command: Callable[..., None]) -> Callable[..., None]:
     names = [option.name for option in made]
 
     @wraps(command)
-    def filled(**given: Any) -> None:
+    def filled(**given: Any) -> Any:
         wanted = {name: given[name] for name in (*names, *OF_COMMAND) if name in given}
-        command(chosen(wanted), **{option.name: given[option.name] for option in own})
+        return command(chosen(wanted), **{option.name: given[option.name] for option in own})
 
     both = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in (*own, *made)]
     filled.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]

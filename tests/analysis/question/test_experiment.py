@@ -46,7 +46,7 @@ def test_scored_positions_can_be_chosen(tiny: Model) -> None:
     chosen = {"all": tuple(range(length)), "last": (length - 1,), (2, -1): (2, length - 1)}
     for scored, expected in chosen.items():
         assert ask(tiny, ["Tom had a red ball"], scored=scored).scored_positions.positions == (expected,)
-    with pytest.raises(BadArgument, match="expected None, all, last or indices"):
+    with pytest.raises(BadArgument, match="got scored='first'; expected one of all, last, a sequence or None"):
         _ = ask(tiny, ["Tom had"], scored="first").scored_positions
 
 
@@ -101,11 +101,11 @@ def test_a_disturbance_out_of_reach_is_refused(tiny: Model, stories: list[str]) 
 
 def test_bad_questions_are_refused(tiny: Model) -> None:
     prompts = make_prompts(tiny, ["Tom had a ball"])
-    with pytest.raises(BadInjection, match="no injection given"):
+    with pytest.raises(BadInjection, match="no injections given"):
         Experiment(tiny, (), prompts)
     with pytest.raises(BadArgument, match="references='isotropic:-1'"):
         ask(tiny, ["Tom had a ball"], references=-1)
-    with pytest.raises(BadArgument, match="matched='size'; expected norm or kl"):
+    with pytest.raises(BadArgument, match="matched='size'; expected one of norm, kl"):
         ask(tiny, ["Tom had a ball"], matched="size")
 
 

@@ -1,0 +1,48 @@
+"""Injections of equal disturbance: one factor on all coefficients, found by bisection on a log scale."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from steerscope.analysis.errors import BadInjection
+
+from .injection import Injection
+
+REACH = 1e3  # times larger or smaller
+
+
+def at_kl(
+    kl: Callable[[Sequence[Injection]], NDArray[np.float64]],
+    injections: Sequence[Injection],
+    target: float,
+    most: float,
+) -> tuple[Injection, ...]:
+    """The injections, scaled by one factor so that they disturb by `target` nats on average.
+
+    Args:
+        kl: of injections, by prompt, in nats.
+        most: what the largest coefficient may be (`size.largest`).
+
+    Raises:
+        BadInjection: no factor from 1e-3 to 1e3, or to where the model's numbers end, does.
+    """
+
+    def gap(log_factor: float) -> float:
+        return float(np.log(max(kl(_scaled(injections, np.exp(log_factor))).mean(), 1e-12)) - np.log(target))
+
+    whole = max((abs(one.coefficient) for one in injections), default=0.0)
+    room = 0.99 * most / whole if whole else REACH
+    low, high = np.log(1 / REACH), np.log(np.clip(room, 1 / REACH, REACH))
+    if not target > 0 or gap(low) > 0 or gap(high) < 0:
+        raise BadInjection(
+            f"no coefficient from 1/1000 to 1000 times the given one disturbs by {target:.3g} nats; expected a "
+            "disturbance within reach; use matched='norm'"
+        )
+    return _scaled(injections, float(np.exp(brentq(gap, low, high, xtol=1e-3))))
+
+
+def _scaled(injections: Sequence[Injection], factor: float) -> tuple[Injection, ...]:
+    return tuple(replace(i, coefficient=i.coefficient * factor) for i in injections)
