@@ -166,14 +166,15 @@ def _json_lines(text: TextIO, source: Source) -> Iterator[tuple[str, Any]]:
 
 def _array(text: TextIO, source: Source) -> Iterator[tuple[str, Any]]:
     """The entries of an array, of which one is held."""
-    rest, at, line, entry = text.read(PIECE), 0, 1, 0
+    rest, at, entry = text.read(PIECE), 0, 0
+    line, counted = 1, 0  # the line that a place in `rest` is in
 
     def more(size: int) -> bool:
         """Reads on, and forgets what was used."""
-        nonlocal rest, at, line
-        line += rest.count("\n", 0, at)
+        nonlocal rest, at, counted
+        where()
         piece = text.read(size)
-        rest, at = rest[at:] + piece, 0
+        rest, at, counted = rest[at:] + piece, 0, 0
         return bool(piece)
 
     def sign() -> str:
@@ -187,7 +188,10 @@ def _array(text: TextIO, source: Source) -> Iterator[tuple[str, Any]]:
                 return ""
 
     def where() -> str:
-        return f"entry {entry} (line {line + rest.count(chr(10), 0, at)})"
+        nonlocal line, counted
+        line += rest.count("\n", counted, at)
+        counted = at
+        return f"entry {entry} (line {line})"
 
     sign()
     at += 1  # the bracket
@@ -214,7 +218,7 @@ def _array(text: TextIO, source: Source) -> Iterator[tuple[str, Any]]:
         at += 1
     at += 1
     if sign():
-        source.refuse(f"goes on after its array, at line {line}", "nothing there; mend it, or write JSON lines")
+        source.refuse(f"goes on behind its array, after {where()}", "nothing there; mend it, or write JSON lines")
 
 
 def record(value: Any, place: str, source: Source) -> Record:
