@@ -1,4 +1,5 @@
-"""Results of kind "sweep", with frames as an analysis of some thousand trials has them."""
+"""Sweeps without a model: the manifest of a run, and results with frames as an analysis of some thousand trials has
+them."""
 
 from typing import Any
 
@@ -9,6 +10,23 @@ from made_up import Unit
 from steerscope.analysis.results.result import Result
 from steerscope.questions import QUESTIONS
 from steerscope.reports.records import records
+
+ABOUT: dict[str, Any] = {
+    "model": {"name": "none", "weights_hash": ""},
+    "mode": "own",
+    "nodes": [],
+    "left_out": [],
+    "vectors": [],
+    "coefficients": [1.0],
+    "positions": "all",
+    "design": {"trials": 5, "spacing": "any"},
+    "prompts": {"count": 1, "source": "given"},
+    "metric": {"name": "kl", "unit": "nats", "options": {}},
+    "sources": {},
+    "paths": {},
+    "block": 2,
+}
+"""The least that the manifest of a run says."""
 
 
 def make_sweep(

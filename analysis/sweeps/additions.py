@@ -200,7 +200,7 @@ def additions(
             row = {"own": _own, "through": _through, "shared": _shared}[mode](model, full, chosen)
             whole.append((full,))
         else:
-            row = _given(vector, chosen, place)
+            row = _given(model, vector, chosen, place)
             whole.append(row)
         parts.append(row)
     if len({v.rows for group in (*parts, *whole) for v in group}) > 1:
@@ -269,7 +269,7 @@ def _shared(model: Model, vector: SteeringVector, chosen: Sequence[Unit]) -> tup
     return tuple(SteeringVector(vector.values, unit.site, vector.source) for unit in chosen)
 
 
-def _given(vectors: Given, chosen: Sequence[Unit], place: Positions) -> tuple[SteeringVector, ...]:
+def _given(model: Model, vectors: Given, chosen: Sequence[Unit], place: Positions) -> tuple[SteeringVector, ...]:
     named = {str(node): vector for node, vector in vectors.items()}
     lacking = [unit.name for unit in chosen if unit.name not in named]
     if lacking:
@@ -280,6 +280,11 @@ def _given(vectors: Given, chosen: Sequence[Unit], place: Positions) -> tuple[St
     for unit in chosen:
         value = named[unit.name]
         vector = value if isinstance(value, SteeringVector) else SteeringVector(value, unit.site, {"recipe": "given"})
+        if vector.values.shape[1] != model.width(unit.site):
+            raise BadVector(
+                f"{unit.name} was given a vector of width {vector.values.shape[1]}; expected {model.width(unit.site)} "
+                f"at {unit.site}; give one of that width"
+            )
         parts.append(replace(_rows(vector, place), site=unit.site))
     return tuple(parts)
 

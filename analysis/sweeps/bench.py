@@ -23,7 +23,7 @@ from torch import Tensor
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.engine.run import Readout, Reads, measure, run
-from steerscope.analysis.errors import BadInjection, BrokenInvariant
+from steerscope.analysis.errors import BrokenInvariant, Overflow
 from steerscope.analysis.gate import Count, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.metrics import METRICS, Metric, Scored
@@ -310,13 +310,13 @@ def _refuse_endless(table: pa.Table, trials: Sequence[Trial], model: Model) -> N
     """Numbers that are none come of an overflow; they are not written as if they were results.
 
     Raises:
-        BadInjection: with the first trial and what it did.
+        Overflow: with the first trial and what it did.
     """
     for field in SCHEMA:
         values = table[field.name].to_numpy() if pa.types.is_floating(field.type) else np.zeros(0)
         for row in np.flatnonzero(~np.isfinite(values))[:1].tolist():
             trial, nodes = trials[row], ", ".join(table["nodes"][row].as_py())
-            raise BadInjection(
+            raise Overflow(
                 f"trial {trial.index} ({nodes} at coefficient {trial.coefficient:g}) gives {field.name} = "
                 f"{values[row]} in {str(model.dtype).removeprefix('torch.')}; expected a finite number; use smaller "
                 "coefficients, or a wider dtype"

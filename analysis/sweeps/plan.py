@@ -31,6 +31,7 @@ from steerscope.analysis.question.groups import groups_of
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import METRICS, Metric, own_direction
 from steerscope.analysis.question.prompts import Prompts, make_prompts
+from steerscope.analysis.question.size import check_size
 from steerscope.analysis.vectors.vector import SteeringVector
 
 from .additions import Additions, Given, additions
@@ -280,19 +281,28 @@ def _check_scored(scored: str | Sequence[int] | None) -> None:
 
 
 def _check_injections(model: Model, additions: Additions, design: Design, place: Positions) -> None:
-    """What is added, at the largest coefficient, must fit the model, the positions and the numbers that hold it.
+    """What is added must fit the positions, and the numbers of the model must hold it: the whole injection, and the
+    largest parts that a trial may put together, at the largest and the smallest coefficient.
 
     Raises:
         BadInjection: it does not.
     """
-    most = max(design.coefficients, key=abs)
     if place.indices and additions.rows not in (1, len(place.indices)):
         raise BadInjection(
             f"the vectors have {additions.rows} rows for {len(place.indices)} positions; expected one row, or one for "
             "each; give as many positions"
         )
-    for vector in (v for group in (*additions.parts, *additions.whole) for v in group):
-        Injection(vector, most).check(model)
+    several = len(additions.units) if design.antithetic else design.k[1]
+    rows = [tuple(max(column, key=_largest) for column in zip(*additions.parts, strict=True))]
+    rows = rows if design.mixed else list(additions.parts)
+    together = [*additions.whole, *(sorted(row, key=_largest)[-several:] for row in rows)]
+    for coefficient in {max(design.coefficients, key=abs), min(design.coefficients, key=abs)}:
+        for vectors in together:
+            check_size(model, [Injection(vector, coefficient) for vector in vectors])
+
+
+def _largest(vector: SteeringVector) -> float:
+    return float(vector.values.abs().max())
 
 
 def _loader(model: Model) -> Loader | None:

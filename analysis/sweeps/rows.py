@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from steerscope.analysis.errors import DamagedRun
+from steerscope.analysis.gate import gated
 from steerscope.analysis.results.schema import Column, Frame
 
 from .comparable import comparable
@@ -119,12 +120,23 @@ class Rows:
         return Trials(*parts).where(chosen)
 
 
-def read(store: Store, about: dict[str, Any]) -> Rows:
+@gated
+def read(store: Store, about: Mapping[str, Any]) -> Rows:
     """The rows that are there, a part at a time.
 
     Raises:
-        DamagedRun: there are none.
+        DamagedRun: there are none, or others than the manifest says.
     """
+    try:
+        return _rows(store, about)
+    except (KeyError, ValueError, IndexError, pa.ArrowException) as error:
+        raise DamagedRun(
+            f"the trials in {str(store.folder)!r} are not those of its manifest ({type(error).__name__}: "
+            f"{str(error)[:100]}); expected rows that a sweep wrote; begin another run"
+        ) from error
+
+
+def _rows(store: Store, about: Mapping[str, Any]) -> Rows:
     names = {name: i for i, name in enumerate(about["nodes"])}
     wanted = [name for name in TRIALS if name not in _UNREAD]
     parts = [_part(table, names, about["coefficients"]) for table in store.read(wanted)]

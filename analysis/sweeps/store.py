@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steerscope.analysis import files
-from steerscope.analysis.errors import BrokenInvariant, CannotWrite, DamagedRun, OutputExists
+from steerscope.analysis.errors import BadArgument, BrokenInvariant, CannotWrite, DamagedRun, OutputExists
 from steerscope.analysis.gate import Bytes, Count, Refused, Within, check_of, gated
 from steerscope.analysis.results.result import MANIFEST
 from steerscope.analysis.seals import CHECKSUM, digest, read_json, sealed
@@ -107,6 +107,8 @@ class Store:
 
     @gated
     def __init__(self, folder: str | Path) -> None:
+        if folder == "":
+            raise BadArgument("the folder of a sweep is ''; expected a name; give one (. is the current folder)")
         self.folder = Path(folder)
         self.trials = self.folder / TRIALS
 
@@ -114,7 +116,7 @@ class Store:
     def exists(self) -> bool:
         """Whether the folder holds a run of a sweep, whole or not."""
         try:
-            return dict(json.loads((self.folder / MANIFEST).read_bytes())).get("kind") == KIND
+            return dict(json.loads(files.read_plain(self.folder / MANIFEST))).get("kind") == KIND
         except (OSError, ValueError, TypeError, RecursionError):
             return False
 
@@ -178,6 +180,7 @@ class Store:
 
     def set_aside(self) -> list[Path]:
         """Moves damaged parts to `damaged/`, removes what a killed run left half written; the new paths."""
+        files.settle(os.path.realpath(self.folder))
         files.settle_all(self.trials)
         found, aside = self.damaged(), self.folder / DAMAGED
         moved = []
@@ -266,7 +269,7 @@ class Store:
     def sessions(self) -> list[dict[str, Any]]:
         """What the sessions noted; one that was killed noted nothing, and a line that changed is left out."""
         try:
-            lines = (self.folder / LOG).read_bytes().splitlines()
+            lines = files.read_plain(self.folder / LOG).splitlines()
         except OSError:
             return []
         return [entry for entry in map(_entry, lines) if entry is not None]
@@ -300,7 +303,7 @@ class Store:
     def _content(self, name: str, expected: str) -> bytes:
         """A file of the run, as it was written."""
         try:
-            content = (self.folder / name).read_bytes()
+            content = files.read_plain(self.folder / name)
         except OSError:
             content = b""
         if digest(content) != expected:
@@ -388,7 +391,7 @@ def _part(about: Mapping[str, Any], block: int) -> dict[str, Any]:
 def _whole(path: Path, about: Mapping[str, Any]) -> bytes | None:
     """The bytes of a part, if they are those that its name and the sweep say."""
     try:
-        content = path.read_bytes() if path.is_file() else b""
+        content = files.read_plain(path)
         if not path.name.endswith(f"-{digest(content)[:16]}.parquet"):
             return None
         file = pq.ParquetFile(io.BytesIO(content))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
@@ -35,7 +36,8 @@ COLUMNS: Frames = {
 PACKAGES = ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy", "pyarrow")
 
 
-def summarize(store: Store, *, level: float = 0.95, alpha: float = 0.05, smallest: float = 0.02) -> Result:
+@gated
+def summarize(store: Store, *, level: Level = 0.95, alpha: Level = 0.05, smallest: Share = 0.02) -> Result:
     """Estimates from the rows that are there; a run need not be finished.
 
     Raises:

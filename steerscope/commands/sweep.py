@@ -66,7 +66,10 @@ def run(
     nodes: Annotated[str, typer.Option(help="all, heads, mlps, or a list such as L0H1,L2M,L3-L5.")] = "all",
     positions: Annotated[str, typer.Option(help="all, front, middle, back, last, or indices such as 3,4,-2.")] = "all",
     prompts: Annotated[
-        str, typer.Option(help="Text, .jsonl, .csv or .parquet file, a Hugging Face data set (streamed), or shipped.")
+        str,
+        typer.Option(
+            help="A file (text, .jsonl, .csv, .parquet), - for standard input, a data set (streamed), or shipped."
+        ),
     ] = "shipped",
     count: Annotated[int, typer.Option(help="Prompts drawn from the text.")] = 200,
     tokens: Annotated[

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+from made_sweep import ABOUT
 
 from steerscope.analysis.errors import BadArgument, BrokenInvariant, DamagedRun, DiskFull, OutputExists
 from steerscope.analysis.model.models import Model
@@ -21,21 +22,6 @@ from steerscope.analysis.sweeps.store import Store
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 PROMPTS = [[7, 3, 30, 12, 9, 41, 5, 8, 2], [9, 9, 31, 4, 17, 6], [40, 2, 2, 13, 25, 11, 20], [1, 5, 6, 7, 8]]
-ABOUT: dict[str, Any] = {
-    "model": {"name": "none", "weights_hash": ""},
-    "mode": "own",
-    "nodes": [],
-    "left_out": [],
-    "vectors": [],
-    "coefficients": [1.0],
-    "positions": "all",
-    "design": {"trials": 5, "spacing": "any"},
-    "prompts": {"count": 1, "source": "given"},
-    "metric": {"name": "kl", "unit": "nats", "options": {}},
-    "sources": {},
-    "paths": {},
-    "block": 2,
-}
 OPTIONS: dict[str, Any] = {"trials": 400, "visit": 4, "controls": 2, "k": (1, 3), "block": 40}  # ten parts
 
 
