@@ -47,7 +47,7 @@ class Edit:
     @gated
     def times(self, share: float) -> "Edit":
         """The same edit with its value times a number."""
-        return replace(self, value=self.value * share)
+        return replace(self, value=self.value * float(share))
 
     def __post_init__(self) -> None:
         if self.operation == "hide" and self.site.name != "pattern":

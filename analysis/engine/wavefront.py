@@ -191,11 +191,11 @@ class Pass:
             self.kept,
         )
 
-    def _reading(self) -> tuple[Tensor, Tensor]:
+    def _reading(self) -> tuple[Tensor, ...]:
         device = self.model.device
         rows = [i for i, v in enumerate(self.variants) for _ in self.reading[v.prompt]]
         positions = [p for v in self.variants for p in self.reading[v.prompt]]
-        return torch.tensor(rows, device=device), torch.tensor(positions, device=device)
+        return tuple(torch.tensor([rows, positions], dtype=torch.long, device=device))
 
     def hooks(self, embedded: Float[Tensor, "prompt pos d_model"]) -> list[tuple[str, Hook]]:
         """Everything that makes a pass of the model this one."""

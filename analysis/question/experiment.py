@@ -410,7 +410,7 @@ class Experiment:
             BadInjection: no factor from 1e-3 to 1e3, or to where the model's numbers end, does.
         """
 
-        return at_kl(self.kl, injections, target, largest(self.model, injections))
+        return at_kl(self.kl, injections, float(target), largest(self.model, injections))
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the question."""

@@ -108,7 +108,7 @@ def draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Gene
     if temperature == 0:
         return int(logits.argmax())
     below = logits.double().cpu() - logits.double().max().cpu()  # so that no temperature makes them infinite
-    ordered, tokens = (below / temperature).softmax(-1).sort(descending=True)
+    ordered, tokens = (below / float(temperature)).softmax(-1).sort(descending=True)
     mass = ordered.cumsum(-1)
     kept = min(int((mass < top_p).sum()) + 1, len(mass))
     share = mass[:kept] / mass[kept - 1]

@@ -27,7 +27,7 @@ def groups_of(ids: Sequence[Sequence[int]], bos: int | None = None) -> Groups:
     """By prompt, the number of its group, in the order of first appearance."""
     kept = [tuple(row[1:] if bos is not None and row[:1] == (bos,) else row) for row in map(tuple, ids)]
     copies = numbers(kept)
-    if not len(kept) or len(set(kept)) > MANY or sum(map(len, kept)) > LONG:
+    if not any(kept) or len(set(kept)) > MANY or sum(map(len, kept)) > LONG:
         return copies
     different = list(dict.fromkeys(kept))
     group = np.arange(len(different))
