@@ -10,9 +10,7 @@ import json
 import math
 import os
 import shlex
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, replace
@@ -23,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.files import storing
+from steerscope.analysis.files import renewed, storing
 
 FAILED = 3  # exit status where a check of the run did not hold
 
@@ -142,14 +140,20 @@ def check_out(out: Path, overwrite: bool, tables: Iterable[str] = (), beside: It
 
     with storing(out):
         check_folder(out, overwrite, tables, beside)
-        above = out
-        while not above.exists():
-            above = above.parent
-        trial = Path(tempfile.mkdtemp(prefix=".steerscope.", dir=above))
-        try:
-            (trial / out.relative_to(above)).mkdir(parents=True, exist_ok=True)
-        finally:
-            shutil.rmtree(trial, ignore_errors=True)
+        absent = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        with renewed(out):
+            raise _Tried  # before anything changes
+    except _Tried:
+        pass
+    finally:
+        for folder in absent:
+            with suppress(OSError):  # it was not made, or somebody has put something there
+                folder.rmdir()
+
+
+class _Tried(Exception):
+    """A fresh folder can be made."""
 
 
 def hush() -> None:
