@@ -88,7 +88,9 @@ class SteeringVector:
     def row(self, index: int) -> "SteeringVector":
         """One row alone, for positions `last` and `all`."""
         if not -self.rows <= index < self.rows:
-            raise BadVector(f"row {index} of a vector with {self.rows} rows; expected {-self.rows} to {self.rows - 1}")
+            raise BadVector(
+                f"row {index} of a vector with {self.rows} rows; expected {-self.rows} to {self.rows - 1}; choose one"
+            )
         return self._with(self.values[index][None], row=index)
 
     def mean(self) -> "SteeringVector":
