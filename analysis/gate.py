@@ -29,7 +29,9 @@ Door = TypeVar("Door", bound=Callable[..., Any])
 Check = Callable[[Any], Any]
 CALLABLE: Any = get_origin(Callable[..., Any])
 MOST = 1_000_000
+NO_SEQUENCE = (str, bytes, bytearray, memoryview, Mapping, set, frozenset)  # one thing, or in no order
 LARGEST = 2**63 - 1
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, of most file systems
 
 
 class Refused(Exception):
@@ -208,7 +210,8 @@ def number(value: Any) -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError, ValueError, TypeError):
             if math.isfinite(float(value)):
-                return int(value) if isinstance(value, numbers.Integral) else float(value)
+                found = float(value)
+                return int(value) if isinstance(value, numbers.Integral) and abs(found) <= LARGEST else found
     raise Refused("a finite number")
 
 
@@ -244,9 +247,11 @@ def place(value: Any) -> Path:
     if not isinstance(found, str) or not found or "\0" in found:
         raise Refused("a path")
     try:
-        found.encode(errors="surrogateescape")
+        names = found.encode(errors="surrogateescape").split(b"/")
     except UnicodeEncodeError as error:
         raise Refused("a path") from error
+    if max(map(len, names)) > LONGEST_NAME or len(found) > LONGEST_PATH:
+        raise Refused(f"a path of at most {LONGEST_PATH:,} bytes, each name of at most {LONGEST_NAME}")
     return Path(found)
 
 
@@ -337,7 +342,7 @@ def _several(inner: Sequence[Any], kind: type) -> Check:
     check = check_of(inner[0]) if inner else _as_it_is
 
     def several(value: Any) -> Any:
-        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        if isinstance(value, NO_SEQUENCE) or not isinstance(value, Iterable):
             raise Refused("a sequence")
         items = _items(value)
         try:
