@@ -11,3 +11,8 @@ def brief(text: str, width: int = 60) -> str:
 def counted(count: int, what: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{count} {what}" + "s" * (count != 1)
+
+
+def quoted(path: object) -> str:
+    """A path in a message, in quotes."""
+    return repr(brief(str(path), 200))

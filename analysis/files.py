@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .brief import quoted
 from .errors import CannotWrite, DiskFull, OutputExists
 
 try:
@@ -52,17 +53,19 @@ def storing(place: str | Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in FULL:
             raise DiskFull(
-                f"no room left for {str(place)!r} ({reason}); everything written before stays good; make room and "
+                f"no room left for {quoted(place)} ({reason}); everything written before stays good; make room and "
                 "run the same again"
             ) from error
         raise CannotWrite(
-            f"{str(place)!r} cannot be written ({reason}); expected a place that can be written to; choose another, or "
+            f"{quoted(place)} cannot be written ({reason}); expected a place that can be written to; choose another, or "
             "mend it and run the same again"
         ) from error
     except ValueError as error:
         if "embedded null" not in str(error) and not isinstance(error, UnicodeError):  # a name that no file can have
             raise
-        raise CannotWrite(f"{str(place)!r} is no name of a file ({error}); expected a plain one; choose one") from error
+        raise CannotWrite(
+            f"{quoted(place)} is no name of a file ({error}); expected a plain one; choose one"
+        ) from error
 
 
 def write(path: str | Path, content: bytes | str, tidy: bool = True) -> Path:
@@ -285,7 +288,7 @@ def _take_place(fresh: Path, target: Path, ours: Callable[[str], bool], new: boo
                 raise
             if new:
                 raise OutputExists(
-                    f"another process has just written {str(target)!r}; expected one at a time; choose another folder"
+                    f"another process has just written {quoted(target)}; expected one at a time; choose another folder"
                 ) from error
         else:
             return _sync(target.parent)

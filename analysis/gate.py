@@ -91,7 +91,8 @@ def gated_by(door: Any, error: type[SteerscopeError]) -> Any:
         made.__init__ = _checked(made.__init__, error, door.__name__, door)
         made.__gated__ = True
         return made
-    return _checked(door, error, door.__name__, door)
+    name = door.__qualname__.removesuffix(".__init__") if door.__name__ == "__init__" else door.__name__
+    return _checked(door, error, name, door)
 
 
 def _checked(function: Callable[..., Any], error: type[SteerscopeError], name: str, hinted: Any) -> Callable[..., Any]:

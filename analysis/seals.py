@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .brief import quoted
 from .errors import SteerscopeError
 from .files import read_plain
 
@@ -50,13 +51,13 @@ def read_json(
     except (OSError, ValueError, RecursionError) as reason:
         why = getattr(reason, "strerror", None) or f"{type(reason).__name__}: {reason}"
         raise error(
-            f"{str(path)!r} is no {what} ({why[:200]}); expected one that steerscope wrote; check it"
+            f"{quoted(path)} is no {what} ({why[:200]}); expected one that steerscope wrote; check it"
         ) from reason
     if not isinstance(found, dict):
-        raise error(f"{str(path)!r} is no {what} (it holds {type(found).__name__}); expected a JSON object; check it")
+        raise error(f"{quoted(path)} is no {what} (it holds {type(found).__name__}); expected a JSON object; check it")
     if there != expected and (there is not None or needed(found)):
         raise error(
-            f"{str(path)!r} has changed since it was written (its checksum differs); expected the {what} as it was; "
+            f"{quoted(path)} has changed since it was written (its checksum differs); expected the {what} as it was; "
             "bring it back, or run it again"
         )
     return found
@@ -82,7 +83,7 @@ def check_folder_seal(folder: str | Path, error: type[SteerscopeError], what: st
     changed = sorted(name for name, expected in listed.items() if _digest_of(folder / Path(name).name) != expected)
     if changed:
         raise error(
-            f"in {str(folder)!r} {', '.join(changed[:5])} has changed since the {what} was written; expected the files "
+            f"in {quoted(folder)} {', '.join(changed[:5])} has changed since the {what} was written; expected the files "
             f"as they were; bring them back, or remove {CHECKSUMS} if you changed them yourself"
         )
 

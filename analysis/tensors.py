@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .brief import quoted
 from .errors import SteerscopeError
 from .seals import CHECKSUM
 
@@ -46,12 +47,12 @@ def read_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, ValueError, RuntimeError, SafetensorError) as reason:
         raise error(
-            f"{str(path)!r} is no {what} ({str(reason)[:200]}); expected a safetensors file that can be read; check it"
+            f"{quoted(path)} is no {what} ({str(reason)[:200]}); expected a safetensors file that can be read; check it"
         ) from reason
     there = about.pop(CHECKSUM, None)
     if (needed or there is not None) and there != _checksum(tensors, about):
         raise error(
-            f"{str(path)!r} has changed since it was written (its checksum differs); expected the {what} as it was; "
+            f"{quoted(path)} has changed since it was written (its checksum differs); expected the {what} as it was; "
             "bring it back, or make it again"
         )
     return {name: tensor.to(device) for name, tensor in tensors.items()}, about
