@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadPrompt
@@ -156,7 +157,7 @@ def _listed(prompts: Any) -> list[Any]:
         if no_list or not isinstance(prompts, Iterable):
             raise TypeError(f"it is a {type(prompts).__name__}")
         found = list(islice(prompts, MOST + 1))
-    except (TypeError, ValueError, RuntimeError) as reason:  # of the user's own iterator, too
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as reason:  # of the user's own iterator
         raise BadPrompt(
             f"got {shown(prompts)} for prompts ({reason}); expected a list of texts or of lists of token ids; make one"
         ) from reason
@@ -238,8 +239,11 @@ def _groups(model: Model, ids: Sequence[tuple[int, ...]], given: Sequence[object
         raise BadPrompt(f"got {len(given)} groups for {len(ids)} prompts; expected one for each; give as many")
     if given == "each":
         return tuple(range(len(ids)))
-    try:
-        return tuple((groups_of(ids, model.bos) if given == "auto" else numbers(given)).tolist())
+    if given == "auto":
+        return tuple(groups_of(ids, model.bos).tolist())
+    try:  # numbers of arrays and tensors are not equal to their equals
+        names = [name.item() if isinstance(name, np.generic | Tensor) and name.ndim == 0 else name for name in given]
+        return tuple(numbers(names).tolist())
     except TypeError as reason:  # a list or a dictionary for a name
         raise BadPrompt(f"got groups with a name that is none ({reason}); expected texts or numbers; name them") from (
             reason

@@ -1,5 +1,7 @@
 """Bad input: one clear sentence and exit code 2 on the command line, a typed exception in Python."""
 
+import io
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bad_files import FILES, Bad
 from checkpoints import save_gpt2
 
 import steerscope as st
@@ -57,17 +60,20 @@ BASE = {
 LONG = "One day Tom and Lily went to the park and saw a dragon near the ship"
 
 COMMAND_LINE = [
-    ({"--model": "tinystories-9l"}, "tinystories-9l.*shipped: tinystories-1l, tinystories-2l"),
+    (
+        {"--model": "tinystories-9l"},
+        "'tinystories-9l'; expected a shipped name .tinystories-1l, tinystories-2l.*did you mean",
+    ),
     ({"--model": "{place}/nowhere"}, "no folder .*nowhere"),
     ({"--model": "some/hub-model"}, "the hub does not give it"),
     ({"--model": "{place}/nothing"}, "no config.json"),
     ({"--model": "{place}/pickled"}, "pytorch_model.bin, a pickle"),
     ({"--model": "{place}/prompts.txt"}, "is a file; expected a Hugging Face folder"),
     ({"--layer": "7"}, "layers 0 to 1"),
-    ({"--layer": "-1"}, "layers 0 to 1"),
+    ({"--layer": "-1"}, "layer=-1; expected an integer from 0"),
     ({"--layer": None}, "no --layer given"),
-    ({"--coef": "nan"}, "the coefficient is nan; expected a finite number"),
-    ({"--coef": "inf"}, "the coefficient is inf"),
+    ({"--coef": "nan"}, "coefficient=nan; expected a finite number"),
+    ({"--coef": "inf"}, "coefficient=inf; expected a finite number"),
     ({"--positions": "nowhere"}, "unknown position 'nowhere'"),
     ({"--positions": "50"}, "position 50 is outside of a prompt"),
     ({"--site": "pattern"}, "cannot be recorded at 'pattern'"),
@@ -75,10 +81,13 @@ COMMAND_LINE = [
     ({"--plus": " ship"}, "give the same activations"),
     ({"--plus": "", "--minus": ""}, "are both empty"),
     ({"--plus": None}, "expected one of them"),
-    ({"--plus": None, "--vector": "{place}/nowhere.safetensors"}, "no vector file"),
+    ({"--plus": None, "--vector": "{place}/nowhere.safetensors"}, "nowhere.safetensors' is no steering vector"),
     ({"--plus": None, "--vector": "{place}/prompts.txt"}, "is no steering vector"),
     ({"--plus": LONG, "--prompts": "{place}/short.txt"}, "the vector has .* positions and the prompt only"),
     ({"--prompts": "{place}/nowhere.txt"}, "no prompts file"),
+    ({"--prompts": "{place}/model"}, "is a folder|Is a directory"),
+    ({"--prompts": ""}, "source=''; expected a path"),
+    ({"--prompts": "a" * 300}, "expected a path of at most"),
     ({"--prompts": "{place}/empty.txt"}, "holds no prompts"),
     ({"--prompts": "{place}/latin.txt"}, "not UTF-8"),
     ({"--prompts": "{place}/broken.jsonl"}, "line 1 is not JSON"),
@@ -94,7 +103,7 @@ COMMAND_LINE = [
     ({"--device": "teapot"}, "unknown device 'teapot'"),
     ({"--out": "{place}/done"}, "holds a result already"),
     ({"--out": "{place}/prompts.txt"}, "is a file, expected a folder"),
-    ({"--out": "{place}/prompts.txt/x"}, "cannot be written: .*prompts.txt' is a file"),
+    ({"--out": "{place}/prompts.txt/x"}, "prompts.txt/x' cannot be written .*; expected a place"),
 ]
 
 
@@ -106,8 +115,6 @@ def test_the_command_line_says_it_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import re
-
     options = {key: value.format(place=place) for key, value in (BASE | changed).items() if value is not None}
     monkeypatch.setattr(sys, "argv", ["steerscope", "localize", *(f"{k}={v}" for k, v in options.items())])
     with pytest.raises(SystemExit) as stop:
@@ -144,3 +151,90 @@ def test_python_raises_a_typed_exception(
 ) -> None:
     with pytest.raises(error):
         call(st.load(place / "model"))
+
+
+@pytest.fixture(scope="module")
+def loaded(place: Path) -> st.Model:
+    return st.load(place / "model")
+
+
+TEXTS: dict[str, list[str]] = {
+    "localize": ["localize", *(f"{k}={v}" for k, v in BASE.items() if k != "--prompts"), "--prompts"],
+    "sweep run": [
+        "sweep",
+        "run",
+        "--plus=a",
+        "--layer=0",
+        "--trials=8",
+        "--tokens=4",
+        "--model=m",
+        "--out=o",
+        "--prompts",
+    ],
+    "sweep run of lines": [
+        *["sweep", "run", "--plus=a", "--layer=0", "--trials=8", "--tokens=0", "--model=m", "--out=o"],
+        "--prompts",
+    ],
+    "lens train": ["lens", "train", "--model=m", "--out=o", "--tokens=4", "--text"],
+}
+
+
+@pytest.mark.parametrize("command", TEXTS)
+@pytest.mark.parametrize("bad", FILES, ids=[bad.name for bad in FILES])
+def test_a_file_of_texts_that_cannot_be_used_is_refused_by_every_command(
+    bad: Bad,
+    command: str,
+    loaded: st.Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if not bad.corpus and command in ("sweep run", "lens train"):
+        pytest.skip("as a corpus it can be used")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("steerscope.loader.load", lambda *_, **__: loaded)
+    monkeypatch.setattr(sys, "argv", ["steerscope", *TEXTS[command], str(bad.put(tmp_path))])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2
+    assert re.search(bad.words, error), error
+    assert error.startswith("steerscope: ") and "; expected " in error
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("command", TEXTS)
+def test_texts_that_are_piped_in_are_refused_alike(
+    command: str, loaded: st.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("steerscope.loader.load", lambda *_, **__: loaded)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": 5}')))
+    monkeypatch.setattr(sys, "argv", ["steerscope", *TEXTS[command], "-"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "standard input line 1 has no text" in capsys.readouterr().err
+
+
+def test_prompts_can_be_piped_in(
+    loaded: st.Model, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Groups that the lines name are found, too: both come from one reading."""
+    told = []
+    texts = (place / "prompts.txt").read_text().splitlines()
+    lines = [f'{{"prompt": "{text}", "group": 1}}' for text in texts]
+    monkeypatch.setattr("steerscope.loader.load", lambda *_, **__: loaded)
+    for piped in (texts, lines):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(piped).encode())))
+        options = {key: value.format(place=place) for key, value in BASE.items()} | {"--prompts": "-"}
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["steerscope", "localize", "--dry-run", *(f"{k}={v}" for k, v in options.items() if "com" not in k)],
+        )
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+        told.append(capsys.readouterr().out)
+    assert "2 prompts in 2 groups" in told[0] and "2 prompts of one group" in told[1]

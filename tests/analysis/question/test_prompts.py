@@ -1,11 +1,16 @@
+import itertools
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.question.prompts import make_prompts, read_prompts
+from steerscope.analysis.question.prompts import Prompts, continued, make_prompts, read_prompts
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -60,7 +65,7 @@ def test_ids_outside_of_the_vocabulary_and_other_things_are_refused(tiny: Model)
     with pytest.raises(BadPrompt, match="token ids outside of"):
         make_prompts(tiny, [[0, 5, 100_000]])
     with pytest.raises(BadPrompt, match="prompt 1 is float"):
-        make_prompts(tiny, [1.5])  # type: ignore[arg-type]
+        make_prompts(tiny, [1.5])
     with pytest.raises(BadPrompt, match="one text"):
         make_prompts(tiny, "Once")
     with pytest.raises(BadPrompt, match="no prompts"):
@@ -74,3 +79,167 @@ def test_bos_is_put_before_a_text_once(tiny: Model) -> None:
 
 def test_the_hash_tells_prompts_apart(tiny: Model) -> None:
     assert make_prompts(tiny, ["a"]).hash == make_prompts(tiny, ["a"]).hash != make_prompts(tiny, ["b"]).hash
+
+
+class Broken:
+    """Something whose own code fails."""
+
+    def __iter__(self) -> Any:
+        raise KeyError("no")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: (text for text in ["Tom saw", "Lily saw"]),
+        lambda: ("Tom saw", "Lily saw"),
+        lambda: np.array(["Tom saw", "Lily saw"]),
+        lambda: pd.Series(["Tom saw", "Lily saw"], index=[7, 3]),
+        lambda: map(str, ["Tom saw", "Lily saw"]),
+    ],
+)
+def test_texts_may_come_in_anything_that_has_an_order(given: Any, tiny: Model) -> None:
+    assert make_prompts(tiny, given()) == make_prompts(tiny, ["Tom saw", "Lily saw"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.array([[1, 2], [3, 4]]),
+        torch.tensor([[1, 2], [3, 4]]),
+        [np.array([1, 2], dtype=np.uint8), torch.tensor([3, 4])],
+        [[np.int64(1), torch.tensor(2)], (3, 4)],
+        [range(1, 3), range(3, 5)],
+        torch.tensor([[1, 2], [3, 4]]).unbind(),
+    ],
+)
+def test_token_ids_may_come_in_any_sequence(given: Any, tiny: Model) -> None:
+    assert make_prompts(tiny, given).ids == ((1, 2), (3, 4))
+
+
+def test_texts_and_ids_may_be_mixed(tiny: Model) -> None:
+    assert make_prompts(tiny, ["Tom", [1, 2]]).texts == ("Tom", "1 2")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"prompt": "Tom"}, "got .* for prompts .it is a dict"),
+        (b"Tom", "got b'Tom' for prompts .it is a bytes"),
+        ({"Tom", "Lily"}, "for prompts .it is a set"),
+        (pd.DataFrame({"prompt": ["Tom"]}), "for prompts .it is a DataFrame"),
+        (None, "got None for prompts"),
+        (5, "got 5 for prompts"),
+        (Broken(), "for prompts .*no.*; expected a list"),
+        (np.array(5), "for prompts .iteration over a 0-d array"),
+        (torch.tensor(5), "for prompts .iteration over a 0-d tensor"),
+        (itertools.repeat("Tom"), "got more than 1,000,000 prompts"),
+        ([{"role": "user", "content": "Hi"}], "prompt 1 is a dictionary: of a chat, give the text"),
+        ([1, 2], "prompt 1 is one token id: put the list of them in brackets"),
+        ([[]], "prompt 1 is empty"),
+        ([[[1]]], r"prompt 1 is \[\[1\]\], expected a text or a list of token ids"),
+        ([[True]], r"prompt 1 is \[True\], expected"),
+        ([[1.0]], r"prompt 1 is \[1.0\], expected"),
+        ([[2**70]], "prompt 1 is .*, expected"),
+        ([["Tom"]], "prompt 1 is .*, expected"),
+        ([[-1]], r"prompt 1 has token ids outside of 0\.\."),
+        ([[1] * 65], "prompt 1 has 65 tokens, tiny reads at most 64"),
+        ([b"Tom"], "prompt 1 is bytes, expected"),
+        ([None], "prompt 1 is NoneType, expected"),
+        (["a\ud800b"], "prompt 1 holds a lone surrogate"),
+        (["a" * 2_000_000], "prompt 1 has 2,000,000 characters"),
+        (torch.zeros(2, 2), "prompt 1 is tensor.*, expected"),
+        (torch.zeros(2, 2, 2, dtype=torch.int64), "prompt 1 is Tensor, expected"),
+        (torch.zeros(2, 2, dtype=torch.int64, device="meta"), "prompt 1 is tensor.*, expected"),
+        (torch.zeros(1, 1, dtype=torch.int64).expand(2, 10**12), "prompt 1 has 1000000000000 tokens"),
+        (Prompts(((1, 10**6),), ("",)), "ids up to 1000000; expected .* ids below"),
+        (Prompts(((1,) * 65,), ("",)), "up to 65 tokens .*; expected at most 64 tokens"),
+        (Prompts(((1,) * 60,), ("",), continuations=((1,) * 5,)), "up to 65 tokens"),
+        (Prompts((), ()), "no prompts in given"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_by_its_number(given: Any, words: str, tiny: Model) -> None:
+    with pytest.raises(BadPrompt, match=words) as refused:
+        make_prompts(tiny, given)
+    assert "; expected " in str(refused.value) and str(refused.value).isprintable()
+
+
+def test_many_faults_are_not_read_to_the_end(tiny: Model) -> None:
+    encoded: list[str] = []
+
+    class Counting:
+        def __call__(self, text: str, **options: Any) -> Any:
+            encoded.append(text)
+            return tiny.tokenizer(text, **options)
+
+    with pytest.raises(BadPrompt, match="prompt 5 has .*; and more"):
+        make_prompts(replace(tiny, tokenizer=Counting()), ["word " * 100] * 100)
+    assert len(encoded) < 10
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [([["a"], ["b"]], "unhashable"), ({"a": 1, "b": 2}, "groups="), (5, "groups=5"), (b"ab", "groups=")],
+)
+def test_groups_that_are_no_names_are_refused(groups: Any, words: str, tiny: Model) -> None:
+    with pytest.raises(BadPrompt, match=words):
+        make_prompts(tiny, ["Tom", "Lily"], groups=groups)
+
+
+def test_groups_may_come_in_an_array_or_a_generator(tiny: Model) -> None:
+    given: list[Any] = [np.array([3, 3]), (name for name in "aa"), torch.tensor([5, 5])]
+    for groups in given:
+        assert make_prompts(tiny, ["Tom", "Lily"], groups=groups).groups == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"texts": ("a", "b")}, "got 2 texts for 1 prompts; expected one each"),
+        ({"texts": ()}, "got 0 texts for 1 prompts"),
+        ({"groups": (1, 2)}, "got 2 groups for 1 prompts"),
+        ({"continuations": ((1,), (2,))}, "got 2 continuations for 1 prompts"),
+        ({"ids": ((),)}, "prompt 1 is .*; expected token ids, at least one"),
+        ({"ids": ((1, -1),)}, "prompt 1 is .*; expected token ids, .* none below 0"),
+        ({"continuations": ((),)}, "continuation 1 is"),
+        ({"ids": ((1.5,),)}, "got ids="),
+        ({"ids": ("ab",)}, "got ids="),
+        ({"ids": 5}, "got ids=5"),
+        ({"texts": ("a\ud800",)}, "got texts="),
+        ({"source": None}, "got source=None"),
+        ({"hash": 1}, "hash"),
+    ],
+)
+def test_prompts_whose_parts_do_not_agree_are_none(parts: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadPrompt, match=words):
+        Prompts(**{"ids": ((1, 2),), "texts": ("a",), **parts})
+
+
+def test_prompts_are_plain_whatever_they_are_made_of() -> None:
+    made = Prompts(np.array([[1, 2]]), ["a"], groups=[np.int64(3)])  # type: ignore[arg-type]
+    assert made == Prompts(((1, 2),), ("a",), groups=(3,)) and hash(made) == hash(
+        Prompts(((1, 2),), ("a",), groups=(3,))
+    )
+    assert made.hash == Prompts(((1, 2),), ("a",)).hash
+
+
+def test_a_choice_of_prompts_is_one_that_there_is(tiny: Model) -> None:
+    prompts = make_prompts(tiny, ["Tom", "Lily", "Ben"])
+    chosen: Any = np.array([2, 0])
+    assert prompts.some(chosen).texts == ("Ben", "Tom") and prompts.some([-1]).texts == ("Ben",)
+    assert len(prompts.some([])) == 0 and prompts.first(99) == prompts
+    for chosen in ([3], [-4], [True], [0.0], 0, "ab", [None]):
+        with pytest.raises(BadPrompt):
+            prompts.some(chosen)
+    for count in (-1, 1.5, None, "2"):
+        with pytest.raises(BadPrompt):
+            prompts.first(count)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "continuation", ["", [], [-1], [10**6], "word " * 100, "a" * 2_000_000, "\ud800", 5, None, ["a"]]
+)
+def test_a_continuation_is_some_tokens_of_the_model(continuation: Any, tiny: Model) -> None:
+    with pytest.raises(BadPrompt):
+        continued(tiny, make_prompts(tiny, ["Tom"]), continuation)
+    assert continued(tiny, make_prompts(tiny, ["Tom"]), np.array([1, 2])).continuations == ((1, 2),)  # type: ignore[arg-type]
