@@ -34,7 +34,7 @@ from steerscope.analysis.files import storing, write
 from steerscope.analysis.gate import Count, Seed, Within, gated, shown
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
-from steerscope.analysis.question.prompts import Prompts
+from steerscope.analysis.question.prompts import Prompts, make_prompts
 from steerscope.analysis.results.result import MANIFEST, Result, check_folder
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import interval
@@ -152,7 +152,12 @@ def trained(
             f"the model is in {model.dtype}; expected float32, small steps are lost in less; load it with "
             "dtype='float32'"
         )
-    _check(windows, model, recipe)
+    windows = make_prompts(model, windows)
+    if len(windows) < recipe.held_out + recipe.batch:
+        raise BadPrompt(
+            f"{len(windows)} windows; expected at least {recipe.held_out + recipe.batch}: {recipe.held_out} to hold "
+            f"out and {recipe.batch} for a step; give more text"
+        )
     learned, aside = parted(windows, recipe)
     start, folder = time.perf_counter(), Path(out)
     lens = new_lens(model)
@@ -200,21 +205,6 @@ def forget(out: str | Path) -> None:
         Path(out, CHECKPOINT).unlink(missing_ok=True)
 
 
-def _check(windows: Prompts, model: Model, recipe: Recipe) -> None:
-    """Refuses windows that are too few, or that the model cannot read."""
-    if len(windows) < recipe.held_out + recipe.batch:
-        raise BadPrompt(
-            f"{len(windows)} windows; expected at least {recipe.held_out + recipe.batch}: {recipe.held_out} to hold "
-            f"out and {recipe.batch} for a step; give more text"
-        )
-    for number, ids in enumerate(windows.ids, 1):
-        if not 0 < len(ids) <= model.n_ctx or min(ids) < 0 or max(ids) >= model.d_vocab:
-            raise BadPrompt(
-                f"window {number} has {len(ids)} tokens, or some that {model.name} does not know; expected 1 to "
-                f"{model.n_ctx}, each below {model.d_vocab}; cut the windows for this model"
-            )
-
-
 def parted(windows: Prompts, recipe: Recipe) -> tuple[list[int], list[int]]:
     """Windows to learn from, and those of whole documents, drawn at random, that are put aside.
 
@@ -254,7 +244,7 @@ def _learn(
         weights, lr=recipe.rate * (1 - MOMENTUM), momentum=MOMENTUM, nesterov=True, weight_decay=DECAY
     )
     name = recipe.hash(lens.model, windows)
-    losses = _resume(checkpoint, name, weights, optimizer)
+    losses = _resume(checkpoint, name, weights, optimizer, recipe.steps)
     if not losses:
         _keep(checkpoint, name, weights, optimizer, losses)  # a place that cannot be written to is found out at once
     kept, batches = len(losses), islice(_batches(learned, recipe), len(losses), None)
@@ -373,7 +363,9 @@ def _keep(
 
 
 @torch.no_grad()
-def _resume(path: Path, name: str, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> list[float]:
+def _resume(
+    path: Path, name: str, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer, steps: int
+) -> list[float]:
     """Puts a checkpoint into the weights; the losses up to it."""
     if not path.exists():
         return []
@@ -387,7 +379,7 @@ def _resume(path: Path, name: str, weights: Sequence[Tensor], optimizer: torch.o
             "this run; train into another folder, or remove it"
         )
     losses = saved.pop("losses", torch.zeros(()))
-    if losses.ndim != 1 or not _fits(saved, weights):
+    if losses.ndim != 1 or len(losses) > steps or not _fits(saved, weights):
         raise DamagedRun(
             f"{str(path)!r} holds other weights than this run has; expected its checkpoint; remove it to begin anew"
         )

@@ -121,7 +121,7 @@ def test_a_wedding_in_the_prompt_makes_a_bride_more_likely_than_a_dragon_does(na
 
 
 @pytest.mark.parametrize("kind", ["on_topic", "off_topic"])
-def test_forty_different_prompts_of_ten_to_twenty_four_tokens_are_prepared(kind: str) -> None:
+def test_forty_different_prompts_of_ten_to_twenty_four_tokens_are_prepared(kind: Any) -> None:
     lines = prompts(kind)
     assert len(set(lines)) == len(lines) == 40
     lengths = {line: len(tokenizer("tinystories-2l").encode(line).ids) for line in lines}
