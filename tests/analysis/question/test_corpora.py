@@ -1,7 +1,9 @@
 import hashlib
 import json
+import os
 import re
 import socket
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -288,6 +290,51 @@ def test_a_data_set_without_such_a_column_is_refused(monkeypatch: pytest.MonkeyP
         list(documents("a/b", field="story"))
 
 
+def test_a_library_that_would_run_code_of_a_data_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = hub(monkeypatch, [{"text": "one"}])
+    monkeypatch.setattr(sys.modules["datasets"], "__version__", "3.6.0", raising=False)
+    with pytest.raises(BadCorpus, match=r"datasets 3.6.0 runs code of data sets; install 4 or newer"):
+        list(documents("a/b"))
+    assert not calls
+
+
+def test_where_the_hub_does_not_answer_nothing_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = hub(monkeypatch, [{"text": "one"}])
+    monkeypatch.setattr(corpora, "unreachable", lambda: "no answer within 1 seconds")
+    with pytest.raises(BadCorpus, match=r"no answer within 1 seconds.*; expected owner/name"):
+        list(documents("a/b"))
+    assert not calls
+
+
+def test_a_data_set_that_is_not_there_is_refused_within_a_second_or_two(tiny: Model) -> None:
+    """By the real library, without a network."""
+    code = """
+import sys, time
+from steerscope.analysis.errors import BadCorpus
+from steerscope.analysis.question.corpora import documents
+import datasets
+start = time.monotonic()
+try:
+    list(documents("someone/nothing-of-this-name"))
+except BadCorpus as error:
+    print(error)
+print(time.monotonic() - start)
+"""
+    pytest.importorskip("datasets")
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment["HF_ENDPOINT"] = "http://10.255.255.1"  # where nobody answers
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    message, seconds = done.stdout.splitlines()
+    assert "cannot be streamed from Hugging Face" in message and float(seconds) < 5
+
+
+@pytest.mark.parametrize("row", [{"text": 5}, {"text": ["a"]}, {"text": "a\ud800"}])
+def test_a_row_of_a_data_set_that_is_no_text_is_refused(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, [{"text": "one"}, row])
+    with pytest.raises(BadPrompt, match="'a/b' row 2 (has no text|holds a lone surrogate)"):
+        list(documents("a/b"))
+
+
 @pytest.mark.parametrize(
     "name", ["nowhere.txt", "./nowhere", "/nowhere/at/all", "a/b/c", "~/nowhere-at-all", "", "a b"]
 )
@@ -328,6 +375,21 @@ def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
         list(documents(tmp_path))
 
 
+def test_a_folder_of_anything_is_not_searched_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "ENTRIES", 20)
+    for number in range(21):
+        (tmp_path / f"{number}").mkdir()
+    with pytest.raises(BadCorpus, match="holds more than 20 files; expected a folder of texts; name one in it"):
+        documents(tmp_path)
+
+
+def test_a_file_in_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "one")
+    os.mkfifo(tmp_path / "b.txt")
+    with pytest.raises(BadPrompt, match=r"b.txt' is a pipe; expected a plain file"):
+        list(documents(tmp_path))
+
+
 def test_where_no_window_is_full_the_longest_is_told(tiny: Model, tmp_path: Path) -> None:
     path = write(tmp_path / "d.txt", "Once\nOnce upon a time\nTom")
     longest = 1 + len(tiny.encode("Once upon a time"))
@@ -343,12 +405,33 @@ def test_where_no_window_is_full_the_longest_is_told(tiny: Model, tmp_path: Path
         ({"tokens": 65}, "windows of 65 tokens; expected 4 to 64; choose"),
         ({"count": 0}, "got count=0; expected an integer from 1 to"),
         ({"read": 0}, "got read=0; expected an integer from 1 to"),
+        ({"count": 2**70}, "got count=1180591620717411303424; expected an integer from 1 to"),
+        ({"count": 1.5}, "got count=1.5; expected an integer"),
+        ({"count": True}, "got count=True; expected an integer"),
+        ({"tokens": float("nan")}, "got tokens=nan; expected an integer"),
+        ({"seed": "a"}, "got seed='a'; expected an integer"),
+        ({"read": float("inf")}, "got read=inf; expected"),
+        ({"split": 5}, "got split=5; expected a text"),
+        ({"field": ["text"]}, "got field=.*; expected a text or None"),
+        ({"shuffle": "no"}, "got shuffle='no'; expected True or False"),
+        ({"stride": 2}, "stride"),
         ({"seed": -1}, "got seed=-1; expected an integer from 0 to"),
     ],
 )
-def test_numbers_out_of_their_range_are_refused(tiny: Model, wish: dict[str, int], words: str) -> None:
+def test_numbers_out_of_their_range_are_refused(tiny: Model, wish: dict[str, Any], words: str) -> None:
     with pytest.raises(BadPrompt, match=words):
-        windows(tiny, "shipped", **wish)  # type: ignore[arg-type]
+        windows(tiny, "shipped", **wish)
+
+
+def test_numbers_of_other_libraries_are_numbers(tiny: Model) -> None:
+    given: dict[str, Any] = {"count": np.int64(3), "tokens": np.uint8(8), "seed": np.int32(1)}
+    assert windows(tiny, "shipped", **given) == windows(tiny, "shipped", count=3, tokens=8, seed=1)
+
+
+@pytest.mark.parametrize("source", [None, 5, b"a", ["a.txt"], "\0", "", float("nan")])
+def test_a_source_that_is_none_is_refused(source: Any, tiny: Model, alone: None) -> None:
+    with pytest.raises((BadPrompt, BadCorpus), match="; expected "):
+        windows(tiny, source)
 
 
 def test_a_model_without_a_tokenizer_is_refused(tiny: Model) -> None:
