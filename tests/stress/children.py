@@ -1,16 +1,16 @@
-"""Children: an act in a forked process, gone at its n-th step on the disk or at a random instant, or let run to the end.
+"""Children: an act in a forked process, gone at its n-th step on the disk or at a random instant, or run to its end.
 
 A step is whatever changes a folder: a file opened for writing, the middle of a write, a rename, an exchange, a removal,
 a new folder, a link, an fsync. Python's audit hooks report most of them; the rest is wrapped. A child inherits the
 loaded models, so that a kill costs what the act costs and no start of Python.
 """
 
+import fcntl
 import json
 import os
 import resource
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import warnings
@@ -67,24 +67,25 @@ def child(
         largest: bytes of the largest file that the process may write (RLIMIT_FSIZE).
     """
     steps, steps_in = os.pipe()
-    with tempfile.TemporaryFile("w+b") as said:
-        start = time.monotonic()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads
-            pid = os.fork()
-        if pid == 0:
-            os.close(steps)
-            _be_a_child(act, root, said.fileno(), steps_in, stop_at, largest)
-        os.close(steps_in)
-        if kill_after is not None:
-            _sleep_until(start + kill_after, pid)
-            os.kill(pid, signal.SIGKILL)
-        _, how = os.waitpid(pid, 0)
-        seconds = time.monotonic() - start
-        with os.fdopen(steps, "rb") as pipe:
-            taken = pipe.read()
-        said.seek(0)
-        text = said.read().decode(errors="replace")
+    said, said_in = os.pipe()  # no file: its size may be limited
+    fcntl.fcntl(said_in, fcntl.F_SETPIPE_SZ, 1 << 20)
+    start = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads
+        pid = os.fork()
+    if pid == 0:
+        os.close(steps)
+        os.close(said)
+        _be_a_child(act, root, said_in, steps_in, stop_at, largest)
+    os.close(steps_in)
+    os.close(said_in)
+    if kill_after is not None:
+        _sleep_until(start + kill_after, pid)
+        os.kill(pid, signal.SIGKILL)
+    _, how = os.waitpid(pid, 0)
+    seconds = time.monotonic() - start
+    with os.fdopen(steps, "rb") as one, os.fdopen(said, "rb") as other:
+        taken, text = one.read(), other.read().decode(errors="replace")
     status = -os.WTERMSIG(how) if os.WIFSIGNALED(how) else os.WEXITSTATUS(how)
     return End(status, text, int(taken or b"-1"), seconds)
 

@@ -32,6 +32,7 @@ from steerscope.analysis.results.result import MANIFEST, PAGE, Result
 from steerscope.analysis.results.schema import Column
 from steerscope.analysis.sweeps.runner import resume, sweep
 from steerscope.analysis.sweeps.store import Store
+from steerscope.analysis.tools import keeping
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 from steerscope.questions import QUESTIONS
@@ -140,10 +141,8 @@ class Door:
         state: what a reader sees: nothing, old, new or resumable; anything else is an error of the assertion.
         before: the state after `prepare`.
         command: of the command line, in words; empty for a function.
-        writers: functions of the source, as `module:function`, that write and are reached through this door.
         also: a state that a kill may leave, too.
-        quick: whether it is cheap enough for every step in the default tests' sample.
-        name_of: what is written, below the folder.
+        quick: whether it is cheap enough for the default tests.
     """
 
     prepare: Callable[[World, Path], object]
@@ -151,10 +150,8 @@ class Door:
     state: Callable[[World, Path], str]
     before: str = NOTHING
     command: str = ""
-    writers: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     quick: bool = True
-    name_of: str = "run"
 
     @property
     def states(self) -> set[str]:
@@ -405,14 +402,18 @@ def report_command(world: World, folder: Path) -> None:
     command("report", folder / "run")
 
 
+def ask_and_keep(world: World, folder: Path) -> None:
+    """What is read of each vector is kept at once."""
+    keeping.SECONDS = -1.0
+    ask("localize", NEW, world, folder)
+
+
 def _asked(name: str) -> Door:
     return Door(nothing, partial(ask, name, NEW), of_result, command=name, quick=False)
 
 
-SAVED = "steerscope.analysis.results.result:save"
-RENEWED = (SAVED, "steerscope.reports.report:report")
 DOORS: Mapping[str, Door] = {
-    "Result.save": Door(nothing, partial(save, NEW), of_result, writers=(SAVED,)),
+    "Result.save": Door(nothing, partial(save, NEW), of_result),
     "Result.save over another": Door(beside_a_foreign_file, partial(save, NEW), of_result, OLD),
     "Result.save where it stands": Door(partial(save, OLD), save_where_it_stands, of_result, OLD, also=(NOTHING,)),
     "report": Door(old_page, lambda world, folder: report(folder / "run"), of_page, OLD),
@@ -457,6 +458,7 @@ DOORS: Mapping[str, Door] = {
     ),
     "demo": Door(nothing, partial(demo, NEW), of_result, command="demo", quick=False),
     "demo over another": Door(partial(demo, OLD), partial(demo, NEW), of_result, OLD, "demo", quick=False),
+    "a question that keeps": Door(nothing, ask_and_keep, of_result, command="localize", quick=False),
     "localize over another": Door(
         partial(ask, "localize", OLD), partial(ask, "localize", NEW), of_result, OLD, "localize", quick=False
     ),
@@ -465,4 +467,36 @@ DOORS: Mapping[str, Door] = {
         for question in QUESTIONS.values()
         if question.experiment and not question.door
     },
+}
+
+SILENT = {"models", "sweep status"}  # commands that write nothing
+WRITERS: Mapping[str, str] = {  # every function that calls the one writer, and a door that reaches it
+    "analysis/lens/lens.py:save": "Lens.save",
+    "analysis/lens/train.py:_keep": "train_lens",
+    "analysis/results/result.py:save": "Result.save",
+    "analysis/sweeps/store.py:append": "sweep",
+    "analysis/sweeps/store.py:create": "sweep",
+    "analysis/sweeps/store.py:log": "sweep",
+    "analysis/tools/keeping.py:write": "a question that keeps",
+    "analysis/vectors/vector.py:save": "SteeringVector.save",
+    "reports/report.py:report": "report",
+    "tinystories/card.py:write_model_folder": "train",
+    "tinystories/checkpoint.py:save_checkpoint": "train",
+}
+RAW: Mapping[str, str] = {  # functions that change a folder without the one writer, and why they may
+    "analysis/lens/lens.py:save": "into a fresh folder",
+    "analysis/lens/train.py:forget": "removes a checkpoint",
+    "analysis/results/result.py:save": "into a fresh folder",
+    "analysis/sweeps/store.py:_remove_half": "removes what a killed run of an older version left",
+    "analysis/sweeps/store.py:busy": "asks whether it is locked",
+    "analysis/sweeps/store.py:create": "into a fresh folder",
+    "analysis/sweeps/store.py:lock": "the lock",
+    "analysis/sweeps/store.py:set_aside": "moves a damaged part away",
+    "analysis/tools/keeping.py:forget": "removes what was kept",
+    "steerscope/commands/finish.py:check_out": "tries the place",
+    "steerscope/commands/sweep.py:summary": "removes an older page",
+    "tinystories/card.py:_write_weights": "into a fresh folder",
+    "tinystories/card.py:write_model_folder": "into a fresh folder",
+    "tinystories/checkpoint.py:remove_checkpoint": "removes a checkpoint",
+    "tinystories/checkpoint.py:save_checkpoint": "into a fresh folder",
 }
