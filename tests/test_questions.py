@@ -8,7 +8,7 @@ import pytest
 from questions import experiment
 
 import steerscope
-from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.errors import BadArgument, SteerscopeError
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
@@ -21,6 +21,12 @@ from steerscope.table import table
 ROOT = Path(__file__).parents[1]
 ALL = list(QUESTIONS.values())
 ASKED = [question for question in ALL if question.experiment]
+KNOBS = [
+    (question, name)
+    for question in ASKED
+    for name, parameter in inspect.signature(question.function).parameters.items()
+    if name != "experiment" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+]
 Parts = tuple[Model, tuple[Injection, ...], Prompts]
 
 
@@ -29,6 +35,11 @@ def parts(small_model: Model) -> Parts:
     """What makes an experiment."""
     asked = experiment(small_model)
     return asked.model, asked.injections, asked.prompts
+
+
+def failing() -> str:
+    """Neither a number nor a text nor a sequence."""
+    raise AssertionError("nobody calls it")
 
 
 def named(question: Question) -> str:
@@ -95,3 +106,22 @@ def test_what_makes_no_experiment_is_refused(parts: Parts) -> None:
         steerscope.exact("tinystories-2l", injection, prompts)
     with pytest.raises(BadArgument, match="got no prompts"):
         steerscope.exact(model, injection)
+    with pytest.raises(BadArgument, match="got injections twice; expected each once"):
+        steerscope.exact(model, injection, prompts, injections=injection)
+    with pytest.raises(BadArgument, match="got an experiment and experiment; expected"):
+        steerscope.exact(asked, experiment=asked)
+    with pytest.raises(BadArgument, match="unexpected keyword argument 'speed'; expected experiment, "):
+        steerscope.exact(asked, speed=1)
+    with pytest.raises(BadArgument, match="too many positional arguments"):
+        steerscope.exact(asked, 3)
+    assert steerscope.path_effect(experiment=asked, senders="injection", receivers="logits").kind == "path_effect"
+
+
+@pytest.mark.parametrize(("question", "knob"), KNOBS, ids=lambda part: getattr(part, "name", part))
+def test_a_knob_refuses_what_it_does_not_take_by_name(question: Question, knob: str, small_model: Model) -> None:
+    given = {"senders": "injection", "receivers": "logits"} if question.name == "path_effect" else {}
+    asked = experiment(small_model)
+    for odd in (object(), "\ud800", float("nan"), 1j, [object()], b"L0H0", failing):
+        with pytest.raises(SteerscopeError, match=rf"^{question.name} got {knob}=.*; expected .*; ") as refused:
+            question.function(asked, **given | {knob: odd})
+        assert len(str(refused.value)) < 600 and "\n" not in str(refused.value)

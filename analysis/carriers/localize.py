@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.question.experiment import Experiment
@@ -54,7 +55,7 @@ def localize(
     unknown = sorted(set(knobs) - set(known))
     if unknown:
         raise BadArgument(
-            f"method {method!r} got {', '.join(unknown)}; expected no other knobs than {', '.join(known)}; "
+            f"method {method!r} got {brief(', '.join(unknown))}; expected no other knobs than {', '.join(known)}; "
             "leave it out, or choose another method"
         )
     return METHODS[method](experiment, level=level, alpha=alpha, smallest=smallest, **knobs)

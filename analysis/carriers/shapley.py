@@ -46,6 +46,7 @@ from .surrogate import Fit, fit
 
 Values = NDArray[np.float64]
 Members = NDArray[np.bool_]
+MOST = 256  # coalitions a node
 
 SAMPLING: Frame = {
     "sampling_error": Column(
@@ -135,7 +136,7 @@ def shapley(
         a `Result` of kind "shapley".
 
     Raises:
-        BadArgument: an unknown estimator, or too few passes.
+        BadArgument: fewer than 2 nodes, too few passes, or too many.
         BadNode: a node that is not there, or that the injection cannot reach.
     """
     options = Statistics(level, alpha, smallest)
@@ -143,11 +144,11 @@ def shapley(
     if len(players) < 2:
         raise BadArgument(f"{len(players)} node; expected at least 2 to share an effect; give more")
     passes = 8 * len(players) + 2 if passes is None else passes
-    least = 2 * len(players) + 2
-    if passes < least:
+    least, most = 2 * len(players) + 2, MOST * len(players)
+    if not least <= passes <= most:
         raise BadArgument(
-            f"passes={passes} for {len(players)} nodes; expected at least {least} coalitions (two a node); "
-            "raise it, or give fewer nodes"
+            f"passes={passes} for {len(players)} nodes; expected {least} to {most} coalitions ({MOST} a node): each "
+            "is a run of every prompt and vector; leave it out, or give other nodes"
         )
     start = time.perf_counter()
     experiment = experiment.fewer(references_at_most)

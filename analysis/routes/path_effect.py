@@ -29,9 +29,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steerscope.analysis.brief import counted
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import run
-from steerscope.analysis.errors import BadNode
+from steerscope.analysis.errors import BadArgument, BadNode
 from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site, parse_node
@@ -62,7 +63,7 @@ COLUMNS: Frames = {
 }
 
 INJECTION, LOGITS = "injection", "logits"
-SAMPLES = 4
+SAMPLES, MOST = 4, 10_000
 Values = NDArray[np.float64]
 Sender = Node | None  # None: the injection itself
 
@@ -89,6 +90,7 @@ Path = tuple[Sender, Receiver]
 Place = tuple[Sender, int, bool]  # what the receivers of a layer's attention, or of its MLP, see of a sender
 
 
+@gated(error=BadNode)
 def parse_receiver(text: str) -> Receiver:
     """A receiver from its name.
 
@@ -128,14 +130,11 @@ def path_effect(
 
     Raises:
         BadNode: a node that is not there, that the injection cannot reach, or a path that runs backwards.
+        BadArgument: no senders, no receivers, or too many paths between them.
     """
     options = Statistics(level, alpha, smallest)
     start = time.perf_counter()
-    pairs = [
-        (None if s.strip() == INJECTION else parse_node(s), parse_receiver(r))
-        for s in ([senders] if isinstance(senders, str) else senders)
-        for r in ([receivers] if isinstance(receivers, str) else receivers)
-    ]
+    pairs = _pairs(*([ends] if isinstance(ends, str) else ends for ends in (senders, receivers)))
     for sender, receiver in pairs:
         check_path(experiment, sender, receiver)
     basis = experiment.basis()
@@ -162,6 +161,18 @@ def path_effect(
         smallest=smallest,
         leave_one_out={m: leave_one_out(basis.shares(own[:, i]), basis, alpha) for i, m in enumerate(MEASURES)},
     )
+
+
+def _pairs(senders: Sequence[str], receivers: Sequence[str]) -> list[Path]:
+    """From each to each, every path once."""
+    writers = dict.fromkeys(None if s.strip() == INJECTION else parse_node(s) for s in senders)
+    readers = dict.fromkeys(map(parse_receiver, receivers))
+    if not 0 < len(writers) * len(readers) <= MOST:
+        raise BadArgument(
+            f"{counted(len(writers), 'sender')} and {counted(len(readers), 'receiver')}; expected one or more of each, "
+            f"and at most {MOST:,} paths between them: each is a run of its own; edges ranks all paths from gradients"
+        )
+    return list(product(writers, readers))
 
 
 def check_path(experiment: Experiment, sender: Sender, receiver: Receiver) -> None:

@@ -220,7 +220,9 @@ def test_overflows_are_named_and_left_out(tiny_folder: Path, dtype: str, huge: f
     [
         ({"loss": 0.0}, "loss=0.0"),
         ({"coefficients": [1.0, float("nan")]}, "finite"),
-        ({"broken_at": 0.0}, "broken_at=0.0"),
+        ({"coefficients": []}, "0 coefficients; expected 1 to 500"),
+        ({"coefficients": range(501)}, "501 coefficients; expected 1 to 500"),
+        ({"broken_at": 0.0}, "broken_at=0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(small_model: Model, options: "dict[str, float]", message: str) -> None:

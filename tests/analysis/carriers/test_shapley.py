@@ -182,7 +182,8 @@ def test_coalitions_are_different_and_as_many_of_each_size_as_they_should_be() -
     ("options", "error", "sentence"),
     [
         ({"passes": 0}, BadArgument, "passes=0; expected an integer from 1"),
-        ({"passes": 21}, BadArgument, "passes=21 for 10 nodes; expected at least 22 coalitions"),
+        ({"passes": 21}, BadArgument, "passes=21 for 10 nodes; expected 22 to"),
+        ({"passes": 2561}, BadArgument, "passes=2561 for 10 nodes; expected 22 to 2560 coalitions"),
         ({"estimator": "guess"}, BadArgument, "estimator='guess'; expected one of regression, permutation"),
         ({"nodes": ["L0H9", "L0M"]}, BadNode, "L0H9.z is outside of"),
         ({"nodes": ["L0M"]}, BadArgument, "expected at least 2"),

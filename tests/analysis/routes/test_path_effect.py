@@ -9,7 +9,7 @@ from questions import PROMPTS, TARGET, experiment
 from reference import plain_logits, plain_pass
 
 from steerscope.analysis.engine.edits import Edit
-from steerscope.analysis.errors import BadNode
+from steerscope.analysis.errors import BadArgument, BadNode
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site
 from steerscope.analysis.question.experiment import Experiment
@@ -195,6 +195,15 @@ def test_receivers_print_as_they_parse(text: str) -> None:
 def test_paths_that_are_not_there_are_refused(small_model: Model, sender: str, receiver: str, sentence: str) -> None:
     with pytest.raises(BadNode, match=sentence):
         path_effect(experiment(small_model), sender, receiver)
+
+
+def test_a_path_that_is_named_twice_is_asked_once_and_no_path_is_refused(small_model: Model) -> None:
+    asked = experiment(small_model)
+    found = path_effect(asked, ["injection", "L0M", " injection"], ["logits", "L1M", "logits"]).frames["paths"]
+    assert len(found) == 2 * 4 and not found.duplicated(["sender", "receiver", "measure"]).any()
+    for senders, receivers in (([], "logits"), (["injection"], []), ([], [])):
+        with pytest.raises(BadArgument, match="expected one or more of each"):
+            path_effect(asked, senders, receivers)
 
 
 def test_paths_before_the_injection_are_refused(small_model: Model, small_models: Any) -> None:
