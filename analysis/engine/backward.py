@@ -27,7 +27,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
 
 from .edits import Variant
-from .finite import check_finite, check_gradient
+from .finite import check_finite, check_numbers, is_finite
 from .requests import check_request
 from .run import chunked, embed
 from .wavefront import Hook, Pass, Readout, Reads
@@ -97,14 +97,17 @@ def backward(
             start = embedded.detach().requires_grad_()
             with model.bridge.hooks(fwd_hooks=[*row.hooks(start), *rules]):
                 readout = row.read(model.bridge(row.tokens, use_cache=False))  # a cache would grow again
-                check_finite(model, prompts, readout)
                 means = readout.mean(score(readout))
                 if not means.requires_grad:
                     raise BadMetric(NO_GRADIENT.format(name=name))
-                torch.autograd.backward(means.sum(), inputs=[start])
+                if is_finite(readout):
+                    torch.autograd.backward(means.sum(), inputs=[start])
+        check_finite(model, prompts, readout)
         for place, index in enumerate(indices):
             values[index] = means[place].detach()
-    return torch.stack([values[i] for i in range(len(variants))])
+    found = torch.stack([values[i] for i in range(len(variants))])
+    check_numbers(model, found, name)
+    return found
 
 
 def recomputes(model: Model, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Variant]]) -> bool:
@@ -147,7 +150,7 @@ class _Probe:
 
 def _of(model: Model, indices: list[int], collect: Collect) -> Callable[[str, int, Tensor, Tensor], None]:
     def found(site: str, layer: int, activation: Tensor, gradient: Tensor) -> None:
-        check_gradient(model, gradient, f"L{layer}.{site}")
+        check_numbers(model, gradient, f"the gradient at L{layer}.{site}")
         with torch.no_grad():
             collect(indices, site, layer, activation, gradient)
 

@@ -20,18 +20,25 @@ from .wavefront import Pass, Readout
 INSTEAD = "choose a smaller coefficient, or load the model with dtype='float32' or 'float64'"
 
 
-@torch.no_grad()
 def check_finite(model: Model, prompts: Sequence[Sequence[int]], readout: Readout) -> None:
-    """Refuses a chunk of which something is not finite.
+    """Refuses a chunk of which something is not finite; under no hooks, since it looks for the place in a run.
 
     Raises:
         Overflow: it names the prompt and the first layer after which the stream is not finite.
     """
-    kept = [x for x in readout.activations.values() if x.numel()]
-    read = [x for x in (readout.hidden, readout.logits) if x is not None and x.numel()]
-    flags = [_is_whole(x) for x in read + kept]
-    if not flags or torch.stack(flags).all():
-        return
+    if not is_finite(readout):
+        _check_rows(model, prompts, readout)
+
+
+def is_finite(readout: Readout) -> bool:
+    """Whether all that was read is finite: least and largest are, 20 times as fast to ask as of every number."""
+    read = [x for x in (readout.hidden, readout.logits, *readout.activations.values()) if x is not None and x.numel()]
+    return not read or bool(torch.stack([_is_whole(x) for x in read]).all())
+
+
+@torch.no_grad()
+def _check_rows(model: Model, prompts: Sequence[Sequence[int]], readout: Readout) -> None:
+    kept = readout.activations.values()
     broken = [readout.row[~torch.isfinite(x).all(dim=-1)] for x in (readout.hidden,) if x is not None]
     broken += [(~torch.isfinite(x.flatten(1)).all(dim=1)).nonzero()[:, 0] for x in kept]
     if readout.logits is not None:
@@ -51,20 +58,17 @@ def check_logits(model: Model, logits: Float[Tensor, "*rows vocab"], what: str) 
         raise Overflow(f"{what} gave logits that are not finite ({_dtype(model)}); expected numbers; {INSTEAD}")
 
 
-def check_gradient(model: Model, gradient: Tensor, where: str) -> None:
-    """The same of a gradient at a site.
+def check_numbers(model: Model, numbers: Tensor, what: str) -> None:
+    """The same of anything else that was computed.
 
     Raises:
-        Overflow: it is not finite.
+        Overflow: `what` is not finite.
     """
-    if gradient.numel() and not _is_whole(gradient):
-        raise Overflow(
-            f"the gradient at {where} of {model.name} is not finite ({_dtype(model)}); expected numbers; {INSTEAD}"
-        )
+    if numbers.numel() and not _is_whole(numbers):
+        raise Overflow(f"{what} of {model.name} is not finite ({_dtype(model)}); expected numbers; {INSTEAD}")
 
 
 def _is_whole(x: Tensor) -> Tensor:
-    """Whether all is finite: least and largest are, which is 20 times as fast to ask as of every number."""
     low, high = x.detach().aminmax()
     return torch.isfinite(low) & torch.isfinite(high)
 

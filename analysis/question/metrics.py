@@ -23,7 +23,7 @@ from torch import Tensor
 
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.engine.edits import Variant
-from steerscope.analysis.engine.finite import INSTEAD
+from steerscope.analysis.engine.finite import INSTEAD, check_logits
 from steerscope.analysis.engine.run import Readout, Reads, measure
 from steerscope.analysis.errors import BadArgument, BadMetric, Overflow
 from steerscope.analysis.gate import gated
@@ -98,7 +98,9 @@ class Scored:
         flat = torch.cat([padded[v.prompt, : counts[v.prompt]] for v in variants])
         if reads == "logits":
             return Outputs(None, flat)
-        return Outputs(flat, self.model.bridge.unembed(flat[None])[0].detach())
+        logits = self.model.bridge.unembed(flat[None])[0].detach()
+        check_logits(self.model, logits, "a run of the prompts")
+        return Outputs(flat, logits)
 
     def readout(self, outputs: "Outputs") -> Readout:
         """Outputs of all prompts as if they had just been read: what a score can be taken of."""
@@ -212,8 +214,9 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _unit(directions: Float[Tensor, "direction vocab"]) -> Float[Tensor, "direction vocab"]:
-    norm = directions.norm(dim=-1, keepdim=True)
-    return torch.where(norm > 0, directions / norm.clamp_min(1e-30), 0.0)
+    """Of length 1; a model without norms has changes whose squares single precision does not hold."""
+    norm = torch.linalg.vector_norm(directions, dim=-1, keepdim=True, dtype=torch.float64).to(directions)
+    return directions / torch.where(norm > 0, norm, 1.0)
 
 
 def _along(

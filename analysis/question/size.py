@@ -69,13 +69,13 @@ def check_size(model: Model, injections: Sequence[Added]) -> None:
         other = "" if model.dtype in (torch.float32, torch.float64) else ", or load the model with dtype='float32'"
         raise BadInjection(
             f"{said} is more than the numbers of {model.name} hold ({dtype}); expected a coefficient of at most "
-            f"{most:.3g}; choose a smaller one{other}"
+            f"{0.99 * most:.3g}; choose a smaller one{other}"  # what is told is allowed, however it is rounded
         )
     least = max(torch.finfo(model.dtype).smallest_normal, torch.finfo(torch.float32).smallest_normal)
     if coefficient and entry and coefficient * entry < least:
         raise BadInjection(
-            f"{said} is rounded to nothing in {dtype}; expected a coefficient of at least {least / entry:.3g}; choose "
-            "a larger one, or 0"
+            f"{said} is rounded to nothing in {dtype}; expected a coefficient of at least "
+            f"{1.01 * least / entry:.3g}; choose a larger one, or 0"
         )
 
 
