@@ -68,7 +68,7 @@ def _check_size(about: Any, size: int, source: Source) -> None:
         source.refuse(f"holds {about.num_rows:,} prompts", f"at most {MOST:,}; make it smaller")
     # No `column` is asked for: where its numbers are damaged, that ends the whole process.
     unpacked = about.num_rows + sum(about.row_group(part).total_byte_size for part in range(about.num_row_groups))
-    if unpacked > LARGEST and unpacked > SWOLLEN * size:
+    if unpacked > LARGEST and unpacked > SWOLLEN * size or about.num_rows > max(MOST, size):
         source.refuse(f"has {size:,} bytes and stands for {unpacked:,}", "texts that are different; write it again")
 
 

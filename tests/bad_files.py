@@ -166,7 +166,7 @@ FILES = [
         "not UTF-8|not a parquet file",
     ),
     Bad("many.parquet", often("a", 5_000_000), "holds 5,000,000 prompts; expected at most 1,000,000", corpus=False),
-    Bad("endless.parquet", often("a", 300_000_000), "prompts|bytes and stands for 3"),
+    Bad("endless.parquet", often("Once", 20_000_000), "20,000,000 prompts|bytes and stands for 2"),
     Bad("fat.parquet", often("a" * (16 << 20), 3000), "row 1 has more than 8,388,608 characters"),
     Bad("swollen.parquet", swollen(), "bytes and stands for 1,"),
     Bad("locked.parquet", encrypted, "is not a parquet file"),
