@@ -57,7 +57,7 @@ def storing(place: str | Path) -> Iterator[None]:
                 "run the same again"
             ) from error
         raise CannotWrite(
-            f"{quoted(place)} cannot be written ({reason}); expected a place that can be written to; choose another, or "
+            f"{quoted(place)} cannot be written ({reason}); expected a place that can be written to; choose another or "
             "mend it and run the same again"
         ) from error
     except ValueError as error:

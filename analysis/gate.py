@@ -182,7 +182,7 @@ def check_of(hint: Any) -> Check:
         if issubclass(origin, Mapping):
             return _mapping(inner)
         if issubclass(origin, Iterable) and not issubclass(origin, type):
-            return _several(inner, list if origin is list else tuple)
+            return _several(inner, list if origin is list else None)
         return callable_ if origin is CALLABLE else _instance(origin)
     if hint is Any or not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
         return _as_it_is
@@ -339,7 +339,8 @@ def _instance(kind: type) -> Check:
     return instance
 
 
-def _several(inner: Sequence[Any], kind: type) -> Check:
+def _several(inner: Sequence[Any], kind: type | None) -> Check:
+    """A list or a tuple; None keeps a list one."""
     check = check_of(inner[0]) if inner else _as_it_is
 
     def several(value: Any) -> Any:
@@ -350,7 +351,7 @@ def _several(inner: Sequence[Any], kind: type) -> Check:
             found = [check(item) for item in items]
         except Refused as expected:
             raise Refused(f"a sequence, each {expected}") from None
-        return found if isinstance(value, list) or kind is list else tuple(found)
+        return found if kind is list or (kind is None and isinstance(value, list)) else tuple(found)
 
     return several
 

@@ -83,7 +83,7 @@ def check_folder_seal(folder: str | Path, error: type[SteerscopeError], what: st
     changed = sorted(name for name, expected in listed.items() if _digest_of(folder / Path(name).name) != expected)
     if changed:
         raise error(
-            f"in {quoted(folder)} {', '.join(changed[:5])} has changed since the {what} was written; expected the files "
+            f"in {quoted(folder)} {', '.join(changed[:5])} has changed since the {what} was written; expected its files "
             f"as they were; bring them back, or remove {CHECKSUMS} if you changed them yourself"
         )
 

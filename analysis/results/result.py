@@ -31,6 +31,7 @@ from .schema import Frames, from_json, to_json
 FORMAT = 3  # of 2, the manifest has no checksum
 MANIFEST, PAGE = "manifest.json", "report.html"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+DENSEST = 1000  # cells a byte: a table of numbers has fewer, one that is made to fill the memory has more
 PIECE = 4096  # bytes of a page that say whose it is
 MARK = b"steerscope"  # in the metadata of our tables: whose they are, where no manifest says it
 
@@ -110,7 +111,7 @@ class Result:
             BadArgument: a table or a manifest that no file can hold.
             DiskFull, CannotWrite: the system refuses; what was there stays.
         """
-        folder, more = Path(folder), dict(beside or {})
+        folder, more = Path(folder), {name: _bytes(content) for name, content in (beside or {}).items()}
         wrong = sorted(name for name in more if Path(name).name != name or name.endswith(".parquet"))
         if wrong:
             raise BadArgument(f"beside={wrong}; expected plain names of files that are no tables; choose others")
@@ -118,7 +119,7 @@ class Result:
         contents = {f"{name}.parquet": self._table(name) for name in self.frames}
         files = {name.removesuffix(".parquet"): digest(content) for name, content in contents.items()}
         about = {"format": FORMAT, "kind": self.kind, "files": files, "columns": to_json(self.columns)}
-        about |= {"beside": sorted(more)} if more else {}
+        about |= {"beside": {name: digest(content) for name, content in more.items() if name != PAGE}}
         try:
             contents[MANIFEST] = sealed({**about, **self.manifest})
         except (TypeError, ValueError, RecursionError) as error:
@@ -129,7 +130,7 @@ class Result:
         old = _saved(folder) | {MANIFEST}
         with renewed(folder, old.__contains__) as fresh:
             for name, content in {**contents, **more}.items():
-                (fresh / name).write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
+                (fresh / name).write_bytes(content)
         return folder
 
     def _table(self, name: str) -> bytes:
@@ -166,7 +167,7 @@ class Result:
             kind, files = manifest.pop("kind"), manifest.pop("files")
             version = manifest.pop("format")
             columns = from_json(manifest.pop("columns"))
-            manifest.pop("beside", None)
+            beside = dict(manifest.pop("beside", {}))
             newer = version > FORMAT
             wrong = sorted(name for name in files if not NAME.fullmatch(name))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -180,6 +181,12 @@ class Result:
             )
         if wrong:
             raise DamagedRun(f"{str(path)!r} lists {wrong[:3]}; expected names of tables; run the analysis again")
+        changed = sorted(name for name, expected in beside.items() if _sum(folder, name) != expected)
+        if changed:
+            raise DamagedRun(
+                f"in {str(folder)!r} {', '.join(changed)} has changed since it was saved, or is gone; expected what "
+                "the manifest lists; bring it back, or run it again"
+            )
         frames = {name: _read(folder / f"{name}.parquet", expected) for name, expected in files.items()}
         try:
             return cls(kind, frames, columns, manifest)
@@ -224,11 +231,28 @@ def check_folder(folder: str | Path, overwrite: bool, frames: Iterable[str] = ()
 
 def _saved(folder: Path) -> set[str]:
     """Names of the files in `folder` that are a result's: its manifest lists them, or they say so themselves."""
-    about = _manifest(folder)
-    tables, beside = about.get("files"), about.get("beside")
+    tables = _manifest(folder).get("files")
     named = {f"{name}.parquet" for name in tables if NAME.fullmatch(name)} if isinstance(tables, dict) else set()
-    named |= {str(name) for name in beside if name != MANIFEST} if isinstance(beside, list) else set()
-    return named | {path.name for path in folder.glob("*.parquet") if _marked(path)} | _page(folder)
+    return named | _beside(folder) | {path.name for path in folder.glob("*.parquet") if _marked(path)} | _page(folder)
+
+
+def _beside(folder: Path) -> set[str]:
+    """Further files that are a result's: its manifest lists them, and they are what it lists."""
+    listed = _manifest(folder).get("beside")
+    return {name for name, sum in listed.items() if _sum(folder, name) == sum} if isinstance(listed, dict) else set()
+
+
+def _sum(folder: Path, name: str) -> str:
+    """The digest of a plain file right in a folder; empty where there is none."""
+    path = folder / name
+    try:
+        return digest(read_plain(path)) if path.name == name and not path.is_symlink() else ""
+    except OSError:
+        return ""
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode(errors="replace") if isinstance(content, str) else content
 
 
 def _marked(path: Path) -> bool:
@@ -259,6 +283,9 @@ def _read(path: Path, expected: str) -> pd.DataFrame:
     try:
         content = read_plain(path)
         if digest(content) == expected:
+            about = pq.read_metadata(io.BytesIO(content))
+            if about.num_rows * max(1, about.num_columns) > DENSEST * len(content):
+                raise ValueError(f"{about.num_rows:,} rows in {len(content):,} bytes")
             frame: pd.DataFrame = pq.read_table(io.BytesIO(content)).to_pandas()
             return frame
     except (OSError, pa.ArrowException, ValueError) as error:
