@@ -25,7 +25,8 @@ from .topics import TOPICS, Topic
 
 END = "<|endoftext|>"
 PIECE = 1 << 20  # characters that are read at once
-LONGEST = 1_000_000  # characters of a story
+LONGEST, WORD = 1_000_000, 2_000  # characters of a story, and of a run without a break: merging is quadratic in it
+RUN = re.compile(r"[^\W\d_]+|\d+|(?:[^\w\s]|_)+|\s+")  # what a byte-level BPE takes for a word
 
 GIRLS = "Lily Anna Mia Sue Lucy Sara Emma Ella Zoe Amy Molly Daisy Rose Kate Nora Ruby Jane Eva".split()
 BOYS = "Tom Ben Tim Max Sam Jack Leo Bob Billy Fred Jim Luke Dan Peter Finn Noah Joe Will".split()
@@ -74,7 +75,8 @@ def read_stories(path: str | Path) -> Iterator[str]:
     """The stories of one text file, in order, stripped; empty ones are left out.
 
     Raises:
-        BadCorpus: no such file, not UTF-8, no story in it, or one of more than a million characters.
+        BadCorpus: no such file, not UTF-8, no story in it, or one of more than a million characters or with a word of
+            thousands.
     """
     path, found = Path(path), False
     try:
@@ -83,10 +85,10 @@ def read_stories(path: str | Path) -> Iterator[str]:
         with path.open(encoding="utf-8") as file:
             for story in _split(file):
                 found = True
-                if len(story) > LONGEST:
+                if len(story) > WORD and (len(story) > LONGEST or max(map(len, RUN.findall(story))) > WORD):
                     raise BadCorpus(
-                        f"{str(path)!r} holds a story of more than {LONGEST:,} characters; expected stories, with "
-                        f"{END} between them; put it there"
+                        f"{str(path)!r} holds a story of more than {LONGEST:,} characters, or a word of more than "
+                        f"{WORD:,}; expected stories of words, with {END} between them; put it there"
                     )
                 yield story
     except UnicodeDecodeError as error:

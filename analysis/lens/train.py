@@ -47,6 +47,7 @@ MOMENTUM, DECAY, CLIP = 0.9, 1e-3, 1.0
 CHECKPOINT = "lens.checkpoint.safetensors"
 Values = NDArray[np.float64]
 Rate: TypeAlias = Annotated[float, Within(0, 100, open=True)]
+Steps: TypeAlias = Annotated[int, Within(1, 100_000)]  # hundreds are usual
 COLUMNS: Frames = {
     "layers": {
         "layer": Column("the lens reads the stream before this layer", role="axis"),
@@ -76,7 +77,7 @@ class Recipe:
         held_out: windows that nothing is learned from, at least; whole documents are put aside until there are so many.
     """
 
-    steps: Count = 250
+    steps: Steps = 250
     batch: Count = 64
     rate: Rate = 1.0
     held_out: Count = 64
@@ -93,7 +94,7 @@ def train_lens(
     windows: Prompts,
     out: str | Path,
     *,
-    steps: Count = 250,
+    steps: Steps = 250,
     batch: Count = 64,
     rate: Rate = 1.0,
     held_out: Count = 64,

@@ -1,13 +1,16 @@
 """Stories from files, the held-out choice, and the grammar of the topic stories."""
 
 import itertools
+import os
 import random
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from steerscope.analysis.errors import BadCorpus
+from steerscope.tinystories import corpus
 from steerscope.tinystories.corpus import BOYS, END, GIRLS, _fill, is_held_out, read_stories, topic_stories
 from steerscope.tinystories.topics import TOPICS
 
@@ -40,6 +43,37 @@ def test_a_corpus_without_a_story_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "empty.txt").write_text(text)
     with pytest.raises(BadCorpus, match="holds no story"):
         list(read_stories(tmp_path / "empty.txt"))
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 3_000, "1" * 3_000, "Lily went. " * 100_000, " " * 3_000_000 + "Lily", "-_" * 9_000]
+)
+def test_a_corpus_that_is_no_text_of_stories_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    """The byte-level BPE takes minutes to merge one word of 300,000 letters."""
+    (tmp_path / "odd.txt").write_text(f"Tom saw a ship. {END}{text}{END}Lily, too.")
+    start = time.perf_counter()
+    with pytest.raises(BadCorpus, match="expected stories of words"):
+        list(read_stories(tmp_path / "odd.txt"))
+    assert time.perf_counter() - start < 5
+
+
+def test_stories_are_the_same_however_the_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stories.txt").write_text(f"{END}One.{END}\n Two. \n{END}{END}Three.<|end{END}Four", newline="\r\n")
+    for piece in (1, 2, 3, 7, 1 << 20):
+        monkeypatch.setattr(corpus, "PIECE", piece)
+        assert list(read_stories(tmp_path / "stories.txt")) == ["One.", "Two.", "Three.<|end", "Four"]
+
+
+def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "surrogate.txt").write_bytes(b"Lily \xed\xa0\x80 went.")
+    for name in ("pipe", "zero", "surrogate.txt", ".", "x" * 300, "a/b/c"):
+        with pytest.raises(BadCorpus, match="expected"):
+            list(read_stories(tmp_path / name))
+    for path in ("", "a\0b", 5, None):
+        with pytest.raises(BadCorpus, match="expected"):
+            read_stories(path)  # type: ignore[arg-type]
 
 
 def test_about_one_story_in_n_is_held_out_and_always_the_same_ones() -> None:
