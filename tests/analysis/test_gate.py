@@ -137,7 +137,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Sequence[int], [1, None], "a sequence, each an integer"),
     (Sequence[int], failing(), "a sequence that can be read .*the user's own"),
     (Sequence[int], count(), "a sequence of at most 1,000,000"),
-    (Sequence[Sequence[int]], (count() for _ in count()), "a sequence, each a sequence of at most"),
+    (Sequence[Sequence[int]], (count() for _ in count()), "(a sequence, each )?a sequence of at most"),
     (tuple[int, int], (1,), "2 values"),
     (tuple[int, int], (1, 2, 3), "2 values"),
     (tuple[int, int], (1, "2"), "an integer"),

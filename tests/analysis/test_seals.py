@@ -118,7 +118,7 @@ def test_a_folder_as_it_was_written_passes_and_so_do_files_that_were_added(folde
 
 def test_a_changed_and_a_missing_file_are_named(folder: Path) -> None:
     (folder / "weights").write_bytes(b"other")
-    with pytest.raises(BadLens, match="'.*model' weights has changed since the model was written; expected the files"):
+    with pytest.raises(BadLens, match="'.*model' weights has changed since the model was written; expected its files"):
         check_folder_seal(folder, BadLens, "model")
     (folder / "config.json").unlink()
     with pytest.raises(BadLens, match="config.json, weights has changed|config.json, weights have changed"):

@@ -480,6 +480,7 @@ WRITERS: Mapping[str, str] = {  # every function that calls the one writer, and 
     "analysis/tools/keeping.py:write": "a question that keeps",
     "analysis/vectors/vector.py:save": "SteeringVector.save",
     "reports/report.py:report": "report",
+    "steerscope/commands/finish.py:check_out": "a question that keeps",
     "tinystories/card.py:write_model_folder": "train",
     "tinystories/checkpoint.py:save_checkpoint": "train",
 }
@@ -493,7 +494,7 @@ RAW: Mapping[str, str] = {  # functions that change a folder without the one wri
     "analysis/sweeps/store.py:lock": "the lock",
     "analysis/sweeps/store.py:set_aside": "moves a damaged part away",
     "analysis/tools/keeping.py:forget": "removes what was kept",
-    "steerscope/commands/finish.py:check_out": "tries the place",
+    "steerscope/commands/finish.py:check_out": "removes the folders that it made for trying",
     "steerscope/commands/sweep.py:summary": "removes an older page",
     "tinystories/card.py:_write_weights": "into a fresh folder",
     "tinystories/card.py:write_model_folder": "into a fresh folder",

@@ -124,7 +124,7 @@ def read_lens_checkpoint(world: World, folder: Path) -> str:
     optimizer = torch.optim.SGD(weights, lr=1.0, momentum=0.9)
     given = {key: value for key, value in LEARN.items() if key != "checkpoint_every"}
     name = lenses.Recipe(**given, seed=1).hash(world.model, world.windows)
-    losses = lenses._resume(folder / "run" / lenses.CHECKPOINT, name, weights, optimizer)
+    losses = lenses._resume(folder / "run" / lenses.CHECKPOINT, name, weights, optimizer, LEARN["steps"])
     if not losses:
         raise DamagedRun("there is none: the training begins anew")
     momentum = [optimizer.state[weight].get("momentum_buffer", torch.zeros(1)) for weight in weights]

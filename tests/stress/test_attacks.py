@@ -34,6 +34,7 @@ from steerscope.analysis.sweeps.store import Store
 from steerscope.analysis.vectors.vector import SteeringVector
 from steerscope.reports.report import report
 from tests.stress.children import child, sentence
+from tests.stress.conftest import Stage
 from tests.stress.doors import NEW, OLD, World, command, half_a_sweep, save, save_vector
 
 EVIL = "from pathlib import Path\nPath({!r}).write_text('pwned')\nclass Evil:\n    pass\n"
@@ -258,11 +259,12 @@ def test_names_of_a_seal_stay_in_its_folder(tmp_path: Path) -> None:
 # Links under the names of parts, logs and folders.
 
 
-@pytest.mark.parametrize(
-    "name", ["log.jsonl", ".lock", "trials", "damaged", "summary", "report.html", "part", "old part"]
-)
-def test_a_sweep_follows_no_link(name: str, the_world: World, tmp_path: Path) -> None:
-    half_a_sweep(the_world, tmp_path)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in (".lock", "damaged", "report.html", "part", "old part")]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "trials", "summary", *SLOW])
+def test_a_sweep_follows_no_link(name: str, stage: Callable[[str], Stage], tmp_path: Path) -> None:
+    stage("resume").fresh(tmp_path)
     folder, outside = tmp_path / "run", tmp_path / "outside"
     outside.mkdir()
     (outside / "thesis.txt").write_text("mine")
