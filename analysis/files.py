@@ -174,15 +174,15 @@ def settle(path: str | Path) -> None:
     start = f".{_short(path.name)}."
     for place in (path.parent, path):
         for entry in _entries(place):
-            if entry.name.startswith(start) and TEMPORARY.fullmatch(entry.name) and _abandoned(Path(entry.path)):
-                _finish(Path(entry.path), path)
+            if entry.name.startswith(start) and TEMPORARY.fullmatch(entry.name):
+                _settle(Path(entry.path), path)
 
 
 def settle_all(folder: Path) -> None:
     """The same for every file of a folder."""
     for entry in _entries(folder):
-        if TEMPORARY.fullmatch(entry.name) and _abandoned(Path(entry.path)):
-            _remove(Path(entry.path))
+        if TEMPORARY.fullmatch(entry.name):
+            _settle(Path(entry.path))
 
 
 # Temporaries: siblings that did not exist, locked while their writer lives.
@@ -191,7 +191,12 @@ def settle_all(folder: Path) -> None:
 def _fresh(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     while True:
         temporary = path.parent / f".{_short(path.name)}.{secrets.token_hex(8)}.new"
-        handle = make(temporary)
+        try:
+            handle = make(temporary)
+        except FileNotFoundError:
+            if path.parent.is_dir():
+                continue
+            raise
         if _lock(handle) is not False and temporary.exists():  # nobody took it for abandoned meanwhile
             return temporary, handle
         _close(handle)
@@ -222,28 +227,26 @@ def _lock(handle: int) -> bool | None:
     return True
 
 
-def _abandoned(path: Path) -> bool:
-    """Whether nobody writes to a temporary any more."""
-    try:
-        handle = os.open(path, os.O_RDONLY | _NO_LINK | _NO_WAIT)
-    except OSError:
-        return False
-    try:
-        return _lock(handle) is True
-    finally:
-        os.close(handle)
-
-
 def _plain(handle: int) -> None:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise OSError(errno.EINVAL, "it is no plain file")
 
 
-def _finish(temporary: Path, path: Path) -> None:
-    if temporary.suffix == ".old" and temporary.is_dir() and not path.exists():
-        temporary.rename(path)  # killed between two renames
-    else:
-        _remove(temporary)
+def _settle(temporary: Path, path: Path | None = None) -> None:
+    """Removes a temporary that nobody writes to any more, or puts it back as `path`; it is locked meanwhile."""
+    try:
+        handle = os.open(temporary, os.O_RDONLY | _NO_LINK | _NO_WAIT)
+    except OSError:
+        return
+    try:
+        if not _lock(handle):
+            return
+        if path is not None and temporary.suffix == ".old" and temporary.is_dir() and not path.exists():
+            temporary.rename(path)  # killed between two renames
+        else:
+            _remove(temporary)
+    finally:
+        os.close(handle)
 
 
 def _remove(path: Path) -> None:

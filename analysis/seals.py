@@ -82,9 +82,10 @@ def check_folder_seal(folder: str | Path, error: type[SteerscopeError], what: st
     listed = files if isinstance(files, dict) else {CHECKSUMS: ""}
     changed = sorted(name for name, expected in listed.items() if _digest_of(folder / Path(name).name) != expected)
     if changed:
+        names = ", ".join(changed[:5])
         raise error(
-            f"in {quoted(folder)} {', '.join(changed[:5])} has changed since the {what} was written; expected its files "
-            f"as they were; bring them back, or remove {CHECKSUMS} if you changed them yourself"
+            f"in {quoted(folder)} {names} has changed since the {what} was written; expected its files as they were; "
+            f"bring them back, or remove {CHECKSUMS} if you changed them yourself"
         )
 
 

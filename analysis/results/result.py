@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadArgument, DamagedRun, OutputExists
 from steerscope.analysis.files import read_plain, renewed
 from steerscope.analysis.gate import gated
@@ -82,8 +83,9 @@ class Result:
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{name} {len(frame)}" for name, frame in self.frames.items())
-        model = self.manifest.get("model", {}).get("name", "no model")
-        return f"<Result {self.kind} of {model}: {rows} rows>"
+        about = self.manifest.get("model")
+        model = brief(str(about.get("name"))) if isinstance(about, Mapping) else "no model"
+        return f"<Result {brief(self.kind)} of {model}: {rows} rows>"
 
     def summary(self) -> list[str]:
         """What was found, in the sentences that head its page."""
