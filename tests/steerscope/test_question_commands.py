@@ -191,7 +191,7 @@ def test_a_sweep_takes_several_differences_of_means(
         ((*MEANS[2:],), "--positive is no option of the recipe prompt_pair; expected --plus, .*--recipe mean_diff"),
         ((*MEANS, "--plus", "x"), "--plus is no option of the recipe mean_difference; expected --positive, --negative"),
         ((*MEANS, "--vector", "v.safetensors"), "got --positive and --negative and --vector; expected one of them"),
-        ((*MEANS, "--negative", "nowhere.txt"), "no prompts file 'nowhere.txt'"),
+        ((*MEANS, "--negative", "nowhere.txt"), "'nowhere.txt' cannot be read"),
         ((*MEANS, "--references", "concepts:4"), "there are no concepts references for .*made from words"),
         ((*MEANS, "--references", "shuffled:40"), "can be exchanged in only 34 different ways; expected 40"),
     ],
@@ -244,4 +244,4 @@ def test_a_lens_is_trained_reported_and_used(
     monkeypatch.setattr(sys, "argv", ["steerscope", *map(str, train), "--out", str(tmp_path / "other"), "--steps", "0"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert stopped.value.code == 2 and "at least one step" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "steps=0" in capsys.readouterr().err
