@@ -13,9 +13,11 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import with_role
 from steerscope.questions import page_of
 from steerscope.reports.pages import default
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import largest
 from steerscope.reports.roles import Drawn, claim, drawn, plain, towards
 from steerscope.reports.theme import MARKS, NEUTRAL, POSITIVE, REFERENCE, mark, side
+from steerscope.reports.words import printable
 
 SHOWN = 12  # names
 LINES = 5
@@ -27,6 +29,7 @@ TILE = "border:1px solid rgba(128,134,144,.4);padding:6px 12px;flex:1 1 150px;ma
 SMALL = "font-size:.85em;opacity:.75"
 
 
+@drawing
 def html(result: Result) -> str:
     """For `_repr_html_`."""
     page = page_of(result.kind).page(result)
@@ -121,14 +124,9 @@ def _lines(axes: Any, shown: Drawn, rows: pd.DataFrame) -> None:
 
 def _text(name: str) -> str:
     """A name that fits."""
-    shown = _printable(name)
+    shown = printable(name)
     return shown if len(shown) <= LONG else f"{shown[: LONG - 1]}…"
 
 
 def _safe(text: str) -> str:
-    return escape(_printable(text))
-
-
-def _printable(text: str) -> str:
-    """Text without characters that no document may hold."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "·" for c in text)
+    return escape(printable(text))

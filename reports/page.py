@@ -1,13 +1,14 @@
 """`Section`, `Page`, `render`: one self-contained file that opens offline.
 
-Everything that comes from a model, a prompt or a file goes through jinja's autoescape; figures go
-through plotly's JSON, which escapes `<`, and their labels are escaped where they are made. plotly's
-script stands in the page once.
+Everything that comes from a model, a prompt or a file goes through jinja's autoescape. Texts of figures are plain
+text until here: plotly reads a subset of HTML, so every `<` in them is escaped, and then in JSON once more; only the
+house's own marks (`bold`, new lines) become tags. plotly's script stands in the page once.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,10 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+
+from steerscope.reports.theme import BOLD, NAMELESS, PLAIN
+
+TAGS = {"\n": "<br>", BOLD: "<b>", PLAIN: "</b>", NAMELESS: "<extra></extra>"}
 
 
 @dataclass(frozen=True)
@@ -91,12 +96,27 @@ def render(page: Page) -> str:
     )
     environment.filters["chart"] = _chart
     environment.filters["csv"] = _csv
-    return environment.get_template("page.html").render(page=page, plotly=Markup(get_plotlyjs()))
+    html = environment.get_template("page.html").render(page=page, plotly=Markup(get_plotlyjs()))
+    return html.encode(errors="replace").decode()  # half characters
 
 
 def _chart(figure: go.Figure, name: str) -> Markup:
     """The figure's JSON; the page's own script draws it. `<` is escaped, so no text can end the script."""
-    return Markup(_json({"name": name, **json.loads(figure.to_json())}))
+    return Markup(_json(_written({"name": name, **json.loads(figure.to_json())})))
+
+
+def _written(value: Any) -> Any:
+    """A figure as plotly reads it: plain text becomes its subset of HTML, and data can write no tag of their own."""
+    if isinstance(value, str):
+        text = escape(value, quote=False)
+        for mark, tag in TAGS.items():
+            text = text.replace(mark, tag)
+        return text
+    if isinstance(value, list):
+        return [_written(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _written(item) for key, item in value.items()}
+    return value
 
 
 def _csv(frame: pd.DataFrame) -> Markup:

@@ -7,6 +7,7 @@ from steerscope.analysis.gate import gated
 from steerscope.analysis.results.result import PAGE, Result
 from steerscope.questions import page_of
 from steerscope.reports.page import render
+from steerscope.reports.reading import drawing
 
 
 @gated
@@ -20,6 +21,7 @@ def report(folder: str | Path, to: str | Path | None = None) -> Path:
     return write(Path(to or folder) / PAGE, html(Result.load(folder)))
 
 
+@drawing
 def html(result: Result) -> str:
     """The page of a result."""
     return render(page_of(result.kind).page(result))

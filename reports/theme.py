@@ -4,11 +4,12 @@ Figures have no background of their own: the page gives it, light or dark, and a
 give text and grid the page's colours. The diverging scale (blue, grey, vermilion) is safe for the
 colour-blind and keeps its order in grey print. Vermilion is what works along the whole effect, blue what works
 against it, whatever the sign of the effect itself. A verdict has a colour and a symbol, the same in every figure.
+
+Texts of a figure are plain text: plotly reads a subset of HTML, and `page.render` is the one place that writes it.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ DIVERGING: list[tuple[float, str]] = [
 ]
 PALE, INK, WHITE = "#8a8f98", "#1d2026", "#ffffff"  # in cells
 CORNER = (-0.36, -0.3)  # of a cell, where its mark stands beside a number
+# Characters that no text may hold (Unicode keeps them for a program's own use); the page makes tags of them.
+BOLD, PLAIN, NAMELESS = "\ufdd0", "\ufdd1", "\ufdd2"
 GRID = "rgba(128,134,144,0.25)"
 LEGEND = {"showlegend": True, "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}}
 
@@ -112,7 +115,7 @@ def diverging(towards: int = 1) -> list[tuple[float, str]]:
 def axis(title: str = "", **more: Any) -> dict[str, Any]:
     """An axis with a quiet grid."""
     return {
-        "title": {"text": escape(title), "standoff": 8, "font": {"size": 13}},
+        "title": {"text": title, "standoff": 8, "font": {"size": 13}},
         "gridcolor": GRID,
         "zerolinecolor": "rgba(128,134,144,0.7)",
         "automargin": True,
@@ -122,7 +125,12 @@ def axis(title: str = "", **more: Any) -> dict[str, Any]:
 
 def said(labels: Any) -> dict[str, Any]:
     """Hover labels, one for each point."""
-    return {"customdata": labels, "hovertemplate": "%{customdata}<extra></extra>"}
+    return {"customdata": labels, "hovertemplate": f"%{{customdata}}{NAMELESS}"}
+
+
+def bold(text: Any) -> str:
+    """A text in bold letters."""
+    return f"{BOLD}{text}{PLAIN}"
 
 
 def bars(middle: Any, low: Any, high: Any, colour: Any, thickness: float = 1.5, width: int = 3) -> dict[str, Any]:
@@ -139,6 +147,5 @@ def bars(middle: Any, low: Any, high: Any, colour: Any, thickness: float = 1.5, 
 
 
 def visible(token: str) -> str:
-    """A token as text that shows its spaces, escaped for plotly (which reads a subset of HTML)."""
-    shown = token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
-    return escape(shown or "∅")
+    """A token as text that shows its spaces."""
+    return token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "∅"

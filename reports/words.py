@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import pandas as pd
 
 from steerscope.analysis.results.verdicts import VERDICTS
+
+LONG = 1e12  # from which on a number is written with an exponent; a share as large is none
+
+
+def printable(text: str) -> str:
+    """A text in one line, with nothing in it that a terminal would obey or a document cannot hold."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "·" for c in text)
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -15,15 +21,17 @@ def number(value: Any, digits: int = 3) -> str:
     value = math.nan if pd.isna(value) else float(value) + 0.0  # no negative zero
     if not math.isfinite(value):
         return "–"
-    if value != 0 and abs(value) < 10 ** (-digits - 1):
+    if value != 0 and not 10 ** (-digits - 1) <= abs(value) < LONG:
         text = f"{value:.1e}"
     else:
         text = f"{value:,.{max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))}f}"
     return text.replace("-", "−")
 
 
-def short(value: float) -> str:
+def short(value: Any) -> str:
     """A number that fits a cell; a dot for what rounds to nothing."""
+    if not finite(value):
+        return "–"
     if abs(value) < 0.005:
         return "·"
     return f"{value:.{0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2}f}".replace("-", "−")
@@ -36,7 +44,9 @@ def signed(value: Any) -> str:
 
 def percent(value: Any) -> str:
     """A share as whole percent."""
-    return f"{100 * value:.0f}%".replace("-0%", "0%").replace("-", "−") if finite(value) else "–"
+    if not finite(value) or abs(value) >= LONG:
+        return "–"
+    return f"{100 * value:.0f}%".replace("-0%", "0%").replace("-", "−")
 
 
 def between(low: Any, high: Any, show: Any = number) -> str:
@@ -52,8 +62,8 @@ def ranged(row: Any, name: str = "value", show: Any = number, unit: str = "") ->
 
 
 def estimate(row: Any, unit: str) -> tuple[str, str, str]:
-    """Lines of a hover label, escaped: a row's effect with its share; where reference vectors stand; its p-values."""
-    return f"{ranged(row, 'effect', signed, escape(unit))}, {percent(row.share)} of the effect", clouds(row), told(row)
+    """Lines of a hover label: a row's effect with its share; where reference vectors stand; its p-values."""
+    return f"{ranged(row, 'effect', signed, unit)}, {percent(row.share)} of the effect", clouds(row), told(row)
 
 
 def clouds(row: Any) -> str:
@@ -86,13 +96,13 @@ def told(row: Any) -> str:
         "specific, Holm": "p_specific",
     }
     known = [f"{p_value(p)} ({name})" for name, column in of.items() if finite(p := getattr(row, column, math.nan))]
-    return "<br>".join(", ".join(part) for part in (known[:1], known[1:3], known[3:]) if part)
+    return "\n".join(", ".join(part) for part in (known[:1], known[1:3], known[3:]) if part)
 
 
 def verdict(value: Any) -> str:
-    """A verdict with its meaning, escaped; a truth value or another word as it is."""
+    """A verdict with its meaning; a truth value or another word as it is."""
     name = str(value)
-    return f"{name}: {VERDICTS[name]}" if name in VERDICTS else escape(name)
+    return f"{name}: {VERDICTS[name]}" if name in VERDICTS else name
 
 
 def some(items: Sequence[Any], most: int = 4) -> list[str]:
@@ -108,6 +118,8 @@ def finite(value: Any) -> bool:
 
 def p_value(p: Any) -> str:
     """A p-value, tiny ones as a bound."""
+    if not finite(p):
+        return "p unknown"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 

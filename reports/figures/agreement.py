@@ -1,14 +1,13 @@
 """Estimates against exact values, a point a node or edge, with the line on which both are the same."""
 
 from collections.abc import Iterable
-from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from steerscope.reports import words
 from steerscope.reports.records import records
-from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, figure
+from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, bold, figure
 
 GROUPS = {"top": (POSITIVE, "largest estimates"), "sample": ("#3a76b5", "random sample")}
 
@@ -29,10 +28,7 @@ def agreement(
     for group, (colour, name) in GROUPS.items():
         own = table[table["group"] == group]
         if len(own):
-            hover = [
-                f"<b>{escape(str(r.name))}</b><br>estimate {words.signed(r.x)}, exact {words.signed(r.y)}"
-                for r in records(own)
-            ]
+            hover = [f"{bold(r.name)}\nestimate {words.signed(r.x)}, exact {words.signed(r.y)}" for r in records(own)]
             look = {"size": 9, "color": colour, "opacity": 0.85}
             chart.add_scatter(
                 x=own["x"], y=own["y"], mode="markers", name=name, marker=look, hoverinfo="text", text=hover

@@ -1,7 +1,6 @@
 """Anything against the coefficient: a signed logarithmic axis with both infinities at its ends."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import cycle
 from math import isinf, log10
 
@@ -11,7 +10,7 @@ import plotly.graph_objects as go
 from steerscope.reports import words
 from steerscope.reports.figures.lines import COLOURS, band, line
 from steerscope.reports.records import records
-from steerscope.reports.theme import GRID, LEGEND, NEUTRAL, REFERENCE, axis, bars, figure, said
+from steerscope.reports.theme import GRID, LEGEND, NEUTRAL, REFERENCE, axis, bars, bold, figure, said
 
 FIRST = -2.0  # log10 of the size below which the axis is no longer logarithmic
 GAP = 0.8  # between the largest coefficient and infinity
@@ -76,17 +75,16 @@ def curves(
     for (name, rows), colour in zip(series.items(), cycle(COLOURS), strict=False):
         rows = rows.sort_values("coefficient").assign(x=[place.at(c) for c in sorted(rows["coefficient"])])
         hover = [
-            f"<b>{escape(name)}</b> at {_tick(r.coefficient)}<br>{show(r.value)}{words.between(r.low, r.high, show)} "
-            f"{escape(unit)}"
+            f"{bold(name)} at {_tick(r.coefficient)}\n{show(r.value)}{words.between(r.low, r.high, show)} {unit}"
             for r in records(rows)
         ]
         finite = [not isinf(c) for c in rows["coefficient"]]
         labels = [h for h, f in zip(hover, finite, strict=True) if f]
-        line(chart, rows[finite], "x", "value", colour, hover=labels, name=escape(name), shown=True)
-        _limits(chart, rows, hover, colour, escape(name))
+        line(chart, rows[finite], "x", "value", colour, hover=labels, name=name, shown=True)
+        _limits(chart, rows, hover, colour, name)
     chart.update_traces(marker_size=4, selector={"mode": "lines+markers"})
     for name, c in (marks or {}).items():
-        text = {"annotation_text": escape(name), "annotation_font_size": 11, "annotation_position": "top left"}
+        text = {"annotation_text": name, "annotation_font_size": 11, "annotation_position": "top left"}
         chart.add_vline(x=place.at(c), line_width=1, line_dash="dash", line_color=NEUTRAL, **text)
     chart.add_hline(y=0, line_width=1, line_color=GRID)
     place.apply(chart, along)

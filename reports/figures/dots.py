@@ -60,7 +60,7 @@ def named(chart: go.Figure, name: str, colour: str, symbol: str = "square", opac
 
 
 def names(chart: go.Figure, labels: Sequence[str], **more: Any) -> None:
-    """A name, already escaped, at each whole height, from the top down."""
+    """A name at each whole height, from the top down."""
     places = {"tickvals": list(range(len(labels))), "ticktext": list(labels), "range": [len(labels) - 0.5, -0.5]}
     chart.update_yaxes(axis(), **{**places, "showgrid": False, "zeroline": False, **more})
 

@@ -1,7 +1,6 @@
 """Effect without disruption: every node's contribution to the effect against that to the disturbance."""
 
 from collections.abc import Sequence
-from html import escape
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +12,7 @@ from steerscope.reports import words
 from steerscope.reports.figures.labels import Point, offsets
 from steerscope.reports.figures.lines import clear
 from steerscope.reports.records import records
-from steerscope.reports.theme import LEGEND, NEUTRAL, POSITIVE, REFERENCE, axis, bars, figure, said
+from steerscope.reports.theme import LEGEND, NEUTRAL, POSITIVE, REFERENCE, axis, bars, bold, figure, said
 
 RESPONSIVE = "#3a76b5"
 LINE = "#9a6db8"
@@ -74,7 +73,7 @@ def _add_line_of_all(chart: go.Figure, table: pd.DataFrame, xs: list[float], ys:
     if slope:  # cut at the drawing's edge
         at = sorted([ys[0] / slope, ys[1] / slope])
         ends = [max(xs[0], at[0]), min(xs[1], at[1])]
-    name = f"all nodes together: {words.number(slope)} {escape(unit)} per nat"
+    name = f"all nodes together: {words.number(slope)} {unit} per nat"
     line = {"color": REFERENCE, "width": 1.3, "dash": "dot"}
     chart.add_scatter(x=ends, y=[slope * x for x in ends], mode="lines", line=line, name=name, hoverinfo="skip")
 
@@ -101,7 +100,7 @@ def _add_names(
         chart.add_annotation(
             x=row.kl,
             y=row.effect,
-            text=escape(text),
+            text=text,
             ax=dx,
             ay=dy,
             showarrow=True,
@@ -116,11 +115,11 @@ def _add_names(
 
 def _hover(row: Any, unit: str) -> str:
     lines = [
-        f"<b>{escape(str(row.node))}</b>{' on the frontier' if row.frontier else ''}",
-        f"effect {words.ranged(row, 'effect', words.signed, escape(unit))}",
+        f"{bold(row.node)}{' on the frontier' if row.frontier else ''}",
+        f"effect {words.ranged(row, 'effect', words.signed, unit)}",
         f"disturbance {words.ranged(row, 'kl', words.signed, 'nats')}",
         f"loss of the true text {words.signed(row.loss)} nats",
     ]
     if pd.notna(row.efficiency):
-        lines.append(words.ranged(row, "efficiency", unit=f"{escape(unit)} per nat"))
-    return "<br>".join(lines)
+        lines.append(words.ranged(row, "efficiency", unit=f"{unit} per nat"))
+    return "\n".join(lines)

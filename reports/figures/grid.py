@@ -34,8 +34,8 @@ def grid(
 
     Args:
         by: the columns that say where in the map a row of the table stands.
-        rows, columns: names, already escaped, of what stands there, in order.
-        describe, cell: from a row of the table to the hover label and the text of its cell, already escaped.
+        rows, columns: names of what stands there, in order.
+        describe, cell: from a row of the table to the hover label and the text of its cell.
         limit: the ends of the colour scale; what is beyond has its ends' colours.
         towards: the sign of the whole effect.
         muted: whether a cell is pale. marked: the verdict whose mark stands in its corner.

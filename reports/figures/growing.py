@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ import plotly.graph_objects as go
 from steerscope.reports import words
 from steerscope.reports.figures.lines import DISTURBANCE, EFFECT, LOSS, band, clear
 from steerscope.reports.records import records
-from steerscope.reports.theme import GRID, LEGEND, NEUTRAL, REFERENCE, axis, bars, figure, said
+from steerscope.reports.theme import GRID, LEGEND, NEUTRAL, REFERENCE, axis, bars, bold, figure, said
 
 CROWDED = 40  # nodes beyond which the axis is logarithmic
 
@@ -85,6 +84,6 @@ def growing(table: pd.DataFrame, looks: Mapping[str, Look], names: Mapping[int, 
 
 
 def _hover(row: Any, look: Look, names: Mapping[int, str]) -> str:
-    joins = f", {escape(names[row.size])} joins" if row.size in names else ""
+    joins = f", {names[row.size]} joins" if row.size in names else ""
     share = words.percent(row.share) + words.between(row.low, row.high, words.percent)
-    return f"<b>{look.name}</b><br>{row.size:,} {'node' if row.size == 1 else 'nodes'}{joins}<br>{share}"
+    return f"{bold(look.name)}\n{row.size:,} {'node' if row.size == 1 else 'nodes'}{joins}\n{share}"

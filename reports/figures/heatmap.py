@@ -1,7 +1,6 @@
 """Heads by layers, the MLPs in a column of their own; what is not told from noise is visibly muted."""
 
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import plotly.graph_objects as go
 
 from steerscope.reports import words
 from steerscope.reports.records import records, verdicts
-from steerscope.reports.theme import CORNER, INK, MARKS, PALE, WHITE, axis, claimed, diverging, figure, said
+from steerscope.reports.theme import CORNER, INK, MARKS, PALE, WHITE, axis, bold, claimed, diverging, figure, said
 
 Hover = Callable[[Any, str], str]
 EXTRA = {"attention": "attention, all heads", "mlp": "MLP"}  # columns beside the heads, by kind
@@ -20,14 +19,14 @@ CROWDED = 150  # cells from which on numbers no longer fit
 def hover(row: Any, unit: str) -> str:
     """All that is known of a node, for its hover label."""
     lines = [
-        f"<b>{escape(str(row.node))}</b> {row.measure}",
+        f"{bold(row.node)} {row.measure}",
         words.verdict(row.verdict),
         *words.estimate(row, unit),
         f"wrong way on {words.percent(row.wrong_way)} of the prompts",
     ]
     if words.finite(getattr(row, "stability", None)):
         lines[-1] += f"; told from noise on {words.percent(row.stability)} of resamples"
-    return "<br>".join(lines)
+    return "\n".join(lines)
 
 
 def heatmap(
@@ -74,7 +73,7 @@ def heatmap(
     if not crowded:
         inks = [_ink(e, limit, s) for e, s in zip(table["effect"], full, strict=True)]
         text = [_short(e * factor) for e in table["effect"]]
-        text = [f"<b>{t}</b>" if s else t for t, s in zip(text, full, strict=True)]
+        text = [bold(t) if s else t for t, s in zip(text, full, strict=True)]
         font = {"size": 10, "color": inks}
         chart.add_scatter(x=column, y=table["layer"], mode="text", hoverinfo="skip", text=text, textfont=font)
     _mark(chart, table, column, said, limit, crowded)

@@ -1,6 +1,5 @@
 """Quantities by layer, a line a run; and what a lens reads at every layer and position of one prompt."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import plotly.graph_objects as go
 from steerscope.reports import words
 from steerscope.reports.figures.lines import lines
 from steerscope.reports.records import records
-from steerscope.reports.theme import axis, figure, said, visible
+from steerscope.reports.theme import axis, bold, figure, said, visible
 
 
 def by_layer(table: pd.DataFrame, by: str, title: str, last: int | None = None, log: bool = False) -> go.Figure:
@@ -22,7 +21,7 @@ def by_layer(table: pd.DataFrame, by: str, title: str, last: int | None = None, 
 
     def hover(name: str, r: Any) -> str:
         value = f"{words.number(r.value)}{words.between(r.low, r.high)}"
-        return f"<b>{escape(name)}</b>, {_layer(r.layer, last)}<br>{value}"
+        return f"{bold(name)}, {_layer(r.layer, last)}\n{value}"
 
     chart = lines({str(name): table[table[by] == name] for name in dict.fromkeys(table[by])}, "layer", "value", hover)
     layers = sorted(set(table["layer"]))
@@ -52,9 +51,9 @@ def read(table: pd.DataFrame, largest: float) -> go.Figure:
         at = layers.index(r.layer), positions.index(r.position)
         z[at], text[at] = r.entropy, visible(r.top)[:9]
         hover[at] = (
-            f"after <b>{visible(r.token)}</b>, {_layer(r.layer, layers[0])}<br>most probable: "
-            f"<b>{visible(r.top)}</b><br>entropy {words.number(r.entropy)} nats<br>KL of the final prediction "
-            f"{words.number(r.kl_final)}<br>KL from the clean run {words.number(r.kl_clean)}"
+            f"after {bold(visible(r.token))}, {_layer(r.layer, layers[0])}\nmost probable: "
+            f"{bold(visible(r.top))}\nentropy {words.number(r.entropy)} nats\nKL of the final prediction "
+            f"{words.number(r.kl_final)}\nKL from the clean run {words.number(r.kl_clean)}"
         )
     chart = figure(height=round(110 + 30 * len(layers)), margin={"l": 56, "r": 8, "t": 8, "b": 76})
     chart.add_heatmap(

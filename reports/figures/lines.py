@@ -1,7 +1,6 @@
 """Lines with their intervals as bands, alone or in small multiples."""
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from itertools import cycle
 from typing import Any
 
@@ -48,13 +47,13 @@ def lines(
                 y=rows[dotted],
                 mode="lines",
                 line={"color": REFERENCE if reference else colour, "width": 1.4, "dash": "dot"},
-                name=reference.format(escape(name)),
+                name=reference.format(name),
                 showlegend=bool(reference),
                 hoverinfo="skip",
-                legendgroup=None if reference else escape(name),
+                legendgroup=None if reference else name,
             )
         hover = [describe(name, r) for r in records(rows)]
-        line(chart, rows, x, y, colour, hover=hover, name=escape(name), shown=True)
+        line(chart, rows, x, y, colour, hover=hover, name=name, shown=True)
     return chart
 
 
@@ -112,8 +111,8 @@ def band(chart: go.Figure, rows: pd.DataFrame, x: str, low: str, high: str, colo
 def levels(rows: pd.DataFrame, y: str, unit: str, head: str = "") -> list[str]:
     """Hover labels of a frame with columns by, level, trials, low and high."""
     return [
-        f"{head}{r.by} {words.number(r.level)}<br>{words.signed(getattr(r, y))} "
-        f"{unit}{words.between(r.low, r.high)}<br>{r.trials:,} trials"
+        f"{head}{r.by} {words.number(r.level)}\n{words.signed(getattr(r, y))} "
+        f"{unit}{words.between(r.low, r.high)}\n{r.trials:,} trials"
         for r in records(rows.sort_values("level"))
     ]
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import plotly.graph_objects as go
 from steerscope.reports import words
 from steerscope.reports.figures.heatmap import Hover, add_bar
 from steerscope.reports.records import records
-from steerscope.reports.theme import axis, diverging, figure, said
+from steerscope.reports.theme import axis, bold, diverging, figure, said
 
 SHOWN = 40
 UNSEEN = "#d5d8dc"
@@ -79,7 +78,7 @@ def matrix(
     _add_layers(chart, nodes)
     ticks: dict[str, Any] = {
         "tickvals": list(range(len(nodes))),
-        "ticktext": [escape(n) for n in nodes],
+        "ticktext": [n for n in nodes],
         "showgrid": False,
         "zeroline": False,
         "tickfont": {"size": 11 if len(nodes) <= 24 else 9},
@@ -115,10 +114,10 @@ def _add_layers(chart: go.Figure, nodes: Sequence[str]) -> None:
 
 
 def _hover(row: Any, unit: str) -> str:
-    return "<br>".join(
+    return "\n".join(
         [
-            f"<b>{escape(str(row.first))} and {escape(str(row.second))}</b>",
-            f"{words.signed(row.interaction)} {escape(unit)} beyond the sum{words.between(row.low, row.high)}",
+            bold(f"{row.first} and {row.second}"),
+            f"{words.signed(row.interaction)} {unit} beyond the sum{words.between(row.low, row.high)}",
             f"{words.p_value(row.p_adjusted)} (adjusted), together in {row.together:,} trials",
         ]
     )

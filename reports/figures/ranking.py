@@ -1,7 +1,6 @@
 """The strongest nodes with error bars, each over the bands of its references, coloured by its verdict."""
 
 import math
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -60,5 +59,5 @@ def ranking(
         if name in shown:
             named(chart, name, tint, opacity=opacity)
     chart.update_xaxes(axis(f"{title} ({unit})" if unit else title), zeroline=True, range=limits)
-    names(chart, [escape(str(node)) for node in rows["node"]], showgrid=True)
+    names(chart, [str(node) for node in rows["node"]], showgrid=True)
     return chart

@@ -1,7 +1,6 @@
 """One prompt, token by token: what nodes do at each position."""
 
 from collections.abc import Set
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -10,7 +9,7 @@ import plotly.graph_objects as go
 from steerscope.reports import words
 from steerscope.reports.figures.grid import grid
 from steerscope.reports.records import records
-from steerscope.reports.theme import visible
+from steerscope.reports.theme import bold, visible
 
 
 def strip(
@@ -25,13 +24,13 @@ def strip(
     """
 
     def hover(r: Any) -> str:
-        where = f" ({escape(str(r.where))})" if "where" in table else ""
-        title = f"<b>{escape(str(r.node))}</b> at {visible(r.token)}{where}"
-        return f"{title}<br>{words.signed(r.effect)} {escape(unit)}"
+        where = f" ({r.where})" if "where" in table else ""
+        title = f"{bold(r.node)} at {visible(r.token)}{where}"
+        return f"{title}\n{words.signed(r.effect)} {unit}"
 
-    nodes = {node: escape(str(node)) for node in dict.fromkeys(table["node"])}
+    nodes = {node: str(node) for node in dict.fromkeys(table["node"])}
     tokens = {
-        r.position: f"<b>{visible(r.token)}</b> ●" if r.position in injected else visible(r.token)
+        r.position: f"{bold(visible(r.token))} ●" if r.position in injected else visible(r.token)
         for r in records(table.drop_duplicates("position").sort_values("position"))
     }
     return grid(table, ("node", "position"), nodes, tokens, hover, limit=limit, towards=towards, tall=40)

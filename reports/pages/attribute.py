@@ -1,6 +1,5 @@
 """The report of `attribute`: gradient estimates, with how far they are from exact patching."""
 
-from html import escape
 from typing import Any
 
 from steerscope.analysis.results.result import Result
@@ -12,7 +11,9 @@ from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.carried import carried, how_sure
 from steerscope.reports.pages.common import everything, layout, metric_unit, of
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records, way
+from steerscope.reports.theme import bold
 
 EXACT = ("necessity", "sufficiency")
 DONE = {
@@ -28,6 +29,7 @@ METHODS = {
 }
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """What is told from reference vectors by the estimates, and how good these are."""
     unit, first = metric_unit(result), measures(result)[0]
@@ -60,6 +62,7 @@ def steps_taken(result: Result) -> list[str]:
     ]
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
@@ -81,9 +84,7 @@ def page(result: Result) -> Page:
 
 
 def _hover(row: Any, unit: str) -> str:
-    return "<br>".join(
-        [f"<b>{escape(str(row.node))}</b> {row.measure}", words.verdict(row.verdict), *words.estimate(row, unit)]
-    )
+    return "\n".join([f"{bold(row.node)} {row.measure}", words.verdict(row.verdict), *words.estimate(row, unit)])
 
 
 def _maps(result: Result) -> Section:
@@ -128,7 +129,7 @@ def _inputs(result: Result) -> Section:
     )
 
     def describe(row: Any, unit: str) -> str:
-        return f"<b>{escape(str(row.node))}</b><br>{words.ranged(row, 'effect', words.signed, escape(unit))}"
+        return f"{bold(row.node)}\n{words.ranged(row, 'effect', words.signed, unit)}"
 
     chart = ranking(own, metric_unit(result), describe=describe, title="estimate", towards=way(result))
     return Section("Queries, keys and values", [text], [Panel("Necessity", chart)])

@@ -1,7 +1,6 @@
 """The report of `breakdown`: why large coefficients break this model, or why they do not."""
 
 from collections.abc import Callable
-from html import escape
 from itertools import cycle
 from math import inf, isinf
 from typing import Any
@@ -21,8 +20,9 @@ from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.breakdown_words import crossed, open_ends, regime, sentences, sign_of, text_of
 from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of
 from steerscope.reports.pages.lens import trajectories
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records, way
-from steerscope.reports.theme import LEGEND, NEUTRAL, axis, figure, said
+from steerscope.reports.theme import LEGEND, NEUTRAL, axis, bold, figure, said
 
 CURVES = {
     "effect": "Effect",
@@ -63,11 +63,13 @@ OFF = (
 )
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """Safe range and limit; the main cause; shape of the response; the best remedy."""
     return sentences(result)
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
@@ -195,8 +197,8 @@ def _mechanisms(table: pd.DataFrame) -> go.Figure:
     rows = table[table["kind"] == "mechanism"].sort_values("shapley", ascending=False)
     rows = pd.concat([rows, table[table["kind"] == "together"]])
     hover = [
-        f"<b>{escape(CAUSES.get(r.cause, str(r.cause)))}</b><br>undone alone: {words.ranged(r, 'gone', words.percent)} "
-        f"of the damage goes<br>{words.ranged(r, 'effect', words.percent)} of the steering stays<br>Shapley share "
+        f"{bold(CAUSES.get(r.cause, str(r.cause)))}\nundone alone: {words.ranged(r, 'gone', words.percent)} "
+        f"of the damage goes\n{words.ranged(r, 'effect', words.percent)} of the steering stays\nShapley share "
         f"{words.ranged(r, 'shapley', words.percent)}"
         for r in records(rows)
     ]
@@ -205,7 +207,7 @@ def _mechanisms(table: pd.DataFrame) -> go.Figure:
         at = [i + offset for i in range(len(rows))]
         dots(chart, rows, at, column, hover, colour=colour, symbol=symbol, name=title)
     none_and_all(chart, "share of the damage, or of the steering")
-    names(chart, [escape(CAUSES.get(c, str(c))) for c in rows["cause"]])
+    names(chart, [CAUSES.get(c, str(c)) for c in rows["cause"]])
     return chart
 
 
@@ -243,15 +245,15 @@ def _traded(
     for name, colour in zip(dict.fromkeys(table[by]), cycle(COLOURS), strict=False):
         rows = table[table[by] == name]
         hover = [
-            f"<b>{escape(str(name))}</b>, {words.number(getattr(r, knob))}<br>{escape(titles[0])} "
-            f"{words.number(getattr(r, x))}<br>{escape(titles[1])} {words.number(getattr(r, y))}"
+            f"{bold(name)}, {words.number(getattr(r, knob))}\n{titles[0]} "
+            f"{words.number(getattr(r, x))}\n{titles[1]} {words.number(getattr(r, y))}"
             for r in records(rows)
         ]
         chart.add_scatter(
             x=[0, *rows[x]],
             y=[0, *rows[y]],
             mode="lines+markers",
-            name=escape(str(name)),
+            name=str(name),
             line={"color": colour, "width": 2},
             marker={"size": 5, "color": colour},
             **said(["none", *hover]),
@@ -335,7 +337,7 @@ def _phase(result: Result) -> Section:
 
 def _phase_hover(r: Any) -> str:
     where = f"L{r.layer}, {words.number(r.coefficient)}"
-    return f"{where}<br>effect {words.signed(r.effect)}<br>KL {words.number(r.kl)}"
+    return f"{where}\neffect {words.signed(r.effect)}\nKL {words.number(r.kl)}"
 
 
 def _inside(result: Result) -> Section:

@@ -1,7 +1,6 @@
 """The report of `by_position`: where in the prompt nodes do their work, and where they read the vector."""
 
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -14,8 +13,9 @@ from steerscope.reports.figures.strip import strip
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.carried import compared, how_sure, nothing_tested
 from steerscope.reports.pages.common import everything, layout, metric_unit, of
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import largest, records, way
-from steerscope.reports.theme import claimed, key
+from steerscope.reports.theme import bold, claimed, key
 
 MEASURES = {
     "necessity": "Necessity: lost when the node is clean there",
@@ -29,6 +29,7 @@ GROUPS = ("injected +", "between", "all")  # several positions at once
 NAMED = 3  # places in a list
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """What is said of single places, and of heads whose reading changes most."""
     table = _single(result)
@@ -87,6 +88,7 @@ def _points(change: float) -> str:
     return f"{words.signed(100 * change)} percentage points"
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
@@ -125,15 +127,15 @@ def _effect(row: Any) -> str:
 
 def _hover(row: Any, unit: str) -> str:
     effect, reference, p = words.estimate(row, unit)
-    title = f"<b>{escape(str(row.node))}</b> at {escape(str(row.where))}, {row.measure}"
-    return "<br>".join([title, words.verdict(row.verdict), effect, reference, f"{p}; {row.prompts} prompts"])
+    title = f"{bold(row.node)} at {row.where}, {row.measure}"
+    return "\n".join([title, words.verdict(row.verdict), effect, reference, f"{p}; {row.prompts} prompts"])
 
 
 def _reading(row: Any, unit: str) -> str:
     beside = f", under random vectors {words.signed(row.reference)}" if words.finite(row.reference) else ""
-    return "<br>".join(
+    return "\n".join(
         [
-            f"<b>{escape(str(row.node))}</b> at {escape(str(row.where))}, {row.quantity}",
+            f"{bold(row.node)} at {row.where}, {row.quantity}",
             f"clean {words.percent(row.clean)}, steered {words.percent(row.steered)}",
             f"change {words.ranged(row, 'effect', words.signed)}{beside}",
             f"{'told' if row.told else 'not told'} from noise; {words.told(row)}; {row.prompts} prompts",
@@ -150,13 +152,13 @@ def _map(
     towards: int = 1,
 ) -> go.Figure:
     """Nodes by places; what is not told from noise is pale."""
-    rows = {node: escape(str(node)) for node in dict.fromkeys(table["node"])}
+    rows = {node: str(node) for node in dict.fromkeys(table["node"])}
     places = sorted(dict.fromkeys(table["where"]), key=lambda name: name in GROUPS)
     return grid(
         table,
         ("node", "where"),
         rows,
-        {place: escape(str(place)) for place in places},
+        {place: str(place) for place in places},
         lambda r: describe(r, unit),
         limit=limit,
         towards=towards,

@@ -4,7 +4,6 @@ it holds.
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from steerscope.reports.figures.lines import lines
 from steerscope.reports.figures.ranking import SHOWN, ranking
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import framed, legend, map_panel, metric_name, missing, model_name, saved
+from steerscope.reports.reading import drawing
 from steerscope.reports.roles import (
     Drawn,
     at,
@@ -34,7 +34,7 @@ from steerscope.reports.roles import (
     towards,
     verdict,
 )
-from steerscope.reports.theme import axis, key
+from steerscope.reports.theme import axis, bold, key
 
 SENTENCES = 4
 GROUPS = 6  # of a frame, each with panels of its own
@@ -45,6 +45,7 @@ LISTED = 500  # rows of a table
 READING = "Rankings, maps and lines are drawn from the roles of the columns below; the tables hold everything."
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """The largest estimates of the first frame that has any; or what there is instead."""
     shown = first(result)
@@ -56,6 +57,7 @@ def headline(result: Result) -> list[str]:
     return [sentence(shown, *group) for group in list(shown.groups())[:SENTENCES]]
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     question, manifest = QUESTIONS.get(result.kind), result.manifest
@@ -187,12 +189,12 @@ def _lines(shown: Drawn, unit: str, rows: pd.DataFrame) -> go.Figure:
 
 def _hover(shown: Drawn, row: Any, unit: str, name: str) -> str:
     at = f", {plain(shown.axis)} {axis_value(row.x)}" if shown.axis else ""
-    found = [f"<b>{escape(name)}</b>{escape(at)}", words.ranged(row, "effect", words.signed, escape(unit))]
+    found = [f"{bold(name)}{at}", words.ranged(row, "effect", words.signed, unit)]
     if words.finite(row.reference):
         found.append(f"reference vectors {words.ranged(row, 'reference', words.signed)}")
     if shown.verdict:
-        found.append(words.verdict(row.verdict) if isinstance(row.verdict, str) else escape(verdict(shown, row)))
-    return "<br>".join(found)
+        found.append(words.verdict(row.verdict) if isinstance(row.verdict, str) else verdict(shown, row))
+    return "\n".join(found)
 
 
 def _short(name: str) -> str:

@@ -1,7 +1,6 @@
 """The report of `edges`: the way of an effect through the model."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import networkx as nx
@@ -15,8 +14,9 @@ from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.attribute import steps_taken
 from steerscope.reports.pages.common import everything, layout, metric_unit, of, opponents
 from steerscope.reports.pages.path_effect import told
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records, sides, total, way
-from steerscope.reports.theme import NEUTRAL, figure, side
+from steerscope.reports.theme import NEUTRAL, bold, figure, side
 
 MEASURES = ("necessity", "sufficiency")
 SHOWN = 40  # edges that the graph begins with
@@ -26,6 +26,7 @@ STAGE = {"injection": 0.0, "shared": 0.02, "head": 0.38, "mlp": 0.72, "logits": 
 Point = tuple[float, float]
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """What is told from reference vectors, the widest way, the strongest edges, how good the estimates are."""
     exact, towards, whole = result.frames["verified"], way(result), total(result) or float("nan")
@@ -52,6 +53,7 @@ def headline(result: Result) -> list[str]:
     ]
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
@@ -123,7 +125,7 @@ def _graph(given: "nx.DiGraph[str]", unit: str, towards: int = 1) -> go.Figure:
                 x=[places[v][0] for v in own],
                 y=[places[v][1] for v in own],
                 mode="markers+text",
-                text=[f"<b>{escape(str(v))}</b>" for v in own],
+                text=[bold(v) for v in own],
                 textposition="top center",
                 hoverinfo="skip",
                 textfont={"size": 13},
@@ -161,8 +163,8 @@ def _through(given: "nx.DiGraph[str]", vertex: str) -> float:
 
 def _hover(sender: str, receiver: str, data: Any, unit: str) -> str:
     parts = _parts(data)
-    text = f"<b>{escape(sender)} → {escape(receiver)}</b><br>{words.signed(data['weight'])} {escape(unit)}"
-    return text + (f"<br>{escape(parts)}" if parts else "")
+    text = f"{bold(f'{sender} → {receiver}')}\n{words.signed(data['weight'])} {unit}"
+    return text + (f"\n{parts}" if parts else "")
 
 
 def _parts(data: Any) -> str:

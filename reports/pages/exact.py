@@ -1,6 +1,5 @@
 """The report of `exact`: which heads and MLPs carry an injection's effect."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages import freeze_attention, minimal, writers
 from steerscope.reports.pages.carried import carried, compared, how_sure
 from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records, way
 from steerscope.reports.theme import (
     CONCEPTS,
@@ -25,6 +25,7 @@ from steerscope.reports.theme import (
     REFERENCE,
     axis,
     bars,
+    bold,
     figure,
     key,
     said,
@@ -52,6 +53,7 @@ READING = [
 ]
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """Who carries the effect, how concentrated it is, who wrote the vector, and whether attention moves or looks."""
     return [
@@ -63,6 +65,7 @@ def headline(result: Result) -> list[str]:
     ]
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     sections = [
@@ -255,7 +258,7 @@ def _contrast_chart(table: pd.DataFrame, name: str, what: str) -> go.Figure:
             mode="markers+text",
             name=verdict,
             textposition="top center",
-            text=[escape(str(n)) if n in named else "" for n in part["node"]],
+            text=[str(n) if n in named else "" for n in part["node"]],
             marker={"size": 9, "color": look.colour, "symbol": look.symbol},
             error_x=bars(part[middle], part["left"], part["right"], REFERENCE, 0.8, 0),
             **said([_contrast_hover(r, middle, what) for r in records(part)]),
@@ -268,8 +271,8 @@ def _contrast_chart(table: pd.DataFrame, name: str, what: str) -> go.Figure:
 def _contrast_hover(row: Any, middle: str, what: str) -> str:
     ends = words.between(row.left, row.right, words.percent)
     return (
-        f"<b>{escape(str(row.node))}</b> {escape(str(row.verdict))}<br>{words.percent(row.own_share)} of this vector's "
-        f"own change<br>{words.percent(getattr(row, middle))}{ends} of {what}' own<br>told from noise: "
+        f"{bold(row.node)} {row.verdict}\n{words.percent(row.own_share)} of this vector's "
+        f"own change\n{words.percent(getattr(row, middle))}{ends} of {what}' own\ntold from noise: "
         f"{words.p_value(row.p_holm)} (Holm)"
     )
 
@@ -293,15 +296,15 @@ def _vectors_chart(vectors: pd.DataFrame) -> go.Figure:
         rows = vectors[vectors["family"] == family]
         colour, symbol = looks.get(family, (CONCEPTS, "diamond"))
         hover = [
-            f"<b>{escape(str(r.label))}</b><br>effect {words.ranged(r, 'effect', words.signed, 'logits')}<br>KL "
-            f"{words.ranged(r, 'kl', unit='nats')}<br>coefficient {words.number(r.coefficient)}"
+            f"{bold(r.label)}\neffect {words.ranged(r, 'effect', words.signed, 'logits')}\nKL "
+            f"{words.ranged(r, 'kl', unit='nats')}\ncoefficient {words.number(r.coefficient)}"
             for r in records(rows)
         ]
         chart.add_scatter(
             x=rows["kl"],
             y=rows["effect"],
             mode="markers",
-            name=escape(family) if family else "this vector",
+            name=family if family else "this vector",
             marker={"size": 7 if family else 12, "color": colour, "symbol": symbol},
             error_x=bars(rows["kl"], rows["kl_low"], rows["kl_high"], colour, 1, 0),
             error_y=bars(rows["effect"], rows["low"], rows["high"], colour, 1, 0),
@@ -329,8 +332,8 @@ def _token_bars(table: pd.DataFrame, side: str) -> go.Figure:
     labels = [visible(t) for t in rows["token"]]
     chart = figure(height=80 + 23 * max(3, len(rows)), margin={"l": 90, "r": 14, "t": 8, "b": 46})
     hover = [
-        f"<b>{label}</b><br>{words.number(r.clean)} → {words.number(r.steered)}<br>mean log ratio "
-        f"{words.signed(r.change)} nats<br>contribution to KL {words.signed(r.kl)} nats"
+        f"{bold(label)}\n{words.number(r.clean)} → {words.number(r.steered)}\nmean log ratio "
+        f"{words.signed(r.change)} nats\ncontribution to KL {words.signed(r.kl)} nats"
         for label, r in zip(labels, records(rows), strict=True)
     ]
     chart.add_bar(

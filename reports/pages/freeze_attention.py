@@ -1,6 +1,5 @@
 """The report of `freeze_attention`: what heads move, or where they look; its section stands in that of `exact`, too."""
 
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -14,8 +13,9 @@ from steerscope.reports.figures.lines import EFFECT, LOSS, line
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.breakdown_words import share, text_of
 from steerscope.reports.pages.common import everything, layout, missing, of
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records, sign
-from steerscope.reports.theme import LEGEND, axis, figure
+from steerscope.reports.theme import LEGEND, axis, bold, figure
 
 TITLE = "Attention: what heads move, or where they look"
 OUTCOMES = ("effect", "damage")
@@ -23,6 +23,7 @@ FROZEN = {"patterns": "patterns frozen", "values": "values frozen", "both": "bot
 LOOKS = {"effect": (EFFECT, "circle", -0.16), "damage": (LOSS, "diamond", 0.16)}
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """What frozen patterns and frozen values cost, in a sentence; nothing where that is not known."""
     table = result.frames.get("attention")
@@ -43,6 +44,7 @@ def headline(result: Result) -> list[str]:
     return [" ".join(sentences)] if sentences else []
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     return layout(
@@ -154,12 +156,12 @@ def _by_layer(table: pd.DataFrame) -> go.Figure:
 
 def _hover(row: Any, unit: str = "") -> str:
     """All that is known of a freezing and an outcome."""
-    unit = escape(str(row.unit))
+    unit = str(row.unit)
     lost = f"{words.signed(row.lost)} of {words.signed(row.total)} {unit}{words.between(row.low, row.high)}"
-    title = escape(f"{FROZEN.get(row.frozen, str(row.frozen))}: {row.outcome}")
-    return "<br>".join(
+    title = f"{FROZEN.get(row.frozen, str(row.frozen))}: {row.outcome}"
+    return "\n".join(
         [
-            f"<b>{escape(str(row.node))}</b> {title}",
+            f"{bold(row.node)} {title}",
             f"{words.ranged(row, 'survives', words.percent)} survives",
             f"lost {lost}",
             f"random vectors of their own: {words.ranged(row, 'reference_survives', words.percent)} survives",

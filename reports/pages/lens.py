@@ -9,15 +9,17 @@ from steerscope.reports import words
 from steerscope.reports.figures.layers import by_layer, read
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.common import everything, layout, of
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
 from steerscope.reports.theme import POSITIVE, axis, figure
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """KL of both lenses, layer by layer."""
     tuned, logit = (records(of(result, "layers", lens=name).sort_values("layer")) for name in ("tuned", "logit"))
     named = [
-        f"{words.ranged(a, 'kl')} before layer {a.layer} (logit lens {words.number(b.kl)})"
+        f"{words.ranged(a, 'kl')} before layer {words.number(a.layer, 1)} (logit lens {words.number(b.kl)})"
         for a, b in zip(tuned, logit, strict=True)
     ]
     shown = named if len(named) <= 6 else [*named[:3], *named[-3:]]
@@ -26,6 +28,7 @@ def headline(result: Result) -> list[str]:
     return [f"{held} the lens' prediction is within a KL of {words.listing(shown)} of the model's own, in nats."]
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     table, steps = result.frames["layers"], result.frames["steps"]

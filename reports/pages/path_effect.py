@@ -1,6 +1,5 @@
 """The report of `path_effect`: what flows straight from one node to another."""
 
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -11,11 +10,14 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.carried import compared, contrast, nothing_tested
 from steerscope.reports.pages.common import everything, layout, metric_unit
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import largest, records, way
+from steerscope.reports.theme import bold
 
 MOST = 5  # named in a list
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """Which paths are told from reference vectors, and the largest as they are."""
     unit, table = metric_unit(result), _named(result, "necessity")
@@ -60,6 +62,7 @@ def _listed(rows: pd.DataFrame) -> str:
     return words.listing([*named, f"{len(rows) - len(named)} more"] if len(rows) > len(named) else named)
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     unit, towards = metric_unit(result), way(result)
@@ -90,4 +93,4 @@ def _named(result: Result, measure: str) -> pd.DataFrame:
 
 def hover(row: Any, unit: str) -> str:
     """All that is known of a path, for its hover label."""
-    return "<br>".join([f"<b>{escape(str(row.node))}</b>", words.verdict(row.verdict), *words.estimate(row, unit)])
+    return "\n".join([bold(row.node), words.verdict(row.verdict), *words.estimate(row, unit)])

@@ -7,12 +7,14 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.carried import carried, how_sure
 from steerscope.reports.pages.common import everything, layout, metric_unit, of
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records, way
 from steerscope.reports.theme import key
 
 MEASURES = ("necessity", "sufficiency")
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """What is said of the verified nodes, what was left out, what it cost."""
     table = of(result, "effects", measure="necessity")
@@ -33,6 +35,7 @@ def headline(result: Result) -> list[str]:
     return [*found, f"It cost {cost['screen']} forward passes; patching every node costs {cost['exact']}."]
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [

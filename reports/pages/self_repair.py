@@ -1,6 +1,5 @@
 """The report of `self_repair`: what later nodes and the final norm do when a carrier is removed."""
 
-from html import escape
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,14 +14,16 @@ from steerscope.reports.figures.lines import clear
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.carried import compared, how_sure, nothing_tested
 from steerscope.reports.pages.common import everything, layout, metric_unit, of, shares
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import largest, records, sides, way
-from steerscope.reports.theme import CLAIMS, NEUTRAL, axis, bars, figure, said, side
+from steerscope.reports.theme import CLAIMS, NEUTRAL, axis, bars, bold, figure, said, side
 
 HARDLY = 0.05  # of the net loss
 SHOWN = 5  # later nodes with a step of their own
 LOSS = "#5f666f"
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """The strongest repair by a node, by the norm, and the strongest passing on, of nodes that carry the effect; the
     removed ones that work against it.
@@ -34,6 +35,7 @@ def headline(result: Result) -> list[str]:
     return [line for line in (*found, _norm(result), _against(result)) if line]
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
@@ -193,7 +195,7 @@ def _staircase(parts: pd.DataFrame, later: pd.DataFrame, unit: str, towards: int
 def _steps(by: dict[str, Any], later: pd.DataFrame) -> list[tuple[str, Any, bool]]:
     """(name, row, whether a step between both losses) of each bar."""
     order = later[later["effect"] != 0].sort_values("effect", key=abs, ascending=False)
-    steps = [(escape(str(r.node)), r) for r in records(order.head(SHOWN))]
+    steps = [(str(r.node), r) for r in records(order.head(SHOWN))]
     rest, none = order.iloc[SHOWN:], float("nan")
     if len(rest):
         row = SimpleNamespace(effect=float(rest["effect"].sum()), low=none, high=none, verdict="")
@@ -209,10 +211,10 @@ def _hover(name: str, row: Any, unit: str, towards: int) -> str:
     """Of a step, with the sign of the whole effect; of a loss without."""
     verb = ("repairs" if row.effect * towards > 0 else "adds") if towards else "loss"
     size = words.number(abs(row.effect) if towards else row.effect)
-    lines = [f"<b>{name}</b>", f"{verb} {size} {escape(unit)}{words.between(row.low, row.high)}"]
+    lines = [bold(name), f"{verb} {size} {unit}{words.between(row.low, row.high)}"]
     if row.verdict:
         lines += [words.verdict(row.verdict), words.clouds(row), words.told(row)]
-    return "<br>".join(lines)
+    return "\n".join(lines)
 
 
 def _summary(result: Result) -> Section:

@@ -1,6 +1,5 @@
 """The report of `shapley`: the effect shared out among nodes, and which of them stand in for or need each other."""
 
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -13,10 +12,12 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.carried import carried, how_sure
 from steerscope.reports.pages.common import everything, layout, metric_unit, shares
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import largest, records, sides, way
-from steerscope.reports.theme import key
+from steerscope.reports.theme import bold, key
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """What is said of the values, the largest ones, the direct way, the strongest interactions."""
     unit, table, towards = metric_unit(result), result.frames["effects"], way(result)
@@ -50,6 +51,7 @@ def _pairs(table: pd.DataFrame, towards: int) -> list[str]:
     return [f"{text[0].upper()}{text[1:]} (different from zero over prompts; not compared with reference vectors)."]
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
@@ -72,14 +74,14 @@ def page(result: Result) -> Page:
 def _hover(row: Any, unit: str) -> str:
     effect, reference, p = words.estimate(row, unit)
     error = f"error from sampling coalitions {words.number(row.sampling_error)}"
-    return "<br>".join([f"<b>{escape(str(row.node))}</b>", words.verdict(row.verdict), effect, error, reference, p])
+    return "\n".join([bold(row.node), words.verdict(row.verdict), effect, error, reference, p])
 
 
 def _pair(row: Any, unit: str) -> str:
-    return "<br>".join(
+    return "\n".join(
         [
-            f"<b>{escape(f'{row.first} and {row.second}')}</b>",
-            f"{words.signed(row.interaction)} {escape(unit)} beyond the sum{words.between(row.low, row.high)}",
+            bold(f"{row.first} and {row.second}"),
+            f"{words.signed(row.interaction)} {unit} beyond the sum{words.between(row.low, row.high)}",
             f"{words.p_value(row.p_holm)} (Holm); sampling error {words.number(row.sampling_error)}",
         ]
     )

@@ -1,6 +1,5 @@
 """The report of `sparsify`: how few dimensions of a vector keep its effect."""
 
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -12,8 +11,9 @@ from steerscope.reports.figures.lines import lines
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.carried import compared
 from steerscope.reports.pages.common import everything, layout, missing, no_intervals
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
-from steerscope.reports.theme import GRID, REFERENCE, axis
+from steerscope.reports.theme import GRID, REFERENCE, axis, bold
 
 SCALES = {False: "as they are", True: "scaled back to the vector's norm"}
 NAME = {"gradient": "largest by gradient", "size": "largest values", "first": "the first ones", "random": "random ones"}
@@ -21,6 +21,7 @@ COLOURS = {"gradient": "#c4501b", "size": "#2f7bbf", "first": "#8f63ad", "random
 TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """The best order's smallest fraction, a random choice of as many, the disturbance, reference vectors."""
     table, smallest = _scaled(result, "curves", False), _scaled(result, "smallest", False)
@@ -64,6 +65,7 @@ def _needed(best: Any) -> str:
     return f"{words.ranged(best, 'reference', words.percent)} (this vector, of its own: {words.percent(best.own)})"
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
@@ -116,9 +118,9 @@ def _kept(table: pd.DataFrame, keep: float) -> go.Figure:
 
 def _kept_hover(name: str, row: Any) -> str:
     tested = f"{words.p_value(row.p_holm)} (Holm)" if words.finite(row.p_holm) else "not tested"
-    return "<br>".join(
+    return "\n".join(
         [
-            f"<b>{escape(name)}</b>: {row.dimensions} dimensions, {words.percent(row.norm)} of the norm",
+            f"{bold(name)}: {row.dimensions} dimensions, {words.percent(row.norm)} of the norm",
             f"{words.ranged(row, 'kept', words.percent)} of the effect, {words.percent(row.kl_kept)} of the "
             "disturbance",
             f"reference vectors, of their own: {words.ranged(row, 'reference', words.percent)}",
@@ -132,7 +134,7 @@ def _disturbed(table: pd.DataFrame) -> go.Figure:
 
     def hover(name: str, row: Any) -> str:
         kl = words.ranged(row, "kl", unit="nats")
-        return f"<b>{escape(name)}</b>, {words.percent(row.fraction)}<br>KL {kl}"
+        return f"{bold(name)}, {words.percent(row.fraction)}\nKL {kl}"
 
     chart = _over_dimensions(table.assign(low=float("nan"), high=float("nan")), "kl_kept", hover)
     chart.add_hline(y=1.0, line_width=1, line_color=GRID)

@@ -1,7 +1,6 @@
 """The report of `sweep`: what parts of a steering vector do in randomly chosen nodes."""
 
 import math
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -16,8 +15,9 @@ from steerscope.reports.pages.common import cell, framed, legend, metric_name, m
 from steerscope.reports.pages.sweep_sections import absent, frame, of_outcome
 from steerscope.reports.pages.sweep_words import alpha, told, vectors, whole
 from steerscope.reports.pages.sweep_words import headline as headline
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
-from steerscope.reports.theme import axis
+from steerscope.reports.theme import axis, bold
 
 MODES = {
     "own": "Mode own: every node gets its own activation difference between the vector's two prompts (a head in its z, "
@@ -59,6 +59,7 @@ READING = (
 )
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     manifest = result.manifest
@@ -224,7 +225,7 @@ def _agreement(table: pd.DataFrame) -> go.Figure:
 
 def _over_trials(table: pd.DataFrame, series: dict[str, pd.DataFrame], column: str, **more: Any) -> go.Figure:
     def hover(name: str, row: Any) -> str:
-        return f"<b>{row.trials:,} trials</b><br>{escape(name)}: {words.number(getattr(row, column))}"
+        return f"{bold(f'{row.trials:,} trials')}\n{name}: {words.number(getattr(row, column))}"
 
     drawn = {name: rows.assign(low=math.nan, high=math.nan) for name, rows in series.items() if len(rows)}
     look: dict[str, Any] = {"height": 330, "margin": {"l": 66, "r": 14, "t": 34, "b": 50}}

@@ -1,7 +1,6 @@
 """The sections of a sweep's report on what was found: maps, ranks, frontier, response, pairs, layers, designs."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.page import Panel, Section, Table
 from steerscope.reports.pages.common import map_panel, metric_unit, missing
 from steerscope.reports.records import largest, records, way
-from steerscope.reports.theme import LEGEND, NEUTRAL, POSITIVE, REFERENCE, axis, figure, key, side
+from steerscope.reports.theme import LEGEND, NEUTRAL, POSITIVE, REFERENCE, axis, bold, figure, key, side
 
 TITLES = {
     "effect": "Contribution to the effect",
@@ -86,11 +85,11 @@ def _towards(result: Result, outcome: str) -> int:
 
 def _contribution(row: Any, unit: str) -> str:
     """All that is known of a node and an outcome."""
-    return "<br>".join(
+    return "\n".join(
         [
-            f"<b>{escape(str(row.node))}</b> {escape(str(row.outcome))}",
+            f"{bold(row.node)} {row.outcome}",
             words.verdict(row.verdict),
-            f"contribution {words.ranged(row, 'effect', words.signed, escape(unit))}, {words.percent(row.share)}",
+            f"contribution {words.ranged(row, 'effect', words.signed, unit)}, {words.percent(row.share)}",
             f"of random vectors {words.ranged(row, 'reference', words.signed)}, {row.vectors} of them",
             f"with the node {words.number(row.mean_in)}, without {words.number(row.mean_out)}, in {row.sampled:,} "
             "trials",
@@ -107,9 +106,9 @@ def _known(p: Any) -> str:
 def _efficiency(row: Any, unit: str) -> str:
     """A node's effect for each nat of disturbance."""
     found = [name for name in ("useful", "frontier") if getattr(row, name)]
-    title = f"<b>{escape(str(row.node))}</b> {words.listing(found) if found else ''}"
+    title = f"{bold(row.node)} {words.listing(found) if found else ''}"
     ends = words.between(row.efficiency_low, row.efficiency_high)
-    return f"{title}<br>{words.verdict(row.verdict)}<br>{words.signed(row.effect)} {escape(unit)}{ends}"
+    return f"{title}\n{words.verdict(row.verdict)}\n{words.signed(row.effect)} {unit}{ends}"
 
 
 def _maps(result: Result) -> Section:
@@ -217,7 +216,7 @@ def _responses(table: pd.DataFrame, nodes: Sequence[str], unit: str) -> go.Figur
     rows = [(by, outcome) for by in ALONG for outcome in NAME if (by, outcome) in found]
     chart = figure(height=70 + 184 * len(rows), margin={"l": 74, "r": 12, "t": 30, "b": 52})
     gaps = {"horizontal_spacing": 0.012, "vertical_spacing": min(0.14, 0.34 / len(rows))}
-    titles = [escape(node) for node in nodes]
+    titles = [node for node in nodes]
     chart.set_subplots(rows=len(rows), cols=len(nodes), shared_yaxes="rows", subplot_titles=titles, **gaps)
     chart.update_annotations(font_size=13)
     for i, (by, outcome) in enumerate(rows, 1):
@@ -225,7 +224,7 @@ def _responses(table: pd.DataFrame, nodes: Sequence[str], unit: str) -> go.Figur
         of, middle = units(outcome, unit), (len(nodes) + 1) // 2
         for j, node in enumerate(nodes, 1):
             own = part[part["node"] == node]
-            hover = levels(own, "contribution", escape(of), f"<b>{escape(node)}</b><br>")
+            hover = levels(own, "contribution", of, f"{bold(node)}\n")
             line(chart, own, "level", "contribution", COLOUR[outcome], hover=hover, place={"row": i, "col": j})
             chart.update_xaxes(axis(ALONG[by] if j == middle else "", **_ticks(part, 4)), row=i, col=j)
             title = f"{NAME[outcome]} ({of})" if j == 1 else ""
@@ -266,7 +265,7 @@ def _doses(table: pd.DataFrame, unit: str) -> go.Figure:
             where: dict[str, Any] = {"row": i, "col": j}
             for vector, colour in (("random", REFERENCE), ("real", POSITIVE)):
                 own, name = part[part["vector"] == vector], f"{vector} vectors"
-                hover = levels(own, "mean", escape(of), f"<b>{name}</b><br>")
+                hover = levels(own, "mean", of, f"{bold(name)}\n")
                 if len(own):
                     legend: dict[str, Any] = {"name": name, "shown": i == j == 1}
                     line(chart, own, "level", "mean", colour, hover=hover, place=where, **legend)
@@ -302,10 +301,10 @@ def _pairs(result: Result) -> Section:
 
 
 def _interaction(row: Any, unit: str) -> str:
-    return "<br>".join(
+    return "\n".join(
         [
-            f"<b>{escape(str(row.first))} and {escape(str(row.second))}</b>",
-            f"{words.signed(row.interaction)} {escape(unit)} beyond the sum{words.between(row.low, row.high)}",
+            bold(f"{row.first} and {row.second}"),
+            f"{words.signed(row.interaction)} {unit} beyond the sum{words.between(row.low, row.high)}",
             f"{words.p_value(row.p_holm)} (Holm), together in {row.together:,} trials",
         ]
     )
@@ -351,8 +350,8 @@ def _trend(rows: pd.DataFrame, unit: str) -> go.Figure:
     """One outcome's lines over layers with their intervals."""
 
     def hover(name: str, row: Any) -> str:
-        value = words.ranged(row, "contribution", words.signed, escape(unit))
-        return f"<b>layer {row.layer}, {name}</b> (mean of {row.nodes})<br>{value}<br>{words.p_value(row.p)}"
+        value = words.ranged(row, "contribution", words.signed, unit)
+        return f"{bold(f'layer {row.layer}, {name}')} (mean of {row.nodes})\n{value}\n{words.p_value(row.p)}"
 
     kinds = [str(kind) for kind in rows["kind"].unique()]
     series = {KINDS.get(kind, kind): rows[rows["kind"] == kind] for kind in kinds}
@@ -435,14 +434,14 @@ def _means(table: pd.DataFrame, unit: str, towards: int = 1) -> go.Figure:
         colour = [side(mean, sign) if shown else NEUTRAL for mean, shown in coloured]
         symbol = np.where(clear, "circle", "circle-open").tolist()
         hover = [
-            f"<b>{escape(str(r.design))}</b>, {r.trials:,} "
-            f"trials<br>{words.ranged(r, 'mean', words.signed, escape(of))}<br>k {words.number(r.k)}, norm "
+            f"{bold(r.design)}, {r.trials:,} "
+            f"trials\n{words.ranged(r, 'mean', words.signed, of)}\nk {words.number(r.k)}, norm "
             f"{words.number(r.norm)} stream norms"
             for r in records(rows)
         ]
         look: dict[str, Any] = {"colour": colour, "symbol": symbol, "whisker": NEUTRAL, "row": 1, "col": j}
         dots(chart, rows, range(len(rows)), "mean", hover, ends=("low", "high"), **look)
         chart.update_xaxes(axis(f"{NAME[outcome]} ({of})", nticks=6, zeroline=True), rangemode="tozero", row=1, col=j)
-    labels = [f"<b>{d.replace(' - ', ' − ')}</b>  " if d == DIFFERENCE else escape(f"mean of {d}  ") for d in order]
+    labels = [f"{bold(d.replace(' - ', ' − '))}  " if d == DIFFERENCE else f"mean of {d}  " for d in order]
     names(chart, labels, showgrid=True)
     return chart

@@ -12,11 +12,13 @@ from steerscope.analysis.results.verdicts import TOLD
 from steerscope.reports import words
 from steerscope.reports.pages.common import metric_unit, missing, model_name
 from steerscope.reports.pages.sweep_sections import DIFFERENCE, adds, flagged, frame, of_outcome
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records, way
 
 UNTOLD = "its disturbance cannot be told from zero"
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """What was found: nodes by their verdicts, pairs and the comparison of designs by Holm's p."""
     if of_outcome(result, "nodes", "effect").empty:

@@ -3,7 +3,6 @@ predict.
 """
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -17,8 +16,9 @@ from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.carried import compared
 from steerscope.reports.pages.common import everything, layout, no_intervals, of
 from steerscope.reports.pages.lens import trajectories
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
-from steerscope.reports.theme import GRID, LEGEND, axis, figure, said
+from steerscope.reports.theme import GRID, LEGEND, axis, bold, figure, said
 
 PARTS = {
     "rest": ("clean stream", "#9aa3ad"),
@@ -29,6 +29,7 @@ PLACES = ("injected", "later")
 Norm = tuple[int, str]
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """Relative norm at both ends, what the last norm sees, commitment."""
     found = []
@@ -70,6 +71,7 @@ def _beside(result: Result, row: Any) -> str:
     return f" (of {others}, each by itself: {words.ranged(row, 'reference', words.percent)} on average)"
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     weights = result.manifest.get("weights", "raw")
@@ -129,8 +131,8 @@ def _along(
     norms = _order(result.frames["stream"])
 
     def hover(name: str, r: Any) -> str:
-        beside = f"<br>reference vectors {words.ranged(r, 'reference')}" if words.finite(r.reference) else ""
-        return f"<b>{escape(name)}</b>, {escape(_short((r.layer, r.norm)))}<br>{words.ranged(r)}{beside}"
+        beside = f"\nreference vectors {words.ranged(r, 'reference')}" if words.finite(r.reference) else ""
+        return f"{bold(name)}, {_short((r.layer, r.norm))}\n{words.ranged(r)}{beside}"
 
     series = {n: of(result, "stream", quantity=q, where=where) for n, (q, where) in quantities.items()}
     places = {n: [norms.index(item) for item in zip(t["layer"], t["norm"], strict=True)] for n, t in series.items()}
@@ -142,7 +144,7 @@ def _along(
 
 
 def _norm_axis(chart: go.Figure, norms: list[Norm]) -> None:
-    ticks = {"tickvals": list(range(len(norms))), "ticktext": [escape(_short(norm)) for norm in norms]}
+    ticks = {"tickvals": list(range(len(norms))), "ticktext": [_short(norm) for norm in norms]}
     chart.update_xaxes(axis("norm (A attention, M MLP)"), tickangle=-45 if len(norms) > 12 else 0, **ticks)
 
 
@@ -177,9 +179,9 @@ def _split_chart(result: Result, where: str) -> go.Figure:
         if rows.empty:
             continue
         hover = [
-            f"<b>{name}</b>, "
-            f"{escape(_short((r.layer, r.norm)))}<br>{words.ranged(r, 'value', words.percent)}"
-            f"{f'<br>reference vectors {words.percent(r.reference)}' if words.finite(r.reference) else ''}"
+            f"{bold(name)}, "
+            f"{_short((r.layer, r.norm))}\n{words.ranged(r, 'value', words.percent)}"
+            + (f"\nreference vectors {words.percent(r.reference)}" if words.finite(r.reference) else "")
             for r in records(rows)
         ]
         at = [norms.index(item) for item in zip(rows["layer"], rows["norm"], strict=True)]

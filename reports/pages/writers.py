@@ -1,6 +1,5 @@
 """The report of `writers`: who wrote the steering vector; its section stands in the report of `exact`, too."""
 
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -12,8 +11,9 @@ from steerscope.reports import words
 from steerscope.reports.figures.dots import bands, dots, names
 from steerscope.reports.page import Page, Panel, Section
 from steerscope.reports.pages.common import everything, layout, metric_unit, missing, of
+from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
-from steerscope.reports.theme import DIVERGING, LEGEND, NEUTRAL, axis, figure, visible
+from steerscope.reports.theme import DIVERGING, LEGEND, NAMELESS, NEUTRAL, axis, bold, figure, visible
 from steerscope.reports.words import finite
 
 TITLE = "Writers"
@@ -26,6 +26,7 @@ LOOKS = {
 }
 
 
+@drawing
 def headline(result: Result) -> list[str]:
     """Who wrote each vector, in a sentence; nothing where no writers are known."""
     table = result.frames.get("writers")
@@ -56,6 +57,7 @@ def _untested(result: Result) -> list[str]:
     return [f"Of no part can it be said that it does more than a random one: {why}."]
 
 
+@drawing
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     sections = [section(result), _rows(result), _table(result)]
@@ -165,7 +167,7 @@ def _chart(table: pd.DataFrame, total: float, unit: str) -> go.Figure:
         chart.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=legend)
     stroke = {"size": 12, "symbol": "line-ns-open", "line": {"width": 2.5}}
     hover = [
-        f"<b>{escape(str(r.writer))}</b><br>{words.percent(r.share)} along the vector<br>norm {words.number(r.norm)}, "
+        f"{bold(r.writer)}\n{words.percent(r.share)} along the vector\nnorm {words.number(r.norm)}, "
         f"cosine {words.number(r.cosine)}"
         for r in records(rows)
     ]
@@ -173,7 +175,7 @@ def _chart(table: pd.DataFrame, total: float, unit: str) -> go.Figure:
     where, along = range(len(rows)), {"colour": NEUTRAL, "name": "share along the vector"}
     dots(chart, none, where, "share", hover, ends=("low", "high"), marker=stroke, **along)
     chart.update_xaxes(axis("share of the vector, of the effect"), tickformat=".0%", rangemode="tozero")
-    names(chart, [escape(str(writer)) for writer in rows["writer"]])
+    names(chart, [str(writer) for writer in rows["writer"]])
     return chart
 
 
@@ -185,10 +187,10 @@ def _hover(row: Any, measure: str, unit: str) -> str:
         for p, name in ((over, "over prompts"), (noise, "from random parts"), (corrected, "told, Holm"))
         if finite(p)
     ]
-    return "<br>".join(
+    return "\n".join(
         [
-            f"<b>{escape(str(row.writer))}</b> {LOOKS[measure][3]}",
-            f"{words.ranged(row, measure, words.signed, escape(unit))}, {words.percent(share)} of the effect",
+            f"{bold(row.writer)} {LOOKS[measure][3]}",
+            f"{words.ranged(row, measure, words.signed, unit)}, {words.percent(share)} of the effect",
             f"random parts of equal norm {words.ranged(row, f'{measure}_reference', words.signed)}",
             ", ".join(tested),
         ]
@@ -227,13 +229,13 @@ def _map(table: pd.DataFrame) -> go.Figure:
         text=[[_cell(v) for v in line] for line in grid.to_numpy()],
         texttemplate="%{text}" if len(tokens) <= 12 else None,
         hoverongaps=False,
-        customdata=[[escape(name)] * len(tokens) for name in writers],
-        hovertemplate="<b>%{customdata}</b><br>%{z:.1%} of this row<extra></extra>",
+        customdata=[[name] * len(tokens) for name in writers],
+        hovertemplate=f"{bold('%{customdata}')}\n%{{z:.1%}} of this row{NAMELESS}",
     )
-    ticks = [f"{visible(r.plus)}<br>{visible(r.minus)}" for r in records(tokens)]
+    ticks = [f"{visible(r.plus)}\n{visible(r.minus)}" for r in records(tokens)]
     title, plain = axis("row of the vector: plus over minus"), {"showgrid": False, "zeroline": False}
     chart.update_xaxes(title, tickvals=list(range(len(tokens))), ticktext=ticks, **plain)
-    names(chart, [escape(name) for name in writers], autorange="reversed", range=None)
+    names(chart, [name for name in writers], autorange="reversed", range=None)
     return chart
 
 

@@ -1,16 +1,38 @@
 """Results of every kind, of any size, with numbers that are made up but hang together; and those of a small model."""
 
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from checkpoints import save_gpt2
 from made_sweep import make_sweep
-from made_up import fitting, made_attention, made_numbers, made_references, made_tests, made_writers
+from made_up import (
+    EFFECTS,
+    effects,
+    fitting,
+    made_attention,
+    made_numbers,
+    made_references,
+    made_tests,
+    made_writers,
+    result,
+)
 from small_runs import small_results
 
+from steerscope.analysis.breakdown.breakdown import breakdown
+from steerscope.analysis.lens.train import train_lens
+from steerscope.analysis.loading.loading import load
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
+from steerscope.analysis.trace import trace
+from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.questions import QUESTIONS
 
 Maker = Callable[..., Result]
@@ -198,3 +220,41 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """Every question about effects, asked of a small model on three prompts."""
     found: dict[str, Result] = small_results(tmp_path_factory.mktemp("small"))
     return found
+
+
+TEXTS = ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park"]
+
+
+@pytest.fixture(scope="session")
+def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """A result of every kind; "unknown" is one of no question, whose page is drawn from roles."""
+    found, folder = dict(small), tmp_path_factory.mktemp("kinds")
+    save_gpt2(folder / "again")
+    model = load(folder / "again", name="tiny")
+    prompts = make_prompts(model, TEXTS)
+    asked = Experiment(model, (Injection(prompt_pair(model, " wedding", " ship", 0), 3.0),), prompts, references=2)
+    found["trace"] = trace(asked)
+    found["breakdown"] = breakdown(asked, coefficients=[0, 1, 10, 1e4])
+    windows = make_prompts(model, [[3 + (i * j) % 90 for j in range(9)] for i in range(1, 13)])
+    _, found["train_lens"] = train_lens(model, windows, folder / "lens", steps=2, batch=4, held_out=4)
+    found["sweep"] = make_sweep()
+    found["unknown"] = result(effects([1.0, -2.0, 0.5]), EFFECTS)
+    return found
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[[Path], str]:
+    """The document of a page after its scripts have run in a real browser."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --virtual-time-budget=8000 --dump-dom"
+    )
+
+    def document(page: Path) -> str:
+        command = [chromium, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    return document

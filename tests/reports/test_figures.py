@@ -12,6 +12,7 @@ from steerscope.reports.figures.ranking import ranking
 from steerscope.reports.pages.exact import _contrast_chart, _token_bars, _vectors_chart
 from steerscope.reports.records import records
 from steerscope.reports.theme import (
+    BOLD,
     CLAIMS,
     CONCEPTS,
     MARKS,
@@ -58,7 +59,7 @@ def test_the_map_marks_what_something_is_said_of(maker: Maker, heads: int) -> No
     [marks] = [t for t in drawn if t.mode == "markers"]
     assert list(marks.marker.symbol) == [MARKS[v].symbol for v in marked["verdict"]]
     np.testing.assert_array_equal(np.round(marks.y), marked["layer"])
-    bold = [t for text in drawn if text.mode == "text" for t in text.text if "<b>" in t]
+    bold = [t for text in drawn if text.mode == "text" for t in text.text if BOLD in t]
     assert len(bold) == (0 if heads == 60 else table["verdict"].isin(CLAIMS).sum())
 
 
@@ -133,7 +134,7 @@ def test_bars_show_the_change_of_probability(maker: Maker) -> None:
     frame = maker(text="<b>ring").frames["tokens"]
     gain = _token_bars(frame, "gain")
     np.testing.assert_allclose(gain.data[0].x, 0.2)
-    assert gain.layout.yaxis.ticktext[0] == "␣&lt;b&gt;ring"
+    assert gain.layout.yaxis.ticktext[0] == "␣<b>ring"
 
 
 def test_each_verdict_has_its_own_colour_among_the_references(maker: Maker) -> None:

@@ -24,7 +24,7 @@ from steerscope.reports.pages import default
 from steerscope.reports.pages.common import metric_name
 from steerscope.reports.pages.edges import _widest
 from steerscope.reports.records import sides, total, way
-from steerscope.reports.theme import DIVERGING, NEGATIVE, NEUTRAL, POSITIVE, diverging, side
+from steerscope.reports.theme import BOLD, DIVERGING, NEGATIVE, NEUTRAL, PLAIN, POSITIVE, bold, diverging, side
 
 Maker = Callable[..., Result]
 KINDS = [*RUNS, "sweep"]
@@ -187,10 +187,8 @@ def test_a_relay_needs_its_partner_whatever_the_sign_of_the_effect(results: dict
         )
         [drawn] = [panel for section in page_of("shapley").page(result).sections for panel in section.panels][2:]
         assert drawn.figure is not None
-        red = {
-            label.split("<br>")[0]: colour[0] - colour[2] for label, colour in _marks(drawn.figure) if "<b>" in label
-        }
-        assert red[f"<b>{relay}</b>"] > 0 > red[f"<b>{both}</b>"]
+        red = {label.split("\n")[0]: colour[0] - colour[2] for label, colour in _marks(drawn.figure) if BOLD in label}
+        assert red[bold(relay)] > 0 > red[bold(both)]
 
 
 @pytest.mark.parametrize("kind", ["exact", "screen", "shapley"])
@@ -216,10 +214,10 @@ def test_a_carrier_of_all_of_a_negative_effect_has_the_colour_of_working_along(r
     ranked = [p.figure for s in page.sections if s.title == "Ranked carriers" for p in s.panels]
     maps = [p.figure for s in page.sections if s.title == "Heads by layers" for p in s.panels]
     for figure in ranked:
-        found = {label.split("</b>")[0][3:]: colour for label, colour in _marks(figure) if "<b>" in label}
+        found = {label.split(PLAIN)[0][1:]: colour for label, colour in _marks(figure) if BOLD in label}
         assert found == {carrier: POSITIVE, opponent: NEGATIVE}
     for figure in maps:
-        warm = {label.split("</b>")[0][3:]: c[0] - c[2] for label, c in _marks(figure) if isinstance(c, tuple)}
+        warm = {label.split(PLAIN)[0][1:]: c[0] - c[2] for label, c in _marks(figure) if isinstance(c, tuple)}
         assert warm[carrier] > 0 > warm[opponent]
     assert POSITIVE in notebook.html(result) and list(ranked[0].data[0].x) == [-2.0, 4 / 3]
 

@@ -53,14 +53,14 @@ def test_p_values_say_what_they_are_over() -> None:
     assert words.told(row()) == "p = 0.500 (over prompts)"
     every = row(p=1e-6, p_noise=1e-5, p_concepts=0.2, p_holm=0.01, p_specific=1.0)
     assert words.told(every) == (
-        "p < 0.001 (over prompts)<br>p < 0.001 (from random vectors), p = 0.200 (from other concepts)<br>p = 0.010 "
+        "p < 0.001 (over prompts)\np < 0.001 (from random vectors), p = 0.200 (from other concepts)\np = 0.010 "
         "(told, Holm), p = 1.000 (specific, Holm)"
     )
 
 
-def test_a_verdict_is_said_with_its_meaning_and_anything_else_is_escaped() -> None:
+def test_a_verdict_is_said_with_its_meaning_and_anything_else_as_it_is() -> None:
     assert words.verdict("shared") == f"shared: {VERDICTS['shared']}"
-    assert words.verdict("<b>") == "&lt;b&gt;"
+    assert words.verdict("<b>") == "<b>"
 
 
 def test_marks_are_explained_only_where_they_are_drawn() -> None:
