@@ -52,8 +52,6 @@ class Edit:
     def __post_init__(self) -> None:
         if self.operation == "hide" and self.site.name != "pattern":
             raise BadArgument(f"hide at {self.site}; expected a pattern; set or scale other sites")
-        if self.positions is not None:
-            object.__setattr__(self, "positions", tuple(self.positions))
         if isinstance(self.value, Tensor) != (self.operation != "scale"):
             expected = "a number" if self.operation == "scale" else "a tensor"
             raise BadArgument(
@@ -80,10 +78,6 @@ class Variant:
 
     prompt: Whole
     edits: tuple[Edit, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.edits, tuple):
-            object.__setattr__(self, "edits", tuple(self.edits))
 
     def __repr__(self) -> str:
         shown = [repr(edit) for edit in self.edits[:1]] + [f"{len(self.edits) - 1} more"] * (len(self.edits) > 1)
