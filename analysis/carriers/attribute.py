@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.effects import AGREEMENT, EFFECTS, NODE, NUMBERS, Statistics, agreement, node_columns
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import interval
 from steerscope.analysis.tools.gradients import BLIND, COMPLETE, Estimates, Several, Steps, estimate
+from steerscope.analysis.tools.keeping import Arrays, each
 from steerscope.analysis.tools.patching import MEASURES, effects
 from steerscope.analysis.tools.record import check, record
 
@@ -122,13 +122,14 @@ def attribute(
     start = time.perf_counter()
     nodes, basis = experiment.reachable, experiment.basis()
     found = estimate(experiment, method, 0, steps)
-    rows, passes = [], found.passes
-    for vector in track(experiment.vectors, "gradients"):
+
+    def read(vector: int) -> Arrays:
         same = vector == 0 and experiment.metric.own_direction
         own = found if same else estimate(experiment, method, vector, steps, experiment.own(vector))
-        passes += 0 if same else own.passes
-        rows.append(own.values)
-    every = np.stack(rows)  # [vector, measure, node, prompt]
+        return own.values, np.array(0.0 if same else own.passes)
+
+    rows, costs = zip(*each(experiment, "gradients", read, method, steps), strict=True)
+    every, passes = np.stack(rows), found.passes + float(sum(costs))  # [vector, measure, node, prompt]
     drawn = sorted(np.random.default_rng(experiment.seed).permutation(len(nodes))[:sample].tolist())
     exact = effects(experiment.fewer(0), [nodes[i] for i in drawn]).along
     guess = np.broadcast_to(found.values, (len(MEASURES), *found.values.shape[1:]))[:, drawn]

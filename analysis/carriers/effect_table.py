@@ -10,12 +10,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.effects import EFFECTS, TOTAL, Statistics, estimates, node_columns, nonzero
 from steerscope.analysis.results.schema import Column, Frame
 from steerscope.analysis.results.stats import holm, interval, nonzero_p, prediction_p, ratio_interval, stability
 from steerscope.analysis.results.verdicts import LEAST, NOISE, TOLD, Basis, band, leave_one_out, wrong_way
+from steerscope.analysis.tools.keeping import each
 from steerscope.analysis.tools.patching import MEASURES, Effects, together
 
 Values = NDArray[np.float64]
@@ -201,7 +201,9 @@ def totals(
     Returns:
         the table, and the real vector's effects of the groups.
     """
-    joint = np.stack([together(experiment, groups, v) for v in track(experiment.vectors, "joint patching")])
+    given = [f"{measure}: {' '.join(map(str, members))}" for measure, members in groups]
+    kept = each(experiment, "joint patching", lambda vector: (together(experiment, groups, vector),), *given)
+    joint = np.stack([effect for (effect,) in kept])
     basis, unit = raw.basis, experiment.metric.unit
     whole, references = basis.total, np.arange(1, len(basis.families))
     shares = basis.shares(joint)[1:] * nonzero(whole.mean())

@@ -30,7 +30,6 @@ from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Count, Level, Share, Whole, gated
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.metrics import Score
 from steerscope.analysis.results.effects import EFFECTS, NUMBERS, Statistics
@@ -38,6 +37,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import benjamini_hochberg, holm, interval, nonzero_p
 from steerscope.analysis.results.verdicts import Basis
+from steerscope.analysis.tools.keeping import Arrays, each
 from steerscope.analysis.tools.record import check, record
 from steerscope.analysis.tools.strongest import given
 
@@ -153,14 +153,17 @@ def shapley(
     start = time.perf_counter()
     experiment = experiment.fewer(references_at_most)
     real, (total, direct) = ESTIMATORS[estimator](Game(experiment, players, 0, experiment.along), passes, interactions)
-    own = []
-    for vector in track(experiment.vectors, "coalitions"):
+
+    def read(vector: int) -> Arrays:
         if vector == 0 and experiment.metric.own_direction:
-            own.append(real.values)
+            values = real.values
         else:
             game = Game(experiment, players, vector, experiment.own(vector))
-            own.append(ESTIMATORS[estimator](game, passes, False)[0].values)
+            values = ESTIMATORS[estimator](game, passes, False)[0].values
         experiment.own_effect(vector)  # kept from here on, its run is not
+        return (values,)
+
+    own = [values for (values,) in each(experiment, "coalitions", read, estimator, passes, *players)]
     basis, shares = experiment.basis(), np.stack(own)[:, None]
     table = effect_table(players, ("shapley",), real.values[None], shares, basis, options, further=real.error[None])
     gap = np.abs(real.values.sum(axis=0) - (total - direct)).max() / max(np.abs(total).max(), 1e-12)

@@ -251,7 +251,7 @@ def test_texts_and_lenses_may_be_named(tiny: Model, stories: list[str], tmp_path
     file.write_text("\n".join(stories[5:7]), encoding="utf-8")
     named, given = _texts(tiny, str(file)), _texts(tiny, stories[5:7])
     assert named and given and named.ids == given.ids and named.source == str(file) and _texts(tiny, None) is None
-    with pytest.raises(BadPrompt, match="no prompts file"):
+    with pytest.raises(BadPrompt, match="nowhere.txt"):
         breakdown(experiment(tiny), on_topic=str(tmp_path / "nowhere.txt"))
     with pytest.raises(BadLens, match="holds no lens"):
         breakdown(experiment(tiny), lens=str(tmp_path / "nowhere"))
