@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import ModelNotFound, SteerscopeError, UnsupportedModel
 from steerscope.analysis.seals import check_folder_seal, read_json
 
@@ -69,12 +70,12 @@ def local(source: str) -> Path | None:
         return Path(source)
     if os.path.isfile(source):  # noqa: PTH113
         raise ModelNotFound(
-            f"{source!r} is a file; expected a Hugging Face folder with config.json and model.safetensors; "
+            f"{brief(source, 200)!r} is a file; expected a Hugging Face folder with config.json and model.safetensors; "
             "give the folder"
         )
     if not HUB_NAME.fullmatch(source) or "--" in source or ".." in source:
         raise ModelNotFound(
-            f"no folder {source!r}; expected a Hugging Face folder with config.json and model.safetensors; "
+            f"no folder {brief(source, 200)!r}; expected a Hugging Face folder with config.json and model.safetensors; "
             "check the path"
         )
     return None
@@ -95,8 +96,8 @@ def from_hub(name: str) -> Path:
         )
     except Exception as error:  # of any type: those of the hub, and of what it speaks HTTP with
         raise ModelNotFound(
-            f"no folder {name!r}, and the hub does not give it ({why or first_line(error)}); expected a shipped name, "
-            "a folder, or a hub name with safetensors and a network; check the name"
+            f"no folder {brief(name, 200)!r}, and the hub does not give it ({why or first_line(error)}); expected a "
+            "shipped name, a folder, or a hub name with safetensors and a network; check the name"
         ) from error
 
 
@@ -277,6 +278,3 @@ def first_line(error: BaseException) -> str:
     """What an error of a library says, for use inside a sentence."""
     lines = str(error).strip().split("\n")
     return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
-
-
-_unreachable = unreachable

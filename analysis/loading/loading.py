@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadArgument, ModelNotFound, SteerscopeError, UnsupportedModel
 from steerscope.analysis.gate import gated, shown
 from steerscope.analysis.loading import folders, gptneo
@@ -110,6 +111,7 @@ def _from_checkpoint(
 ) -> tuple[Model, Callable[[Tensor], Tensor] | None]:
     local = folders.local(source)
     folder = local or folders.from_hub(source)
+    source = brief(source, 200)  # as it is told from here on
     shapes = folders.check(folder, source)
     with _quiet():
         hf = _weights(folder, source, shapes, device, dtype)
@@ -136,9 +138,16 @@ def _from_checkpoint(
         ) from error
     if architecture == "GPTJForCausalLM":
         _show_pattern(bridge)
-    short = name or (folder.resolve().name if local else source)
-    place = str(folder.resolve()) if local else source
-    return _wrap(bridge.eval(), short, place, tokenizer, bos, tuple(notes), architecture), expected
+    named = str(folder.resolve()) if local else source
+    return _wrap(
+        bridge.eval(),
+        name or (Path(named).name if local else source),
+        named,
+        tokenizer,
+        bos,
+        tuple(notes),
+        architecture,
+    ), expected
 
 
 def _bridge(hf: Any) -> Any:

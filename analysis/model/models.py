@@ -135,6 +135,7 @@ class Model:
         """How many heads a site has: those of keys and values, or those of queries."""
         return self.n_kv_heads if site in ("k", "v") else self.n_heads
 
+    @gated
     def capped(self, logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
         """Logits of the unembedding as the model gives them (Gemma caps them)."""
         cap = float(getattr(self.bridge.cfg, "output_logits_soft_cap", -1.0) or -1.0)
@@ -149,15 +150,16 @@ class Model:
         """
         if not 0 <= site.layer < self.n_layers:
             raise BadNode(
-                f"{site} is outside of {self.name}, which has layers 0 to {self.n_layers - 1}; choose one of them"
+                f"{site} is outside of {self.name}, which has layers 0 to {self.n_layers - 1}; expected one of "
+                "them; choose it"
             )
         if site.head is not None and not 0 <= site.head < self.heads(site.name):
             raise BadNode(
                 f"{site} is outside of {self.name}, which has heads 0 to {self.heads(site.name) - 1} there; "
-                "choose one of them"
+                "expected one of them; choose it"
             )
         if site.name == "mlp_out" and not self.has_mlp:
-            raise BadNode(f"{site} does not exist: {self.name} has attention only; choose a head")
+            raise BadNode(f"{site} does not exist: {self.name} has attention only; expected a head; choose one")
         if site.name in SCALES and (
             self.hook(site.name, site.layer) not in self.bridge.hook_dict
             or (site.name == "final_scale" and site.layer < self.n_layers - 1)

@@ -57,7 +57,10 @@ class Site:
             raise BadNode(f"unknown site {shown(self.name)}; expected one of {', '.join(SITES)}; choose one of them")
         if (self.head is not None) != (self.name in PER_HEAD):
             need = "needs a head" if self.name in PER_HEAD else "has no heads"
-            raise BadNode(f"site {self.name} {need}, got head={self.head}; write for example {_EXAMPLE[self.name]}")
+            raise BadNode(
+                f"site {self.name} {need}, got head={self.head}; expected for example "
+                f"{_EXAMPLE[self.name]}; write it like this"
+            )
 
     def __str__(self) -> str:
         head = "" if self.head is None else f"H{self.head}"

@@ -1,6 +1,6 @@
 """The verdict of a breakdown in words: what is safe, what happens at infinity, what breaks the model."""
 
-from math import inf, log1p
+from math import inf, isnan, log1p
 from typing import Any
 
 from steerscope.analysis.results.result import Result
@@ -109,6 +109,9 @@ def _given(result: Result, row: Any) -> str:
     name = f"The given coefficient {words.number(given_of(result))}"
     above = row.low_where == "below" or (row.low_where == "within" and given >= row.low)
     below = row.high_where == "beyond" or (row.high_where == "within" and given <= row.high)
+    measured = {"within": row.coefficient, "below": row.smallest, "beyond": row.largest}.get(row.where)
+    if not (words.finite(given) and words.finite(measured)):
+        return f"{name}: whether it is safe cannot be told"
     if above and below:
         return f"{name} lies within the interval of the safe one: whether it is safe cannot be told"
     if row.where == "beyond":
@@ -137,7 +140,7 @@ def _limit(result: Result, loss: float) -> str:
     if end is None or kl is None:
         return f"There is no limit at infinity: {missing(result, 'limit', 'it was not computed')}."
     verdict = "unsafe" if end.value > log1p(loss) else "safe"
-    if words.finite(end.low) and end.low <= log1p(loss) <= end.high:
+    if isnan(end.value) or (words.finite(end.low) and end.low <= log1p(loss) <= end.high):
         verdict = "whether that is safe cannot be told"
     change = f"changes by {words.ranged(end, show=words.signed, unit='nats')}"
     random = words.ranged(end, "reference", words.signed, "nats")
@@ -146,7 +149,7 @@ def _limit(result: Result, loss: float) -> str:
 
 
 def _cause(result: Result) -> str:
-    alone = of(result, "causes", kind="mechanism")
+    alone = of(result, "causes", kind="mechanism").dropna(subset=["gone", "shapley"])
     if alone.empty:
         return ""
     why = missing(result, "shares of the damage", "")

@@ -36,7 +36,7 @@ def headline(result: Result) -> list[str]:
     why = nothing_tested(result, table)
     found = [_largest(result, table, why)] if why else _places(result, table)
     reads = of(result, "reads", quantity="attention")
-    for r in records(largest(reads[reads["told"].astype(bool)], 1)):
+    for r in records(largest(reads[reads["told"].astype(bool) & reads["effect"].notna()], 1)):
         found.append(
             f"Attention turns {'towards' if r.effect > 0 else 'away from'} the injected positions most in {r.node}, "
             f"read at {r.where}: {words.percent(r.clean)} of it goes there in the clean run, "

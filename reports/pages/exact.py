@@ -101,6 +101,8 @@ def _whole(result: Result) -> str:
     what = f"The whole effect on {manifest.get('metric', {}).get('name', 'the metric').replace('_', ' ')} is {effect}"
     if _own_direction(manifest):
         return f"{what}: along each prompt's own change, and so positive by construction."
+    if not words.finite(total.value) or result.frames["prompts"]["effect"].isna().any():
+        return f"{what}."
     against = int((result.frames["prompts"]["effect"] * total.value < 0).sum())
     count = len(result.frames["prompts"])
     return (

@@ -79,6 +79,8 @@ def _needed(result: Result, measure: str) -> str:
     table = of(result, "minimal", measure=measure)
     patched, does = MEASURES[measure]
     best = table[table["set"] == "best"].sort_values("size")
+    if best["share"].isna().all():
+        return f"How many nodes have {words.percent(ENOUGH)} of the effect is not known: no share of it was measured."
     every = int(best["size"].max())
     enough = best[best["share"] >= ENOUGH]
     if enough.empty:
@@ -142,7 +144,8 @@ def _verdict(result: Result, measure: str) -> str:
     verdicts: dict[str, list[str]] = {"more": [], "less": [], "as": []}
     for name, what in CLOUDS.items():
         if f"{name}_p" in said:
-            told = said[f"{name}_p"] < result.manifest.get("alpha", 0.05)
+            known = all(words.finite(said[key]) for key in ("own", name, f"{name}_p"))
+            told = known and said[f"{name}_p"] < result.manifest.get("alpha", 0.05)
             side = "as" if not told else "more" if said["own"] > said[name] else "less"
             verdicts[side].append(f"{counts.get(name, 0)} {what}")
     parts = [f"{side} concentrated than {words.listing(verdicts[side])}" for side in ("more", "less") if verdicts[side]]

@@ -54,7 +54,7 @@ def _compared(result: Result, best: Any, own: Any) -> list[str]:
     same = f"{words.percent(own.own_kept)} of its own change ({others}: {words.percent(own.reference)} of theirs)"
     if own.fraction >= 1:
         return [f"With all dimensions there is nothing to compare; {others} need {_needed(best)}."]
-    if own.significant:
+    if own.significant and words.finite(own.own_kept):
         how = "more" if own.own_kept > own.reference else "less"
         return [f"So many keep {how} of this vector than of reference vectors: {same}."]
     why = "too few were run to tell" if not words.finite(own.p) else "not told apart"

@@ -368,7 +368,7 @@ def _trend(rows: pd.DataFrame, unit: str) -> go.Figure:
 def _slopes(result: Result) -> list[str]:
     """Slopes over layers whose p is below alpha, Holm over all slopes."""
     table = frame(result, "trends")
-    table = table[table["layer"].isna()].dropna(subset=["p"])
+    table = table[table["layer"].isna()].dropna(subset=["p", "contribution"])
     if table.empty:
         return []
     found = []

@@ -167,14 +167,14 @@ def _manner(result: Result, pair: Any) -> str:
     table = of_outcome(result, "nodes", "effect")
     table = table[table["verdict"].isin([*TOLD, "shared", "against"])]
     values = table.loc[table["node"].isin([pair.first, pair.second]), "contribution"].to_numpy(float)
-    if len(values) < 2 or values[0] * values[1] <= 0:
+    if len(values) < 2 or not values[0] * values[1] > 0 or not words.finite(pair.interaction):
         return ""
     return f", so they {'strengthen' if values[0] * pair.interaction > 0 else 'stand in for'} each other"
 
 
 def _direction(result: Result) -> str:
     table = frame(result, "designs")
-    table = table[table["design"] == DIFFERENCE].dropna(subset=["p"])
+    table = table[table["design"] == DIFFERENCE].dropna(subset=["p", "mean"])
     if table.empty:
         return ""
     unit, p = metric_unit(result), holm(table["p"].to_numpy(float))
