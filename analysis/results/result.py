@@ -32,7 +32,7 @@ from .schema import Frames, from_json, to_json
 FORMAT = 3  # of 2, the manifest has no checksum
 MANIFEST, PAGE = "manifest.json", "report.html"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-DENSEST = 1000  # cells a byte: a table of numbers has fewer, one that is made to fill the memory has more
+FEW, DENSEST = 10_000_000, 50  # cells, and cells a byte: a table that is made to fill the memory has more of both
 PIECE = 4096  # bytes of a page that say whose it is
 MARK = b"steerscope"  # in the metadata of our tables: whose they are, where no manifest says it
 
@@ -286,7 +286,7 @@ def _read(path: Path, expected: str) -> pd.DataFrame:
         content = read_plain(path)
         if digest(content) == expected:
             about = pq.read_metadata(io.BytesIO(content))
-            if about.num_rows * max(1, about.num_columns) > DENSEST * len(content):
+            if about.num_rows * max(1, about.num_columns) > max(FEW, DENSEST * len(content)):
                 raise ValueError(f"{about.num_rows:,} rows in {len(content):,} bytes")
             frame: pd.DataFrame = pq.read_table(io.BytesIO(content)).to_pandas()
             return frame
