@@ -31,7 +31,7 @@ from torch import Tensor
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadVector, DamagedRun
-from steerscope.analysis.gate import Seed, Within, gated
+from steerscope.analysis.gate import Seed, Within, gated, shown
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, parse_site
 from steerscope.analysis.model.positions import Positions
@@ -183,7 +183,7 @@ def additions(
         BadVector: a vector that does not fit the mode.
     """
     if mode not in MODES:
-        raise BadVector(f"unknown mode {mode!r}; expected one of {', '.join(MODES)}; choose one")
+        raise BadVector(f"unknown mode {shown(mode)}; expected one of {', '.join(MODES)}; choose one")
     wrong = [v for v in vectors if isinstance(v, SteeringVector) == (mode == "given")]
     if wrong or not vectors:
         expected = "dictionaries from nodes to vectors" if mode == "given" else "steering vectors"

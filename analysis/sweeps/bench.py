@@ -23,8 +23,8 @@ from torch import Tensor
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.engine.run import Readout, Reads, measure, run
-from steerscope.analysis.errors import BrokenInvariant, Overflow
-from steerscope.analysis.gate import Count, gated
+from steerscope.analysis.errors import BadArgument, BrokenInvariant, Overflow
+from steerscope.analysis.gate import Count, gated, shown
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.metrics import METRICS, Metric, Scored
 from steerscope.analysis.question.prompts import Prompts
@@ -63,6 +63,8 @@ def bench(work: Work, model: Model | None = None) -> "Bench":
 def _load(work: Work) -> Model:
     assert work.loader is not None
     model = work.loader()
+    if not isinstance(model, Model):
+        raise BadArgument(f"the loader gave {shown(model)}; expected a Model, as `load` gives one; mend the loader")
     if model.weights_hash != work.weights_hash:
         raise BrokenInvariant(
             f"a worker loaded {model.name} with weights {model.weights_hash[:12]}, the run has "

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from steerscope.analysis.errors import BadArgument, BadNode
-from steerscope.analysis.gate import gated
+from steerscope.analysis.gate import gated, shown
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -57,7 +57,7 @@ def units_given(model: Model, vectors: Sequence[SteeringVector | Given]) -> tupl
     wrong = [name for name in names[0] if name not in known]
     if wrong:
         raise BadNode(
-            f"{wrong[0]!r} is no node of {model.name}; expected heads such as L0H1 or MLPs such as L0M; mend "
+            f"{shown(wrong[0])} is no node of {model.name}; expected heads such as L0H1 or MLPs such as L0M; mend "
             "the dictionary"
         )
     return tuple(known[name] for name in known if name in set(names[0]))
@@ -76,5 +76,7 @@ def _matching(known: Sequence[Unit], item: str, model: Model, shared: bool) -> l
         found = [unit for unit in known if unit.name == item]
     if not found:
         hint = "; in mode shared the heads of layer 3 together are L3A" if shared else "; mend the name"
-        raise BadNode(f"{item!r} names nothing that a sweep of {model.name} can inject into; expected {EXPECTED}{hint}")
+        raise BadNode(
+            f"{shown(item)} names nothing that a sweep of {model.name} can inject into; expected {EXPECTED}{hint}"
+        )
     return found

@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.gate import Count, Seed, Within, gated
+from steerscope.analysis.gate import Count, Seed, Within, gated, shown
 
 from .units import Unit
 
@@ -122,8 +122,8 @@ class Design:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise BadArgument(
-                f"unknown design {', '.join(map(repr, unknown)) or '(none)'}; expected some of {', '.join(KINDS)}; "
-                "choose one or several"
+                f"unknown design {', '.join(map(shown, unknown[:5])) or '(none)'}; expected some of "
+                f"{', '.join(KINDS)}; choose one or several"
             )
         if self.k[0] > self.k[1]:
             raise BadArgument(f"k={self.k}; expected a number of nodes, or a range such as 1-4; turn it round")
@@ -138,7 +138,7 @@ class Design:
             )
         if self.spacing not in ("any", "consecutive") and not _is_step(self.spacing):
             raise BadArgument(
-                f"spacing {self.spacing!r}; expected any, consecutive, or a step of layers such as 2; choose one"
+                f"spacing {shown(self.spacing)}; expected any, consecutive, or a step of layers such as 2; choose one"
             )
         if self.mixed and self.vectors < 2:
             raise BadArgument("mixed vectors, and only one vector is given; expected two or more; add another")
@@ -163,7 +163,8 @@ class Design:
             int(self.spacing) if _is_step(self.spacing) else None
         )
 
-    def of_visit(self, visit: int) -> tuple[int, int | None, float]:
+    @gated
+    def of_visit(self, visit: Annotated[int, Within(0, MANY)]) -> tuple[int, int | None, float]:
         """Prompt, vector (None where every node draws its own) and coefficient of a visit.
 
         Every prompt meets every combination in turn, and each round over the prompts has all of them.
@@ -174,8 +175,11 @@ class Design:
         vector, coefficient = divmod(combination, len(self.coefficients))
         return prompt, None if self.mixed else vector, self.coefficients[coefficient]
 
-    def control_of(self, visit: int) -> int:
-        """The random vector of a visit's controls."""
+    @gated
+    def control_of(self, visit: Annotated[int, Within(0, MANY)]) -> int:
+        """The random vector of a visit's controls; -1 where there are none."""
+        if not self.controls:
+            return -1
         rounds, place = divmod(visit, self.controls)
         return _order(self.seed, rounds, self.controls)[place]
 

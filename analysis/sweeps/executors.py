@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from steerscope.analysis.errors import BadArgument, BrokenInvariant
-from steerscope.analysis.gate import Within, gated
+from steerscope.analysis.gate import Within, gated, shown
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -178,7 +178,7 @@ def executor(name: str, workers: Workers | None = None, address: str | None = No
         BadArgument: an unknown name, or an address without Ray.
     """
     if name not in EXECUTORS:
-        raise BadArgument(f"unknown executor {name!r}; expected one of {', '.join(EXECUTORS)}; choose one")
+        raise BadArgument(f"unknown executor {shown(name)}; expected one of {', '.join(EXECUTORS)}; choose one")
     if (address is not None and name != "ray") or (workers is not None and name == "local"):
         raise BadArgument(
             f"the executor {name} takes no {'address' if address else 'workers'}; expected "

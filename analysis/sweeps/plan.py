@@ -21,7 +21,7 @@ from steerscope.analysis.errors import (
     DamagedRun,
     OutputExists,
 )
-from steerscope.analysis.gate import Bytes, Count, Seed, Within, gated
+from steerscope.analysis.gate import Bytes, Count, Seed, Within, gated, shown
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
@@ -277,7 +277,7 @@ def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def _check_scored(scored: str | Sequence[int] | None) -> None:
     if scored in ("all", "last") or scored is None or (not isinstance(scored, str) and len(scored)):
         return
-    raise BadArgument(f"scored={scored!r}; expected None, all, last or indices; choose one")
+    raise BadArgument(f"scored={shown(scored)}; expected None, all, last or indices; choose one")
 
 
 def _check_injections(model: Model, additions: Additions, design: Design, place: Positions) -> None:

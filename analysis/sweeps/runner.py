@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from steerscope.analysis.errors import BadArgument, SteerscopeError
-from steerscope.analysis.gate import Level, Share, gated
+from steerscope.analysis.gate import Level, Share, gated, shown
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.results.result import Result
 
@@ -142,6 +143,7 @@ def run(made: Plan, store: Store, executor: str | Executor[Block, Answer] = "loc
             shown: dict[str, Any] = {"desc": "trials", "unit": "trial", "delay": 2, "dynamic_ncols": True}
             with tqdm(total=trials, initial=there, disable=None, **shown) as bar:
                 for found in executor(partial(answer, made.work), made.tasks(done)):
+                    _check_answer(found)
                     began = time.perf_counter()
                     store.append(found.block, found.table)
                     session.writing += time.perf_counter() - began
@@ -161,7 +163,24 @@ def _note(session: Session, store: Store, start: float) -> None:
 
 
 def _executor(executor: str | Executor[Block, Answer]) -> Executor[Block, Answer]:
-    return executor_of(executor) if isinstance(executor, str) else executor
+    if isinstance(executor, str):
+        return executor_of(executor)
+    try:
+        signature(executor).bind(answer, ())
+    except (TypeError, ValueError) as error:
+        raise BadArgument(
+            f"executor={shown(executor)} takes no function and tasks ({error}); expected local, processes, ray, "
+            "or a function like them; choose one"
+        ) from error
+    return executor
+
+
+def _check_answer(found: object) -> None:
+    if not isinstance(found, Answer):
+        raise BadArgument(
+            f"the executor gave {shown(found)}; expected what the function it was given returns, for every task; mend "
+            "the executor"
+        )
 
 
 def _name(executor: Any) -> str:

@@ -29,13 +29,13 @@ import pyarrow.parquet as pq
 from steerscope.analysis import files
 from steerscope.analysis.errors import BadArgument, BrokenInvariant, CannotWrite, DamagedRun, OutputExists
 from steerscope.analysis.gate import Bytes, Count, Refused, Within, check_of, gated
-from steerscope.analysis.results.result import MANIFEST
+from steerscope.analysis.results.result import DENSEST, FEW, MANIFEST
 from steerscope.analysis.seals import CHECKSUM, digest, read_json, sealed
 
 from .design import BATCH, MANY, Amount
 
 ADDITIONS, PROMPTS, LOG, LOCK = "additions.safetensors", "prompts.parquet", "log.jsonl", ".lock"
-TRIALS, DAMAGED = "trials", "damaged"
+TRIALS, DAMAGED, SUMMARY = "trials", "damaged", "summary"
 MADE = (MANIFEST, PROMPTS, ADDITIONS, TRIALS)  # what a creation puts into the folder
 HALF = re.compile(r"\..+\.tmp")  # of a version that wrote its files one by one
 PART = re.compile(r"part-(\d{6,12})-([0-9a-f]{16})\.parquet")
@@ -231,8 +231,7 @@ class Store:
             OutputExists: another process writes to it.
             CannotWrite: there is no writing here, or a link leads out of the folder.
         """
-        for name in (LOCK, LOG, TRIALS, DAMAGED):
-            self._refuse_link(name)
+        self.refuse_links()
         lock = filelock.FileLock(self.folder / LOCK, timeout=WAIT)
         with files.storing(self.folder):
             try:
@@ -246,6 +245,20 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def refuse_links(self) -> None:
+        """Refuses to write where a link leads out of the folder.
+
+        Raises:
+            CannotWrite: with the name.
+        """
+        for name in (LOCK, LOG, TRIALS, DAMAGED, SUMMARY):
+            path, file = self.folder / name, name in (LOCK, LOG)
+            if os.path.lexists(path) and not (stat.S_ISREG if file else stat.S_ISDIR)(path.lstat().st_mode):
+                raise CannotWrite(
+                    f"{str(path)!r} is no {'plain file' if file else 'folder'}; expected one: nothing may lead out of "
+                    "a run's folder; move it away"
+                )
 
     def busy(self) -> bool:
         """Whether a process is seen writing; False where that cannot be told. Leaves nothing behind."""
@@ -314,7 +327,7 @@ class Store:
         """A table from its bytes, which were checked."""
         try:
             file = pq.ParquetFile(io.BytesIO(content))
-            if file.metadata.num_rows == rows:
+            if file.metadata.num_rows == rows and not _is_made_to_fill(file, len(content)):
                 return file.read(None if columns is None else list(columns)).replace_schema_metadata(None)
         except (OSError, pa.ArrowException):
             pass
@@ -360,14 +373,6 @@ class Store:
             for name in (ADDITIONS, PROMPTS):
                 (self.folder / name).unlink(missing_ok=True)
 
-    def _refuse_link(self, name: str) -> None:
-        path, folder = self.folder / name, name in (TRIALS, DAMAGED)
-        if os.path.lexists(path) and not (stat.S_ISDIR if folder else stat.S_ISREG)(path.lstat().st_mode):
-            raise CannotWrite(
-                f"{str(path)!r} is no {'folder' if folder else 'plain file'}; expected one: nothing may lead out of a "
-                "run's folder; move it away"
-            )
-
 
 def _left(path: Path, half: bool) -> bool:
     """Whether an entry of a folder without a manifest was left by a killed creation."""
@@ -399,6 +404,13 @@ def _whole(path: Path, about: Mapping[str, Any]) -> bytes | None:
     except (OSError, ValueError, KeyError, RecursionError, pa.ArrowException):
         return None
     return content if said == about and file.metadata.num_rows == about["stop"] - about["start"] else None
+
+
+def _is_made_to_fill(file: pq.ParquetFile, size: int) -> bool:
+    """Whether a table has so many numbers a byte that only the memory of who reads it can be meant."""
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    numbers = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+    return bool(numbers > max(FEW, DENSEST * size))
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

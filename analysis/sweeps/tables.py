@@ -253,6 +253,8 @@ def frontier(table: Table) -> pd.DataFrame:
     towards = np.sign(table.whole.value[0])
     along, verdict = towards * effect, table.judged["effect"]["verdict"]
     typical = np.nansum(along) / np.nansum(kl) if np.nansum(kl) > 0 else np.inf
+    with np.errstate(invalid="ignore"):  # nothing of infinitely much
+        above = kl * typical < along
     columns = {
         **table.about,
         **table.bounded("effect", found, 0),
@@ -262,7 +264,7 @@ def frontier(table: Table) -> pd.DataFrame:
         "efficiency_low": ends[0],
         "efficiency_high": ends[1],
         "verdict": verdict,
-        "useful": told(verdict) & (along > 0) & (typical > 0) & (kl * typical < along),
+        "useful": told(verdict) & (along > 0) & (typical > 0) & above,
         "frontier": [not bool(((along > e) & (kl < d)).any()) for e, d in zip(along, kl, strict=True)],
     }
     return pd.DataFrame(columns)[list(NODES["frontier"])]

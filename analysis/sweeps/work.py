@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 
 from steerscope.analysis.errors import BadPrompt
-from steerscope.analysis.gate import Bytes, Within, gated
+from steerscope.analysis.gate import MOST, Bytes, Within, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.positions import Positions
 
@@ -19,7 +19,7 @@ from .additions import Additions
 from .design import MANY, Design
 
 Place = Annotated[int, Within(0, MANY)]
-Length = Annotated[int, Within(2, MANY)]
+Length = Annotated[int, Within(2, MOST)]
 
 
 @gated
@@ -81,7 +81,7 @@ class Work:
         Raises:
             BadPrompt: none is left.
         """
-        injected = self.injected(length)
+        injected = frozenset(self.injected(length))
         read = range(1 if self.has_bos and length > 2 else 0, length - 1)
         if isinstance(self.scored, str):
             return tuple(read) if self.scored == "all" else (length - 2,)
@@ -89,7 +89,8 @@ class Work:
             chosen = {i % length for i in self.scored if -length <= i < length}
             found = tuple(p for p in sorted(chosen) if p < length - 1)
         else:
-            after = tuple(p for p in read if p >= min(injected))
+            first = min(injected)
+            after = tuple(p for p in read if p >= first)
             free = tuple(p for p in after if p not in injected)
             found = after if self.place.repeats else free or after[-1:]
         if not found:

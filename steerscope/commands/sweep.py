@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from steerscope.analysis.sweeps.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Inject into random nodes, trial by trial.")
-SUMMARY = "summary"
 
 
 class Mode(StrEnum):
@@ -263,10 +262,12 @@ def summary(store: "Store", level: float = 0.95, alpha: float = 0.05, smallest: 
     """
     from steerscope.analysis.files import storing
     from steerscope.analysis.results.result import PAGE
+    from steerscope.analysis.sweeps.store import SUMMARY
     from steerscope.analysis.sweeps.summary import summarize
     from steerscope.commands.finish import show
 
     result = summarize(store, level=level, alpha=alpha, smallest=smallest)
+    store.refuse_links()
     page = store.folder / PAGE
     with storing(page):
         page.unlink(missing_ok=True)

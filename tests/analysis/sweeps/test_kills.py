@@ -15,7 +15,7 @@ import pytest
 from made_sweep import ABOUT
 
 from steerscope.analysis import files
-from steerscope.analysis.errors import BadArgument, CannotWrite, DamagedRun, DiskFull, OutputExists, SteerscopeError
+from steerscope.analysis.errors import CannotWrite, DamagedRun, DiskFull, OutputExists, SteerscopeError
 from steerscope.analysis.sweeps.store import ADDITIONS, PROMPTS, Store
 
 CONTENTS = {PROMPTS: b"prompts" * 500, ADDITIONS: b"additions" * 2000}
@@ -317,10 +317,11 @@ def test_damaged_parts_of_one_name_are_all_kept_and_no_link_is_followed(tmp_path
     assert len(list((store.folder / "damaged").iterdir())) == 3
     shutil.rmtree(store.folder / "damaged")
     (tmp_path / "elsewhere").mkdir()
-    (store.folder / "damaged").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CannotWrite, match="is no folder; expected one"), store.lock():
-        pass
-    (store.folder / "damaged").unlink()
+    for name in ("damaged", "summary"):
+        (store.folder / name).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(CannotWrite, match="is no folder; expected one"), store.lock():
+            pass
+        (store.folder / name).unlink()
     (tmp_path / "secret").write_text("mine")
     for name in (".lock", "log.jsonl"):
         (store.folder / name).unlink()
@@ -360,10 +361,6 @@ def test_who_may_only_read_sees_everything_and_is_told_that_nothing_is_written()
 @pytest.mark.parametrize("name", ["x" * 300, "\0", "a/" * 3000 + "b", "/proc/x", "/dev/null/x"])
 def test_a_name_that_none_can_have_is_said(name: str, tmp_path: Path) -> None:
     folder = Path(name) if name.startswith("/") else tmp_path / name
-    with pytest.raises(BadArgument if name == "\0" else CannotWrite):
-        create(folder)
-    if name == "\0":
-        return
-    for look in (Store(folder).manifest, Store(folder).done, lambda: list(Store(folder).read())):
-        with pytest.raises(SteerscopeError):
-            look()
+    for door in (create, lambda f: Store(f).manifest(), lambda f: Store(f).done(), lambda f: list(Store(f).read())):
+        with pytest.raises(SteerscopeError, match="expected"):
+            door(folder)

@@ -15,7 +15,7 @@ from steerscope.reports import words
 from steerscope.reports.page import render
 from steerscope.reports.pages import sweep
 from steerscope.reports.records import records
-from steerscope.reports.theme import MARKS
+from steerscope.reports.theme import BOLD, MARKS, PLAIN
 
 Maker = Callable[..., Result]
 NODES, IDLE, STRONG = 12, 4, 1
@@ -185,5 +185,5 @@ def test_pictures_go_by_the_rule_of_the_words(name: str, results: dict[str, Resu
         verdict = rows[rows["outcome"] == outcome].set_index("node")["verdict"]
         (drawn,) = [trace for trace in panel.figure.data if trace.customdata is not None]
         for label, colour in zip(drawn.customdata, drawn.marker.color, strict=True):
-            node = re.match(r"<b>(\w+)</b>", label)
+            node = re.match(rf"{BOLD}(\w+){PLAIN}", label)
             assert node and colour == MARKS[verdict[node[1]]].colour
