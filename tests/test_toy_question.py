@@ -17,6 +17,7 @@ import time
 
 import pandas as pd
 
+from steerscope.analysis.gate import Count, gated
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
@@ -30,7 +31,8 @@ COLUMNS: Frames = {
 }
 
 
-def biggest(experiment: Experiment, *, most: int = 3) -> Result:
+@gated
+def biggest(experiment: Experiment, *, most: Count = 3) -> Result:
     \"\"\"The prompts that an injection moves most.
 
     Args:
