@@ -19,6 +19,7 @@ from tests.stress.doors import DOORS
 
 QUICK = [name for name, door in DOORS.items() if door.quick and not door.command]
 FIGURES = Path(__file__)
+MINUTES = 3
 
 
 def kill_at(stage: Stage, step: int) -> str:
@@ -42,10 +43,10 @@ def test_gone_at_some_steps(name: str, stage: Callable[[str], Stage]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(DOORS))
 def test_gone_at_every_step(name: str, stage: Callable[[str], Stage]) -> None:
+    """Of a door that takes long, at every second or every n-th, so that it is done in a few minutes."""
     found = stage(name)
-    steps = range(found.end.steps)
-    if found.end.seconds > 10:  # the work before the first of them is the same each time
-        steps = range(0, found.end.steps, 1 + int(found.end.steps * found.end.seconds // 300))
+    long = 2.5 * found.end.seconds * found.end.steps  # it runs again after each
+    steps = range(0, found.end.steps, 1 + int(long // MINUTES / 60))
     seen = [kill_at(found, step) for step in steps]
     report(FIGURES, door=name, kills=len(seen), seen={state: seen.count(state) for state in sorted(set(seen))})
     assert len(seen) >= 3
