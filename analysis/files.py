@@ -36,6 +36,7 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.(new|old)")
 STAYS = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EXDEV, errno.EROFS)  # a folder that cannot be moved
 AT_FDCWD, EXCHANGE = -100, 2
 _NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # 0 on Windows
+ROUNDS = 50  # of making a temporary that others take for abandoned
 LONGEST = 180  # bytes of a name that a temporary repeats; names of more than 255 are none
 
 
@@ -189,17 +190,18 @@ def settle_all(folder: Path) -> None:
 
 
 def _fresh(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    while True:
+    for last in [*[False] * ROUNDS, True]:
         temporary = path.parent / f".{_short(path.name)}.{secrets.token_hex(8)}.new"
         try:
             handle = make(temporary)
-        except FileNotFoundError:
-            if path.parent.is_dir():
-                continue
-            raise
+        except FileNotFoundError:  # taken between two steps of making it; or a place where nothing can be made
+            if last:
+                raise
+            continue
         if _lock(handle) is not False and temporary.exists():  # nobody took it for abandoned meanwhile
             return temporary, handle
         _close(handle)
+    raise OSError(errno.EAGAIN, "other processes take every temporary away")
 
 
 def _open(path: Path) -> int:
