@@ -64,9 +64,9 @@ def test_text_in_any_column_of_any_question_stays_text(kind: str) -> None:
     assert_escaped(html)
 
 
-def test_text_in_names_of_frames_columns_units_and_kinds_stays_text() -> None:
+def test_text_in_names_of_columns_units_and_kinds_stays_text() -> None:
     columns = {
-        ATTACK: {
+        "table": {
             f"who {ATTACK}": Column(ATTACK, ATTACK, "label"),
             f"x {ATTACK}": Column(ATTACK, ATTACK, "axis"),
             f"how {ATTACK}": Column(ATTACK, ATTACK, "estimate"),

@@ -46,9 +46,9 @@ def test_results_of_every_kind_are_shown(kind: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("kind", [*KINDS, ATTACK])
 def test_no_text_becomes_markup_or_mathematics(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steerscope.reports.notebook.page_of", lambda kind: default)
-    columns = QUESTIONS[kind].columns if kind in QUESTIONS else {ATTACK: {ATTACK: Column(ATTACK, ATTACK, "estimate")}}
+    columns = QUESTIONS[kind].columns if kind in QUESTIONS else {"table": {ATTACK: Column(ATTACK, ATTACK, "estimate")}}
     if kind not in QUESTIONS:
-        columns[ATTACK][f"who {ATTACK}"] = Column(ATTACK, role="label")
+        columns["table"][f"who {ATTACK}"] = Column(ATTACK, role="label")
     shown = html(made(kind, columns, rows=6, text=ATTACK))
     assert_still(shown)
 

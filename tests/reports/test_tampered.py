@@ -1,9 +1,10 @@
 """Results that were changed, damaged or made to harm: every page stays text, and draws or refuses in one sentence."""
 
 import html
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,31 @@ HARM = '<a href="javascript:alert(1)">x</a><b>fat</b><img src=x onerror=alert(1)
 DATA = re.compile(r"<\s*(a|img|b>fat)", re.I)
 
 
-def refused(result: Result) -> str:
-    """Why no view of it is drawn; empty where one is. Other errors than ours come through."""
+@pytest.fixture(scope="module", params=[19, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def some(request: pytest.FixtureRequest) -> Callable[[Iterable[Any]], list[Any]]:
+    """Of many cases every 19th, or all."""
+    count = itertools.count()
+    return lambda cases: [case for case in cases if next(count) % request.param == 0]
+
+
+def refused(result: Result, whole: bool = False) -> str:
+    """Why no view of it is drawn; empty where one is. Other errors than ours come through.
+
+    Args:
+        whole: as HTML and as a notebook shows it, too.
+    """
     reasons = []
-    for view in (lambda: result.summary(), lambda: render(page_of(result.kind).page(result)), lambda: notebook(result)):
+    for view in (Result.summary, page_of(result.kind).page, *([rendered, notebook] if whole else [])):
         try:
-            view()
+            view(result)
         except SteerscopeError as error:
             assert "\n" not in str(error) and str(error).count(";") >= 2 and len(str(error)) < 900
             reasons.append(str(error))
     return reasons[0] if reasons else ""
+
+
+def rendered(result: Result) -> str:
+    return render(page_of(result.kind).page(result))
 
 
 def everywhere(value: Any, text: str) -> Any:
@@ -68,21 +84,9 @@ def planted(result: Result, text: str, keep: Callable[[str, str], bool] = lambda
 
 def named_only(column: str, role: str) -> bool:
     """Columns by whose words a page chooses: left as they are, so that everything is drawn."""
-    known = (
-        "outcome",
-        "quantity",
-        "measure",
-        "frozen",
-        "scope",
-        "part",
-        "set",
-        "by",
-        "order",
-        "design",
-        "lens",
-        "kind",
-    )
-    return role in ("measure", "verdict", "node") or column in known or column in ("node", "where", "family", "cause")
+    known = {"outcome", "quantity", "frozen", "scope", "part", "set", "by", "order", "design", "lens", "kind", "node"}
+    known |= {"where", "family", "cause", "what", "verified", "sender", "receiver", "injected"}
+    return role in ("measure", "verdict", "node") or column in known
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -101,44 +105,35 @@ def figures(page: str) -> list[Any]:
     return [json.loads(found) for found in re.findall(r'class="data">(.*?)</script>', page, re.S)]
 
 
-@pytest.mark.parametrize("keep", [named_only, lambda column, role: False], ids=["all drawn", "everywhere"])
+@pytest.mark.parametrize(
+    "keep",
+    [named_only, pytest.param(lambda column, role: False, marks=pytest.mark.slow)],
+    ids=["all drawn", "everywhere"],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_text_becomes_a_tag_in_a_page_or_a_figure(kinds: dict[str, Result], kind: str, keep: Any) -> None:
     result = planted(kinds[kind], HARM, keep)
     why = refused(result)
-    if why:
+    if why:  # by the words that were changed
         assert keep is not named_only, why
         return
-    page, view = render(page_of(kind).page(result)), notebook(result)
+    page, view = rendered(result), notebook(result)
     body = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # plotly's own
     assert "fat" in body and not DATA.search(body) and not DATA.search(view)
     for text in texts(figures(page)):
-        assert not DATA.search(text) and not re.search(r"<(?!/?b>|br>|extra></extra>)", text), text
+        assert not DATA.search(text) and not re.search(r"<(?!/?b>|br>|/?extra>)", text), text
     shown = [text for text in texts(figures(page)) if "fat" in text]
     assert all("&lt;b&gt;fat" in text for text in shown)
     for sentence in result.summary():
         assert sentence.isprintable()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_planted_texts_are_drawn_in_figures_at_all(kinds: dict[str, Result], kind: str) -> None:
-    """Otherwise the test above says nothing: by all results together every kind of label is reached."""
-    page = render(page_of(kind).page(planted(kinds[kind], HARM, named_only)))
-    reached = {
-        key
-        for figure in figures(page)
-        for key in ("title", "name", "text", "customdata", "ticktext")
-        if key in str(figure)
-    }
-    assert reached or not figures(page)
-
-
-@pytest.mark.parametrize("kind", ["exact", "edges", "sweep", "unknown", "breakdown"])
+@pytest.mark.parametrize("kind", ["exact", "edges", "unknown"])
 def test_in_a_browser_there_is_no_link(
     kinds: dict[str, Result], kind: str, browse: Callable[[Path], str], tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    page.write_text(render(page_of(kind).page(planted(kinds[kind], HARM, named_only))), encoding="utf-8")
+    page.write_text(rendered(planted(kinds[kind], HARM, named_only)), encoding="utf-8")
     dom = re.sub(r"<script.*?</script>", "", browse(page), flags=re.S)
     assert "main-svg" in dom and "javascript:" in html.unescape(dom)
     for tag in re.findall(r"<a\b[^>]*>", dom):
@@ -166,13 +161,7 @@ def test_every_page_looks_before_it_draws() -> None:
             assert getattr(page_of(kind), name).__drawing__, f"{kind}: {name} lacks @drawing"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_empty_manifest_is_drawn_or_named(kinds: dict[str, Result], kind: str) -> None:
-    refused(replace(kinds[kind], manifest={}))
-    for name in kinds[kind].manifest:
-        refused(replace(kinds[kind], manifest={k: v for k, v in kinds[kind].manifest.items() if k != name}))
-
-
+Some = Callable[[Iterable[Any]], list[Any]]
 ODD: list[Any] = [
     None,
     "two",
@@ -191,47 +180,47 @@ ODD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_odd_entries_of_a_manifest_are_drawn_or_named(kinds: dict[str, Result], kind: str) -> None:
-    """Every entry, and every entry of an entry, in turn."""
-    manifest = dict(kinds[kind].manifest)
-    for key, value in manifest.items():
-        for i, odd in enumerate(ODD):
-            if (hash(key) + i) % 3 == 0 or value in (None, "") or isinstance(value, list):
-                refused(replace(kinds[kind], manifest=manifest | {key: odd}))
-        inner = value[0] if isinstance(value, list) and value else value
-        if isinstance(inner, Mapping):
-            for i, name in enumerate(inner):
-                odd = ODD[(i + len(key)) % len(ODD)]
-                for changed in ({**inner, name: odd}, {k: v for k, v in inner.items() if k != name}):
-                    entry = [changed, *value[1:]] if isinstance(value, list) else changed
-                    refused(replace(kinds[kind], manifest=manifest | {key: entry}))
+def changes(value: Any) -> Iterator[Any]:
+    """A document with each of its entries, and of theirs, replaced or gone."""
+    if isinstance(value, Mapping):
+        for key in value:
+            yield {k: v for k, v in value.items() if k != key}
+            for changed in (*ODD, *changes(value[key])):
+                yield {**value, key: changed}
+    elif isinstance(value, list) and value:
+        for changed in (*ODD, *changes(value[0])):
+            yield [changed, *value[1:]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tables_that_are_gone_or_empty_are_drawn_or_named(kinds: dict[str, Result], kind: str) -> None:
+def test_any_manifest_is_drawn_or_refused(kinds: dict[str, Result], kind: str, some: Some) -> None:
+    refused(replace(kinds[kind], manifest={}), whole=True)
+    for manifest in some(some(changes(dict(kinds[kind].manifest)))):
+        refused(replace(kinds[kind], manifest=manifest))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_that_is_gone_is_named(kinds: dict[str, Result], kind: str, some: Some) -> None:
     result = kinds[kind]
     for name, frame in result.frames.items():
         left = {k: v for k, v in result.frames.items() if k != name}
         why = refused(Result(kind, left, {k: v for k, v in result.columns.items() if k != name}, result.manifest))
         assert not why or name in why, why
-        refused(replace(result, frames={**result.frames, name: frame.iloc[:0]}))
-        refused(replace(result, frames={**result.frames, name: frame.iloc[:1]}))
-        refused(replace(result, frames={**result.frames, name: pd.concat([frame, frame])}))
-        refused(replace(result, frames={**result.frames, name: frame.set_index(np.zeros(len(frame), int))}))
-    refused(replace(result, frames={k: v.iloc[:0] for k, v in result.frames.items()}))
+        others = [frame.iloc[:0], frame.iloc[:1], pd.concat([frame, frame]), frame.set_index(np.zeros(len(frame), int))]
+        for changed in some(others):
+            refused(replace(result, frames={**result.frames, name: changed}))
+    refused(replace(result, frames={k: v.iloc[:0] for k, v in result.frames.items()}), whole=True)
     assert refused(Result(kind, {}, {}, {})) or kind == "unknown"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_columns_that_are_gone_are_named(kinds: dict[str, Result], kind: str) -> None:
+def test_a_column_that_is_gone_is_named(kinds: dict[str, Result], kind: str, some: Some) -> None:
     result = kinds[kind]
-    for name, columns in result.columns.items():
-        for column in columns:
-            left = {c: about for c, about in columns.items() if c != column}
-            frames = {**result.frames, name: result.frames[name][[*left]]}
-            why = refused(Result(kind, frames, {**result.columns, name: left}, result.manifest))
-            assert not why or column in why, why
+    for name, column in some((name, column) for name, columns in result.columns.items() for column in columns):
+        left = {c: about for c, about in result.columns[name].items() if c != column}
+        frames = {**result.frames, name: result.frames[name][[*left]]}
+        why = refused(Result(kind, frames, {**result.columns, name: left}, result.manifest))
+        assert not why or "it has no '" in why or column in why, why
 
 
 FILLS: dict[str, Any] = {
@@ -251,33 +240,36 @@ FILLS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_columns_of_odd_values_are_drawn_or_named(kinds: dict[str, Result], kind: str, fill: str) -> None:
-    """One column after the other, and all numbers at once; where it is drawn, nothing is told of what is no number."""
+def test_a_column_of_odd_values_is_drawn_or_refused(kinds: dict[str, Result], kind: str, some: Some) -> None:
     result = kinds[kind]
-    value = FILLS[fill]
-    whole = {}
+    columns = [(name, column) for name, found in result.columns.items() for column in found]
+    for (name, column), fill in some(some(itertools.product(columns, FILLS))):
+        frame = result.frames[name].copy()
+        frame[column] = pd.Series([FILLS[fill]] * len(frame), index=frame.index, dtype=object)
+        refused(replace(result, frames={**result.frames, name: frame}))
+
+
+@pytest.mark.parametrize("fill", ["nan", "inf", "zero", "large"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_said_of_what_is_no_number(kinds: dict[str, Result], kind: str, fill: str) -> None:
+    """All measured numbers at once; what tells rows apart stays."""
+    result = kinds[kind]
+    frames = {}
     for name, columns in result.columns.items():
-        frame = result.frames[name]
-        whole[name] = frame.copy()
-        for i, column in enumerate(columns):
-            if pd.api.types.is_numeric_dtype(frame[column]) and fill in ("nan", "inf", "-inf", "zero", "large"):
-                whole[name][column] = float(value)
-            if (i + len(fill)) % 2 == 0 or not len(frame):
-                changed = frame.copy()
-                changed[column] = pd.Series(
-                    [value] * len(frame), index=frame.index, dtype=None if fill == "nan" else object
-                )
-                refused(replace(result, frames={**result.frames, name: changed}))
-    result = replace(result, frames=whole)
+        frames[name] = result.frames[name].copy()
+        for column, about in columns.items():
+            if frames[name][column].dtype == float and about.role != "axis":
+                frames[name][column] = FILLS[fill]
+    result = replace(result, frames=frames)
     if not refused(result):
         for sentence in result.summary():
-            assert not re.search(r"\b(nan|inf|NaN)\b", sentence), sentence
+            assert not re.search(r"\b(nan|inf|NaN|None)\b|p < 0.001", sentence) or fill == "zero", sentence
+            assert len(sentence) < 2000
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_whatever_is_changed_is_drawn_or_named(kinds: dict[str, Result], data: Any) -> None:
     result = kinds[data.draw(st.sampled_from(KINDS))]
     frames = dict(result.frames)
@@ -298,7 +290,7 @@ def test_whatever_is_changed_is_drawn_or_named(kinds: dict[str, Result], data: A
                 row = data.draw(st.integers(0, len(frame) - 1))
                 frame.iat[row, data.draw(st.integers(0, frame.shape[1] - 1))] = data.draw(value)
         frames[name] = frame if data.draw(st.booleans()) else frame.infer_objects()
-    refused(replace(result, frames=frames))
+    refused(replace(result, frames=frames), whole=True)
 
 
 @pytest.mark.parametrize("odd", [None, 3, "x", {}, []])

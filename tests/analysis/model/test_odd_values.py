@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,17 +68,17 @@ def _ours(call: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize("door", DOORS)
 def test_doors_of_places_refuse_odd_values(door: str) -> None:
     for value in ODD:
-        _ours(lambda value=value: DOORS[door](value))
+        _ours(partial(DOORS[door], value))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_of_a_model_refuse_odd_values(model: Model, method: str) -> None:
     for value in ODD:
         arguments = (value, 0) if method == "hook" else (value,)
-        _ours(lambda arguments=arguments: getattr(model, method)(*arguments))
+        _ours(partial(getattr(model, method), *arguments))
     if method == "hook":
         for value in ODD:
-            _ours(lambda value=value: model.hook("resid_pre", value))
+            _ours(partial(model.hook, "resid_pre", value))
     assert isinstance(_ours(lambda: getattr(model, method)(nothing=1)), SteerscopeError)
     assert isinstance(_ours(lambda: getattr(model, method)()), SteerscopeError)
 
@@ -94,7 +95,7 @@ near = st.from_regex(r"L?\d{0,12}[HM.]?-?\d{0,12}[.,]?\w{0,8}", fullmatch=True)
 @settings(max_examples=100, deadline=None)
 def test_whatever_comes_is_refused_or_prints_as_it_parses(value: Any) -> None:
     for parse, kind in ((parse_node, Node), (parse_site, Site), (parse_positions, Positions)):
-        found = _ours(lambda parse=parse: parse(value))
+        found = _ours(partial(parse, value))
         assert isinstance(found, SteerscopeError) or parse(str(found)) == found and isinstance(found, kind)
 
 
