@@ -260,7 +260,7 @@ def _bytes(content: str | bytes) -> bytes:
 def _marked(path: Path) -> bool:
     try:
         return path.is_file() and MARK in (pq.read_schema(path).metadata or {})
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):
         return False
 
 
