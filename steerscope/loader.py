@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from steerscope.analysis.errors import ModelNotFound
-from steerscope.analysis.gate import gated
+from steerscope.analysis.gate import gated, shown
 from steerscope.analysis.loading import loading
 from steerscope.analysis.model.models import Model
 from steerscope.tinystories.zoo import shipped
@@ -32,8 +32,8 @@ def load(source: Any, **options: Any) -> Model:
         near = get_close_matches(source.lower(), names, 1, NEAR)
         if near:
             raise ModelNotFound(
-                f"no model or folder {source!r}; expected a shipped name ({', '.join(names)}), a folder or a hub name; "
-                f"did you mean {near[0]}?"
+                f"no model or folder {shown(source)}; expected a shipped name ({', '.join(names)}), a folder or a hub "
+                f"name; did you mean {near[0]}?"
             )
     try:
         return loading.load(source, **options)
