@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import Float
+from odd_names import named
 from torch import Tensor
 
 from steerscope.analysis.errors import BadArgument, BadPrompt
@@ -94,7 +95,7 @@ LET_THROUGH: list[tuple[Any, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "value", "expected"), LET_THROUGH, ids=lambda part: ascii(part)[:30])
+@pytest.mark.parametrize(("kind", "value", "expected"), LET_THROUGH, ids=named)
 def test_a_value_of_the_kind_comes_through_as_plain_python(kind: Any, value: Any, expected: Any) -> None:
     found = check_of(kind)(value)
     assert found == expected and type(found) is type(expected)
@@ -161,7 +162,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "value", "expected"), REFUSED, ids=lambda part: ascii(part)[:30])
+@pytest.mark.parametrize(("kind", "value", "expected"), REFUSED, ids=named)
 def test_a_value_of_another_kind_is_refused_with_what_was_expected(kind: Any, value: Any, expected: str) -> None:
     with pytest.raises(Refused, match=f"^{expected}"):
         check_of(kind)(value)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from odd_names import named
 
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import run
@@ -78,7 +79,7 @@ def make(tiny: Model, /, **options: Any) -> Experiment:
         {"positions": "9" * 5000},
         {"strength": 1},
     ],
-    ids=lambda options: str(options)[:40],
+    ids=named,
 )
 def test_odd_injections_are_refused(options: dict[str, Any]) -> None:
     given: dict[str, Any] = {"vector": SteeringVector(torch.ones(4), Site("resid_pre", 0))} | options
@@ -100,7 +101,7 @@ def test_odd_injections_are_refused(options: dict[str, Any]) -> None:
         {"model": "tiny"},
         {"shots": 3},
     ],
-    ids=lambda options: str(options)[:40],
+    ids=named,
 )
 def test_odd_questions_are_refused_as_they_are_made(options: dict[str, Any], tiny: Model) -> None:
     refused(lambda: make(tiny, **options))
@@ -188,7 +189,7 @@ def test_references_that_a_vector_does_not_have_are_refused(tiny: Model, asked: 
         {"model": None},
         {"beams": 3},
     ],
-    ids=lambda options: str(options)[:40],
+    ids=named,
 )
 def test_odd_completions_are_refused(options: dict[str, Any], tiny: Model) -> None:
     given: dict[str, Any] = {"model": tiny, "prompt": TEXTS[0]} | options
@@ -219,7 +220,7 @@ def test_what_is_documented_of_completions_works(tiny: Model, asked: Experiment)
         {"operation": "scale", "value": True},
         {"where": 3},
     ],
-    ids=lambda options: str(options)[:40],
+    ids=named,
 )
 def test_odd_edits_are_refused(options: dict[str, Any]) -> None:
     given: dict[str, Any] = {"site": Site("resid_pre", 0), "operation": "set", "value": torch.ones(4)} | options
@@ -238,7 +239,7 @@ def test_odd_edits_are_refused(options: dict[str, Any]) -> None:
         *each("grad", 3, None),
         {"shards": 3},
     ],
-    ids=lambda options: str(options)[:40],
+    ids=named,
 )
 def test_odd_runs_are_refused(options: dict[str, Any], small_model: Model) -> None:
     given: dict[str, Any] = {"model": small_model, "prompts": [[1, 2, 3]], "variants": [Variant(0)]} | options
@@ -286,7 +287,7 @@ VERBS = [
 ]
 
 
-@pytest.mark.parametrize(("verb", "options"), VERBS, ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(("verb", "options"), VERBS, ids=named)
 def test_odd_requests_of_an_experiment_are_refused(verb: str, options: dict[str, Any], asked: Experiment) -> None:
     refused(lambda: getattr(asked, verb)(**options))
 
