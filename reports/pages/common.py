@@ -170,8 +170,8 @@ def failed_checks(manifest: Any, only: str | None = None, but: Collection[str] =
     failed = [c for c in manifest.get("checks", []) if not c["passed"]]
     where = "" if only is None else "of this section"
     return [
-        f"A check failed: {words.printable(c['name'])} is off by {c['value']:.2g}, at most {c['limit']:.2g} was expected. Do not trust "
-        f"the numbers {where or _whose(c)}."
+        f"A check failed: {words.printable(c['name'])} is off by {c['value']:.2g}, at most {c['limit']:.2g} was "
+        f"expected. Do not trust the numbers {where or _whose(c)}."
         for c in failed
         if (only is None or c.get("section") == only) and not (c.get("section") and c["section"] in but)
     ]
