@@ -9,7 +9,8 @@ import pytest
 
 from steerscope.analysis.sweeps.store import LOG
 from tests.stress.children import End, child
-from tests.stress.doors import DOORS, FOREIGN, NEW, World, forget_world, world
+from tests.stress.doors import DOORS, FOREIGN
+from tests.stress.world import NEW, World, forget_world, world
 
 
 class Stage:

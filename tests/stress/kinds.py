@@ -27,7 +27,8 @@ from steerscope.tinystories.checkpoint import load_checkpoint, read_state
 from steerscope.tinystories.run import Run
 from steerscope.tinystories.train import checkpoint_folder, read_corpus
 
-from .doors import LEARN, NEW, World, half_told, learn_lens, save, save_lens, save_vector, sweep_of, tell
+from .doors import LEARN, half_told, learn_lens, save, save_lens, save_vector, sweep_of, tell
+from .world import NEW, World
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ from steerscope.analysis.vectors.vector import SteeringVector
 from steerscope.reports.report import report
 from tests.stress.children import child, sentence
 from tests.stress.conftest import Stage
-from tests.stress.doors import NEW, OLD, World, command, half_a_sweep, save, save_vector
+from tests.stress.doors import command, half_a_sweep, save, save_vector
+from tests.stress.world import NEW, OLD, World
 
 EVIL = "from pathlib import Path\nPath({!r}).write_text('pwned')\nclass Evil:\n    pass\n"
 

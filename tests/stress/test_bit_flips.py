@@ -13,8 +13,9 @@ import pytest
 
 from steerscope.analysis.errors import SteerscopeError
 from tests.stress.children import child, report
-from tests.stress.doors import NEW, OLD, World, save
+from tests.stress.doors import save
 from tests.stress.kinds import KINDS, Kind
+from tests.stress.world import NEW, OLD, World
 
 Made = tuple[Kind, Path, str]
 SAME, REFUSED = "same", "refused"

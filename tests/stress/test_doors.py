@@ -13,8 +13,9 @@ from steerscope.cli import app
 from tests.stress import sources
 from tests.stress.children import child
 from tests.stress.conftest import Stage
-from tests.stress.doors import DOORS, RAW, SILENT, WRITERS, world
+from tests.stress.doors import DOORS, RAW, SILENT, WRITERS
 from tests.stress.kinds import KINDS, READERS
+from tests.stress.world import world
 
 
 def commands(group: Any = None, before: str = "") -> set[str]:

@@ -17,7 +17,8 @@ from steerscope.analysis.errors import CannotWrite
 from steerscope.analysis.files import append, renewed, write
 from tests.stress.children import End, child, report, sentence
 from tests.stress.conftest import Stage
-from tests.stress.doors import DOORS, NEW, RESUMABLE, World, world
+from tests.stress.doors import DOORS
+from tests.stress.world import NEW, RESUMABLE, World, world
 
 FIGURES = Path(__file__)
 QUICK = [name for name, door in DOORS.items() if door.quick and not door.command and name != "train"]
