@@ -149,7 +149,9 @@ def _bind(function: Callable[..., Any], error: type[SteerscopeError], name: str,
         signature.bind(*args, **options)
     except TypeError as reason:
         known = ", ".join(p for p in signature.parameters if p != "self")
-        raise error(f"{name}: {reason}; expected {known or 'no arguments'}; see help({name})") from None
+        raise error(
+            f"{name}: {brief(str(reason), 200)}; expected {known or 'no arguments'}; see help({name})"
+        ) from None
 
 
 def shown(value: Any) -> str:

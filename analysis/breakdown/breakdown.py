@@ -29,7 +29,7 @@ from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.prompts import Prompts, make_prompts, read_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Frames
-from steerscope.analysis.tools.ordinary import Text
+from steerscope.analysis.tools.ordinary import Text, not_many
 from steerscope.analysis.tools.record import check, record
 
 from .causes import CAUSES, causes
@@ -160,8 +160,8 @@ def _causes(asked: Asked, worst: float | None, loss: float, level: float) -> tup
 def _texts(model: Model, text: Text | None) -> Prompts | None:
     """Texts as prompts; one text is the name of a file of them."""
     if isinstance(text, str):
-        return make_prompts(model, read_prompts(text), source=text)
-    return None if text is None else make_prompts(model, text)
+        return not_many(make_prompts(model, read_prompts(text), source=text))
+    return None if text is None else not_many(make_prompts(model, text))
 
 
 def _few(experiment: Experiment, count: int) -> Experiment:

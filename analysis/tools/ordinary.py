@@ -8,12 +8,14 @@ the prompt that is injected into, the loss is that of the second half.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.question.corpora import windows
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.metrics import perplexity
 from steerscope.analysis.question.prompts import Prompts, make_prompts
 
 COUNT, TOKENS = 16, 48  # windows, and tokens of each
+MOST = 1_000  # texts of the user's own: damage is a mean, and more of them only take longer
 Text = Prompts | str | Sequence[str] | Sequence[Sequence[int]]
 
 
@@ -33,7 +35,7 @@ def ordinary(experiment: Experiment, text: Text | None = None) -> Experiment:
         tokens = min(TOKENS, model.n_ctx)
         prompts = windows(model, "shipped" if text is None else text, count=COUNT, tokens=tokens)  # the same for all
     else:
-        prompts = make_prompts(model, text)
+        prompts = not_many(make_prompts(model, text))
     asked = replace(experiment, prompts=prompts, metric=perplexity(), scored=None)
     if all(map(_room, prompts.full, asked.injected)):
         return asked
@@ -43,6 +45,19 @@ def ordinary(experiment: Experiment, text: Text | None = None) -> Experiment:
         continuations=tuple(ids[max(1, len(ids) // 2) :] for ids in prompts.full),
     )
     return replace(asked, prompts=half)
+
+
+def not_many(texts: Prompts) -> Prompts:
+    """Texts, if they are few enough to measure damage on.
+
+    Raises:
+        BadPrompt: more than `MOST`.
+    """
+    if len(texts) > MOST:
+        raise BadPrompt(
+            f"{len(texts):,} texts to measure damage on; expected at most {MOST:,}; give fewer, or windows of a file"
+        )
+    return texts
 
 
 def _room(ids: Sequence[int], injected: Sequence[int]) -> bool:
