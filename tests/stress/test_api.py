@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,13 @@ class Hostile:
         raise RuntimeError("no length")
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 ODD: list[Callable[[], Any]] = [
     *(
-        (lambda value=value: value)
+        partial(_same, value)
         for value in (
             *(None, True, False, 0, 1, -1, 2, 3, 63, 10**6, 10**9, 2**31, 2**63, 2**70, -(2**63), 10**400),
             *(0.0, -0.0, 0.5, 1.0, 1.5, -1.5, 1e-320, 1e19, 1e38, 1e308, -1e308, float("nan"), float("inf")),
@@ -85,7 +90,8 @@ ODD: list[Callable[[], Any]] = [
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Call]:
-    return public_calls(tmp_path_factory.mktemp("model"))
+    made: dict[str, Call] = public_calls(tmp_path_factory.mktemp("model"))
+    return made
 
 
 @pytest.fixture(autouse=True)

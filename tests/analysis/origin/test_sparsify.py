@@ -14,7 +14,7 @@ from steerscope.analysis.engine.run import measure
 from steerscope.analysis.errors import BadArgument, BadInjection, BadMetric
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.origin.kept import Curves, Tried, smallest
-from steerscope.analysis.origin.sparsify import COLUMNS, sparsify
+from steerscope.analysis.origin.sparsify import COLUMNS, Order, sparsify
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import Metric, Outputs, Score, Scored, kl, log_prob
@@ -53,7 +53,7 @@ def slow_effect(asked: Experiment, p: int, values: Tensor, target: int) -> float
 @pytest.mark.parametrize("rescaled", [False, True])
 @pytest.mark.parametrize("order", ["size", "first", "gradient"])
 def test_what_is_kept_equals_plain_passes_with_a_vector_that_was_cut_by_hand(
-    order: str, rescaled: bool, tiny: Model, stories: list[str]
+    order: Order, rescaled: bool, tiny: Model, stories: list[str]
 ) -> None:
     target = tiny.single_token(" wedding")
     asked = experiment(tiny, [stories[0], "Tom had a red ball", stories[3]], metric=log_prob([target]))
