@@ -44,35 +44,20 @@ def _same(value: Any) -> Any:
     return value
 
 
+VALUES: list[Any] = [
+    *(None, True, False, 0, 1, -1, 2, 3, 63, 10**6, 10**9, 2**31, 2**63, 2**70, -(2**63), 10**400),
+    *(0.0, -0.0, 0.5, 1.0, 1.5, -1.5, 1e-320, 1e19, 1e38, 1e308, -1e308, float("nan"), float("inf")),
+    *("", " ", "\n", "\0", "\ud800", "é", "\u2028", "L0H0", "L0H99", "L0M", "all", "last", "front", "3,4"),
+    *("a" * 10**5, "x" * 300, "../x", "/proc/x", "/dev/null", "/dev/zero", ".", "kl", "none", "{}", "<b>", "%s"),
+    *([], (), {}, set(), [[]], [None], [""], ["a"], ["L0H0"], ["L0H0", "L0H0"], ["\ud800"], [0], [-1], [10**9]),
+    *([1.5], [float("nan")], [[0]], [[1, 2], [3]], [True], [[[1]]], {"a": 1}, {1: [2]}, {"L0H0": 3}, [0, "a"]),
+    *(b"", b"x", bytearray(b"x"), complex(1), Decimal("1.5"), Fraction(1, 3), range(3), range(10**12), object),
+    *(np.int64(3), np.float32(0.5), np.bool_(True), np.str_("a"), np.array([1, 2]), np.array(["a"]), np.nan),
+    *(Path("x"), Path("/"), Path(), lambda: 0, len, int, ..., NotImplemented, ValueError("x"), slice(3)),
+    *(pd.DataFrame(), pd.DataFrame({"a": [1]}), pd.Series([1]), np.zeros((0, 3)), np.datetime64("2020")),
+]
 ODD: list[Callable[[], Any]] = [
-    *(
-        partial(_same, value)
-        for value in (
-            *(None, True, False, 0, 1, -1, 2, 3, 63, 10**6, 10**9, 2**31, 2**63, 2**70, -(2**63), 10**400),
-            *(0.0, -0.0, 0.5, 1.0, 1.5, -1.5, 1e-320, 1e19, 1e38, 1e308, -1e308, float("nan"), float("inf")),
-            *("", " ", "\n", "\0", "\ud800", "é", "\u2028", "L0H0", "L0H99", "L0M", "all", "last", "front", "3,4"),
-            *(
-                "a" * 10**5,
-                "x" * 300,
-                "../x",
-                "/proc/x",
-                "/dev/null",
-                "/dev/zero",
-                ".",
-                "kl",
-                "none",
-                "{}",
-                "<b>",
-                "%s",
-            ),
-            *([], (), {}, set(), [[]], [None], [""], ["a"], ["L0H0"], ["L0H0", "L0H0"], ["\ud800"], [0], [-1], [10**9]),
-            *([1.5], [float("nan")], [[0]], [[1, 2], [3]], [True], [[[1]]], {"a": 1}, {1: [2]}, {"L0H0": 3}, [0, "a"]),
-            *(b"", b"x", bytearray(b"x"), complex(1), Decimal("1.5"), Fraction(1, 3), range(3), range(10**12), object),
-            *(np.int64(3), np.float32(0.5), np.bool_(True), np.str_("a"), np.array([1, 2]), np.array(["a"]), np.nan),
-            *(Path("x"), Path("/"), Path(), lambda: 0, len, int, ..., NotImplemented, ValueError("x"), slice(3)),
-            *(pd.DataFrame(), pd.DataFrame({"a": [1]}), pd.Series([1]), np.zeros((0, 3)), np.datetime64("2020")),
-        )
-    ),
+    *(partial(_same, value) for value in VALUES),
     lambda: torch.tensor(1.0),
     lambda: torch.tensor([1, 2]),
     lambda: torch.full((2, 16), float("nan")),
