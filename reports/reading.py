@@ -70,8 +70,9 @@ def drawing(draw: Callable[[Result], Drawn]) -> Callable[[Result], Drawn]:
         if not isinstance(result, Result):
             raise BadArgument(f"got {shown(result)}; expected a Result; give what a question or Result.load gives")
         try:
-            look(result)
-            made: Any = draw(result)
+            with np.errstate(all="ignore"):  # what is no number is told as missing
+                look(result)
+                made: Any = draw(result)
         except FAULTS as fault:
             raise _damaged(result, _reason(fault)) from fault
         told: Any = [printable(line) for line in made] if isinstance(made, list) else made
