@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from steerscope.analysis import files
 from steerscope.analysis.errors import SteerscopeError
 
@@ -106,6 +108,7 @@ def _be_a_child(
         signal.alarm(PATIENCE)
         os.dup2(said, 1)
         os.dup2(said, 2)
+        torch.set_num_threads(torch.get_num_threads())  # torch makes its pool anew, before loaders' threads ask for it
         sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1, encoding="utf-8") for n in (1, 2))
         if largest is not None:
             _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from steerscope.questions import QUESTIONS
 from steerscope.reports.report import html, report
 from steerscope.tinystories.train import checkpoint_folder, train
 
+from .children import child
 from .world import NEW, NOTHING, OLD, RESUMABLE, SEEDS, World, world
 
 SHIPPED = "tinystories-1l"
@@ -67,6 +69,15 @@ class Door:
 
 def nothing(world: World, folder: Path) -> None:
     """Nothing stands there."""
+
+
+@contextmanager
+def undisturbed(run: Callable[[World, Path], object]) -> Iterator[Path]:
+    """A folder in which a door has run to its end."""
+    with tempfile.TemporaryDirectory() as name:
+        end = child(lambda: run(world(), Path(name)), Path(name))
+        assert end.status == 0, end.said[-3000:]
+        yield Path(name)
 
 
 def command(*words: object) -> None:
@@ -170,9 +181,8 @@ def lens_command(word: str, world: World, folder: Path) -> None:
 @cache
 def learned(word: str) -> Mapping[str, torch.Tensor]:
     """The weights of a training that nobody stopped."""
-    with tempfile.TemporaryDirectory() as folder:
-        learn_lens(word, world(), Path(folder))
-        tuned = load_lens(world().model, Path(folder) / "run").tuned
+    with undisturbed(partial(learn_lens, word)) as folder:
+        tuned = load_lens(world().model, folder / "run").tuned
         assert tuned is not None
         return dict(tuned.state_dict())
 
@@ -217,9 +227,8 @@ def half_a_sweep(world: World, folder: Path) -> None:
 @cache
 def rows(run: Callable[[World, Path], object]) -> pd.DataFrame:
     """The rows of a sweep that nobody stopped."""
-    with tempfile.TemporaryDirectory() as folder:
-        run(world(), Path(folder))
-        return _rows(Store(Path(folder) / "run"))
+    with undisturbed(run) as folder:
+        return _rows(Store(folder / "run"))
 
 
 def _rows(store: Store) -> pd.DataFrame:
