@@ -133,8 +133,8 @@ def _from_checkpoint(
         bridge = _bridge(hf)
     except Exception as error:  # of any type: there are 140 architectures, each with its own code
         raise UnsupportedModel(
-            f"TransformerLens cannot take {source!r} ({architecture}) apart ({first_line(error)}); the analysis needs "
-            "its hooks; use an architecture that it knows"
+            f"TransformerLens cannot take {source!r} ({architecture}) apart ({first_line(error)}); expected one "
+            "that it knows, with sizes that fit, since the analysis needs its hooks; use another model"
         ) from error
     if architecture == "GPTJForCausalLM":
         _show_pattern(bridge)

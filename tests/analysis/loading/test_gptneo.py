@@ -54,7 +54,9 @@ def test_prompts_beyond_the_window_are_refused(small_models: Any) -> None:
     model = small_models["gpt_neo"]
     assert model.n_ctx == NEO_WINDOW
     next(run(model, [[1] * NEO_WINDOW], [Variant(0)]))
-    with pytest.raises(BadPrompt, match=f"has {NEO_WINDOW + 1} tokens, gpt_neo reads at most {NEO_WINDOW}"):
+    with pytest.raises(
+        BadPrompt, match=f"has {NEO_WINDOW + 1} tokens; expected at most the {NEO_WINDOW} that gpt_neo reads"
+    ):
         next(run(model, [[1] * (NEO_WINDOW + 1)], [Variant(0)]))
 
 
