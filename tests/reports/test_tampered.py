@@ -195,6 +195,7 @@ def changes(value: Any) -> Iterator[Any]:
             yield [changed, *value[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_manifest_is_drawn_or_refused(kinds: dict[str, Result], kind: str, some: Some) -> None:
     refused(replace(kinds[kind], manifest={}), whole=True)

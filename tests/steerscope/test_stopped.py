@@ -172,7 +172,8 @@ def test_a_short_question_writes_nothing_before_its_result(
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run behind a shell
 from steerscope.analysis.tools import keeping, patching
 from steerscope import cli
 keeping.SECONDS, own = -1.0, patching._one

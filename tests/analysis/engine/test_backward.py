@@ -161,6 +161,7 @@ def _peaks(layers: int) -> list[int]:
     return [int(line) for line in done.stdout.strip().splitlines()[-2:]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
 def test_memory_grows_with_depth_by_the_stream_alone() -> None:
     (shallow, _), (deep, everything) = _peaks(6), _peaks(24)

@@ -73,6 +73,7 @@ def test_a_run_that_was_stopped_goes_on_to_exactly_the_same_rows(tiny: Model, wh
     assert [s["trials"] for s in store.sessions()] == [0, 120, 40, 240]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_to_exactly_the_same_rows(tiny_folder: Path, tmp_path: Path) -> None:
     """A real process, kill -9, twice; then compared with one that was never killed."""
     script = (
