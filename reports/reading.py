@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_complex_dtype, is_numeric_dtype
+from pandas.errors import DataError, InvalidIndexError, SpecificationError
 
 from steerscope.analysis.errors import BadArgument, DamagedRun
 from steerscope.analysis.gate import shown
@@ -55,7 +56,10 @@ CHECK: dict[str, Callable[[Any], bool]] = {
 LARGEST = 10**300  # that a float holds
 MOST = 1_000_000  # cells of a map of nodes
 # What reading a table or a manifest raises where they are not as they should be; anything else is a bug of the page.
-FAULTS = (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RecursionError, StopIteration)
+FAULTS = (
+    *(LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RecursionError, StopIteration),
+    *(InvalidIndexError, DataError, SpecificationError),  # of pandas
+)
 
 
 def drawing(draw: Callable[[Result], Drawn]) -> Callable[[Result], Drawn]:

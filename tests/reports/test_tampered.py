@@ -27,16 +27,17 @@ from steerscope.reports.page import render
 from steerscope.reports.pages.common import failed_checks
 from steerscope.reports.theme import bold, said
 
+Some = Callable[[Iterable[Any], int], list[Any]]
 KINDS = sorted({*QUESTIONS, "unknown"} - {"localize"})
 HARM = '<a href="javascript:alert(1)">x</a><b>fat</b><img src=x onerror=alert(1)>\x1b]8;;http://x\x07y\x1b[31m\n%{x}'
 DATA = re.compile(r"<\s*(a|img|b>fat)", re.I)
 
 
-@pytest.fixture(scope="module", params=[41, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
-def some(request: pytest.FixtureRequest) -> Callable[[Iterable[Any]], list[Any]]:
-    """Of many cases every 41st, or all."""
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["few", "many"])
+def some(request: pytest.FixtureRequest) -> Some:
+    """Of many cases every so manieth; eight times as many in the slow tests."""
     count = itertools.count()
-    return lambda cases: [case for case in cases if next(count) % request.param == 0]
+    return lambda cases, every: [c for c in cases if next(count) % max(1, every // (8 if request.param else 1)) == 0]
 
 
 def refused(result: Result, whole: bool = False) -> str:
@@ -164,7 +165,6 @@ def test_every_page_looks_before_it_draws() -> None:
             assert getattr(page_of(kind), name).__drawing__, f"{kind}: {name} lacks @drawing"
 
 
-Some = Callable[[Iterable[Any]], list[Any]]
 ODD: list[Any] = [
     None,
     "two",
@@ -199,19 +199,19 @@ def changes(value: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_manifest_is_drawn_or_refused(kinds: dict[str, Result], kind: str, some: Some) -> None:
     refused(replace(kinds[kind], manifest={}), whole=True)
-    for manifest in some(some(changes(dict(kinds[kind].manifest)))):
+    for manifest in some(changes(dict(kinds[kind].manifest)), 800):
         refused(replace(kinds[kind], manifest=manifest))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_table_that_is_gone_is_named(kinds: dict[str, Result], kind: str, some: Some) -> None:
     result = kinds[kind]
-    for name, frame in result.frames.items():
+    for name, frame in some(result.frames.items(), 4):
         left = {k: v for k, v in result.frames.items() if k != name}
         why = refused(Result(kind, left, {k: v for k, v in result.columns.items() if k != name}, result.manifest))
         assert not why or name in why, why
         others = [frame.iloc[:0], frame.iloc[:1], pd.concat([frame, frame]), frame.set_index(np.zeros(len(frame), int))]
-        for changed in some(others):
+        for changed in some(others, 8):
             refused(replace(result, frames={**result.frames, name: changed}))
     refused(replace(result, frames={k: v.iloc[:0] for k, v in result.frames.items()}), whole=True)
     assert refused(Result(kind, {}, {}, {})) or kind in ("unknown", "sweep")  # which may have no trials yet
@@ -220,7 +220,7 @@ def test_a_table_that_is_gone_is_named(kinds: dict[str, Result], kind: str, some
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_column_that_is_gone_is_named(kinds: dict[str, Result], kind: str, some: Some) -> None:
     result = kinds[kind]
-    for name, column in some((name, column) for name, columns in result.columns.items() for column in columns):
+    for name, column in some(((name, column) for name, columns in result.columns.items() for column in columns), 41):
         left = {c: about for c, about in result.columns[name].items() if c != column}
         frames = {**result.frames, name: result.frames[name][[*left]]}
         why = refused(Result(kind, frames, {**result.columns, name: left}, result.manifest))
@@ -248,7 +248,7 @@ FILLS: dict[str, Any] = {
 def test_a_column_of_odd_values_is_drawn_or_refused(kinds: dict[str, Result], kind: str, some: Some) -> None:
     result = kinds[kind]
     columns = [(name, column) for name, found in result.columns.items() for column in found]
-    for (name, column), fill in some(some(itertools.product(columns, FILLS))):
+    for (name, column), fill in some(itertools.product(columns, FILLS), 800):
         frame = result.frames[name].copy()
         frame[column] = pd.Series([FILLS[fill]] * len(frame), index=frame.index, dtype=object)
         refused(replace(result, frames={**result.frames, name: frame}))
