@@ -217,10 +217,9 @@ class Store:
     def read(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The rows of every block that is there, in order of the trials, a part at a time."""
         about = self._manifest()
-        for block, path in sorted(self.done().items()):
-            part = _part(about, block)
-            content = _whole(path, part)
+        for block, path, content in self._parts():
             if content is not None:
+                part = _part(about, block)
                 yield self._table(path, content, part["stop"] - part["start"], columns)
 
     @contextmanager
@@ -340,12 +339,11 @@ class Store:
         )
 
     def _parts(self) -> Iterator[tuple[int, Path, bytes | None]]:
-        """Block, path and bytes of every part; None where it is damaged."""
+        """Block, path and bytes of every part, in order; None where it is damaged."""
         about, seen = self._manifest(), set()
-        for path in sorted(self.trials.glob("part-*.parquet")):
-            match = PART.fullmatch(path.name)
-            block = int(match[1]) if match else -1
-            content = _whole(path, _part(about, block)) if match and block not in seen else None
+        found = [(PART.fullmatch(path.name), path) for path in self.trials.glob("part-*.parquet")]
+        for block, path in sorted((int(match[1]) if match else -1, path) for match, path in found):
+            content = _whole(path, _part(about, block)) if block >= 0 and block not in seen else None
             if content is not None:
                 seen.add(block)
             yield block, path, content

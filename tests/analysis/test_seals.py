@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flips import flips
 
 from steerscope.analysis.errors import BadLens, DamagedRun
 from steerscope.analysis.files import renewed, write
@@ -28,19 +29,16 @@ def test_what_was_sealed_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(tmp_path: Path) -> None:
-    content, path = sealed(DOCUMENT), tmp_path / "manifest.json"
+    path = write(tmp_path / "manifest.json", sealed(DOCUMENT))
     accepted = 0
-    for place in range(len(content)):
-        changed = bytearray(content)
-        changed[place] ^= 1 << place % 8
-        path.write_bytes(changed)
+    for where in flips(path):
         try:
             found = read_json(path, DamagedRun, "manifest")
         except DamagedRun:
             continue
-        assert found == DOCUMENT, place
+        assert found == DOCUMENT, where
         accepted += 1
-    assert accepted < 0.02 * len(content)  # a space that became a tab, say
+    assert accepted < 0.02 * path.stat().st_size  # a space that became a tab, say
 
 
 @pytest.mark.parametrize("change", [{"mode": "through"}, {"more": 1}, {"k": [4, 1]}, {"share": 0.2}])
@@ -135,16 +133,13 @@ def test_a_seal_that_was_written_by_somebody_else_is_refused(folder: Path, files
 
 
 def test_every_flipped_bit_of_a_seal_is_refused_or_changes_nothing(folder: Path) -> None:
-    content = (folder / CHECKSUMS).read_bytes()
-    for place in range(len(content)):
-        changed = bytearray(content)
-        changed[place] ^= 1 << place % 8
-        (folder / CHECKSUMS).write_bytes(changed)
+    content = json.loads((folder / CHECKSUMS).read_bytes())
+    for where in flips(folder / CHECKSUMS):
         try:
             check_folder_seal(folder, BadLens, "model")
         except BadLens:
             continue
-        assert json.loads(changed) == json.loads(content)
+        assert json.loads((folder / CHECKSUMS).read_bytes()) == content, where
 
 
 def test_a_folder_without_a_seal_passes(tmp_path: Path) -> None:

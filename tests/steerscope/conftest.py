@@ -1,9 +1,18 @@
-"""No network for the command line's tests."""
+"""A model and no network for the command line's tests."""
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from checkpoints import save_gpt2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_gpt2(folder)
+    return folder
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import save_gpt2
 from tqdm.auto import tqdm
 
 from steerscope import cli
@@ -21,13 +20,6 @@ from steerscope.commands.finish import FAILED, as_text, check_out
 
 GROUPS = (cli.app, *(one.typer_instance for one in cli.app.registered_groups))
 EVERY = [info for group in GROUPS if group is not None for info in group.registered_commands]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_gpt2(folder)
-    return folder
 
 
 def status(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Any:

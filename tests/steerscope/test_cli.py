@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from checkpoints import save_gpt2
 
 from steerscope import __version__, cli
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_gpt2(folder)
-    return folder
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

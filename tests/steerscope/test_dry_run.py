@@ -6,7 +6,6 @@ from functools import wraps
 from pathlib import Path
 
 import pytest
-from checkpoints import save_gpt2
 
 from steerscope import cli
 from steerscope.analysis.question import cost
@@ -16,13 +15,6 @@ from steerscope.questions import QUESTIONS, Question
 
 NEEDED = {"path_effect": ["--senders", "injection", "--receivers", "logits"]}
 OWN = [question for question in QUESTIONS.values() if question.experiment and not question.door]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_gpt2(folder)
-    return folder
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, *more: object, layer: int = 0) -> object:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoints import save_gpt2
 
 from steerscope import cli
 from steerscope.analysis.results.result import Result
@@ -31,13 +30,6 @@ COMMANDS = {
     if question.experiment and question.columns is not None
     for more in ARGUMENTS.get(question.name, [""])
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_gpt2(folder)
-    return folder
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, command: str, *more: str) -> None:

@@ -9,20 +9,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from checkpoints import save_gpt2
 
 from steerscope import cli
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools import keeping, patching
 
 REFERENCES = 4
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_gpt2(folder)
-    return folder
 
 
 @pytest.fixture(autouse=True)

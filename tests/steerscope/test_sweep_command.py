@@ -6,17 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from checkpoints import save_gpt2
 
 from steerscope import cli
 from steerscope.analysis.sweeps import bench, runner
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_gpt2(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ Excepted are the files that only explain or draw (`only_explains` in kinds.py: a
 number may for it. Files that are cut, emptied, missing or exchanged are tried in the same way.
 """
 
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from flips import flips
 
 from steerscope.analysis.errors import SteerscopeError
 from tests.stress.children import child, report
@@ -64,15 +64,10 @@ def flip(made: Made, world: World, each: int) -> dict[str, tuple[int, int]]:
     kind, folder, before = made
     counts = {}
     for path in files(folder):
-        content, dice, seen = path.read_bytes(), random.Random(path.name), []
-        total = 8 * len(content)
-        for bit in range(total) if total <= each else sorted(dice.sample(range(total), each)):
-            changed = bytearray(content)
-            changed[bit // 8] ^= 1 << bit % 8
-            path.write_bytes(changed)
-            seen.append(outcome(kind, world, folder, before, f"bit {bit} of {path.name}"))
+        seen = []
+        for where in flips(path, each):
+            seen.append(outcome(kind, world, folder, before, where))
             assert not explains(kind, path) or seen[-1] == SAME, f"{path.name} only explains, and was not read over"
-        path.write_bytes(content)
         counts[path.name] = seen.count(REFUSED), seen.count(SAME)
     assert kind.read(world, folder) == before
     return counts

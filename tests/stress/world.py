@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import islice
 from pathlib import Path
 
 import pandas as pd
 import torch
 from checkpoints import TEXT, save_gpt2
+from small_training import small_training, stories
 
 from steerscope.analysis.lens.lens import Lens, new_lens
 from steerscope.analysis.loading.loading import load
@@ -23,7 +23,6 @@ from steerscope.analysis.results.schema import Column
 from steerscope.analysis.vectors.vector import SteeringVector
 from steerscope.reports.report import html
 from steerscope.tinystories.config import TrainConfig
-from steerscope.tinystories.corpus import END, topic_stories
 
 NOTHING, OLD, NEW, RESUMABLE = "nothing", "old", "new", "resumable"
 SEEDS: Mapping[str, int] = {OLD: 0, NEW: 1}
@@ -77,24 +76,7 @@ class World:
         return found
 
     def stories(self, out: Path, word: str) -> TrainConfig:
-        return TrainConfig(
-            text=(str(self.home / "stories.txt"),),
-            out=str(out),
-            topic_stories=20,
-            held_out_one_in=6,
-            d_model=16,
-            n_heads=2,
-            n_layers=1,
-            context=32,
-            vocabulary=300,
-            batch=2,
-            steps=4,
-            warmup=2,
-            evaluate_every=2,
-            checkpoint_every=2,
-            bf16=False,
-            seed=SEEDS[word],
-        )
+        return small_training(self.home / "stories.txt", out, steps=4, evaluate_every=2, seed=SEEDS[word])
 
 
 @cache
@@ -105,7 +87,7 @@ def world() -> World:
     lines = ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park", "Once there was a wedding"]
     (home / "prompts.txt").write_text("\n".join(lines))
     (home / "text.txt").write_text("\n\n".join([TEXT[:400]] * 12))
-    (home / "stories.txt").write_text(f"\n{END}\n".join(islice(topic_stories(9), 60)))
+    stories(home / "stories.txt")
     return World(home)
 
 

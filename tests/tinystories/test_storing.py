@@ -1,6 +1,5 @@
 """What training writes: whole or not at all, refused where it has changed, and never in the place of something else."""
 
-import itertools
 import json
 import os
 import random
@@ -13,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from flips import flips
 from safetensors.torch import load
+from small_training import small_training, stories
 from stress.children import child, sentence
 
 from steerscope import cli
@@ -22,7 +23,6 @@ from steerscope.analysis.seals import CHECKSUMS, check_folder_seal, digest, seal
 from steerscope.analysis.tensors import read_tensors, tensor_bytes
 from steerscope.tinystories.checkpoint import OPTIMIZER, PARTS, STATE, WEIGHTS
 from steerscope.tinystories.config import TrainConfig
-from steerscope.tinystories.corpus import END, topic_stories
 from steerscope.tinystories.run import Run
 from steerscope.tinystories.train import Progress, checkpoint_folder, read_corpus, train
 
@@ -46,59 +46,26 @@ ODD: tuple[Any, ...] = (
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "stories.txt"
-    path.write_text(f"\n{END}\n".join(itertools.islice(topic_stories(9), 40)))
-    return path
+    return stories(tmp_path_factory.mktemp("text") / "stories.txt", 40)
 
 
 @pytest.fixture
 def config(text: Path, tmp_path: Path) -> TrainConfig:
-    return small(text, tmp_path / "model")
-
-
-def small(text: Path, out: Path) -> TrainConfig:
-    return TrainConfig(
-        text=(str(text),),
-        out=str(out),
-        topic_stories=20,
-        held_out_one_in=6,
-        d_model=16,
-        n_heads=2,
-        n_layers=1,
-        context=32,
-        vocabulary=300,
-        batch=2,
-        steps=6,
-        warmup=2,
-        evaluate_every=3,
-        checkpoint_every=2,
-        bf16=False,
-    )
+    return small_training(text, tmp_path / "model")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(text: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights of a run that nobody stopped, as a file."""
-    return (train(small(text, tmp_path_factory.mktemp("whole") / "model")) / WEIGHTS).read_bytes()
+    return (train(small_training(text, tmp_path_factory.mktemp("whole") / "model")) / WEIGHTS).read_bytes()
 
 
 @pytest.fixture(scope="module")
 def stopped(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Run, Path]:
     """A run, and its checkpoint in the middle."""
-    config = small(text, tmp_path_factory.mktemp("stopped") / "model")
+    config = small_training(text, tmp_path_factory.mktemp("stopped") / "model")
     folder = train(config, stop_after=3)
     return config, Run(config, read_corpus(config)), folder
-
-
-def flips(path: Path, count: int) -> Iterator[str]:
-    """Puts one changed bit after another into a file, its first and last byte among them; leaves it as it was."""
-    content, dice = path.read_bytes(), random.Random(path.name)
-    places = {0, len(content) - 1, *dice.sample(range(len(content)), min(count, len(content)))}
-    for place in sorted(places):
-        bit = dice.randrange(8)
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
-        yield f"{path.name}, byte {place}, bit {bit}"
-    path.write_bytes(content)
 
 
 def kills(config: TrainConfig, undisturbed: bytes, every: bool) -> int:
@@ -380,7 +347,7 @@ def test_a_rate_at_which_nothing_is_learned_is_named(config: TrainConfig, monkey
 
 @pytest.mark.parametrize("name", [field.name for field in fields(TrainConfig)])
 def test_odd_settings_are_refused_in_a_sentence(text: Path, tmp_path: Path, name: str) -> None:
-    good = asdict(small(text, tmp_path / "model"))
+    good = asdict(small_training(text, tmp_path / "model"))
     refused = 0
     for value in ODD:
         try:

@@ -1,7 +1,6 @@
 """Training on a few stories: it learns, it resumes exactly, and what it writes is a GPT-Neo."""
 
 import io
-import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,12 +11,13 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from small_training import small_training, stories
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steerscope.analysis.errors import BadArgument, BadCorpus, BrokenInvariant, DamagedRun, OutputExists
 from steerscope.tinystories.batches import Batches, Text, epochs
 from steerscope.tinystories.config import TrainConfig
-from steerscope.tinystories.corpus import END, topic_stories
+from steerscope.tinystories.corpus import END
 from steerscope.tinystories.forward import check_same_logits, fast_logits, gpt_neo
 from steerscope.tinystories.progress import progress_bar
 from steerscope.tinystories.run import Run, rate
@@ -34,20 +34,17 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "stories.txt"
-    path.write_text(f"\n{END}\n".join(itertools.islice(topic_stories(9), 60)))
-    return path
+    return stories(tmp_path_factory.mktemp("text") / "stories.txt")
 
 
 @pytest.fixture
 def config(text: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        text=(str(text),),
-        out=str(tmp_path / "model"),
-        topic_stories=20,
-        held_out_one_in=6,
+    return small_training(
+        text,
+        tmp_path / "model",
         d_model=32,
         n_heads=4,
+        n_layers=2,
         context=48,
         vocabulary=320,
         batch=4,
@@ -56,7 +53,6 @@ def config(text: Path, tmp_path: Path) -> TrainConfig:
         dropout=0.1,
         evaluate_every=6,
         checkpoint_every=10,
-        bf16=False,
     )
 
 

@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from flips import flips
 from stress.children import child, sentence
 
 from steerscope import cli
@@ -52,17 +52,6 @@ def weights(lens: Lens) -> list[torch.Tensor]:
 
 def same(one: Lens, other: Lens) -> bool:
     return all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
-
-
-def flips(path: Path, count: int) -> Iterator[str]:
-    """Puts one changed bit after another into a file; leaves it as it was."""
-    content, dice = path.read_bytes(), random.Random(path.name)
-    places = {*range(40), len(content) - 1, *dice.sample(range(len(content)), min(count, len(content)))}
-    for place in sorted(places):
-        bit = dice.randrange(8)
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
-        yield f"{path.name}, byte {place}, bit {bit}"
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
