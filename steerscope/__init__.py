@@ -28,6 +28,7 @@ _HOME = {
     "Node": "analysis.model.nodes",
     "Site": "analysis.model.nodes",
     "Positions": "analysis.model.positions",
+    "Layout": "analysis.model.positions",
     "steering_vector": "analysis.vectors.prompt_pair",
     "mean_difference": "analysis.vectors.mean_difference",
     "SteeringVector": "analysis.vectors.vector",

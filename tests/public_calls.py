@@ -59,6 +59,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("Node", st.Node, layer=0, head=1)
     add("Site", st.Site, name="z", layer=0, head=1)
     add("Positions", st.Positions, place="front", indices=())
+    add("Layout", st.Layout, length=4, has_bos=True)
     add("steering_vector", st.steering_vector, model=model, plus=" wedding", minus=" ", layer=1)
     add("mean_difference", st.mean_difference, model=model, positive=texts, negative=["A dog", "A cat"], layer=1)
     add("SteeringVector", st.SteeringVector, values=torch.ones(2, 4), site=site, source={"label": "x"})
@@ -91,7 +92,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     objects |= {"Prompts": given, "Result": result, "SteeringVector": vector, "Edit": edit}
     objects |= {"Positions": st.Positions(), "Node": st.Node(0), "Site": site}
     by_name: dict[str, Any] = dict(
-        text=" Lily", ids=[1, 2], token=1, site=site, layer=0, length=4, rows=1, has_bos=True
+        text=" Lily", ids=[1, 2], token=1, site=site, layer=0, length=4, rows=1, prompt=st.Layout(4, True)
     )
     by_name |= dict(vector=0, share=0.5, most=0, count=1, chosen=[0], folder=saved, index=0, model=model, base=None)
     by_name |= dict(edits=experiment.edits(0), sites=[("z", 0)], nodes=[st.Node(0)], variants=[st.Variant(0)])

@@ -63,7 +63,7 @@ class Undo:
     @property
     def there(self) -> tuple[str, ...]:
         """The mechanisms that this model has."""
-        gone = {"sink"} if self.model.bos is None else set()
+        gone = set() if any(self._begun) else {"sink"}
         if not readers(self.model):
             gone.add("scales")
         if self.first >= self.model.n_layers:
@@ -105,16 +105,21 @@ class Undo:
     def _streams(self) -> list[Float[Tensor, "pos d_model"]]:
         return streams(self.experiment)
 
+    @property
+    def _begun(self) -> list[bool]:
+        """By prompt, whether it begins with BOS."""
+        return [prompt.has_bos for prompt in self.experiment.layouts]
+
     @cached_property
     def _elsewhere(self) -> Float[Tensor, "pos d_model"]:
-        """Clean streams of all prompts, the first position left out."""
-        start = 0 if self.model.bos is None else 1
-        return torch.cat([x[start:] for x in self._streams])
+        """Clean streams of all prompts, BOS left out."""
+        return torch.cat([x[int(begun) :] for x, begun in zip(self._streams, self._begun, strict=True)])
 
     @cached_property
     def _directions(self) -> dict[str, Float[Tensor, " d_model"]]:
         mean = self._elsewhere.mean(dim=0)
-        first = torch.stack([x[0] for x in self._streams]).mean(dim=0) - mean
+        begun = [x[0] for x, begun in zip(self._streams, self._begun, strict=True) if begun]
+        first = torch.stack(begun).mean(dim=0) - mean if begun else torch.zeros_like(mean)
         return {name: x / x.norm().clamp_min(1e-30) for name, x in (("mean", mean), ("sink", first))}
 
     @cached_property

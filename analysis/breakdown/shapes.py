@@ -126,7 +126,7 @@ class Shapes:
             for n in range(self.layers)
             for i in one.injections
         ]
-        return tuple(compose(scaled, len(ids), one.model.bos is not None) for ids in one.prompts.ids)
+        return tuple(compose(scaled, prompt) for prompt in one.layouts)
 
     def outcomes(self, way: str, knobs: Sequence[float]) -> Outcomes:
         """Outcomes along the knob; each is run once."""

@@ -172,5 +172,5 @@ def _committed(agreement: Float[Tensor, "layer pos"]) -> Float[Tensor, " pos"]:
 
 
 def _places(experiment: Experiment, p: int) -> list[tuple[str, list[int]]]:
-    injected = [i for i in experiment.injected[p] if i or experiment.model.bos is None]
+    injected = [i for i in experiment.injected[p] if i or not experiment.layouts[p].has_bos]
     return [("injected", injected), ("later", later(injected, len(experiment.prompts.full[p])))]

@@ -46,7 +46,7 @@ def load(
         dtype: float32 by default; half precision is too coarse for effects of single nodes.
         tokenizer: what turns text into ids, of transformers' kind; a folder's own by default. Without one prompts are
             token ids.
-        bos: put BOS before every prompt; by default where the tokenizer has one.
+        bos: put BOS before every prompt; by default where the tokenizer has one, whether it adds it by itself or not.
         name: how reports call the model; the folder's or the hub's name by default.
         selfcheck: prove what the analyses rely on (a few passes over seven tokens).
 
@@ -340,4 +340,5 @@ def _wrap(
         post_norm=hasattr(first, "ln1_post"),
         softcap=float(getattr(cfg, "output_logits_soft_cap", -1.0) or -1.0) > 0,
         notes=notes,
+        bos_token=start,
     )

@@ -19,6 +19,7 @@ from steerscope.analysis.errors import BadMetric, BadNode, BadPrompt
 from steerscope.analysis.gate import gated, shown
 
 from .nodes import PER_HEAD, SCALES, Node, Site
+from .positions import Layout
 
 # Activations that one edits or reads, by the name of the hook in a block; `mlp_in` is normalized already.
 HOOKS = {
@@ -47,6 +48,7 @@ class Model:
         source: what it can be loaded from again (folder or hub name); None for a bridge in memory.
         tokenizer: None where prompts are token ids.
         bos: the id put before every prompt; None for none.
+        bos_token: the id that counts as BOS where a prompt begins with it, put there or not; None where there is none.
         n_kv_heads: heads of keys and values; fewer than n_heads where query heads share them.
         n_ctx: the longest prompt, in tokens (for GPT-Neo with local layers: the window).
         has_mlp: false for attention-only models.
@@ -74,6 +76,7 @@ class Model:
     post_norm: bool
     softcap: bool
     notes: tuple[str, ...] = field(default=())
+    bos_token: int | None = None
 
     def __repr__(self) -> str:
         size = f"{counted(self.n_layers, 'layer')} x {counted(self.n_heads, 'head')}, width {self.d_model}"
@@ -195,9 +198,19 @@ class Model:
 
     @gated(error=BadPrompt)
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a prompt, BOS included where the model has one; a BOS in the text is not doubled."""
+        """Token ids of a prompt, with the BOS that the model is given; a BOS in the text is not doubled."""
         ids = self.encode(text)
-        return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+        return ids if self.bos is None or self.has_bos(ids) else [self.bos, *ids]
+
+    @gated(error=BadPrompt)
+    def has_bos(self, ids: Sequence[int]) -> bool:
+        """Whether token ids begin with BOS, whoever has put it there."""
+        return len(ids) > 0 and ids[0] in (self.bos, self.bos_token)
+
+    @gated(error=BadPrompt)
+    def layout(self, ids: Sequence[int]) -> Layout:
+        """What positions are found by in a prompt of these token ids."""
+        return Layout(len(ids), self.has_bos(ids))
 
     @gated(error=BadPrompt)
     def text(self, ids: Sequence[int]) -> str:
@@ -271,6 +284,7 @@ class Model:
             "parallel",
             "post_norm",
             "bos",
+            "bos_token",
         )
         return {key: getattr(self, key) for key in keys} | {
             "dtype": str(self.dtype).removeprefix("torch."),

@@ -1,4 +1,4 @@
-"""`Positions`: where in a prompt an injection goes. Parsed once, resolved against a prompt's length."""
+"""`Positions`: where in a prompt an injection goes. Parsed once, resolved against a prompt's `Layout`."""
 
 import re
 from collections.abc import Sequence
@@ -8,6 +8,20 @@ from steerscope.analysis.errors import BadInjection
 from steerscope.analysis.gate import Count, gated, shown
 
 PLACES = ("front", "middle", "back", "last", "all")
+
+
+@gated(error=BadInjection)
+@dataclass(frozen=True)
+class Layout:
+    """What positions are found by in one prompt; `Model.layout` makes it of token ids.
+
+    Attributes:
+        length: in tokens.
+        has_bos: whether the first of them is BOS.
+    """
+
+    length: Count
+    has_bos: bool = False
 
 
 @gated(error=BadInjection)
@@ -44,16 +58,17 @@ class Positions:
         return self.place in ("last", "all")
 
     @gated(error=BadInjection)
-    def resolve(self, length: Count, rows: Count, has_bos: bool) -> tuple[int, ...]:
-        """The positions of a prompt of `length` tokens that a vector of `rows` rows edits.
+    def resolve(self, prompt: Layout, rows: Count = 1) -> tuple[int, ...]:
+        """The positions of a prompt that a vector of `rows` rows edits.
 
         Raises:
             BadInjection: the vector is longer than the prompt, an index is outside of it, or two are the same place.
         """
+        length = prompt.length
         if self.place == "last":
             return (length - 1,)
         if self.place == "all":
-            return tuple(range(1 if has_bos and length > 1 else 0, length))
+            return tuple(range(1 if prompt.has_bos and length > 1 else 0, length))
         if self.place is None:
             return _refuse_twice(tuple(self._index(index, length) for index in self.indices), self.indices)
         if rows > length:

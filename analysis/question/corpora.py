@@ -218,9 +218,9 @@ def _rows(model: Model, texts: Iterable[str], width: int) -> Iterator[tuple[int,
         row: list[int] = []
         for piece in _pieces(text, spaced):
             for token in encode(piece)["input_ids"]:
-                if token != model.bos:
+                if token != model.bos_token:
                     row.append(token)
-                if row and (token == model.bos or len(row) == width):
+                if row and (token == model.bos_token or len(row) == width):
                     yield document, tuple(row)
                     row = []
         if row:

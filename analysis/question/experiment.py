@@ -22,6 +22,7 @@ from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.gate import Bytes, Seed, Whole, gated
 from steerscope.analysis.model.models import HOOKS, Model
 from steerscope.analysis.model.nodes import Node
+from steerscope.analysis.model.positions import Layout
 from steerscope.analysis.results.verdicts import Basis
 
 from .disturbance import at_kl
@@ -126,9 +127,10 @@ class Experiment:
             same.__dict__["steering"] = self.steering[: 1 + most]
         return same
 
-    @property
-    def _has_bos(self) -> bool:
-        return self.model.bos is not None
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        """By prompt, what its positions are found by: its length, and whether BOS comes first."""
+        return self.prompts.layouts(self.model)
 
     @cached_property
     def reachable(self) -> tuple[Node, ...]:
@@ -167,19 +169,16 @@ class Experiment:
 
     def _edits(self, injections: Sequence[Injection]) -> Edits:
         real = None if injections is self.injections or len(injections) == 1 else self.injections
-        return tuple(composed(injections, real, len(ids), self._has_bos) for ids in self.prompts.ids)
+        return tuple(composed(injections, real, prompt) for prompt in self.layouts)
 
     @cached_property
     def injected(self) -> tuple[tuple[int, ...], ...]:
         """By prompt, the positions that are edited."""
-        return tuple(
-            tuple(sorted({p for i in self.injections for p in i.where(len(ids), self._has_bos)}))
-            for ids in self.prompts.ids
-        )
+        return tuple(tuple(sorted({p for i in self.injections for p in i.where(prompt)})) for prompt in self.layouts)
 
     @cached_property
     def _scoring(self) -> tuple[Scored, str]:
-        positions, rule = scoring(self.metric, self.prompts, self.scored, self.injected, self._has_bos)
+        positions, rule = scoring(self.metric, self.prompts, self.scored, self.injected, self.layouts)
         return Scored(self.model, self.prompts, positions), rule
 
     @property

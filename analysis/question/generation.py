@@ -60,7 +60,7 @@ def generate(
     for injection in several:
         injection.check(model)
     check_size(model, several)
-    edits = compose(several, len(ids), model.bos is not None)
+    edits = compose(several, model.layout(ids))
     if any(edit.site.name == "pattern" for edit in edits):
         raise BadInjection(
             "an injection at a pattern cannot be generated with; expected another site; inject at resid_pre, z, "

@@ -7,10 +7,10 @@ from typing import Any
 from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.edits import Edit, matched
 from steerscope.analysis.errors import BadInjection
-from steerscope.analysis.gate import Count, Whole, gated
+from steerscope.analysis.gate import Whole, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
-from steerscope.analysis.model.positions import Positions, parse_positions
+from steerscope.analysis.model.positions import Layout, Positions, parse_positions
 from steerscope.analysis.vectors.vector import SteeringVector
 
 from .size import check_size
@@ -84,14 +84,14 @@ class Injection:
         check_size(model, [self])
 
     @gated(error=BadInjection)
-    def where(self, length: Count, has_bos: bool) -> tuple[int, ...]:
-        """The positions of a prompt of `length` tokens that it edits."""
-        return self.place.resolve(length, self._vector.rows, has_bos)
+    def where(self, prompt: Layout) -> tuple[int, ...]:
+        """The positions of a prompt that it edits."""
+        return self.place.resolve(prompt, self._vector.rows)
 
     @gated(error=BadInjection)
-    def edit(self, length: Count, has_bos: bool) -> Edit:
-        """What the engine does to a prompt of `length` tokens."""
-        return Edit(self.site, "add", float(self.coefficient) * self._vector.values, self.where(length, has_bos))
+    def edit(self, prompt: Layout) -> Edit:
+        """What the engine does to a prompt."""
+        return Edit(self.site, "add", float(self.coefficient) * self._vector.values, self.where(prompt))
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the injection."""
@@ -103,19 +103,17 @@ class Injection:
         }
 
 
-def compose(injections: Injection | Sequence[Injection], length: int, has_bos: bool) -> tuple[Edit, ...]:
-    """All edits of one or several injections on a prompt of `length` tokens."""
+def compose(injections: Injection | Sequence[Injection], prompt: Layout) -> tuple[Edit, ...]:
+    """All edits of one or several injections on a prompt."""
     several = [injections] if isinstance(injections, Injection) else injections
-    return tuple(injection.edit(length, has_bos) for injection in several)
+    return tuple(injection.edit(prompt) for injection in several)
 
 
-def composed(
-    injections: Sequence[Injection], real: Sequence[Injection] | None, length: int, has_bos: bool
-) -> tuple[Edit, ...]:
+def composed(injections: Sequence[Injection], real: Sequence[Injection] | None, prompt: Layout) -> tuple[Edit, ...]:
     """The same; with `real` ones, what is added together has, at each site and position, the norm of what those add."""
-    made = compose(injections, length, has_bos)
+    made = compose(injections, prompt)
     if real is None:
         return made
     pairs = zip(injections, real, strict=True)
     scale = next((one.coefficient / own.coefficient for one, own in pairs if own.coefficient), 1.0)
-    return matched(made, compose(real, length, has_bos), length, abs(scale))
+    return matched(made, compose(real, prompt), prompt.length, abs(scale))

@@ -15,6 +15,7 @@ from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.gate import Refused, Whole, gated, shown, text, whole
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.positions import Layout
 from steerscope.analysis.opening import MOST, named
 from steerscope.analysis.progress import track
 from steerscope.analysis.reading import PIECE, held
@@ -100,6 +101,11 @@ class Prompts:
         if not self.continuations:
             return self.ids
         return tuple(a + b for a, b in zip(self.ids, self.continuations, strict=True))
+
+    @gated(error=BadPrompt)
+    def layouts(self, model: Model) -> tuple[Layout, ...]:
+        """By prompt, what its positions are found by, its continuation left out."""
+        return tuple(map(model.layout, self.ids))
 
     @property
     def hash(self) -> str:
@@ -240,7 +246,7 @@ def _groups(model: Model, ids: Sequence[tuple[int, ...]], given: Sequence[object
     if given == "each":
         return tuple(range(len(ids)))
     if given == "auto":
-        return tuple(groups_of(ids, model.bos).tolist())
+        return tuple(groups_of(ids, model.bos_token).tolist())
     try:  # numbers of arrays and tensors are not equal to their equals
         names = [name.item() if isinstance(name, np.generic | Tensor) and name.ndim == 0 else name for name in given]
         return tuple(numbers(names).tolist())

@@ -5,6 +5,7 @@ from typing import Literal
 
 from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadPrompt
+from steerscope.analysis.model.positions import Layout
 
 from .metrics import Metric
 from .prompts import Prompts
@@ -13,7 +14,7 @@ Wanted = Literal["all", "last"] | Sequence[int] | None
 
 
 def scoring(
-    metric: Metric, prompts: Prompts, wanted: Wanted, injected: Sequence[Sequence[int]], has_bos: bool
+    metric: Metric, prompts: Prompts, wanted: Wanted, injected: Sequence[Sequence[int]], layouts: Sequence[Layout]
 ) -> tuple[tuple[tuple[int, ...], ...], str]:
     """By prompt, the positions that are scored, and the rule in words.
 
@@ -28,7 +29,7 @@ def scoring(
     for prompt, (ids, full) in enumerate(zip(prompts.ids, prompts.full, strict=True)):
         last = len(full) - (1 if metric.needs_next else 0)  # a loss needs a token that follows
         first = len(ids) - 1 if prompts.continuations else None
-        chosen, rule = _chosen(wanted, len(full), last, injected[prompt], has_bos, first)
+        chosen, rule = _chosen(wanted, len(full), last, injected[prompt], layouts[prompt].has_bos, first)
         if not chosen:
             raise BadPrompt(
                 f"prompt {prompt + 1} ({brief(prompts.texts[prompt])!r}) has no position left to score "

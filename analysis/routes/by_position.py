@@ -132,9 +132,11 @@ def by_position(
     start = time.perf_counter()
     experiment = experiment.fewer(references_at_most)
     carriers, rule = chosen(experiment, nodes, TOP)
-    has_bos = experiment.model.bos is not None
     injected = [added(experiment, p) for p in range(len(experiment.prompts))]
-    at = [places(i, len(ids), has_bos) for i, ids in zip(injected, experiment.prompts.full, strict=True)]
+    at = [
+        places(i, len(ids), prompt.has_bos)
+        for i, ids, prompt in zip(injected, experiment.prompts.full, experiment.layouts, strict=True)
+    ]
     names = [name for name in ORDER if any(name in row for row in at)]
     heads = [node for node in carriers if node.head is not None]
     clean, mixed = _reads(experiment, heads, at, names, None)

@@ -129,7 +129,7 @@ class Bench:
         full = [prompts[prompt] for prompt, _, _ in about]
         ids = [row[:-1] for row in full]
         given = Prompts(tuple(ids), ("",) * len(ids), continuations=tuple(row[-1:] for row in full))
-        scored = Scored(self.model, given, tuple(self.work.positions(len(row)) for row in full))
+        scored = Scored(self.model, given, tuple(self.work.positions(self.work.layout(row)) for row in ids))
         options: dict[str, Any] = {"prompts": ids, "budget": self.work.budget}
         clean = scored.outputs([Variant(slot) for slot in range(len(ids))], **options)
         whole = [
@@ -168,7 +168,7 @@ class Bench:
         """The edits of a trial on a prompt; the same ones for like trials, so that the engine shares their work."""
         found = []
         for unit, vector in zip(trial.units, trial.vectors, strict=True):
-            key = (unit, vector, trial.control, trial.coefficient, len(ids))
+            key = (unit, vector, trial.control, trial.coefficient, self._where(ids))
             if key not in self._edits:
                 part = self._part(vector, unit, trial.control)
                 self._edits[key] = self._edit(part, trial.coefficient, ids)
@@ -177,7 +177,10 @@ class Bench:
 
     def _edit(self, part: SteeringVector, coefficient: float, ids: tuple[int, ...]) -> Edit:
         value = (coefficient * part.values).to(self.model.device)
-        return Edit(part.site, "add", value, self.work.injected(len(ids) + 1))
+        return Edit(part.site, "add", value, self._where(ids))
+
+    def _where(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        return self.work.injected(self.work.layout(ids))
 
     def _part(self, vector: int, unit: int, control: int) -> SteeringVector:
         return (self.work.additions.parts[vector] if control < 0 else self._control(vector, control)[0])[unit]
@@ -204,7 +207,7 @@ class Bench:
         if new:
             for chunk, readout in run(self.model, new, variants, reads="none", sites=sites, budget=self.work.budget):
                 for row, index in enumerate(chunk):
-                    at = list(self.work.injected(len(new[index]) + 1))
+                    at = list(self._where(new[index]))
                     squares = [readout.activations[site][row, at].float().square().sum(-1).mean() for site in sites]
                     self._norms[new[index]] = torch.stack(squares).sqrt().cpu()
         return [self._norms[ids] for ids in prompts]

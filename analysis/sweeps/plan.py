@@ -136,7 +136,7 @@ def plan(
     place = parse_positions(positions if isinstance(positions, Positions | str | int) else tuple(positions))
     texts = make_prompts(model, prompts)
     if not texts.groups:
-        texts = replace(texts, groups=tuple(groups_of(texts.ids, model.bos).tolist()))
+        texts = replace(texts, groups=tuple(groups_of(texts.ids, model.bos_token).tolist()))
     grid = (coefficients,) if isinstance(coefficients, int | float) else tuple(coefficients)
     drawn = Design(
         trials=trials,
@@ -216,6 +216,12 @@ def reopen(store: Store, model: Model, loader: Loader | None = None) -> Plan:
     ids = tuple(map(tuple, table["ids"].to_pylist()))
     texts, groups = (tuple(table[name].to_pylist()) for name in ("text", "group"))
     prompts = Prompts(ids, texts, about["prompts"]["source"], groups=groups)
+    begun = {model.has_bos(row) for row in ids}
+    if "bos_token" not in about["model"] and begun != {about["model"]["bos"] is not None}:
+        raise OutputExists(
+            f"the run in {str(store.folder)!r} took the first token of every prompt for BOS or none, and here some are "
+            "and some are not; expected trials of one kind in a run; begin another run, this one can be read"
+        )
     return Plan(model, prompts, work, about)
 
 
@@ -226,7 +232,7 @@ def _work(model: Model, loader: Loader | None, metric: Metric, *, key: str = "",
         loader=loader or _loader(model),
         weights_hash=model.weights_hash,
         metric=_portable(model, metric),
-        has_bos=model.bos is not None,
+        bos=model.bos_token,
         **more,
     )
 
@@ -348,13 +354,14 @@ def _check_prompts(model: Model, work: Work, prompts: Prompts) -> None:
             f"prompt {short + 1} ({prompts.texts[short]!r}) has {len(prompts.ids[short])} tokens; expected at least 3, "
             "since the last one is only predicted; give longer prompts"
         )
-    for length in {len(ids) for ids in prompts.ids}:
-        work.positions(length)
+    for prompt in {work.layout(ids[:-1]) for ids in prompts.ids}:
+        work.positions(prompt)
 
 
 def _reachable(model: Model, work: Work, prompts: Prompts) -> tuple[Work, tuple[str, ...]]:
     """Leaves out the units that cannot change any scored position: the last layer's, beside the injected ones."""
-    seen = any(set(work.injected(length)) & set(work.positions(length)) for length in {len(ids) for ids in prompts.ids})
+    layouts = {work.layout(ids[:-1]) for ids in prompts.ids}
+    seen = any(set(work.injected(prompt)) & set(work.positions(prompt)) for prompt in layouts)
     old = work.additions
     kept = [i for i, u in enumerate(old.units) if seen or u.layer < model.n_layers - 1]
     if len(kept) == len(old.units):

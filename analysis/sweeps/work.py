@@ -4,22 +4,21 @@ The last token of a prompt is only predicted, never read: so every position that
 token that follows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pyarrow as pa
 
 from steerscope.analysis.errors import BadPrompt
-from steerscope.analysis.gate import MOST, Bytes, Within, gated
+from steerscope.analysis.gate import Bytes, Within, gated
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.model.positions import Positions
+from steerscope.analysis.model.positions import Layout, Positions
 
 from .additions import Additions
 from .design import MANY, Design
 
 Place = Annotated[int, Within(0, MANY)]
-Length = Annotated[int, Within(2, MOST)]
 
 
 @gated
@@ -55,6 +54,7 @@ class Work:
         metric: name and options, as in `metrics.METRICS`.
         scored: None for the positions from the injection on (where injected positions are few: after
             them), all, last, or indices.
+        bos: the token id that counts as BOS where a prompt begins with it.
     """
 
     key: str
@@ -66,23 +66,28 @@ class Work:
     place: Positions
     metric: tuple[str, Mapping[str, Any]]
     scored: str | tuple[int, ...] | None
-    has_bos: bool
+    bos: int | None
     budget: Bytes | None = None
 
     @gated
-    def injected(self, length: Length) -> tuple[int, ...]:
-        """Positions that a prompt of `length` tokens is injected at; its last token is only predicted."""
-        return self.place.resolve(length - 1, self.additions.rows, self.has_bos)
+    def layout(self, read: Sequence[int]) -> Layout:
+        """What the positions of a prompt are found by: the token ids that are read, without the last one."""
+        return Layout(len(read), read[0] == self.bos)
 
     @gated
-    def positions(self, length: Length) -> tuple[int, ...]:
-        """Positions of a prompt of `length` tokens that are scored.
+    def injected(self, prompt: Layout) -> tuple[int, ...]:
+        """Positions that a prompt is injected at."""
+        return self.place.resolve(prompt, self.additions.rows)
+
+    @gated
+    def positions(self, prompt: Layout) -> tuple[int, ...]:
+        """Positions of a prompt that are scored.
 
         Raises:
             BadPrompt: none is left.
         """
-        injected = frozenset(self.injected(length))
-        read = range(1 if self.has_bos and length > 2 else 0, length - 1)
+        injected, length = frozenset(self.injected(prompt)), prompt.length + 1
+        read = range(1 if prompt.has_bos and length > 2 else 0, length - 1)
         if isinstance(self.scored, str):
             return tuple(read) if self.scored == "all" else (length - 2,)
         if self.scored is not None:

@@ -31,8 +31,7 @@ ORDER = (
 
 def added(experiment: Experiment, prompt: int) -> tuple[int, ...]:
     """The positions of a prompt that a vector is added to, rows of zeros left out."""
-    length, bos = len(experiment.prompts.ids[prompt]), experiment.model.bos is not None
-    edits = [replace(i, coefficient=1.0).edit(length, bos) for i in experiment.injections]
+    edits = [replace(i, coefficient=1.0).edit(experiment.layouts[prompt]) for i in experiment.injections]
     return touched(edits) or experiment.injected[prompt]
 
 

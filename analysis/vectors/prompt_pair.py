@@ -138,7 +138,7 @@ def _other(
         return side
     wanted = len(_ids(model, side))
     if model.tokenizer is None:
-        used = {model.bos, *(i for s in ("plus", "minus") for i in _ids(model, source[s]))}
+        used = {model.bos, model.bos_token, *(i for s in ("plus", "minus") for i in _ids(model, source[s]))}
         free = [i for i in range(model.d_vocab) if i not in used]
         return [int(i) for i in generator.choice(free, wanted)]
     own = " ".join(str(source[s]) if isinstance(source[s], str) else model.text(source[s]) for s in ("plus", "minus"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from steerscope.analysis.errors import BadMetric
-from steerscope.commands import vectors
+from steerscope.commands import options, vectors
 from steerscope.commands.finish import Answer, Out
 from steerscope.knobs import KINDS, NONE, Knob, Knobs, knobs
 from steerscope.questions import Question
@@ -51,9 +51,9 @@ def command(question: Question) -> Callable[..., Answer]:
     vector, shared = vectors.options(), list(inspect.signature(_experiment).parameters.values())[1:]
     around = [o for o in inspect.signature(_around).parameters.values() if o.name in AROUND]
     levels = [o for o in inspect.signature(_around).parameters.values() if o.name in read.shared]
-    options = [*vector, *shared, *map(_option, read.own), *levels, *around]
-    options = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
-    options.sort(key=lambda option: option.default is not inspect.Parameter.empty)
+    every = [*vector, *shared, *map(_option, read.own), *levels, *around]
+    every = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in every]
+    every.sort(key=lambda option: option.default is not inspect.Parameter.empty)
 
     def ask(**given: Any) -> Answer:
         from steerscope.analysis.results.effects import Statistics
@@ -84,8 +84,8 @@ def command(question: Question) -> Callable[..., Answer]:
     needed = "".join(f" --{k.name.replace('_', '-')} ..." for k in read.own if k.default is NONE)
     example = EXAMPLE.format(question.command, int(question.name == "writers"), needed, question.command)
     ask.__doc__ = f"{read.help}\n\nExample: {example}"
-    ask.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    ask.__annotations__ = {option.name: option.annotation for option in options}
+    ask.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    ask.__annotations__ = {option.name: option.annotation for option in every}
     return ask
 
 
@@ -124,7 +124,7 @@ def _around(
 
 def _experiment(
     wanted_vector: vectors.Chosen,
-    model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
+    model: options.ModelName,
     prompts: Annotated[
         str,
         typer.Option(
@@ -136,12 +136,8 @@ def _experiment(
     coef: Annotated[float, typer.Option(help="Coefficient of the vector.")] = 1.0,
     positions: Annotated[str, typer.Option(help=POSITIONS)] = "front",
     metric: Annotated[str, typer.Option(help=METRIC)] = "logit_direction",
-    targets: Annotated[
-        str | None, typer.Option(help='Tokens for log_prob, separated by commas; spaces count: " wedding, bride".')
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(help="Tokens that log_prob compares the targets with, of like rarity.")
-    ] = None,
+    targets: options.Targets = None,
+    against: options.Against = None,
     continuation: Annotated[
         str | None, typer.Option(help="Text that perplexity is measured on, after each prompt.")
     ] = None,
@@ -151,8 +147,9 @@ def _experiment(
     references: Annotated[str | None, typer.Option(help=REFERENCES)] = None,
     matched: Annotated[Matched, typer.Option(help="References of equal norm, or of equal kl.")] = Matched.norm,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    bos: options.Bos = None,
     selfcheck: Annotated[bool, typer.Option(help="Prove on load what the analysis relies on.")] = True,
 ) -> "Experiment":
     """The question that the options ask."""
@@ -171,7 +168,7 @@ def _experiment(
     from steerscope.analysis.question.prompts import make_prompts
     from steerscope.loader import load
 
-    loaded = load(model, device=device, dtype=dtype, selfcheck=selfcheck)
+    loaded = load(model, device=device, dtype=dtype, bos=bos, selfcheck=selfcheck)
     given = make_prompts(loaded, texts, source=prompts, groups=named or groups.value)
     made = wanted_vector.make(loaded)
     if positions in ("last", "all") and made.body.rows > 1:

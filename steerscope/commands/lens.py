@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from steerscope.commands.finish import Answer, Out
+from steerscope.commands.options import Bos, Device, ModelName
 from steerscope.questions import QUESTIONS
 
 app = typer.Typer(no_args_is_help=True, help="Tuned lenses: train one for your model.")
@@ -18,7 +19,7 @@ def _group() -> None:
 
 @app.command("train")
 def train(
-    model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
+    model: ModelName,
     out: Out,
     text: Annotated[
         str,
@@ -33,7 +34,8 @@ def train(
     rate: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1.0,
     held_out: Annotated[int, typer.Option(help="Windows that nothing is learned from.")] = 64,
     seed: Annotated[int, typer.Option(help="Of windows and batches.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")] = None,
+    device: Device = None,
+    bos: Bos = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a result in the folder.")] = False,
 ) -> Answer:
     """Trains a tuned lens (all layers at once); a run that was interrupted goes on from its checkpoint.
@@ -51,7 +53,7 @@ def train(
     from steerscope.analysis.question.corpora import windows as cut
     from steerscope.loader import load
 
-    loaded = load(model, device=device)
+    loaded = load(model, device=device, bos=bos)
     chosen = cut(loaded, text, count=windows, tokens=min(tokens, loaded.n_ctx), seed=seed)
     lens, result = trained(loaded, chosen, out, recipe)
     answer = finish(result, out, True, beside=lens.files())

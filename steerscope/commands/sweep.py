@@ -11,6 +11,7 @@ from rich.table import Table as Grid
 
 from steerscope.analysis.errors import BadArgument
 from steerscope.commands.finish import Answer, Out
+from steerscope.commands.options import Against, Bos, Device, Dtype, ModelName, Targets
 from steerscope.commands.vectors import Chosen, offers
 
 if TYPE_CHECKING:
@@ -40,14 +41,13 @@ Smallest = Annotated[float, typer.Option(help="Smallest effect of interest, as a
 Runs = Annotated[Where, typer.Option(help="Where trials run: here, in processes, or on Ray.")]
 Workers = Annotated[int | None, typer.Option(help="Workers of processes or ray; one a core (or a GPU) by default.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto; by default Ray starts here.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")]
 
 
 @app.command("run")
 @offers
 def run(
     wanted_vectors: list[Chosen],
-    model: Annotated[str, typer.Option(help="Shipped name, Hugging Face folder or hub name.")],
+    model: ModelName,
     out: Out,
     layer: Annotated[int | None, typer.Option(help="Layer of the whole injection, which trials are parts of.")] = None,
     coef: Annotated[str, typer.Option(help="Coefficients, separated by commas: a grid, such as 1,2,4.")] = "1",
@@ -78,8 +78,8 @@ def run(
     metric: Annotated[
         str, typer.Option(help="own_direction (of each prompt), log_prob, kl or perplexity.")
     ] = "own_direction",
-    targets: Annotated[str | None, typer.Option(help="Tokens for log_prob, with commas.")] = None,
-    against: Annotated[str | None, typer.Option(help="Tokens that log_prob compares the targets with.")] = None,
+    targets: Targets = None,
+    against: Against = None,
     scored: Annotated[str | None, typer.Option(help="Positions to score: all, last, or indices.")] = None,
     controls: Annotated[int, typer.Option(help="Random vectors of equal norm; 0 for none.")] = 20,
     control_every: Annotated[int, typer.Option(help="One in so many draws is a control.")] = 2,
@@ -94,7 +94,8 @@ def run(
     alpha: Alpha = 0.05,
     smallest: Smallest = 0.02,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")] = None,
+    dtype: Dtype = None,
+    bos: Bos = None,
 ) -> Answer:
     """Injects parts of a steering vector into random nodes, and estimates what each node does. The same command goes on
     with a run that was stopped.
@@ -120,7 +121,7 @@ def run(
     from steerscope.analysis.sweeps.store import Store
     from steerscope.loader import load
 
-    loaded = load(model, device=device, dtype=dtype)
+    loaded = load(model, device=device, dtype=dtype, bos=bos)
     vectors = [one.make(loaded) for one in wanted_vectors]
     if texts is None:
         base = windows(loaded, prompts, count=count, tokens=tokens, seed=seed, read=read)
@@ -187,7 +188,8 @@ def resume(
             f"the run in {str(folder)!r} has a model that was only in memory; expected one that can be loaded; "
             "resume it from Python"
         )
-    loaded = load(name, device=device or about["device"].split(":")[0], dtype=about["dtype"])
+    bos = None if about["bos"] is not None else False
+    loaded = load(name, device=device or about["device"].split(":")[0], dtype=about["dtype"], bos=bos)
     return _go_on(reopen(store, loaded, _loader(name, loaded)), store, where, level, alpha, smallest)
 
 

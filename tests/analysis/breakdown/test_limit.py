@@ -15,6 +15,7 @@ from steerscope.analysis.errors import BadInjection, UnsupportedModel
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.model.positions import Layout
 from steerscope.analysis.question.experiment import Edits
 from steerscope.analysis.question.injection import Injection, compose
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -46,7 +47,7 @@ def injection(model: Model, site: str, layer: int, coefficient: float = 1.0) -> 
 
 def finite(model: Model, given: Injection, coefficient: float) -> Tensor:
     given = replace(given, coefficient=coefficient)
-    return log_probabilities(model, [compose(given, len(prompt), False) for prompt in PROMPTS])
+    return log_probabilities(model, [compose(given, Layout(len(prompt))) for prompt in PROMPTS])
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def exact_models(small_models: Any) -> Any:
 
 
 def limited(model: Model, injections: list[Injection], lengths: list[int], sign: int = 1) -> Edits:
-    added = tuple(compose(injections, length, model.bos is not None) for length in lengths)
+    added = tuple(compose(injections, Layout(length, model.bos is not None)) for length in lengths)
     return limit(model, added, lengths, sign)
 
 

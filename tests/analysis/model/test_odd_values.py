@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from steerscope.analysis.errors import BadInjection, BadMetric, BadNode, BadPrompt, SteerscopeError
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site, parse_node, parse_site
-from steerscope.analysis.model.positions import Positions, parse_positions
+from steerscope.analysis.model.positions import Layout, Positions, parse_positions
 from steerscope.tinystories.zoo import shipped
 
 ODD: list[Any] = [
@@ -39,11 +39,15 @@ DOORS: dict[str, Callable[[Any], Any]] = {
     "Positions": Positions,
     "Positions' indices": lambda value: Positions(None, value),
     "parse_positions": parse_positions,
-    "resolve's length": lambda value: Positions("all").resolve(value, 1, True),
-    "resolve's rows": lambda value: Positions("front").resolve(5, value, True),
-    "resolve's bos": lambda value: Positions("all").resolve(5, 1, value),
+    "Layout": Layout,
+    "Layout's BOS": lambda value: Layout(5, value),
+    "resolve": lambda value: Positions("all").resolve(value),
+    "resolve's rows": lambda value: Positions("front").resolve(Layout(5, True), value),
 }
-METHODS = ("hook", "width", "heads", "check", "encode", "tokens", "text", "token_text", "single_token")
+METHODS = (
+    *("has_bos", "layout", "hook", "width", "heads", "check", "encode", "tokens", "text", "token_text"),
+    "single_token",
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +118,7 @@ def test_indices_beside_a_place_are_not_passed_over() -> None:
     with pytest.raises(BadInjection, match="name one place twice"):
         Positions(None, (1, 1))
     with pytest.raises(BadInjection, match="name one place twice"):
-        Positions(None, (0, -3)).resolve(3, 1, True)
+        Positions(None, (0, -3)).resolve(Layout(3, True))
 
 
 def test_tokens_that_the_model_does_not_know_are_refused(model: Model) -> None:

@@ -3,6 +3,7 @@ import torch
 
 from steerscope.analysis.errors import BadArgument, BadPrompt
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.positions import Layout
 from steerscope.analysis.question.generation import generate
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
@@ -27,7 +28,7 @@ def test_a_cache_changes_nothing_in_the_text(temperature: float, tiny: Model, in
 def test_only_positions_of_the_prompt_are_edited(tiny: Model, injection: Injection) -> None:
     """Greedy, by hand: the whole text so far is read anew each time, edited at the prompt's positions."""
     ids = tiny.tokens(PROMPT)
-    edit = injection.edit(len(ids), True)
+    edit = injection.edit(Layout(len(ids), True))
 
     def hook(x: torch.Tensor, hook: object) -> torch.Tensor:
         x = x.clone()

@@ -8,6 +8,7 @@ from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadInjection, BadNode
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.model.positions import Layout
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection, compose
 from steerscope.analysis.question.prompts import make_prompts
@@ -16,7 +17,7 @@ from steerscope.analysis.vectors.vector import SteeringVector
 
 
 def logits(model: Model, ids: list[int], injections: list[Injection]) -> torch.Tensor:
-    variants = [Variant(0, compose(injections, len(ids), True))]
+    variants = [Variant(0, compose(injections, Layout(len(ids), True)))]
     [(_, readout)] = list(run(model, [ids], variants, [range(len(ids))]))
     assert readout.logits is not None
     return readout.logits
@@ -56,14 +57,14 @@ def test_nothing_before_the_first_injected_position_changes(positions: str, chan
     place = positions if positions == "front" else positions
     injected = Injection(vector.body if positions == "back" else vector, 5.0, positions=place)
     moved = (logits(tiny, ids, [injected]) - logits(tiny, ids, [])).abs().amax(-1) > 1e-4
-    first = min(injected.edit(len(ids), True).positions or ())
+    first = min(injected.edit(Layout(len(ids), True)).positions or ())
     assert not moved[: max(first, 1)].any()
     assert moved[changed if positions != "back" else -1]
 
 
 def test_last_and_indices_leave_the_row_for_bos_out(tiny: Model) -> None:
     vector = prompt_pair(tiny, " wedding", " ship", 0)
-    edit = Injection(vector.row(-1), 2.0, positions="last").edit(9, True)
+    edit = Injection(vector.row(-1), 2.0, positions="last").edit(Layout(9, True))
     assert edit.positions == (8,)
     assert torch.equal(edit.value, 2.0 * vector.values[-1:])  # type: ignore[arg-type]
 

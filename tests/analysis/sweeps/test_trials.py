@@ -131,7 +131,7 @@ def test_the_norm_is_that_of_all_that_the_nodes_write_relative_to_the_stream(
     work = made.work
     for row in records(table[table["control"] < 0]):
         body = full(small_model, row.prompt)[:-1]
-        at = list(work.injected(len(body) + 1))
+        at = list(work.injected(work.layout(body)))
         total = torch.zeros(32, dtype=torch.float64)
         for name in row.nodes:
             i = [u.name for u in work.additions.units].index(name)
@@ -199,7 +199,7 @@ def test_mixed_vectors_inject_what_each_node_drew(small_model: Model, tmp_path: 
     for row in records(table):
         ids = full(small_model, row.prompt)
         body, names = ids[:-1], [u.name for u in made.work.additions.units]
-        at = made.work.injected(len(ids))
+        at = made.work.injected(made.work.layout(ids[:-1]))
         edits = [
             Edit(parse_node(name).site, "add", made.work.additions.parts[v][names.index(name)].values, at)
             for name, v in zip(row.nodes, row.drawn, strict=True)
@@ -243,3 +243,18 @@ def test_the_vocabulary_in_pieces_gives_what_whole_logits_give(
             readout = scored.readout(outputs)
             pieces = counted._in_pieces(Readout(readout.variants, readout.row, readout.position, None, outputs.hidden))
             torch.testing.assert_close(pieces, counted.of_logits(readout), rtol=2e-5, atol=2e-5)
+
+
+def test_prompts_with_bos_and_without_are_injected_from_their_own_first_word(tiny: Model, tmp_path: Path) -> None:
+    bos = tiny.bos_token
+    assert bos is not None
+    prompts = [[bos, 7, 3, 30, 12, 9], [9, 9, 31, 4, 17, 6], [40, 2, 2, 13, 25, 11]]
+    vector = prompt_pair(tiny, " wedding", " ", 1).row(-1)
+    made = plan(tiny, vector, prompts, trials=12, k=2, visit=2, controls=0, scored="all")
+    runner = bench(made.work, tiny)
+    for trial in made.work.design.draw(range(12), made.work.additions.units):
+        ids = made.prompts.ids[trial.prompt]
+        first = int(ids[0] == bos)
+        edits = runner.edits(trial, ids[:-1])
+        assert {edit.positions for edit in edits} == {tuple(range(first, len(ids) - 1))}
+        assert made.work.positions(made.work.layout(ids[:-1])) == tuple(range(first, len(ids) - 1))
