@@ -1,4 +1,4 @@
-"""What a model's folder must be before a library reads it: other people's files are looked at, not trusted.
+"""What a model's files must be before a library reads it: other people's files are looked at, not trusted.
 
 1. A hub name becomes a folder: a fresh copy where the hub answers within a second, else what is cached.
 2. Nothing in it may run code (`auto_map`, pickles), or send the reader elsewhere (adapters, indices, other files).
@@ -10,7 +10,6 @@ Links may lead out of the folder, as those of the hub's cache do.
 import os
 import re
 from collections.abc import Iterator, Mapping
-from math import prod
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import ModelNotFound, SteerscopeError, UnsupportedModel
+from steerscope.analysis.ggufs import ARRAY, STRING, Gguf
 from steerscope.analysis.seals import check_folder_seal, read_json
 
 INDEX = "model.safetensors.index.json"
@@ -53,6 +53,7 @@ REFUSED = {  # keys of the configurations, and why none may stand there
     "transformers_weights": "sends the reader to other weights",
     "quantization_config": "has its weights in a form that only another library can read",
 }
+GGUF = ".gguf"
 LARGEST_JSON = 1 << 26  # bytes
 SECONDS = 1.0  # for the hub to answer at all; HF_HUB_ETAG_TIMEOUT, where it is set
 LAYERS, LISTED, NUMBERS, ROOM = 1000, 10**7, 2**31, 10**8
@@ -61,22 +62,30 @@ FREE = re.compile(r"theta|base|model_max_length|seed|total|flos")  # integers th
 
 
 def local(source: str) -> Path | None:
-    """The folder that `source` names, if it is one that can be there; None for what may be a hub name.
+    """The folder or GGUF file that `source` names, if it is one that can be there; None for what may be a hub name.
 
     Raises:
-        ModelNotFound: a file, or a path where nothing is.
+        ModelNotFound: another file, or a path where nothing is.
     """
     if os.path.isdir(source):  # noqa: PTH112  (of any name: Path's own fails for one that is too long)
         return Path(source)
     if os.path.isfile(source):  # noqa: PTH113
+        if source.lower().endswith(GGUF):
+            return Path(source)
+        if source.lower().endswith((".pt", ".pth")):
+            raise ModelNotFound(
+                f"{brief(source, 200)!r} is a file of weights alone; expected a model: a folder, a GGUF file or a "
+                "TransformerBridge; where TransformerLens wrote it, make a bridge of it first (convert_tl_checkpoint; "
+                "see docs/models.md)"
+            )
         raise ModelNotFound(
-            f"{brief(source, 200)!r} is a file; expected a Hugging Face folder with config.json and model.safetensors; "
-            "give the folder"
+            f"{brief(source, 200)!r} is a file; expected a Hugging Face folder with config.json and model.safetensors, "
+            "or a GGUF file (.gguf); give the folder"
         )
-    if not HUB_NAME.fullmatch(source) or "--" in source or ".." in source:
+    if not HUB_NAME.fullmatch(source) or "--" in source or ".." in source or source.lower().endswith(GGUF):
         raise ModelNotFound(
-            f"no folder {brief(source, 200)!r}; expected a Hugging Face folder with config.json and model.safetensors; "
-            "check the path"
+            f"no folder {brief(source, 200)!r}; expected a Hugging Face folder with config.json and model.safetensors, "
+            "or a GGUF file; check the path"
         )
     return None
 
@@ -238,15 +247,39 @@ def _files(folder: Path, source: str) -> list[str]:
     )
 
 
-def check_memory(expected: int, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+def check_gguf(found: Gguf, source: str) -> None:
+    """Refuses what the header of a GGUF file says of its model, where that would take memory or time.
+
+    Raises:
+        ModelNotFound: it holds no model, or is one part of several; a size in it cannot be.
+    """
+    kind = found.text("general.architecture")
+    if kind is None or found.text("general.type") not in (None, "model"):
+        what = found.text("general.type") or kind or "no general.architecture"
+        raise ModelNotFound(
+            f"{source!r} is no model ({brief(what)}); expected a GGUF file of a language model; give one"
+        )
+    for key, field in found.fields.items():
+        value = field.value if field.types[0] not in (STRING, ARRAY) else 0
+        if key == "split.count" and value > 1:
+            raise ModelNotFound(
+                f"{source!r} is one of {value} parts of a model; expected a whole file; join them (llama-gguf-split "
+                "--merge) and give that"
+            )
+        most = len(found.tensors) if key.endswith("block_count") else NUMBERS
+        if not key.startswith("general.") and isinstance(value, int) and not FREE.search(key) and abs(value) > most:
+            raise _damaged(source, f"{brief(key)} is {str(value)[:30]}, expected at most {most:,}")
+
+
+def check_memory(expected: int, there: int, source: str) -> None:
     """Refuses a configuration of a much larger model than the weights are.
 
     Args:
         expected: numbers in all parameters and buffers of the model that it describes.
+        there: numbers in the files.
     """
-    there = sum(prod(shape) for shape in shapes.values())
     if expected > 4 * there + ROOM:
-        raise _damaged(source, f"config.json asks for {expected:,} numbers, and its weights are {there:,}")
+        raise _damaged(source, f"its configuration asks for {expected:,} numbers, and its weights are {there:,}")
 
 
 def check_loaded(info: Mapping[str, Any], source: str) -> None:
@@ -261,7 +294,9 @@ def check_loaded(info: Mapping[str, Any], source: str) -> None:
         f"{how} {', '.join(map(str, sorted(keys, key=str)[:2]))} ({len(keys)})" for how, keys in wrong.items() if keys
     ]
     if parts or info["error_msgs"]:
-        raise _damaged(source, f"its weights are not those of config.json: {'; '.join(parts) or info['error_msgs'][0]}")
+        raise _damaged(
+            source, f"its weights are not those of its configuration: {'; '.join(parts) or info['error_msgs'][0]}"
+        )
 
 
 KEPT = re.compile(r"(attn|attention)\.(masked_)?bias$|inv_freq$")  # masks and tables that old versions saved, too
@@ -269,8 +304,8 @@ KEPT = re.compile(r"(attn|attention)\.(masked_)?bias$|inv_freq$")  # masks and t
 
 def _damaged(source: str, reason: str) -> SteerscopeError:
     return ModelNotFound(
-        f"{source!r} cannot be read ({reason}); expected a whole Hugging Face folder of a causal language model; save "
-        "it again"
+        f"{source!r} cannot be read ({reason}); expected a whole Hugging Face folder, or a GGUF file, of a causal "
+        "language model; save it again"
     )
 
 

