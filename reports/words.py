@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from steerscope.analysis.results.operations import injected
 from steerscope.analysis.results.verdicts import VERDICTS
 
 LONG = 1e12  # from which on a number is written with an exponent; a share as large is none
@@ -132,11 +133,7 @@ def listing(items: Sequence[str]) -> str:
 
 def injection(manifest: Any) -> str:
     """`3 × (" wedding" - " ") at L0.resid_pre, front`."""
-    parts = [
-        f"{i['coefficient']:g} × ({i['vector']['label']}) at {i['site']}, {i['positions']}"
-        for i in manifest.get("injections", [])
-    ]
-    return " and ".join(parts) or "the injection"
+    return " and ".join(injected(manifest.get("injections", []))) or "the injection"
 
 
 def agreement(row: Any) -> str:

@@ -65,6 +65,11 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("SteeringVector", st.SteeringVector, values=torch.ones(2, 4), site=site, source={"label": "x"})
     add("random_like", st.random_like, vector=vector, seed=1)
     add("Injection", st.Injection, vector=vector, coefficient=1.0, layer=1, positions="front")
+    found["Injection"][1].update(operation="add", during="prompt")
+    bundled = st.VectorBundle({1: vector.row(-1)}, {"label": "x"})
+    add("VectorBundle", st.VectorBundle, vectors={1: vector}, source={})
+    add("bundle", st.bundle, vectors=bundled, coefficient=1.0, positions="all", operation="set", during="both")
+    add("everywhere", st.everywhere, model=model, vector=vector.row(-1), coefficient=0.5)
     add("Prompts", st.Prompts, ids=((1, 2),), texts=("a",), source="s", continuations=(), groups=(0,))
     add("prompts", st.prompts, name="general")
     add("cost", st.cost, experiment=experiment, question="exact")
@@ -90,11 +95,23 @@ def public_calls(folder: Path) -> dict[str, Call]:
     (folder / "p.txt").write_text("One\nTwo\n")
     objects: dict[str, Any] = {"Model": model, "Experiment": experiment, "Injection": injection, "Lens": tuned}
     objects |= {"Prompts": given, "Result": result, "SteeringVector": vector, "Edit": edit}
-    objects |= {"Positions": st.Positions(), "Node": st.Node(0), "Site": site}
+    objects |= {"Positions": st.Positions(), "VectorBundle": bundled, "Node": st.Node(0), "Site": site}
     by_name: dict[str, Any] = dict(
         text=" Lily", ids=[1, 2], token=1, site=site, layer=0, length=4, rows=1, prompt=st.Layout(4, True)
     )
-    by_name |= dict(vector=0, share=0.5, most=0, count=1, chosen=[0], folder=saved, index=0, model=model, base=None)
+    by_name |= dict(
+        vector=0,
+        at=[2],
+        layers=[1],
+        share=0.5,
+        most=0,
+        count=1,
+        chosen=[0],
+        folder=saved,
+        index=0,
+        model=model,
+        base=None,
+    )
     by_name |= dict(edits=experiment.edits(0), sites=[("z", 0)], nodes=[st.Node(0)], variants=[st.Variant(0)])
     by_name |= dict(values=np.zeros(2), injections=(injection,), target=0.1, path=folder / "v.safetensors")
     by_name |= dict(steered=experiment.steered, scores=[experiment.along], score=experiment.along, reads="logits")

@@ -4,6 +4,7 @@ Written without looking at the engine: hook points by their literal names, one l
 over positions. An edited pattern is multiplied out by hand, query by query, and put into `z`.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -98,6 +99,34 @@ def _mix(model: Model, seen: dict[Any, Tensor], layer: int, z: Tensor) -> Tensor
     return torch.stack(heads, dim=1)
 
 
+READS = ("norm_add", "project", "clamp", "stretch", "rotate")
+
+
+def _directed(edit: Edit, old: Tensor, value: Tensor) -> Tensor:
+    """One row under an operation that reads it, in double precision, by matrices and angles."""
+    x, v = old.double(), value.double()
+    if not v.any():
+        return old
+    r = v / v.norm()
+    along = torch.outer(r, r)
+    if edit.operation == "norm_add":
+        new = torch.nn.functional.normalize(x + v, dim=0) * x.norm()
+    elif edit.operation == "stretch":
+        new = (torch.eye(len(x), dtype=x.dtype) - along) @ x + edit.amount * along @ x
+    elif edit.operation == "rotate":
+        basis = torch.linalg.qr(torch.stack([x, r], dim=1))[0]
+        basis = basis * torch.stack([basis[:, 0] @ x, basis[:, 1] @ r]).sign()
+        start = torch.tensor([1.0, 0.0], dtype=x.dtype) * x.norm()
+        angle = math.radians(edit.amount)
+        turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=x.dtype)
+        new = basis @ (turn @ start)
+    else:
+        new = x - along @ x + edit.amount * v
+        if edit.operation == "clamp" and x @ r <= edit.amount * v.norm():
+            new = x
+    return ((1 - edit.share) * x + edit.share * new).to(old)
+
+
 def edited(x: Tensor, edits: Sequence[Edit]) -> Tensor:
     """`[pos, (head), width]` after all edits, in order, position by position."""
     for edit in edits:
@@ -109,7 +138,9 @@ def edited(x: Tensor, edits: Sequence[Edit]) -> Tensor:
                 value = edit.value if edit.value.ndim == 1 else edit.value[turn]
                 width = min(len(value), len(old))
                 value = torch.cat([value[:width], value.new_zeros(len(old) - width)])
-                if edit.operation == "hide":
+                if edit.operation in READS:
+                    new = _directed(edit, old, value)
+                elif edit.operation == "hide":
                     left = [
                         0.0 if hidden else float(weight) for hidden, weight in zip(value, old.detach(), strict=True)
                     ]

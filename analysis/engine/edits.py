@@ -11,9 +11,11 @@ from torch import Tensor
 from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Whole, gated
-from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.model.nodes import SCALES, Site
 
-Operation = Literal["add", "set", "scale", "hide"]
+from .operations import DIRECTED, Directed
+
+Operation = Literal["add", "set", "scale", "hide"] | Directed
 
 
 @gated
@@ -26,9 +28,12 @@ class Edit:
     Attributes:
         site: where. At `pattern`, positions are queries and rows of the value run over keys.
         operation: add the value, set the activation to it, or scale the activation by it; at `pattern` also hide: the
-            keys whose value is not 0 are not seen, and the others share the attention among themselves.
-        value: `[positions, width]` or `[width]` (repeated); a number for `scale`.
+            keys whose value is not 0 are not seen, and the others share the attention among themselves; elsewhere also
+            those that read the activation: `norm_add`, `project`, `clamp`, `stretch`, `rotate` (see `operations`).
+        value: `[positions, width]` or `[width]` (repeated); a number for `scale`; directions for those that read.
         positions: which positions of the prompt; None for all of them.
+        amount: of an operation that reads; in degrees for `rotate`.
+        share: how far an operation that reads goes, from the activation to what it makes of it.
 
     Raises:
         BadArgument: an operation that the site or the value does not have.
@@ -38,6 +43,8 @@ class Edit:
     operation: Operation
     value: Tensor | float
     positions: tuple[int, ...] | None = None
+    amount: float = 1.0
+    share: float = 1.0
 
     def __repr__(self) -> str:
         value = list(self.value.shape) if isinstance(self.value, Tensor) else self.value
@@ -46,10 +53,21 @@ class Edit:
 
     @gated
     def times(self, share: float) -> "Edit":
-        """The same edit with its value times a number."""
+        """The same edit with its value times a number; one that reads the activation goes so much of its way."""
+        if self.reads:
+            return replace(self, share=self.share * float(share))
         return replace(self, value=self.value * float(share))
 
+    @property
+    def reads(self) -> bool:
+        """Whether what it does depends on the activation: it is not the same in every run."""
+        return self.operation in DIRECTED
+
     def __post_init__(self) -> None:
+        if self.reads and self.site.name in ("pattern", *SCALES):
+            raise BadArgument(
+                f"{self.operation} at {self.site}; expected an activation that has directions; add, set or scale there"
+            )
         if self.operation == "hide" and self.site.name != "pattern":
             raise BadArgument(f"hide at {self.site}; expected a pattern; set or scale other sites")
         if isinstance(self.value, Tensor) != (self.operation != "scale"):
@@ -88,7 +106,7 @@ def added(edits: Sequence[Edit], length: int, width: int) -> Float[Tensor, "pos 
     """What edits that add put there together, at every position of a prompt; in double precision."""
     total = torch.zeros(length, width, dtype=torch.float64)
     for edit in edits:
-        assert isinstance(edit.value, Tensor) and edit.positions is not None
+        assert edit.operation == "add" and isinstance(edit.value, Tensor) and edit.positions is not None
         at = list(edit.positions)
         total[at] += edit.value.double().cpu().expand(len(at), -1)
     return total
@@ -97,21 +115,26 @@ def added(edits: Sequence[Edit], length: int, width: int) -> Float[Tensor, "pos 
 def matched(edits: Sequence[Edit], like: Sequence[Edit], length: int, scale: float = 1.0) -> tuple[Edit, ...]:
     """Edits that add, rescaled: what they add together has, at every site and position, the norm of what others add.
 
+    Edits that read the activation stay as they are.
+
     Args:
         like: the others, at the same sites.
         length: of the prompt.
         scale: times that norm.
     """
     factors: dict[Site, Float[Tensor, "pos 1"]] = {}
-    for site in {edit.site for edit in edits}:
+    for site in {edit.site for edit in edits if not edit.reads}:
         norms = []
         for group in (edits, like):
-            own = [edit for edit in group if edit.site == site]
+            own = [edit for edit in group if edit.site == site and not edit.reads]
             width = max((edit.value.shape[-1] for edit in own if isinstance(edit.value, Tensor)), default=1)
             norms.append(added(own, length, width).norm(dim=-1, keepdim=True))
         factors[site] = torch.where(norms[0] > 0, scale * norms[1] / norms[0].clamp_min(1e-300), 1.0)
     found = []
     for edit in edits:
+        if edit.reads:
+            found.append(edit)
+            continue
         assert isinstance(edit.value, Tensor) and edit.positions is not None
         value = edit.value.double().cpu().expand(len(edit.positions), -1) * factors[edit.site][list(edit.positions)]
         found.append(replace(edit, value=value.to(edit.value)))
@@ -119,7 +142,7 @@ def matched(edits: Sequence[Edit], like: Sequence[Edit], length: int, scale: flo
 
 
 def touched(edits: Sequence[Edit]) -> tuple[int, ...]:
-    """The positions that edits add something to, rows of zeros left out."""
+    """The positions that edits of an injection change, rows of zeros left out."""
     found: set[int] = set()
     for edit in edits:
         assert isinstance(edit.value, Tensor) and edit.positions is not None

@@ -30,6 +30,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import SCALES
 
 from .edits import Edit, Variant
+from .operations import DIRECTED, changed
 from .sharing import Layer, Packing, share
 
 Reads = Literal["logits", "hidden", "none"]
@@ -411,8 +412,13 @@ class Pass:
         if group[0][1].site.head is not None:
             index.append(self._index(np.repeat([edit.site.head for _, edit in group], counts)))
         pick = self._index(np.repeat(first, counts) + within) if size < counts.sum() else None
+        amount, share = (_column([getattr(edit, name) for _, edit in group], counts) for name in ("amount", "share"))
 
         def write(x: Tensor) -> Tensor:
+            if operation in DIRECTED:
+                value = torch.cat(values)
+                value = value if pick is None else value[pick.to(value.device)]
+                return x.index_put(tuple(index), changed(operation, x[tuple(index)], value, amount, share))
             value = torch.cat(values).to(x)
             value = value if pick is None else value[pick]
             if operation == "scale":
@@ -423,6 +429,11 @@ class Pass:
 
     def _index(self, numbers: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(numbers.astype(np.int64)).to(self.model.device)
+
+
+def _column(numbers: list[float], counts: NDArray[np.int64]) -> Tensor:
+    """A number of each edit, at each of its positions: `[position, 1]`."""
+    return torch.from_numpy(np.repeat(np.array(numbers, dtype=np.float64), counts))[:, None]
 
 
 def _value(edit: Edit, count: int) -> Tensor:

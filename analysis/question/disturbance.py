@@ -14,6 +14,19 @@ from .injection import Injection
 REACH = 1e3  # times larger or smaller
 
 
+SCALED = ("add", "norm_add")  # operations that do more, the larger their coefficient is
+
+
+def check_scale(injections: Sequence[Injection]) -> None:
+    """Raises `BadInjection` where a factor on the coefficients is no factor on what injections do."""
+    others = [injection for injection in injections if injection.operation not in SCALED]
+    if others:
+        raise BadInjection(
+            f"{others[0]!r} has no strength that can be scaled to an equal disturbance; expected the operation "
+            f"{' or '.join(SCALED)}; use matched='norm'"
+        )
+
+
 def at_kl(
     kl: Callable[[Sequence[Injection]], NDArray[np.float64]],
     injections: Sequence[Injection],
@@ -27,8 +40,10 @@ def at_kl(
         most: what the largest coefficient may be (`size.largest`).
 
     Raises:
-        BadInjection: no factor from 1e-3 to 1e3, or to where the model's numbers end, does.
+        BadInjection: no factor from 1e-3 to 1e3, or to where the model's numbers end, does; or an operation whose
+            coefficient is no strength.
     """
+    check_scale(injections)
 
     def gap(log_factor: float) -> float:
         return float(np.log(max(kl(_scaled(injections, np.exp(log_factor))).mean(), 1e-12)) - np.log(target))

@@ -1,13 +1,15 @@
 """`Experiment` = model + injections + prompts + metric + references + seed: what every method is asked about.
 
-Its clean and steered runs, and those of its reference vectors, are made once. References have the same norm, site by
-site and position by position of what the injections add together, or (matched="kl") are scaled to the same disturbance.
+Its clean and steered runs, and those of its reference vectors, are made once. References are put in by the same
+operations with the same coefficients. They have the same norm, site by site and position by position of what the
+injections add together (row by row, for other operations), or (matched="kl") are scaled to the same disturbance.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +18,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.plain import plain_additions
 from steerscope.analysis.engine.run import Readout, Reads, measure, run
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.gate import Bytes, Seed, Whole, gated
@@ -25,8 +29,8 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.positions import Layout
 from steerscope.analysis.results.verdicts import Basis
 
-from .disturbance import at_kl
-from .injection import Injection, composed
+from .disturbance import at_kl, check_scale
+from .injection import Injection, composed, puts
 from .inquiries import check_edits, check_injections, check_outputs, check_values, check_vector
 from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction, taken
 from .prompts import Prompts, continued, make_prompts
@@ -84,6 +88,8 @@ class Experiment:
     def __post_init__(self) -> None:
         injections = (self.injections,) if isinstance(self.injections, Injection) else tuple(self.injections)
         check_injections(self.model, injections)
+        if self.matched == "kl":
+            check_scale(injections)
         for token in self.metric.tokens:
             self.model.single_token(token)
         vectors = [injection.vector for injection in injections]
@@ -99,7 +105,7 @@ class Experiment:
         self.edits(0)  # parses positions against each prompt
 
     def __repr__(self) -> str:
-        what = " and ".join(map(repr, self.injections))
+        what = brief(" and ".join(map(repr, self.injections)), 300)
         return (
             f"<Experiment: {what} in {self.model.name}, {len(self.prompts)} prompts, {self.metric.name}, "
             f"references {self.beside}>"
@@ -165,6 +171,22 @@ class Experiment:
         """
         injections = self.injections if check_vector(vector, len(self.vectors)) == 0 else self.steering[vector]
         made = self._edits(injections)
+        return made if share == 1.0 else tuple(tuple(edit.times(share) for edit in own) for own in made)
+
+    @gated
+    def additions(self, vector: Whole, share: float = 1.0) -> Edits:
+        """As `edits`, with what each operation changes in the vector's own run as an addition.
+
+        Under them all the run is that of `edits`. They differ in runs that something else changes, too: an addition
+        stays what it is, an operation reads the activation anew.
+        """
+        made = self.edits(vector)
+        if any(edit.reads for own in made for edit in own):
+
+            def found() -> Edits:
+                return tuple(map(plain_additions, repeat(self.model), self.prompts.full, made))
+
+            made = self._runs.get("additions", vector, found)
         return made if share == 1.0 else tuple(tuple(edit.times(share) for edit in own) for own in made)
 
     def _edits(self, injections: Sequence[Injection]) -> Edits:
@@ -234,7 +256,8 @@ class Experiment:
     def _check_lost(self) -> None:
         edits = self.edits(0)
         sites = sorted({(edit.site.name, edit.site.layer) for own in edits for edit in own})
-        if all(name in HOOKS and name != "pattern" for name, _ in sites):
+        adds = all(injection.operation == "add" for injection in self.injections)
+        if adds and all(name in HOOKS and name != "pattern" for name, _ in sites):
             check_lost(self.model, self.injections, edits, self.activations(None, sites))
 
     @property
@@ -409,7 +432,7 @@ class Experiment:
             BadInjection: no factor from 1e-3 to 1e3, or to where the model's numbers end, does.
         """
 
-        return at_kl(self.kl, injections, float(target), largest(self.model, injections))
+        return at_kl(self.kl, injections, float(target), largest(self.model, puts(injections)))
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the question."""

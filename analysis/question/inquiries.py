@@ -9,7 +9,7 @@ from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.analysis.model.models import Model
 
-from .injection import Injection
+from .injection import Injection, puts
 from .metrics import Outputs
 from .size import check_size
 
@@ -23,7 +23,12 @@ def check_injections(model: Model, injections: Sequence[Injection], count: int |
         )
     for injection in injections:
         injection.check(model)
-    check_size(model, injections)
+        if injection.during == "generation":
+            raise BadInjection(
+                f"{injection!r} edits generated tokens alone, and an analysis reads prompts; expected an injection "
+                "during prompt or both; generate with it, or give the text as a prompt"
+            )
+    check_size(model, puts(injections))
 
 
 def check_vector(vector: int, count: int) -> int:

@@ -17,6 +17,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 
 from steerscope.analysis.engine import run as engine
 from steerscope.analysis.engine.edits import Edit, Variant
+from steerscope.analysis.engine.operations import DIRECTED
 from steerscope.analysis.engine.run import Readout, measure, run
 from steerscope.analysis.errors import (
     BadArgument,
@@ -69,7 +70,8 @@ def sites(model: Model) -> list[Site]:
 
 def random_edit(model: Model, length: int, chance: random.Random) -> Edit:
     site = chance.choice(sites(model))
-    operation: Any = chance.choice(["add", "set", "scale", *(["hide"] * 3 if site.name == "pattern" else [])])
+    own = ["hide"] * 3 if site.name == "pattern" else [] if site.name in SCALES else DIRECTED
+    operation: Any = chance.choice(["add", "set", "scale", *own])
     positions = tuple(chance.sample(range(length), chance.randint(1, length)))
     everywhere = chance.random() < 0.3
     rows = length if everywhere else len(positions)
@@ -80,6 +82,8 @@ def random_edit(model: Model, length: int, chance: random.Random) -> Edit:
     if isinstance(value, torch.Tensor):
         if operation == "hide":
             value = (value > 0).float()
+        elif site.name == "pattern" and operation != "add":
+            value = value.abs()  # a later hide divides by what is left of it
         elif site.name in SCALES:
             value = value.abs() + 2.0  # what makes the stream small, not large: log-probabilities stay near 0
     elif site.name in SCALES:

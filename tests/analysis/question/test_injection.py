@@ -1,17 +1,21 @@
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import run
-from steerscope.analysis.errors import BadInjection, BadNode
+from steerscope.analysis.errors import BadInjection, BadNode, BadVector
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.model.positions import Layout
+from steerscope.analysis.question.bundles import bundle, everywhere
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection, compose
 from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 
@@ -98,3 +102,107 @@ def test_an_injection_that_does_not_fit_the_model_is_refused(tiny: Model) -> Non
         Injection(SteeringVector(torch.ones(5), Site("resid_pre", 0))).check(tiny)
     with pytest.raises(BadNode, match="layers 0 to 1"):
         Injection(SteeringVector(torch.ones(32), Site("resid_pre", 0)), layer=9).check(tiny)
+
+
+def test_every_operation_does_what_its_formula_says(tiny: Model) -> None:
+    """By the formulas of the docstring, on one plain hook."""
+    ids = tiny.tokens("One day Lily saw a dragon near the ship")
+    vector = prompt_pair(tiny, " wedding", " ship", 1).row(-1)
+    v = vector.values[0].double()
+    r = v / v.norm()
+
+    def by(change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        def hook(x: torch.Tensor, hook: object) -> torch.Tensor:
+            return torch.cat([x[:, :1], torch.stack([change(row.double()).float() for row in x[0, 1:]])[None]], dim=1)
+
+        return tiny.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=[("blocks.1.hook_resid_pre", hook)])[0]
+
+    formulas: dict[tuple[Any, float], Callable[[torch.Tensor], torch.Tensor]] = {
+        ("add", 2.0): lambda x: x + 2 * v,
+        ("norm_add", 2.0): lambda x: (x + 2 * v) * x.norm() / (x + 2 * v).norm(),
+        ("set", 2.0): lambda x: x - (x @ r) * r + 2 * v,
+        ("clamp", 0.1): lambda x: x - (x @ r) * r + (x @ r).clamp_max(0.1 * v.norm()) * r,
+        ("scale", -3.0): lambda x: x - (x @ r) * r - 3 * (x @ r) * r,
+        ("ablate", 1.0): lambda x: x - (x @ r) * r,
+        ("ablate", 0.25): lambda x: x - 0.25 * (x @ r) * r,
+    }
+    for (operation, coefficient), formula in formulas.items():
+        one = Injection(vector, coefficient, positions="all", operation=operation)
+        torch.testing.assert_close(logits(tiny, ids, [one]), by(formula), atol=5e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("operation", "coefficient"), [("ablate", 3.0), ("ablate", -0.1), ("rotate", 200.0), ("scale", 1e9)]
+)
+def test_coefficients_that_an_operation_does_not_have_are_refused(
+    operation: Any, coefficient: float, tiny: Model
+) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 1).row(-1)
+    with pytest.raises(BadInjection, match="choose another"):
+        Injection(vector, coefficient, operation=operation)
+
+
+def test_a_direction_ablated_everywhere_is_in_no_stream(tiny: Model) -> None:
+    ids = tiny.tokens("One day Lily saw a dragon near the ship")
+    vector = prompt_pair(tiny, " wedding", " ship", 1).row(-1)
+    r = vector.values[0] / vector.values[0].norm()
+    several = everywhere(tiny, vector)
+    assert len(several) == 3 * tiny.n_layers
+    sites = [("resid_post", layer) for layer in range(tiny.n_layers)]
+    [(_, readout)] = list(run(tiny, [ids], [Variant(0, compose(several, tiny.layout(ids)))], reads="none", sites=sites))
+    for x in readout.activations.values():
+        assert ((x[0, 1:] @ r).abs() < 1e-5 * x[0, 1:].norm(dim=-1)).all()
+        assert (x[0, 0] @ r).abs() > 1e-3  # BOS is left out
+
+
+def test_a_bundle_is_one_injection_a_layer(tiny: Model) -> None:
+    vectors = {1: prompt_pair(tiny, " wedding", " ship", 0).row(-1), 0: prompt_pair(tiny, " dog", " cat", 0).row(-1)}
+    made = bundle(vectors, 0.5, operation="norm_add", during="both")
+    assert [(i.site, i.vector.label) for i in made] == [
+        (Site("resid_pre", layer), vectors[layer].label) for layer in (0, 1)
+    ]
+    assert {(i.coefficient, i.operation, i.during, str(i.place)) for i in made} == {(0.5, "norm_add", "both", "all")}
+    with pytest.raises(BadVector, match="expected one vector or more"):
+        bundle({})
+    with pytest.raises(BadVector, match="all of the same site and width"):
+        bundle({0: vectors[0], 1: SteeringVector(torch.ones(3), Site("resid_pre", 0))})
+    with pytest.raises(BadVector, match="no vector at layer 3"):
+        VectorBundle(vectors).at([0, 3])
+    assert list(VectorBundle(vectors).at([1])) == [1]
+
+
+@pytest.mark.parametrize("operation", ["ablate", "set", "clamp", "scale", "rotate", "norm_add"])
+def test_references_are_put_in_by_the_same_operation(operation: Any, tiny: Model) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 1).row(-1)
+    injection = Injection(vector, 0.5, positions="all", operation=operation)
+    asked = Experiment(tiny, injection, ["One day Lily saw a dragon"], references=2)
+    for own in asked.steering[1:]:
+        assert (own[0].operation, own[0].coefficient, own[0].place) == (operation, 0.5, injection.place)
+        torch.testing.assert_close(own[0].vector.norms, vector.norms)
+    if operation == "norm_add":
+        return
+    with pytest.raises(BadInjection, match="no strength that can be scaled"):
+        Experiment(tiny, injection, ["One day Lily saw a dragon"], references=2, matched="kl")
+
+
+def test_what_operations_change_gives_their_run_again(tiny: Model) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 1).row(-1)
+    several = (
+        Injection(vector, 40.0, 0, "all", "rotate"),
+        Injection(vector, 2.0, 1, "last", "add"),
+        Injection(vector, 1.0, 1, "all", "ablate"),
+    )
+    asked = Experiment(tiny, several, ["One day Lily saw a dragon", "Tom had a red ball"], references=1)
+    for number in (0, 1):
+        made = asked.additions(number)
+        assert {edit.operation for own in made for edit in own} == {"add"}
+        found = asked.outputs(made).logits
+        torch.testing.assert_close(found, asked.outputs_of(number).logits, atol=1e-4, rtol=1e-4)
+    alone = Experiment(tiny, Injection(vector, 2.0, positions="last"), ["One day Lily saw a dragon"], references=1)
+    assert torch.equal(alone.additions(0)[0][0].value, alone.edits(0)[0][0].value)  # type: ignore[arg-type]
+
+
+def test_an_analysis_refuses_what_edits_no_prompt(tiny: Model) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 1)
+    with pytest.raises(BadInjection, match="edits generated tokens alone"):
+        Experiment(tiny, Injection(vector, 2.0, during="generation"), ["One day Lily saw a dragon"])
