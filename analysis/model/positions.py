@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerscope.analysis.errors import BadInjection
-from steerscope.analysis.gate import Count, gated, shown
+from steerscope.analysis.gate import MOST, Count, gated, shown
 
 PLACES = ("front", "middle", "back", "last", "all")
 
@@ -47,6 +47,8 @@ class Positions:
                 f"positions {self.place} and {shown(self.indices)} at once; expected one of both; give place=None "
                 "with indices"
             )
+        if any(abs(index) > MOST for index in self.indices):
+            raise BadInjection(f"positions {shown(self.indices)} are in no prompt; expected at most {MOST:,}; mend them")
         _refuse_twice(self.indices, self.indices)
 
     def __str__(self) -> str:
