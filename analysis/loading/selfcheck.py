@@ -6,15 +6,16 @@
 3. The MLP and the final norm read the stream that we think they read; the logits are the unembedding
    of the normalized stream.
 4. The same equations hold while each site in turn is edited in all layers: an edit that is lost, or
-   that reaches a norm only, breaks one of them.
-5. Rows of a batch do not influence each other, and right padding changes nothing to the left.
+   that reaches a norm only, breaks one of them. A pattern follows what is edited of queries and keys.
+5. Rows of a batch do not influence each other, and right padding changes nothing to the left. So one pass
+   holds all of 4, a row for each site.
 6. The wavefront gives what plain hooked passes give.
 
 A model that fails is refused with the name of the assumption; numbers from it would look fine and
 mean something else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,41 +61,70 @@ def selfcheck(model: Model, expected: Callable[[Tensor], Tensor] | None = None) 
 
 
 def _errors(model: Model, expected: Callable[[Tensor], Tensor] | None) -> dict[str, float]:
-    errors: dict[str, float] = {}
+    errors = _Errors()
     generator = torch.Generator().manual_seed(0)
     length = min(7, model.n_ctx)
     ids = torch.randint(0, model.d_vocab, (2, length), generator=generator).to(model.device)
-    clean = _pass(model, ids[:1], None, generator)
+    alone = _pass(model, ids[:1], [None], generator)
     if expected is not None:
-        _note(errors, "logits equal the checkpoint's own", clean["logits"], expected(ids[:1]))
-    _equations(model, clean, errors)
-    for site in EDITED:
-        if site == "mlp_out" and not model.has_mlp:
-            continue
-        edited = _pass(model, ids[:1], site, generator)
-        _equations(model, edited, errors, site)
-        if site in ("q", "k"):
-            other = "k" if site == "q" else "q"
-            moved = [
-                not torch.equal(edited[f"{n}.pattern"], clean[f"{n}.pattern"])
-                for n in range(model.n_layers)
-                if clean[f"{n}.{other}"].any()  # a query of zeros looks everywhere alike, whatever the keys
-            ]
-            errors[f"a pattern follows an edit of {site}"] = 0.0 if all(moved) else float("inf")
-    _batch(model, ids, clean["logits"], errors)
-    _refuse(model, errors)  # before the engine, which relies on all of it
+        errors.note("logits equal the checkpoint's own", alone["logits"], expected(ids[:1]))
+    edited = [None, *(site for site in EDITED if model.has_mlp or site != "mlp_out")]
+    seen = _pass(model, ids[:1].expand(len(edited), -1), edited, generator)
+    errors.note("rows of a batch do not influence each other", seen["logits"][:1], alone["logits"])
+    _equations(model, seen, edited, errors)
+    _patterns(model, seen, alone, edited, errors)
+    short = max(1, length - 2)
+    padded = alone["logits"][:, :short]
+    errors.note("right padding does not change earlier positions", padded, model.bridge(ids[:1, :short]))
+    _refuse(model, errors.worst())  # before the engine, which relies on all of it
     _wavefront(model, ids, errors, generator)
-    return errors
+    return errors.worst()
 
 
-def _pass(model: Model, ids: Tensor, edited: str | None, generator: torch.Generator) -> dict[str, Any]:
-    """One plain pass; records everything that the equations need, after the edit of one site in all layers."""
+class _Errors:
+    """Relative errors of equations, gathered by name where they are computed."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[Tensor]] = {}
+
+    def note(self, name: str, value: Tensor, expected: Tensor) -> None:
+        self.rows([name], value[None], expected[None])
+
+    def rows(self, names: Sequence[str | None], value: Tensor, expected: Tensor) -> None:
+        """The same, of each row by itself; rows without a name are left out."""
+        if value.shape != expected.shape:
+            error = torch.full((len(names),), torch.inf)
+        else:
+            scale = expected.abs().flatten(1).amax(1).clamp_min(1e-6)
+            error = (value - expected).abs_().flatten(1).amax(1) / scale
+        for name, one in zip(names, error, strict=True):
+            if name is not None:
+                self.found.setdefault(name, []).append(one)
+
+    def worst(self) -> dict[str, float]:
+        """The largest of each name; infinite where one is not a number."""
+        worst = {name: torch.stack(errors).float().max().item() for name, errors in self.found.items()}
+        return {name: error if error == error else float("inf") for name, error in worst.items()}
+
+
+def _pass(model: Model, ids: Tensor, edited: Sequence[str | None], generator: torch.Generator) -> dict[str, Any]:
+    """One plain pass; records everything that the equations need.
+
+    Args:
+        edited: of each row the site that is edited, in all layers.
+    """
     seen: dict[str, Any] = {}
     hooks: list[tuple[str, Callable[..., Any]]] = []
 
-    def edit(x: Tensor, hook: Any) -> Tensor:
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        return x + noise * (x.abs().mean().item() or 1.0)
+    def edit(row: int) -> Callable[[Tensor, Any], Tensor]:
+        def hook(x: Tensor, hook: Any) -> Tensor:
+            size = x[row].abs().mean()
+            noise = torch.randn(x.shape[1:], generator=generator).to(x)
+            x = x.clone()
+            x[row] += noise * torch.where(size > 0, size, 1.0).to(x)
+            return x
+
+        return hook
 
     def keep(name: str) -> Callable[[Tensor, Any], None]:
         def hook(x: Tensor, hook: Any) -> None:
@@ -103,8 +133,9 @@ def _pass(model: Model, ids: Tensor, edited: str | None, generator: torch.Genera
         return hook
 
     for layer in range(model.n_layers):
-        if edited is not None:
-            hooks.append((model.hook(edited, layer), edit))
+        for row, site in enumerate(edited):
+            if site is not None:
+                hooks.append((model.hook(site, layer), edit(row)))
         for site in ("q", "k", *_recorded(model)):
             hooks.append((model.hook(site, layer), keep(f"{layer}.{site}")))
     hooks.append(("unembed.hook_in", keep("hidden")))
@@ -116,12 +147,13 @@ def _recorded(model: Model) -> list[str]:
     return ["resid_pre", "v", "pattern", "z", "attn_out", *(["mlp_out"] if model.has_mlp else []), "resid_post"]
 
 
-def _equations(model: Model, seen: dict[str, Any], errors: dict[str, float], edited: str | None = None) -> None:
+def _equations(model: Model, seen: dict[str, Any], edited: Sequence[str | None], errors: _Errors) -> None:
     """Notes the errors of all equations; the one that says what an edited site *was* cannot hold and is left out."""
 
     def note(site: str | None, name: str, value: Tensor, expected: Tensor) -> None:
-        if site is None or site != edited:
-            _note(errors, name if edited is None else f"{name}, while {edited} is edited", value, expected)
+        names = [name if row is None else f"{name}, while {row} is edited" for row in edited]
+        kept = [None if site is not None and row == site else name for row, name in zip(edited, names, strict=True)]
+        errors.rows(kept, value, expected)
 
     for layer in range(model.n_layers):
         block = model.bridge.blocks[layer]
@@ -152,6 +184,22 @@ def _equations(model: Model, seen: dict[str, Any], errors: dict[str, float], edi
         note(None, "logits are the unembedding of the normalized stream", seen["logits"], model.bridge.unembed(hidden))
 
 
+def _patterns(
+    model: Model, seen: dict[str, Any], alone: dict[str, Any], edited: Sequence[str | None], errors: _Errors
+) -> None:
+    """Notes whether every pattern follows an edit of queries, and of keys: by more than rounding moves it."""
+    for site, other in (("q", "k"), ("k", "q")):
+        row = edited.index(site)
+        for layer in range(model.n_layers):
+            pattern = seen[f"{layer}.pattern"]
+            rounding = (pattern[:1] - alone[f"{layer}.pattern"]).abs().max()
+            still = (pattern[row] - pattern[0]).abs().max() <= 2 * rounding
+            # A query of zeros looks everywhere alike, whatever the keys.
+            lost = still & (seen[f"{layer}.{other}"][0] != 0).any()
+            error = torch.where(lost, torch.inf, 0.0)
+            errors.found.setdefault(f"a pattern follows an edit of {site}", []).append(error)
+
+
 def _mlp(model: Model, block: Any, resid_pre: Tensor, attn_out: Tensor) -> Tensor:
     x = resid_pre if model.parallel else resid_pre + attn_out
     norm = getattr(block, "ln2", None) or (getattr(block, "ln1", None) if model.parallel else None)
@@ -167,15 +215,8 @@ def _bias(attention: Any) -> Tensor | float:
     return 0.0 if bias is None else bias
 
 
-def _batch(model: Model, ids: Tensor, alone: Tensor, errors: dict[str, float]) -> None:
-    together = model.bridge(ids)
-    _note(errors, "rows of a batch do not influence each other", together[:1], alone)
-    short = ids[:1, :-2] if ids.shape[1] > 2 else ids[:1]
-    _note(errors, "right padding does not change earlier positions", alone[:, : short.shape[1]], model.bridge(short))
-
-
-def _wavefront(model: Model, ids: Tensor, errors: dict[str, float], generator: torch.Generator) -> None:
-    """The engine, on two prompts of different lengths, against a plain hooked pass for each variant."""
+def _wavefront(model: Model, ids: Tensor, errors: _Errors, generator: torch.Generator) -> None:
+    """The engine, on two prompts of different lengths, against plain hooked passes, a row for each variant."""
     prompts = [ids[0].tolist(), ids[1, : max(1, ids.shape[1] - 2)].tolist()]
     layer = model.n_layers - 1
     value = torch.randn(model.d_model, generator=generator).to(model.device, model.dtype)
@@ -186,39 +227,34 @@ def _wavefront(model: Model, ids: Tensor, errors: dict[str, float], generator: t
     # At the last position alone, so that the engine computes the others once for all rows.
     late = [Edit(Site("z", 0, model.n_heads - 1), "set", change, (len(prompt) - 1,)) for prompt in prompts]
     variants += [Variant(p, (edit,)) for p, edit in enumerate(late)]
+    plain: dict[int, Tensor] = {}
+    for prompt, tokens in enumerate(prompts):
+        own = [index for index, variant in enumerate(variants) if variant.prompt == prompt]
 
-    def add(x: Tensor, hook: Any) -> Tensor:
-        return torch.cat([x[:, :1] + value, x[:, 1:]], dim=1)
+        def rows(edit: Edit, own: list[int] = own) -> list[int]:
+            return [row for row, index in enumerate(own) if edit in variants[index].edits]
 
-    def set_z(x: Tensor, hook: Any) -> Tensor:
-        return torch.cat([x[:, :, :-1], change.expand(*x.shape[:2], 1, -1)], dim=2)
-
-    def set_last_z(x: Tensor, hook: Any) -> Tensor:
-        return torch.cat([x[:, :-1], set_z(x[:, -1:], hook)], dim=1)
-
-    plain = []
-    for variant in variants:
-        hooks: list[tuple[str, Any]] = []
-        if added in variant.edits:
-            hooks.append((model.hook("resid_pre", layer // 2), add))
-        if put in variant.edits:
-            hooks.append((model.hook("z", layer), set_z))
-        if late[variant.prompt] in variant.edits:
-            hooks.append((model.hook("z", 0), set_last_z))
-        tokens = torch.tensor([prompts[variant.prompt]], device=model.device)
-        plain.append(model.bridge.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1])
+        hooks = [
+            (model.hook("resid_pre", layer // 2), _written((rows(added), 0), value, add=True)),
+            (model.hook("z", 0), _written((rows(late[prompt]), -1, -1), change)),
+            (model.hook("z", layer), _written((rows(put), slice(None), -1), change)),
+        ]
+        batch = torch.tensor([tokens] * len(own), device=model.device)
+        plain |= dict(zip(own, model.bridge.run_with_hooks(batch, fwd_hooks=hooks)[:, -1], strict=True))
     for chunk, readout in run(model, prompts, variants):
         assert readout.logits is not None
-        _note(errors, "the wavefront equals plain passes", readout.logits, torch.stack([plain[i] for i in chunk]))
+        errors.note("the wavefront equals plain passes", readout.logits, torch.stack([plain[i] for i in chunk]))
 
 
-def _note(errors: dict[str, float], name: str, value: Tensor, expected: Tensor) -> None:
-    if value.shape != expected.shape:
-        errors[name] = float("inf")
-        return
-    scale = expected.abs().max().clamp_min(1e-6)
-    error = ((value - expected).abs().max() / scale).item()
-    errors[name] = max(errors.get(name, 0.0), error if error == error else float("inf"))
+def _written(index: tuple[Any, ...], value: Tensor, add: bool = False) -> Callable[[Tensor, Any], Tensor]:
+    """A hook that writes a value at a place, or adds it."""
+
+    def hook(x: Tensor, hook: Any) -> Tensor:
+        x = x.clone()
+        x[index] = x[index] + value if add else value
+        return x
+
+    return hook
 
 
 def _refuse(model: Model, errors: dict[str, float]) -> None:
