@@ -92,10 +92,15 @@ class Edit:
 @gated
 @dataclass(frozen=True, eq=False, repr=False)
 class Variant:
-    """One row of the engine's batch: a prompt by index, and its edits in the order in which they apply."""
+    """One row of the engine's batch: a prompt by index, and its edits in the order in which they apply.
+
+    Attributes:
+        base: the edits of the run that its effect is measured against; only delta precision asks (see `delta`).
+    """
 
     prompt: Whole
     edits: tuple[Edit, ...] = ()
+    base: tuple[Edit, ...] | None = None
 
     def __repr__(self) -> str:
         shown = [repr(edit) for edit in self.edits[:1]] + [f"{len(self.edits) - 1} more"] * (len(self.edits) > 1)

@@ -60,7 +60,7 @@ def _check_prompts(model: Model, prompts: Sequence[Sequence[int]], reading: Sequ
 
 
 def _check_edits(model: Model, prompts: Sequence[Sequence[int]], variants: Sequence[Variant]) -> None:
-    for prompt, edit in {(v.prompt, edit): None for v in variants for edit in v.edits}:
+    for prompt, edit in {(v.prompt, edit): None for v in variants for edit in (*v.edits, *(v.base or ()))}:
         model.check(edit.site)
         if edit.positions is not None:
             _check_positions(prompts[prompt], edit.positions, f"edited at {edit.site}")

@@ -27,7 +27,7 @@ from steerscope.analysis.progress import track
 from .edits import Variant
 from .finite import check_finite
 from .requests import check_request
-from .wavefront import Pass, Readout, Reads
+from .wavefront import Pass, Precision, Readout, Reads
 
 __all__ = ["Readout", "Reads", "measure", "run"]
 
@@ -47,6 +47,7 @@ def run(
     budget: Bytes | None = None,
     grad: bool = False,
     what: str | None = None,
+    precision: Precision = "exact",
 ) -> Iterator[tuple[list[int], Readout]]:
     """Runs all variants and yields, chunk by chunk, their indices and what was read.
 
@@ -59,6 +60,8 @@ def run(
         budget: bytes that a chunk may take; worked out from the free memory by default.
         grad: keep the graph, for gradients with respect to the edits' values.
         what: name for a progress bar; none by default.
+        precision: "delta" computes what differs from the variants' bases in bfloat16 (see `delta`); in a model of
+            float32, without gradients.
 
     Raises:
         BadPrompt, BadNode, BadArgument: see `check_request`.
@@ -69,10 +72,11 @@ def run(
     with torch.set_grad_enabled(grad):
         embedded = embed(model, prompts)
     chunks = list(chunked(model, prompts, variants, reading, reads, sites, budget))
+    how: Precision = "delta" if precision == "delta" and model.dtype == torch.float32 and not grad else "exact"
     for chunk in track(chunks, what) if what else chunks:
         rows = [variants[index] for index in chunk]
         with torch.set_grad_enabled(grad):  # never across a yield: it would leak into the caller
-            readout = Pass(model, prompts, rows, reading, reads, sites).run(embedded)
+            readout = Pass(model, prompts, rows, reading, reads, sites, precision=how).run(embedded)
         check_finite(model, prompts, readout)
         yield chunk, readout
 

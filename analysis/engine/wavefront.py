@@ -29,11 +29,13 @@ from steerscope.analysis.errors import BrokenInvariant, UnsupportedModel
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import SCALES
 
+from .delta import cheap, plan, with_bases
 from .edits import Edit, Variant
 from .operations import DIRECTED, changed
 from .sharing import Layer, Packing, share
 
 Reads = Literal["logits", "hidden", "none"]
+Precision = Literal["exact", "delta"]
 Hook = Callable[[Tensor, Any], Tensor | None]
 LEAST = 1e-37  # attention that is left beside hidden keys: what is less has been rounded away
 
@@ -93,8 +95,11 @@ class Pass:
         reads: Reads,
         sites: Sequence[tuple[str, int]],
         probe: Probe | None = None,
+        precision: Precision = "exact",
     ) -> None:
-        self.model, self.prompts, self.variants, self.probe = model, prompts, variants, probe
+        self.model, self.prompts, self.asked, self.probe = model, prompts, variants, probe
+        delta = precision == "delta" and probe is None and any(v.base is not None for v in variants)
+        self.variants, self.bases = with_bases(variants) if delta else (variants, None)
         self.reading, self.reads, self.sites = reading, reads, list(sites)
         self.length = max(len(prompts[v.prompt]) for v in variants)
         self.fired: set[str] = set()
@@ -164,7 +169,9 @@ class Pass:
 
     def run(self, embedded: Tensor) -> Readout:
         hooks = self.hooks(embedded)
-        with warnings.catch_warnings():  # some norms say that an edit of their scale costs rounding
+        planned = [] if self.bases is None else plan(self.bases, self.slots, self.packings, self.late, len(self.base))
+        with warnings.catch_warnings(), cheap(self.model, planned):
+            # Some norms say that an edit of their scale costs rounding.
             warnings.filterwarnings("ignore", "A forward hook edited hook_scale")
             logits = self.model.bridge.run_with_hooks(self.tokens, fwd_hooks=hooks)
         return self.read(logits)
@@ -184,7 +191,7 @@ class Pass:
             )
         row, position = self._reading()
         return Readout(
-            self.variants,
+            self.asked,
             row,
             position,
             logits[0] if self.reads == "logits" else None,
@@ -194,8 +201,8 @@ class Pass:
 
     def _reading(self) -> tuple[Tensor, ...]:
         device = self.model.device
-        rows = [i for i, v in enumerate(self.variants) for _ in self.reading[v.prompt]]
-        positions = [p for v in self.variants for p in self.reading[v.prompt]]
+        rows = [i for i, v in enumerate(self.asked) for _ in self.reading[v.prompt]]
+        positions = [p for v in self.asked for p in self.reading[v.prompt]]
         return tuple(torch.tensor([rows, positions], dtype=torch.long, device=device))
 
     def hooks(self, embedded: Float[Tensor, "prompt pos d_model"]) -> list[tuple[str, Hook]]:
@@ -319,7 +326,7 @@ class Pass:
 
     def _keep(self, site: str, layer: int, x: Tensor) -> None:
         if (site, layer) in self.sites:
-            self.kept[site, layer] = x[torch.tensor(self.slots[layer], device=x.device)]
+            self.kept[site, layer] = x[torch.tensor(self.slots[layer][: len(self.asked)], device=x.device)]
 
     # Patterns. Several architectures discard an edited pattern; what a pattern does is to mix values
     # into z, so an edit of the pattern is made as the edit of z that it stands for.

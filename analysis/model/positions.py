@@ -48,7 +48,9 @@ class Positions:
                 "with indices"
             )
         if any(abs(index) > MOST for index in self.indices):
-            raise BadInjection(f"positions {shown(self.indices)} are in no prompt; expected at most {MOST:,}; mend them")
+            raise BadInjection(
+                f"positions {shown(self.indices)} are in no prompt; expected at most {MOST:,}; mend them"
+            )
         _refuse_twice(self.indices, self.indices)
 
     def __str__(self) -> str:
