@@ -61,6 +61,15 @@ def small_model(small_models: SmallModels) -> Model:
     return small_models["gpt2"]
 
 
+@pytest.fixture(scope="session")
+def stories260k() -> Model:
+    """A trained Llama with a SentencePiece vocabulary."""
+    folder = REAL_MODELS / "stories260k"
+    if not folder.is_dir():
+        pytest.skip("no trained model stories260k beside the repository")
+    return load(folder)
+
+
 @pytest.fixture(scope="session", params=["stories260k", "babyllama_char"])
 def real_model(request: pytest.FixtureRequest) -> Iterator[Model]:
     """Trained Llamas, where they lie beside the repository."""

@@ -122,7 +122,7 @@ def completions(
     for (c, _), own, surprise in zip(about, made, losses, strict=True):
         for quantity, value in fluency(own, surprise).items():
             values.setdefault((c, quantity), []).append(value)
-    texts = [(*key, model.text(own)) for key, own in zip(about, made, strict=True)]
+    texts = [(*key, model.text_after(row.prompt, own)) for key, row, own in zip(about, asked, made, strict=True)]
     groups = experiment.prompts.by_group[: len(chosen)]
     table = averaged(values, COMPLETIONS["completions"], level, groups)
     return table, pd.DataFrame(texts, columns=list(COMPLETIONS["texts"]))

@@ -18,6 +18,7 @@ from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadMetric, BadNode, BadPrompt
 from steerscope.analysis.gate import gated, shown
 
+from .context import Following, following, inner, puts_space
 from .nodes import PER_HEAD, SCALES, Node, Site
 from .positions import Layout
 
@@ -188,6 +189,31 @@ class Model:
         self._known(ids)
         return ids
 
+    @gated(error=BadPrompt)
+    def encode_inner(self, text: str) -> list[int]:
+        """Token ids of a text inside of another one: as `encode`, without the space that SentencePiece puts first.
+
+        Raises:
+            BadPrompt: as `encode`.
+        """
+        return inner(self.encode, self._puts_space, text)
+
+    @gated(error=BadPrompt)
+    def following(self, ids: Sequence[int], text: str) -> Following:
+        """Token ids of a text that goes on after token ids, and whether the tokenizer parts both together so.
+
+        Raises:
+            BadPrompt: as `encode`.
+        """
+        if self.tokenizer is None:
+            self.encode(text)  # says so
+        body = ids[1:] if self.has_bos(ids) else ids
+        return following(self.encode, self._puts_space, self.text(body), body, text)
+
+    @cached_property
+    def _puts_space(self) -> bool:
+        return self.tokenizer is not None and puts_space(self.encode)
+
     def _known(self, ids: Sequence[int]) -> None:
         for token in (min(ids, default=0), max(ids, default=0)):
             if not 0 <= token < self.d_vocab:
@@ -225,6 +251,16 @@ class Model:
         return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     @gated(error=BadPrompt)
+    def text_after(self, ids: Sequence[int], more: Sequence[int]) -> str:
+        """Text of token ids that follow others, its leading space kept.
+
+        Raises:
+            BadPrompt: an id that the model does not know.
+        """
+        before, whole = self.text(ids), self.text([*ids, *more])
+        return whole.removeprefix(before) if self.tokenizer and whole.startswith(before) else self.text(more)
+
+    @gated(error=BadPrompt)
     def token_text(self, token: int) -> str:
         """One token as a reader would see it inside a text, its leading space kept.
 
@@ -241,7 +277,7 @@ class Model:
 
     @gated(error=BadMetric)
     def single_token(self, text: str | int) -> int:
-        """The id of a text that is one token.
+        """The id of a text that is one token inside of a text: a leading space counts, with SentencePiece, too.
 
         Raises:
             BadMetric: it is several tokens, or unknown to the tokenizer.
@@ -252,17 +288,15 @@ class Model:
                     f"token id {text} is outside of the vocabulary; expected 0 to {self.d_vocab - 1}; give one of these"
                 )
             return text
-        ids = self.encode(text)
-        if len(ids) != 1 and text.startswith(" "):  # SentencePiece adds the space itself
-            stripped = self.encode(text[1:])
-            if len(stripped or ids[:1]) == 1 and self.token_text((stripped or ids)[0]) == text:
-                return (stripped or ids)[0]
+        ids = self.encode_inner(text)
         if len(ids) != 1 or ids[0] == getattr(self.tokenizer, "unk_token_id", None):
             pieces = ", ".join(repr(self.token_text(i)) for i in ids[:12]) or "nothing"
             pieces += f" and {len(ids) - 12:,} more" if len(ids) > 12 else ""
+            spaced = len(self.encode_inner(f" {text}")) == 1
             raise BadMetric(
                 f"{shown(text)} is not a single token of {self.name}: it becomes {pieces}; expected targets of one "
                 "token each, mostly with a leading space; choose other words or one of the pieces"
+                + (f" (' {brief(text, 40)}' is one)" if spaced else "")
             )
         return ids[0]
 

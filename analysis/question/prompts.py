@@ -258,7 +258,7 @@ def _groups(model: Model, ids: Sequence[tuple[int, ...]], given: Sequence[object
 
 @gated(error=BadPrompt)
 def continued(model: Model, prompts: Prompts, continuation: str | Sequence[int]) -> Prompts:
-    """Prompts with the same continuation after each.
+    """Prompts with the same continuation after each, a text parted as the tokenizer parts it there (`model.context`).
 
     Raises:
         BadPrompt: an empty one, one of other ids than the model's, or one that the context has no room for.
@@ -267,21 +267,24 @@ def continued(model: Model, prompts: Prompts, continuation: str | Sequence[int])
         raise BadPrompt(
             f"the continuation has {len(continuation):,} characters; expected at most {PIECE:,}; shorten it"
         )
-    ids = tuple(model.encode(continuation) if isinstance(continuation, str) else continuation)
-    if not ids:
+    if isinstance(continuation, str):
+        found = tuple(model.following(ids, continuation).ids for ids in prompts.ids)
+    else:
+        found = (tuple(continuation),) * len(prompts)
+    if not all(found):
         raise BadPrompt(f"the continuation {continuation!r} is empty; expected at least one token; give some text")
-    if min(ids) < 0 or max(ids) >= model.d_vocab:
+    if found and not all(0 <= i < model.d_vocab for i in found[0]):
         raise BadPrompt(
             f"the continuation {shown(continuation)} has token ids outside of 0..{model.d_vocab - 1}; expected those "
             f"of {model.name}; give its text"
         )
-    longest = max(map(len, prompts.ids), default=0) + len(ids)
+    longest = max((len(ids) + len(more) for ids, more in zip(prompts.ids, found, strict=True)), default=0)
     if longest > model.n_ctx:
         raise BadPrompt(
             f"a prompt and its continuation have {longest} tokens, {model.name} reads at most {model.n_ctx}; "
             "shorten one"
         )
-    return replace(prompts, continuations=(ids,) * len(prompts))
+    return replace(prompts, continuations=found)
 
 
 @gated(error=BadPrompt)

@@ -43,7 +43,8 @@ def prompt_pair(
     """The steering vector `plus - minus`, `[pos, width]`, BOS first.
 
     Args:
-        plus: text of the positive side, or its token ids without BOS; a leading space matters.
+        plus: text of the positive side, or its token ids without BOS; a leading space matters (with SentencePiece,
+            which puts one before every text, it is that one).
         minus: text of the negative side, or its token ids.
         layer: where it is recorded, and injected unless the injection says otherwise.
         site: resid_pre, attn_out, mlp_out, or z with a head.
@@ -150,13 +151,13 @@ def _other(
     for index in generator.permutation(len(free_words)):
         word = free_words[int(index)]
         word = word.capitalize() if capital and not ids else word
-        one = model.encode(f" {word}" if ids or space else word)
+        one = _encoded(model, f" {word}" if ids or space else word)
         if len(one) == 1:
             ids += one
         if len(ids) == wanted:
             return ids
     # No word is a single token: pieces of words, of which there are always enough.
-    return (model.encode(" " + " ".join(generator.permutation(free_words)[:wanted].tolist())))[:wanted]
+    return (_encoded(model, " " + " ".join(generator.permutation(free_words)[:wanted].tolist())))[:wanted]
 
 
 def paired(
@@ -181,8 +182,13 @@ def paired(
 
 
 def _ids(model: Model, prompt: str | Sequence[int]) -> list[int]:
-    ids = model.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+    ids = _encoded(model, prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
     return ids[1:] if model.bos is not None and ids[:1] == [model.bos] else ids
+
+
+def _encoded(model: Model, text: str) -> list[int]:
+    """A side's text: where SentencePiece puts a space before a text, one that stands there already is that space."""
+    return model.encode_inner(text) if text[:1] == " " else model.encode(text)
 
 
 def _pad(model: Model, pad: str | int) -> int:

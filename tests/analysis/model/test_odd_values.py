@@ -45,8 +45,8 @@ DOORS: dict[str, Callable[[Any], Any]] = {
     "resolve's rows": lambda value: Positions("front").resolve(Layout(5, True), value),
 }
 METHODS = (
-    *("has_bos", "layout", "hook", "width", "heads", "check", "encode", "tokens", "text", "token_text"),
-    "single_token",
+    *("has_bos", "layout", "hook", "width", "heads", "check", "encode", "encode_inner", "tokens", "text"),
+    *("token_text", "single_token"),
 )
 
 
