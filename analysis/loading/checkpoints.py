@@ -21,7 +21,7 @@ import torch
 
 from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import ModelNotFound, SteerscopeError, UnsupportedModel
-from steerscope.analysis.ggufs import Gguf, read_gguf
+from steerscope.analysis.ggufs import Gguf, Packed, read_gguf
 from steerscope.analysis.loading import folders
 from steerscope.analysis.progress import track
 
@@ -30,7 +30,7 @@ from .folders import first_line
 POST_NORM = ("openai-gpt", "bert", "roberta", "xlm-roberta", "electra")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.*", "*.tiktoken")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-ROTATION = "rope_"  # tables of rotary embeddings in a GGUF file, which are no weights
+ROTATION, FACTORS = "rope_", "rope_freqs.weight"  # tables of rotary embeddings in a GGUF file, which are no weights
 _ALONE = RLock()
 
 
@@ -192,23 +192,36 @@ def _gguf(path: Path, source: str, device: torch.device, dtype: torch.dtype, tok
         if tokenizer is None and "tokenizer.ggml.tokens" in found.fields:
             tokenizer = _read_tokenizer(folder, source, where)
             tokenizer.name_or_path = str(path)
-    held = sum(parameter.numel() for parameter in model.parameters())
     tables = [tensor for tensor in found.tensors if tensor.name.startswith(ROTATION)]
-    if held != there - sum(prod(table.shape) for table in tables):
+    held, weights = sum(p.numel() for p in model.parameters()), there - sum(prod(table.shape) for table in tables)
+    if held != weights:
         raise UnsupportedModel(
-            f"{source!r} holds {there:,} numbers, and the model that transformers makes of it {held:,}; expected every "
-            "weight to be used; use the model's own Hugging Face folder"
+            f"{source!r} holds {weights:,} numbers, and the model that transformers makes of it {held:,}; expected "
+            "every weight to be used; use the model's own Hugging Face folder"
         )
-    if tables:
-        raise UnsupportedModel(
-            f"{source!r} has its own table of rotary embeddings ({tables[0].name}), which transformers leaves out; "
-            "expected one that the configuration describes; use the model's own Hugging Face folder"
-        )
+    for table in tables:
+        _rotate(model, table, source)
     notes = []
     if found.quantized:
         kinds = " and ".join(found.quantized)
         notes.append(f"quantized weights ({kinds}) were dequantized to {str(dtype).removeprefix('torch.')}")
     return Checkpoint(model, tokenizer, found.text("general.name") or path.stem, str(path.resolve()), tuple(notes))
+
+
+def _rotate(model: Any, table: Packed, source: str) -> None:
+    """Slows rotary embeddings by a file's own factors (Llama 3.1 and later), which transformers leaves out.
+
+    Raises:
+        UnsupportedModel: a table of another kind.
+    """
+    turned = [module for module in model.modules() if isinstance(getattr(module, "inv_freq", None), torch.Tensor)]
+    if table.name != FACTORS or table.kind != "F32" or any(m.inv_freq.shape != table.shape for m in turned):
+        raise UnsupportedModel(
+            f"{source!r} has its own table of rotary embeddings ({brief(table.name)}), which transformers leaves out; "
+            f"expected none, or {FACTORS} with a factor for each frequency; use the model's own Hugging Face folder"
+        )
+    for module in turned:
+        module.inv_freq = module.inv_freq / torch.tensor(table.data).to(module.inv_freq)
 
 
 @contextmanager

@@ -254,6 +254,10 @@ def check_gguf(found: Gguf, source: str) -> None:
         ModelNotFound: it holds no model, or is one part of several; a size in it cannot be.
     """
     kind = found.text("general.architecture")
+    if kind == "controlvector":
+        raise ModelNotFound(
+            f"{source!r} is a control vector; expected a GGUF file of a language model; read it as a vector"
+        )
     if kind is None or found.text("general.type") not in (None, "model"):
         what = found.text("general.type") or kind or "no general.architecture"
         raise ModelNotFound(
@@ -265,6 +269,11 @@ def check_gguf(found: Gguf, source: str) -> None:
             raise ModelNotFound(
                 f"{source!r} is one of {value} parts of a model; expected a whole file; join them (llama-gguf-split "
                 "--merge) and give that"
+            )
+        if key.endswith(".expert_count") and value > 1:
+            raise UnsupportedModel(
+                f"{source!r} routes each token to some of {value} experts ({kind}); the analysis assumes that an MLP "
+                "is one function of its input; use a dense model"
             )
         most = len(found.tensors) if key.endswith("block_count") else NUMBERS
         if not key.startswith("general.") and isinstance(value, int) and not FREE.search(key) and abs(value) > most:
