@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -39,7 +38,7 @@ class End:
             or minus the signal.
         said: what it printed, both streams.
         steps: how many steps it took.
-        seconds: how long it lived.
+        seconds: of work (CPU): what others do on the machine changes nothing.
     """
 
     status: int
@@ -49,7 +48,7 @@ class End:
 
     @property
     def killed(self) -> bool:
-        return self.status in (KILLED, -signal.SIGKILL)
+        return self.status in (KILLED, -signal.SIGPROF)
 
 
 def child(
@@ -65,42 +64,36 @@ def child(
     Args:
         root: only steps below this folder count.
         stop_at: the step, counted from 0, before which the process is gone.
-        kill_after: seconds until SIGKILL.
+        kill_after: seconds of work until a signal that nothing handles.
         largest: bytes of the largest file that the process may write (RLIMIT_FSIZE).
     """
     steps, steps_in = os.pipe()
     said, said_in = os.pipe()  # no file: its size may be limited
     fcntl.fcntl(said_in, fcntl.F_SETPIPE_SZ, 1 << 20)
-    start = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads
         pid = os.fork()
     if pid == 0:
         os.close(steps)
         os.close(said)
-        _be_a_child(act, root, said_in, steps_in, stop_at, largest)
+        _be_a_child(act, root, said_in, steps_in, stop_at, largest, kill_after)
     os.close(steps_in)
     os.close(said_in)
-    if kill_after is not None:
-        _sleep_until(start + kill_after, pid)
-        os.kill(pid, signal.SIGKILL)
-    _, how = os.waitpid(pid, 0)
-    seconds = time.monotonic() - start
+    _, how, used = os.wait4(pid, 0)
     with os.fdopen(steps, "rb") as one, os.fdopen(said, "rb") as other:
         taken, text = one.read(), other.read().decode(errors="replace")
     status = -os.WTERMSIG(how) if os.WIFSIGNALED(how) else os.WEXITSTATUS(how)
-    return End(status, text, int(taken or b"-1"), seconds)
-
-
-def _sleep_until(deadline: float, pid: int) -> None:
-    while time.monotonic() < deadline:
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return
-        time.sleep(min(0.002, max(0.0, deadline - time.monotonic())))
+    return End(status, text, int(taken or b"-1"), used.ru_utime + used.ru_stime)
 
 
 def _be_a_child(
-    act: Callable[[], object], root: Path, said: int, steps_in: int, stop_at: int | None, largest: int | None
+    act: Callable[[], object],
+    root: Path,
+    said: int,
+    steps_in: int,
+    stop_at: int | None,
+    largest: int | None,
+    kill_after: float | None,
 ) -> NoReturn:
     status, counted = BROKEN, [0]
     try:
@@ -114,6 +107,8 @@ def _be_a_child(
             _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
         _count_steps(root, counted, stop_at)
+        if kill_after is not None:
+            signal.setitimer(signal.ITIMER_PROF, max(kill_after, 1e-3))
         act()
         status = 0
     except SteerscopeError as error:

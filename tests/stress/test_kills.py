@@ -1,7 +1,7 @@
 """A process that is gone at any instant: what a reader sees is the old thing or the new one, and the same goes on.
 
 1. Gone before every step on the disk (a write and its middle, a rename, an exchange, an fsync, a new or removed entry).
-2. SIGKILL at random instants.
+2. Killed at random instants.
 
 Each time the state is one that the door allows, whatever is read is whole, page and tables agree; then the same runs
 again and leaves the very files of a run that nobody disturbed.
@@ -62,7 +62,7 @@ def test_killed_at_random_instants(stage: Callable[[str], Stage]) -> None:
         if sum(killed.values()) >= 200:
             break
         found = stage(commands[number % len(commands)])
-        if found.end.seconds > 12 and number >= len(commands):
+        if found.end.seconds > 6 and number >= len(commands):
             continue
         folder = found.fresh()
         late = dice.random() < 0.7
