@@ -1,8 +1,12 @@
 """Small models of every architecture, the real models that lie beside the repository, and quiet libraries."""
 
 import os
+import tempfile
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+if "XDG_CACHE_HOME" not in os.environ:  # nothing of a user's is read or written; workers and subprocesses share it
+    _cache = tempfile.TemporaryDirectory(prefix="steerscope-tests-", ignore_cleanup_errors=True)
+    os.environ["XDG_CACHE_HOME"] = _cache.name
 
 from collections.abc import Iterator
 from pathlib import Path

