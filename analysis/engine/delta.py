@@ -30,7 +30,6 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from steerscope.analysis.model.models import Model
 
@@ -167,8 +166,13 @@ def leaves(model: Model, layer: int) -> list[tuple[int, nn.Module]]:
     return [
         (2 if module in mlp else 1 if module in output else 0, module)
         for module in block.modules()
-        if isinstance(module, nn.Linear | Conv1D)
+        if isinstance(module, nn.Linear) or transposed(module)
     ]
+
+
+def transposed(module: nn.Module) -> bool:
+    """Whether it is a linear map of GPT-2's kind, told by its name: importing its class imports all of transformers."""
+    return type(module).__name__ == "Conv1D"
 
 
 class _Shared:
@@ -221,7 +225,7 @@ def coarse(leaf: nn.Module) -> Float[Tensor, "input output"]:
     found = _CAST.get(leaf)
     if found is None or found[0] != key or found[1] is not weight:
         cast = weight.detach().to(COARSE)
-        found = _CAST[leaf] = (key, weight, cast if isinstance(leaf, Conv1D) else cast.t())
+        found = _CAST[leaf] = (key, weight, cast if transposed(leaf) else cast.t())
     return found[2]
 
 

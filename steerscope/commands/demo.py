@@ -12,7 +12,6 @@ from steerscope.commands.finish import Answer, place
 from steerscope.questions import QUESTIONS
 
 
-
 @dataclass(frozen=True)
 class Demo:
     """A question that is asked of a model.
