@@ -126,7 +126,7 @@ def trace(
     """
     options = Statistics(level, alpha)
     start = time.perf_counter()
-    model = experiment.model
+    experiment, model = experiment.held, experiment.model
     found = readers(model)
     if not found:
         raise UnsupportedModel(f"{model.name} has no norms; expected LayerNorm or RMSNorm; there is nothing to trace")

@@ -26,6 +26,7 @@ from steerscope.analysis.lens.lens import Lens, load_lens
 from steerscope.analysis.lens.trajectory import TRAJECTORIES, trajectories
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.inquiries import check_adds
 from steerscope.analysis.question.prompts import Prompts, make_prompts, read_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Frames
@@ -83,12 +84,13 @@ def breakdown(
         a `Result` of kind "breakdown"; frames and columns as in `COLUMNS`.
 
     Raises:
-        BadInjection: injections at several sites, inside of attention, or with coefficient 0.
+        BadInjection: injections at several sites, inside of attention, with coefficient 0, or that do not add.
         BadArgument: a share or a coefficient out of its range.
         BadLens: no such lens, or one of another model.
     """
     if broken_at == 0:
         raise BadArgument("broken_at=0; expected a coefficient other than 0, which breaks nothing; leave it out")
+    check_adds(experiment.injections, "breakdown", "it needs a coefficient that goes to infinity")
     start = time.perf_counter()
     given, model = reference(experiment), experiment.model
     site(experiment)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steerscope.analysis.engine.operations import changed
 from steerscope.analysis.model.norms import angle
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
@@ -55,8 +56,7 @@ def _addition(x: Tensor, v: Tensor, c: float) -> Tensor:
 
 
 def _same_norm(x: Tensor, v: Tensor, c: float) -> Tensor:
-    y = x + c * v
-    return y * _size(x) / _size(y).clamp_min(1e-30)
+    return changed("norm_add", x, c * v, 1.0)
 
 
 def _stretch(x: Tensor, v: Tensor, c: float) -> Tensor:
@@ -73,8 +73,7 @@ def _rotation(x: Tensor, v: Tensor, share: float) -> Tensor:
 
 
 def _clamping(x: Tensor, v: Tensor, c: float) -> Tensor:
-    unit = v / _size(v)
-    return x + (c * _size(v) - (x * unit).sum(1, keepdim=True)) * unit
+    return changed("project", x, v, c)
 
 
 def _size(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import Readout, measure
-from steerscope.analysis.errors import BadVector
+from steerscope.analysis.errors import BadInjection, BadVector
 from steerscope.analysis.frozen.freeze_attention import COLUMNS as ATTENTION
 from steerscope.analysis.frozen.freeze_attention import frozen
 from steerscope.analysis.gate import Level, Share, Whole, gated
@@ -180,7 +180,7 @@ def _ends(
         try:
             found, checked = written(experiment, options, references)
             frames["writers"] = found["writers"]
-        except BadVector as error:
+        except (BadVector, BadInjection) as error:
             missing["writers"] = str(error).removeprefix("no writers possible: ")
     if attention:
         found, further, reasons, about["text"] = frozen(experiment, options, by=("all",), references=references)

@@ -33,6 +33,7 @@ from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.analysis.gate import Level, Share, Whole, Within, gated
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.question.inquiries import check_adds
 from steerscope.analysis.question.metrics import kl
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
@@ -159,11 +160,12 @@ def sparsify(
 
     Raises:
         BadArgument: no orders, no fractions, or a fraction of 0.
-        BadInjection: the injection has no effect that could be kept.
+        BadInjection: the injection has no effect that could be kept, or does not add.
         BadMetric: a metric without a gradient, for the gradient's order.
     """
     options = Statistics(level, alpha)
     _check_some(orders, fractions)
+    check_adds(experiment.injections, "sparsify", "a share of its dimensions is a share of what is added")
     start = time.perf_counter()
     experiment = experiment.fewer(references_at_most)
     if not experiment.effect().any():

@@ -12,7 +12,8 @@ act only together. With several injections a part is taken alone without the oth
 
 Source: Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits) for the decomposition; Vig et al.
 2020 (arXiv 2004.12265) for asking in both directions.
-What it cannot see: what the writers read; vectors that were not recorded from a pair of prompts.
+What it cannot see: what the writers read; vectors that were not recorded from a pair of prompts; operations other than
+addition.
 """
 
 import time
@@ -32,6 +33,7 @@ from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.inquiries import check_adds
 from steerscope.analysis.results.effects import NUMBERS, TOTAL, Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
@@ -155,6 +157,7 @@ def writers(experiment: Experiment, *, level: Level = 0.95, alpha: Level = 0.05,
 
     Raises:
         BadVector: a vector that was not recorded from a prompt pair, or that the model does not reproduce.
+        BadInjection: an operation other than add.
     """
     start = time.perf_counter()
     frames, checks = written(experiment, Statistics(level, alpha, smallest))
@@ -185,6 +188,7 @@ def written(
 
 def effects(experiment: Experiment, references: int) -> Written:
     """Steps 1, 3 and 4."""
+    check_adds(experiment.injections, "writers", "parts of a vector act by themselves where they are added")
     split = tuple(parts(experiment.model, i.vector) for i in experiment.injections)
     owner = tuple(number for number, found in enumerate(split) for _ in found.parts)
     every = [part for found in split for part in found.parts]

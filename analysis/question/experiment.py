@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -128,9 +127,24 @@ class Experiment:
         if most >= len(self.beside):
             return self
         same = replace(self, references=self.beside.first(most))
-        same.__dict__["_runs"] = self._runs
+        same.__dict__.update({"_runs": self._runs, "holds": self.holds})
         if "steering" in self.__dict__:
             same.__dict__["steering"] = self.steering[: 1 + most]
+        return same
+
+    @cached_property
+    def holds(self) -> bool:
+        """Whether operations are held: what each adds in a vector's own run is what `edits` adds, whatever else is
+        changed. So a steered run is a sum of what nodes write and what was added, which paths and parts need."""
+        return False
+
+    @cached_property
+    def held(self) -> "Experiment":
+        """The same question with its operations held; itself where all injections add."""
+        if self.holds or all(injection.operation == "add" for injection in self.injections):
+            return self
+        same = replace(self)
+        same.__dict__.update({"_runs": self._runs, "steering": self.steering, "holds": True})
         return same
 
     @cached_property
@@ -171,23 +185,12 @@ class Experiment:
         """
         injections = self.injections if check_vector(vector, len(self.vectors)) == 0 else self.steering[vector]
         made = self._edits(injections)
+        if self.holds:
+            made = self._runs.get("additions", vector, lambda: self._additions(made))
         return made if share == 1.0 else tuple(tuple(edit.times(share) for edit in own) for own in made)
 
-    @gated
-    def additions(self, vector: Whole, share: float = 1.0) -> Edits:
-        """As `edits`, with what each operation changes in the vector's own run as an addition.
-
-        Under them all the run is that of `edits`. They differ in runs that something else changes, too: an addition
-        stays what it is, an operation reads the activation anew.
-        """
-        made = self.edits(vector)
-        if any(edit.reads for own in made for edit in own):
-
-            def found() -> Edits:
-                return tuple(map(plain_additions, repeat(self.model), self.prompts.full, made))
-
-            made = self._runs.get("additions", vector, found)
-        return made if share == 1.0 else tuple(tuple(edit.times(share) for edit in own) for own in made)
+    def _additions(self, edits: Edits) -> Edits:
+        return tuple(plain_additions(self.model, *one) for one in zip(self.prompts.full, edits, strict=True))
 
     def _edits(self, injections: Sequence[Injection]) -> Edits:
         real = None if injections is self.injections or len(injections) == 1 else self.injections
@@ -439,6 +442,7 @@ class Experiment:
         return {
             "model": self.model.describe(),
             "injections": [injection.describe() for injection in self.injections],
+            "held": self.holds,
             "prompts": {
                 "count": len(self.prompts),
                 "groups": int(self.prompts.by_group.max()) + 1,

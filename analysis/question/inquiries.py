@@ -31,6 +31,23 @@ def check_injections(model: Model, injections: Sequence[Injection], count: int |
     check_size(model, puts(injections))
 
 
+def check_adds(injections: Sequence[Injection], question: str, why: str) -> None:
+    """Refuses injections that do not add.
+
+    Args:
+        why: what the question needs an addition for, in words.
+
+    Raises:
+        BadInjection: an operation other than add.
+    """
+    others = [injection for injection in injections if injection.operation != "add"]
+    if others:
+        raise BadInjection(
+            f"{question} of {others[0]!r}: {why}, which {others[0].operation} has not; expected the operation add; ask "
+            "localize, edges or trace, which take every operation"
+        )
+
+
 def check_vector(vector: int, count: int) -> int:
     """A vector of `count`, the real one among them.
 

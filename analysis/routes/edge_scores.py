@@ -5,6 +5,8 @@
    A head has three inputs (queries, keys, values; keys and values of a shared head count for all its query
    heads at once), an MLP one, and the logits read the final stream.
 2. The gradient of v's own input goes back to the stream through its projection and its norm (in closed form).
+   Of injections at several layers an input reads those before it. What operations other than addition do is held as
+   what they add in the steered run (`Experiment.held`).
 3. Edges that leave the injection add up to the whole effect: until the gap is below 1% of it, or the finest number of
    steps is reached, the number of steps is doubled (`complete_scores`).
 4. The strongest edges and a random sample are patched exactly (`path_effect`): that is the calibration.
@@ -30,7 +32,7 @@ from steerscope.analysis.model.norms import Norm, norm_of
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.metrics import Score
 from steerscope.analysis.tools.gradients import COMPLETE, finer, gap
-from steerscope.analysis.tools.writes import changes, injected_stream
+from steerscope.analysis.tools.writes import changes, injected_stream, stage
 
 Values = NDArray[np.float64]
 INPUTS = ("q", "k", "v")
@@ -77,17 +79,19 @@ def connected(experiment: Experiment) -> Bool[NDArray[np.bool_], "sender receive
 
 
 def _reads(model: Model, sender: Node | None, receiver: Input, injected: tuple[int, int]) -> bool:
-    stage = 1 if receiver.name == "mlp" and not model.parallel else 0
     if sender is None:
-        return injected <= (receiver.layer, stage)
+        return injected <= _reads_at(model, receiver)
     written = (sender.layer, 1) if sender.head is not None and not model.parallel else (sender.layer, 2)
-    return written <= (receiver.layer, stage)
+    return written <= _reads_at(model, receiver)
+
+
+def _reads_at(model: Model, receiver: Input) -> tuple[int, int]:
+    return receiver.layer, 1 if receiver.name == "mlp" and not model.parallel else 0
 
 
 def injected_at(experiment: Experiment) -> tuple[int, int]:
     """The first place where something is injected: layer, and 0 before attention, 1 before the MLP, 2 after it."""
-    stages = {"resid_pre": 0, "mlp_out": 2}
-    return min((i.site.layer, stages.get(i.site.name, 1)) for i in experiment.injections)
+    return min(stage(i.site) for i in experiment.injections)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +132,9 @@ def edge_scores(
     and `inputs_of` list them.
     """
     model, prompts, first = experiment.model, experiment.prompts.full, experiment.reachable[0].layer
+    experiment = experiment.held
     points, weights = np.polynomial.legendre.leggauss(steps)
-    moved = _moved(experiment, vector)
+    moved, injected = _moved(experiment, vector), _injected(experiment, vector)
     place = {receiver: i for i, receiver in enumerate(inputs_of(model, first))}
     found = np.zeros((len(senders_of(experiment)), len(place), len(prompts)))
     layers = {layer: Layer(model, layer) for layer in range(first, model.n_layers)}
@@ -152,7 +157,8 @@ def edge_scores(
                 p = indices[at] // steps
                 mean = torch.einsum("k,kpm->pm", weight, gradient[at : at + steps, : len(prompts[p])])
                 own_scores = torch.einsum("spm,pm->s", moved[p], mean)
-                found[:, place[receiver], p] = own_scores.double().cpu().numpy()
+                found[1:, place[receiver], p] = own_scores.double().cpu().numpy()
+                found[0, place[receiver], p] = float((injected[p][_reads_at(model, receiver)] * mean).sum())
 
     steered = [experiment.edits(vector, float(x + 1) / 2) for x in points]
     backward(
@@ -170,16 +176,21 @@ def edge_scores(
     return np.where(connected(experiment)[:, :, None], found, 0.0)
 
 
-def _moved(experiment: Experiment, vector: int) -> list[Float[Tensor, "sender pos d_model"]]:
-    """By prompt, what the injection and every node write differently in the steered run."""
-    model, nodes = experiment.model, experiment.reachable
-    sites = sorted({(node.site.name, node.layer) for node in nodes})
+def _moved(experiment: Experiment, vector: int) -> list[Float[Tensor, "node pos d_model"]]:
+    """By prompt, what every node writes differently in the steered run."""
+    sites = sorted({(node.site.name, node.layer) for node in experiment.reachable})
     clean, steered = (experiment.activations(v, sites) for v in (None, vector))
-    found = []
-    for ids, edits, a, b in zip(experiment.prompts.full, experiment.edits(vector), clean, steered, strict=True):
-        written = changes(model, nodes, a, b)
-        found.append(torch.cat([injected_stream(model, edits, len(ids)).to(written)[None], written]))
-    return found
+    return [changes(experiment.model, experiment.reachable, a, b) for a, b in zip(clean, steered, strict=True)]
+
+
+def _injected(experiment: Experiment, vector: int) -> list[dict[tuple[int, int], Float[Tensor, "pos d_model"]]]:
+    """By prompt, what is injected before each place where something reads the stream."""
+    model = experiment.model
+    places = {_reads_at(model, receiver) for receiver in inputs_of(model, experiment.reachable[0].layer)}
+    return [
+        {place: injected_stream(model, edits, len(ids), place) for place in places}
+        for ids, edits in zip(experiment.prompts.full, experiment.edits(vector), strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

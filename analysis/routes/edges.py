@@ -91,7 +91,7 @@ def edges(
     """
     options = Statistics(level, alpha, smallest)
     start = time.perf_counter()
-    experiment, model = experiment.fewer(references_at_most), experiment.model
+    experiment, model = experiment.held.fewer(references_at_most), experiment.model
     basis = experiment.basis()
     s, r = np.nonzero(connected(experiment))
     found = complete_scores(experiment, 0, steps)

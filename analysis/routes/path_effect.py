@@ -45,7 +45,7 @@ from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.verdicts import leave_one_out
 from steerscope.analysis.tools.patching import MEASURES, against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
-from steerscope.analysis.tools.writes import Run, injected_stream, moves
+from steerscope.analysis.tools.writes import Run, injected_stream, moves, stage
 
 COLUMNS: Frames = {
     "paths": {
@@ -135,6 +135,7 @@ def path_effect(
     options = Statistics(level, alpha, smallest)
     start = time.perf_counter()
     pairs = _pairs(*([ends] if isinstance(ends, str) else ends for ends in (senders, receivers)))
+    experiment = experiment.held
     for sender, receiver in pairs:
         check_path(experiment, sender, receiver)
     basis = experiment.basis()
@@ -193,9 +194,8 @@ def check_path(experiment: Experiment, sender: Sender, receiver: Receiver) -> No
             "writes into it; expected a receiver after the sender; turn it round"
         )
     if sender is None and receiver.node is not None:
-        late = {"attn_out": 1, "mlp_out": 2, "z": 1}
         read = (receiver.node.layer, 0 if receiver.node.head is not None else 1)
-        if all((i.site.layer, late.get(i.site.name, 0)) > read for i in experiment.injections):
+        if all(stage(i.site) > read for i in experiment.injections):
             raise BadNode(
                 f"the injection stands after what {receiver} reads; expected a node that it reaches; choose a later one"
             )
@@ -218,7 +218,7 @@ def _read(
     experiment: Experiment, paths: Sequence[Path], vector: int, scores: Sequence[Score]
 ) -> Float[Values, "score measure path prompt"]:
     """The same, read along several scores at once."""
-    found = []
+    found, experiment = [], experiment.held
     for question in _questions(experiment, paths, vector):
         values = experiment.scores([variant for row in question.outputs() for variant in row], scores)
         by_score = values.T.reshape(len(scores), len(paths), -1)
@@ -237,6 +237,7 @@ def _questions(experiment: Experiment, paths: Sequence[Path], vector: int) -> "t
 
 def _checks(experiment: Experiment, paths: Sequence[Path]) -> list[dict[str, object]]:
     """Sampled paths, as they are put into the model, equal plain passes."""
+    experiment = experiment.held
     generator = np.random.default_rng(experiment.seed)
     some = [paths[i] for i in generator.permutation(len(paths))[:SAMPLES]]
     made = [row for question in _questions(experiment, some, 0) for row in question.outputs()]
@@ -272,16 +273,25 @@ class _Question:
         return self.experiment.activations(self.base, sites), self.experiment.activations(self.other, sites)
 
     @cached_property
-    def changes(self) -> list[dict[Sender, Float[Tensor, "pos d_model"]]]:
-        """By prompt, what each sender writes differently in the other run."""
-        model, steering = self.experiment.model, self.experiment.edits(self.vector)
+    def changes(self) -> list[dict[Node, Float[Tensor, "pos d_model"]]]:
+        """By prompt, what each node that sends writes differently in the other run."""
+        model = self.experiment.model
         nodes = list(dict.fromkeys(sender for sender, _ in self.paths if sender is not None))
-        found: list[dict[Sender, Tensor]] = []
-        for ids, edits, before, after in zip(self.experiment.prompts.full, steering, *self.runs, strict=True):
+        found: list[dict[Node, Tensor]] = []
+        for before, after in zip(*self.runs, strict=True):
             moved: Iterable[Tensor] = moves(model, nodes, before, after) if nodes else ()
-            injected = self.sign * injected_stream(model, edits, len(ids))
-            found.append({None: injected, **dict(zip(nodes, moved, strict=True))})
+            found.append(dict(zip(nodes, moved, strict=True)))
         return found
+
+    def change(self, p: int, sender: Sender, reader: tuple[int, int] | None = None) -> Float[Tensor, "pos d_model"]:
+        """Of one prompt, what a sender writes differently; of the injection what stands before a reader (see
+        `injected_stream`).
+        """
+        if sender is not None:
+            return self.changes[p][sender]
+        asked = self.experiment
+        edits = asked.edits(self.vector)[p]
+        return self.sign * injected_stream(asked.model, edits, len(asked.prompts.full[p]), reader)
 
     def outputs(self) -> list[list[Variant]]:
         """Steps 1 and 2: for each path, the variants (by prompt) whose metric is wanted."""
@@ -308,7 +318,7 @@ class _Question:
         node = receiver.node
         if node is None:
             last = Site("mlp_out" if model.has_mlp else "attn_out", model.n_layers - 1)
-            return (Edit(last, "add", self.changes[p][sender]),)
+            return (Edit(last, "add", self.change(p, sender)),)
         read = inputs[sender, node.layer, node.head is None][p]
         if node.head is None:
             return (Edit(node.site, "set", read["mlp_out", node.layer]),)
@@ -326,10 +336,11 @@ class _Question:
             senders = list(dict.fromkeys(s for s, *at in places if at == [layer, mlp]))
             variants = []
             for sender, p in product(senders, prompts):
-                edit = Edit(Site("resid_pre", layer), "add", self.changes[p][sender])
-                if mlp and not model.parallel:
-                    held = self.runs[0][p]["attn_out", layer]
-                    edit = Edit(Site("attn_out", layer), "set", held + self.changes[p][sender])
+                apart = mlp and not model.parallel
+                change = self.change(p, sender, (layer, int(apart)))
+                edit = Edit(Site("resid_pre", layer), "add", change)
+                if apart:
+                    edit = Edit(Site("attn_out", layer), "set", self.runs[0][p]["attn_out", layer] + change)
                 variants.append(Variant(p, (*self.edits[p], edit)))
             runs = self._read(variants, [("mlp_out", layer)] if mlp else [(name, layer) for name in "qkv"])
             for row, sender in enumerate(senders):

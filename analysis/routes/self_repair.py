@@ -119,7 +119,7 @@ def self_repair(
     """
     options = Statistics(level, alpha, smallest)
     start = time.perf_counter()
-    experiment = experiment.fewer(references_at_most)
+    experiment = experiment.held.fewer(references_at_most)
     carriers, rule = chosen(experiment, nodes, TOP, ("necessity",))
     later = [[n for n in experiment.reachable if after(experiment.model, c, n)] for c in carriers]
     experiment.patches(None, carriers)  # of all carriers in one run

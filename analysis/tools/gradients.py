@@ -13,8 +13,8 @@ the metric with respect to a node's output z, summed over positions and dimensio
   and the mean size over the drops (in two layers a drop leaves no composition).
 - `ig`: one measure, `conductance`: the integral of g . dz along the coefficient from 0 to its value. It knows no
   other run to start from, so it is neither necessity nor sufficiency, and lies between the two. At the injection
-  conductances add up to the whole effect: until the gap is below 1% of it, or `FINEST` is reached, the number of
-  steps is doubled.
+  conductances add up to the whole effect (operations other than addition are held, see `Experiment.held`): until the
+  gap is below 1% of it, or `FINEST` is reached, the number of steps is doubled.
 
 Sources: Nanda 2023 and Syed et al. 2023 (arXiv 2310.10348) for attribution patching; Kramar et al. 2024
 (arXiv 2403.00745) for AtP*; Dhamdhere et al. 2018 (arXiv 1805.12233) for conductance, Sundararajan et al. 2017 (arXiv
@@ -187,7 +187,7 @@ def _stop(x: Tensor, hook: object) -> Tensor:
 
 
 def _integrated(experiment: Experiment, vector: int, steps: int, score: Score) -> Estimates:
-    passes = 0.0
+    passes, experiment = 0.0, experiment.held
     for number in finer(steps + steps % 2):
         found = _conductance(experiment, vector, number, score)
         passes += found.passes

@@ -65,10 +65,26 @@ def changes(model: Model, nodes: Sequence[Node], before: Run, after: Run) -> Flo
     return torch.stack([rows[node] for node in nodes])
 
 
-def injected_stream(model: Model, edits: Sequence[Edit], length: int) -> Float[Tensor, "pos d_model"]:
-    """What edits that add put into the stream, at every position."""
+STAGES = {"resid_pre": 0, "mlp_out": 2}  # of a layer: before attention, before the MLP (all others), after it
+
+
+def stage(site: Site) -> tuple[int, int]:
+    """Where something that is injected at a site comes into the stream: its layer, and the stage there."""
+    return site.layer, STAGES.get(site.name, 1)
+
+
+def injected_stream(
+    model: Model, edits: Sequence[Edit], length: int, reader: tuple[int, int] | None = None
+) -> Float[Tensor, "pos d_model"]:
+    """What edits that add put into the stream, at every position.
+
+    Args:
+        reader: layer and stage of what reads the stream: edits that come later do not count; all of them by default.
+    """
     whole = []
     for edit in edits:
+        if reader is not None and stage(edit.site) > reader:
+            continue
         assert isinstance(edit.value, Tensor)
         value = edit.value.to(model.device, model.dtype)
         if edit.site.head is not None:

@@ -194,12 +194,14 @@ def test_what_operations_change_gives_their_run_again(tiny: Model) -> None:
     )
     asked = Experiment(tiny, several, ["One day Lily saw a dragon", "Tom had a red ball"], references=1)
     for number in (0, 1):
-        made = asked.additions(number)
+        made = asked.held.edits(number)
         assert {edit.operation for own in made for edit in own} == {"add"}
         found = asked.outputs(made).logits
         torch.testing.assert_close(found, asked.outputs_of(number).logits, atol=1e-4, rtol=1e-4)
     alone = Experiment(tiny, Injection(vector, 2.0, positions="last"), ["One day Lily saw a dragon"], references=1)
-    assert torch.equal(alone.additions(0)[0][0].value, alone.edits(0)[0][0].value)  # type: ignore[arg-type]
+    assert alone.held is alone
+    assert asked.held.held is asked.held
+    assert asked.held.fewer(0).holds
 
 
 def test_an_analysis_refuses_what_edits_no_prompt(tiny: Model) -> None:
