@@ -148,10 +148,15 @@ def paragraphs(file: BinaryIO, source: Source) -> Iterator[Record]:
 
 def _json(file: BinaryIO, source: Source) -> Iterator[Record]:
     """A JSON value a line, or the entries of one array: texts, or objects that hold one."""
+    for place, value in json_values(file, source):
+        yield record(value, place, source)
+
+
+def json_values(file: BinaryIO, source: Source) -> Iterator[tuple[str, Any]]:
+    """A JSON value a line, or the entries of one array, each with its place."""
     values = _array if _begin(file, source).startswith("[") else _json_lines
     with _text(file) as text:
-        for place, value in values(text, source):
-            yield record(value, place, source)
+        yield from values(text, source)
 
 
 def _json_lines(text: TextIO, source: Source) -> Iterator[tuple[str, Any]]:

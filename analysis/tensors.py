@@ -23,7 +23,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None 
     """
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # some share memory
     told = dict(about or {})
-    return save(kept, {**told, CHECKSUM: _checksum(kept, told)})
+    return save(kept, {**told, CHECKSUM: checksum(kept, told)})
 
 
 def read_tensors(
@@ -50,7 +50,7 @@ def read_tensors(
             f"{quoted(path)} is no {what} ({str(reason)[:200]}); expected a safetensors file that can be read; check it"
         ) from reason
     there = about.pop(CHECKSUM, None)
-    if (needed or there is not None) and there != _checksum(tensors, about):
+    if (needed or there is not None) and there != checksum(tensors, about):
         raise error(
             f"{quoted(path)} has changed since it was written (its checksum differs); expected the {what} as it was; "
             "bring it back, or make it again"
@@ -58,7 +58,8 @@ def read_tensors(
     return {name: tensor.to(device) for name, tensor in tensors.items()}, about
 
 
-def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Over names, types, shapes, values, and what is said of them."""
     found = hashlib.sha256(json.dumps(sorted(about.items())).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

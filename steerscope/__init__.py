@@ -32,6 +32,7 @@ _HOME = {
     "steering_vector": "analysis.vectors.prompt_pair",
     "mean_difference": "analysis.vectors.mean_difference",
     "SteeringVector": "analysis.vectors.vector",
+    "read_vector": "analysis.vectors.vector_files",
     "random_like": "analysis.vectors.random",
     "Injection": "analysis.question.injection",
     "VectorBundle": "analysis.vectors.bundle",

@@ -87,6 +87,7 @@ KINDS: Mapping[str, Kind] = {
     "str | int": Kind(str),
     "str | Sequence[int]": Kind(str),
     "SteeringVector | str": Kind(str),
+    **dict.fromkeys(("str | Sequence[tuple[str, str]]", "str | Sequence[tuple[str, str, str]]"), Kind(str)),
     **dict.fromkeys(("Sequence[str]", "str | Sequence[str]", "Sequence[Node | str]"), _LIST),
     **dict.fromkeys(("Sequence[Order]", "Sequence[Scope]"), _LIST),
     **dict.fromkeys(("Sequence[float]", "Sequence[Share]"), _FLOATS),

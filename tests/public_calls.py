@@ -63,6 +63,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("steering_vector", st.steering_vector, model=model, plus=" wedding", minus=" ", layer=1)
     add("mean_difference", st.mean_difference, model=model, positive=texts, negative=["A dog", "A cat"], layer=1)
     add("SteeringVector", st.SteeringVector, values=torch.ones(2, 4), site=site, source={"label": "x"})
+    add("read_vector", st.read_vector, path=folder / "SteeringVector.safetensors", layer=1, model=model)
     add("random_like", st.random_like, vector=vector, seed=1)
     add("Injection", st.Injection, vector=vector, coefficient=1.0, layer=1, positions="front")
     found["Injection"][1].update(operation="add", during="prompt")
@@ -113,18 +114,19 @@ def public_calls(folder: Path) -> dict[str, Call]:
         base=None,
     )
     by_name |= dict(edits=experiment.edits(0), sites=[("z", 0)], nodes=[st.Node(0)], variants=[st.Variant(0)])
-    by_name |= dict(values=np.zeros(2), injections=(injection,), target=0.1, path=folder / "v.safetensors")
+    by_name |= dict(values=np.zeros(2), injections=(injection,), target=0.1, path=None)
     by_name |= dict(steered=experiment.steered, scores=[experiment.along], score=experiment.along, reads="logits")
     by_name |= dict(stream=torch.zeros(2, tuned.model.d_model), logits=torch.zeros(2, 3), overwrite=True, beside={})
     for name, value in objects.items():
         for method in _methods(type(value)):
             bound = getattr(value, method)
             by_name["folder"] = saved if name == "Result" else folder / name
+            by_name["path"] = folder / f"{name}.safetensors"
             options = {p: by_name[p] for p in inspect.signature(bound).parameters}
             if name in ("Model", "Positions") and "site" in options and method in ("hook", "heads"):
                 options["site"] = "z"
             add(f"{name}.{method}", bound, **options)
-    vector.save(folder / "v.safetensors")
+    vector.save(folder / "SteeringVector.safetensors")
     for operator in ("__add__", "__sub__", "__mul__", "__rmul__"):
         bound = getattr(vector, operator)
         add(f"SteeringVector.{operator}", bound, **{next(iter(inspect.signature(bound).parameters)): vector})

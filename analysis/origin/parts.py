@@ -1,8 +1,9 @@
 """`parts`: a recorded steering vector as the exact sum of what every writer put into it.
 
-1. Run the plus and the minus prompt again, and hold their difference at the vector's site against the vector.
+1. Make the runs of the vector's recipe again, and hold the weighted sum of their activations (see `vectors.plans`)
+   against the vector.
 2. A stream is the embedding plus what every head and MLP below has written; a head writes its `z` through its
-   part of the output matrix. The same of the difference of two runs, in which biases cancel.
+   part of the output matrix. So is a weighted sum of streams, in which biases cancel where the weights add up to zero.
 3. Where a norm stands between attention and stream (Gemma), a head's write goes through it with the scale of
    its own run: given its scale a norm is linear, so the parts still add up.
 
@@ -17,18 +18,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerscope.analysis.engine.edits import Variant
-from steerscope.analysis.engine.run import run
+from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadVector, SteerscopeError
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.tools.record import tolerance
 from steerscope.analysis.tools.writes import raw_writes
-from steerscope.analysis.vectors.recipes import RECIPES, Runs, recipe_of
+from steerscope.analysis.vectors.plans import Plan, kept_at, relative, rows_of
+from steerscope.analysis.vectors.recipes import RECIPES, Recipe, recipe_of
 from steerscope.analysis.vectors.vector import SteeringVector
 
-EMBEDDING = "embedding"
-Kept = dict[tuple[str, int], Float[Tensor, "run pos ..."]]
+EMBEDDING, BIAS = "embedding", "bias"
+CANCELLED = 1e-9  # of a bias: less is rounding
+LONGEST = 200  # characters of the tokens of a row
+Kept = dict[tuple[str, int], Float[Tensor, "kept ..."]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,8 @@ class Parts:
     """All parts of a vector.
 
     Attributes:
-        tokens: of each row of the vector, the token of the plus and of the minus prompt; all of them for a mean.
+        tokens: of each row of the vector, the tokens whose activations are added, and those of which they are
+            subtracted.
         error: conservation error: norm of the parts' sum minus the vector, over the vector's norm.
         recorded: the same of the two runs made again, against the vector.
     """
@@ -68,7 +72,7 @@ def parts(model: Model, vector: SteeringVector) -> Parts:
     """Who wrote a vector.
 
     Raises:
-        BadVector: it is zero, is not the difference of two runs, or the model does not reproduce it.
+        BadVector: it is zero, is not made of activations, or the model does not reproduce it.
     """
     values = vector.values.double()
     if not values.any():
@@ -77,39 +81,45 @@ def parts(model: Model, vector: SteeringVector) -> Parts:
             "choose another row"
         )
     recipe = recipe_of(vector)
-    if recipe is None or recipe.runs is None:
-        fit = " or ".join(name.replace("_", " ") for name, one in RECIPES.items() if one.runs is not None)
+    if recipe is None or not recipe.planned:
+        fit = " or ".join(name.replace("_", " ") for name, one in RECIPES.items() if one.planned)
         raise BadVector(
             f"no writers possible: ({vector.label}) has the recipe {vector.source.get('recipe', 'unknown')!r}; "
-            f"expected a {fit}, whose two runs can be made again; use steering_vector(model, plus, minus)"
+            f"expected a {fit}, whose runs can be made again; use steering_vector(model, plus, minus)"
         )
-    pair, kept = _runs(model, vector, recipe.runs)
+    plan, kept = _runs(model, vector, recipe)
     site = vector.site
     whole = kept[site.name, site.layer]
-    whole = _difference(whole if site.head is None else whole[:, :, site.head])
-    rows, recorded = min(
-        ((m, _relative(m @ whole, values)) for m in _maps(whole) if len(m) == len(values)),
-        key=lambda found: found[1],
-        default=(None, float("inf")),
-    )
-    if rows is None or recorded > tolerance(model):
-        gap = "in shape" if rows is None else f"by {recorded:.2g} of its norm"
+    whole = whole if site.head is None else whole[:, site.head]
+    weights, recorded = rows_of(vector, plan.weigh(whole).weights, whole)
+    if weights is None or recorded > tolerance(model):
+        gap = "in shape" if weights is None else f"by {recorded:.2g} of its norm"
         raise BadVector(
             f"no writers possible: ({vector.label}) recorded anew on {model.name} at {site} differs from the vector "
             f"{gap}; expected the same values (or a row, the mean or the body of them); record it on this model"
         )
     found = tuple(
-        Part(name, kind, layer, head, rows @ written)
+        Part(name, kind, layer, head, weights @ written)
         for name, kind, layer, head, written in _written(model, vector, kept, whole)
+        if kind != BIAS or not _cancels(weights, written)
     )
-    texts = [[model.token_text(token) for token in ids] for ids in pair]
-    tokens = tuple(tuple("".join(text[i] for i in row.nonzero().flatten().tolist()) for text in texts) for row in rows)
-    error = _relative(sum(part.values for part in found), values)  # type: ignore[arg-type]
-    return Parts(found, tokens, error, recorded)  # type: ignore[arg-type]
+    texts = [model.token_text(run.ids[position]) for run in plan.runs for position in run.positions]
+    tokens = tuple((_joined(texts, row > 0), _joined(texts, row < 0)) for row in weights)
+    error = relative(sum(part.values for part in found), values)  # type: ignore[arg-type]
+    return Parts(found, tokens, error, recorded)
 
 
-def _runs(model: Model, vector: SteeringVector, again: Runs) -> tuple[list[list[int]], Kept]:
-    """Token ids of both prompts, and of their runs all that is needed."""
+def _joined(texts: list[str], chosen: Tensor) -> str:
+    return brief("".join(texts[i] for i in chosen.nonzero().flatten().tolist()), LONGEST)
+
+
+def _cancels(weights: Float[Tensor, "row kept"], written: Float[Tensor, "kept width"]) -> bool:
+    """Whether what is the same in all runs adds up to nothing."""
+    return bool((weights @ written).norm() <= CANCELLED * (weights.abs() @ written.abs()).norm())
+
+
+def _runs(model: Model, vector: SteeringVector, recipe: Recipe) -> tuple[Plan, Kept]:
+    """The plan of a vector, made again, and of its runs all that is needed."""
     site = vector.site
     sites = {(site.name, site.layer)}
     if site.name == "resid_pre":
@@ -118,44 +128,23 @@ def _runs(model: Model, vector: SteeringVector, again: Runs) -> tuple[list[list[
         sites |= {("resid_pre", 0)} | {(name, layer) for name in nodes for layer in below}
     if site.name == "attn_out":
         sites.add(("z", site.layer))
-    kept: dict[tuple[str, int], list[Tensor]] = {key: [torch.empty(0)] * 2 for key in sites}
     try:
         model.check(site)
-        pair = list(again(model, vector.source))
-        for chunk, readout in run(model, pair, [Variant(0), Variant(1)], reads="none", sites=sorted(sites)):
-            for row, index in enumerate(chunk):
-                for key in sites:
-                    kept[key][index] = readout.activations[key][row].double().cpu()
+        plan = recipe.plan(model, vector.source)
+        order = sorted(sites)
+        return plan, dict(zip(order, kept_at(model, [(plan, one) for one in order]), strict=True))
     except (SteerscopeError, KeyError) as error:
         raise BadVector(
             f"no writers possible: the runs that ({vector.label}) was recorded from cannot be made again on "
             f"{model.name} ({error}); expected the model that it was recorded on; load that one"
         ) from error
-    return pair, {key: torch.stack(runs) for key, runs in kept.items()}
-
-
-def _difference(runs: Float[Tensor, "run pos width"]) -> Float[Tensor, "pos width"]:
-    return runs[0] - runs[1]
-
-
-def _relative(value: Tensor, expected: Tensor) -> float:
-    if value.shape != expected.shape:
-        return float("inf")
-    return float((value - expected).norm() / expected.norm())
-
-
-def _maps(whole: Float[Tensor, "pos width"]) -> Iterator[Float[Tensor, "row pos"]]:
-    """What a vector may have become since it was recorded: itself, its body, one row, a mean."""
-    every = torch.eye(len(whole), dtype=torch.float64)
-    body = every[int(whole.any(dim=-1).double().argmax()) :]
-    yield from (every, body, *every[:, None], every.mean(0, keepdim=True), body.mean(0, keepdim=True))
 
 
 Written = tuple[str, str, int | None, int | None, Tensor]
 
 
 def _written(model: Model, vector: SteeringVector, kept: Kept, whole: Tensor) -> Iterator[Written]:
-    """Every writer and the difference of what it wrote, at all positions."""
+    """Every writer and what it wrote at all kept positions."""
     site = vector.site
     if site.name in ("z", "mlp_out"):
         node = Node(site.layer, site.head)
@@ -163,20 +152,21 @@ def _written(model: Model, vector: SteeringVector, kept: Kept, whole: Tensor) ->
     elif site.name == "attn_out":
         yield from _heads(model, site.layer, kept)
     else:
-        yield EMBEDDING, EMBEDDING, None, None, _difference(kept["resid_pre", 0])
+        yield EMBEDDING, EMBEDDING, None, None, kept["resid_pre", 0]
         for layer in range(site.layer):
             yield from _heads(model, layer, kept)
             if model.has_mlp:
-                yield str(Node(layer)), "mlp", layer, None, _difference(kept["mlp_out", layer])
+                yield str(Node(layer)), "mlp", layer, None, kept["mlp_out", layer]
 
 
 def _heads(model: Model, layer: int, kept: Kept) -> Iterator[Written]:
     writes, bias, norm = raw_writes(model, layer, kept["z", layer])
+    rest = bias.expand(writes.shape[1:])
     if norm is not None:
         scale = norm.scale(writes.sum(0) + bias)
         writes = norm.part(writes, scale)
-        rest = _difference(norm.part(bias.expand(*scale.shape, -1), scale))
+        rest = norm.part(rest, scale) + norm.bias
     for head, write in enumerate(writes):
-        yield str(Node(layer, head)), "head", layer, head, _difference(write)
-    if norm is not None and rest.any():  # the two runs scale the same bias differently
-        yield f"L{layer} bias", "bias", layer, None, rest
+        yield str(Node(layer, head)), "head", layer, head, write
+    if rest.any():
+        yield f"L{layer} bias", BIAS, layer, None, rest

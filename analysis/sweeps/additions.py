@@ -28,14 +28,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerscope.analysis.engine.edits import Variant
-from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadVector, DamagedRun
 from steerscope.analysis.gate import Seed, Within, gated, shown
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, parse_site
 from steerscope.analysis.model.positions import Positions
 from steerscope.analysis.tensors import read_tensors, tensor_bytes
+from steerscope.analysis.vectors.plans import kept_at, rows_of
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.recipes import recipe_of
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -230,27 +229,26 @@ def _check_stream(model: Model, vector: SteeringVector) -> None:
 def _own(model: Model, vector: SteeringVector, chosen: Sequence[Unit]) -> tuple[SteeringVector, ...]:
     """Every unit's own activation difference, from one pass over both prompts."""
     recipe = recipe_of(vector)
-    if recipe is None or recipe.runs is None:
+    if recipe is None or not recipe.planned:
         raise BadVector(
-            f"mode own needs the plus and minus prompts of ({vector.label}), and this vector has none; expected one "
-            "made from a prompt pair; use --plus and --minus (steering_vector), or mode through or shared"
+            f"mode own needs the runs that ({vector.label}) was recorded from, and this vector has none; expected one "
+            "made of prompts; use --plus and --minus (steering_vector), or mode through or shared"
         )
-    pair = recipe.runs(model, vector.source)
-    sites = sorted({(unit.site.name, unit.layer) for unit in chosen})
-    found: dict[str, list[Tensor]] = {}
-    for chunk, readout in run(model, pair, [Variant(0), Variant(1)], reads="none", sites=sites):
-        for unit in chosen:
-            x = readout.activations[unit.site.name, unit.layer]
-            x = x if unit.site.head is None else x[:, :, unit.site.head]
-            rows = found.setdefault(unit.name, [torch.empty(0)] * 2)
-            for row, index in enumerate(chunk):
-                rows[index] = x[row].float().cpu()
+    plan, at = recipe.plan(model, vector.source), (vector.site.name, vector.site.layer)
+    sites = sorted({at, *((unit.site.name, unit.layer) for unit in chosen)})
+    kept = dict(zip(sites, kept_at(model, [(plan, site) for site in sites]), strict=True))
+    whole = kept[at] if vector.site.head is None else kept[at][:, vector.site.head]
+    weights, _ = rows_of(vector, plan.weigh(whole).weights, whole)
+    if weights is None:
+        raise BadVector(
+            f"({vector.label}) has {vector.rows} rows, and its runs made again give others; expected the vector as it "
+            "was recorded, its body, a row or the mean; make it again"
+        )
     parts = []
     for unit in chosen:
-        plus, minus = found[unit.name]
-        difference = plus - minus
-        kept = difference[-vector.rows :]  # the rows that the whole vector keeps
-        parts.append(SteeringVector(kept, unit.site, {**vector.source, "recipe": "own difference"}))
+        x = kept[unit.site.name, unit.layer]
+        values = weights @ (x if unit.site.head is None else x[:, unit.site.head])
+        parts.append(SteeringVector(values.float(), unit.site, {**vector.source, "recipe": "own difference"}))
     return tuple(parts)
 
 

@@ -5,12 +5,15 @@ It is a mapping from layers to vectors; `question.bundles.bundle` makes injectio
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from steerscope.analysis import files
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import Whole, gated
 
+from .stored import Entry, Stored, bytes_of
 from .vector import SteeringVector
 
 
@@ -70,6 +73,17 @@ class VectorBundle(Mapping[int, SteeringVector]):
                 "among them"
             )
         return VectorBundle({layer: self[layer] for layer in layers}, self.source)
+
+    @gated
+    def save(self, path: str | Path) -> Path:
+        """Writes one file: `.safetensors` (or no suffix), or `.gguf`, a control vector; `read_vector` reads it back.
+
+        Raises:
+            BadVector: another suffix, or vectors that a control vector has no place for.
+            DiskFull, CannotWrite: it cannot be written.
+        """
+        entries = tuple(Entry(vector.site, vector.values, vector.source) for vector in self.values())
+        return files.write(path, bytes_of(path, Stored(entries, self.source)))
 
     def __repr__(self) -> str:
         layers = list(self)

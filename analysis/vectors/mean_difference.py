@@ -1,7 +1,7 @@
 """Difference in means: the mean activation over texts of one kind minus that over texts of another, at the last token.
 
 1. Record every text at the site; keep the last token's activation.
-2. Average each side; subtract. The vector has one row, for positions `last`, `all` or indices.
+2. Average each side, weighted if one likes; subtract. The vector has one row, for positions `last`, `all` or indices.
 3. To know what such a vector is without its labels, exchange them: all texts in one pool, split anew at random into
    sides of the same sizes (`shuffled`). What any difference of two means of these texts does, these do as well.
 
@@ -12,7 +12,6 @@ What it cannot see: which texts are a pair, or share a template. Labels are exch
 where both sides were written as pairs, the exchanged ones differ by their subjects, too.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,14 +22,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.brief import brief
-from steerscope.analysis.engine.activations import record
-from steerscope.analysis.errors import BadNode, BadVector
+from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.model.nodes import Site
 
-from .prompt_pair import RECORDED
+from .plans import HERE, ROUNDING, Plan, Weighed, added_up, last, make_one, place, recorded
+from .texts import listed, tokens_of, words
 from .vector import SteeringVector
 
 EXAMPLE = {
@@ -38,12 +35,10 @@ EXAMPLE = {
     "negative": ["The dog was lost", "He cried all night", "Nobody came to help", "It was cold and dark"],
     "layer": 1,
 }
-BATCH = 64  # texts that are recorded at once: of each only the last token is kept
 TRIES = 50  # random splits for each one that is wanted: none is used twice
-ROUNDING = 1e-5  # of the norm of the activations: a smaller difference of means is none
 MANY = 10**6  # splits that are counted
-SHOWN = 40  # characters of a text in a label
 SIDES = ("positive", "negative")
+OPTIONS = (*SIDES, "positive_weights", "negative_weights")
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
 Indices = NDArray[np.int64]
@@ -58,6 +53,8 @@ def mean_difference(
     *,
     site: str = "resid_pre",
     head: int | None = None,
+    positive_weights: Sequence[float] | None = None,
+    negative_weights: Sequence[float] | None = None,
 ) -> SteeringVector:
     """The mean activation at the last token of `positive` minus that of `negative`, `[1, width]`.
 
@@ -67,25 +64,41 @@ def mean_difference(
         layer: where it is recorded, and injected unless the injection says otherwise.
         site: resid_pre, attn_out, mlp_out, or z with a head.
         head: head, for the site z.
+        positive_weights: of each positive text, above 0; alike by default.
+        negative_weights: of each negative text.
 
     Raises:
         BadVector: a side that is empty or no list, a text that is blank or too long, or two equal means.
         BadNode: the model has no such layer, site or head.
     """
-    if site not in RECORDED:
-        raise BadNode(f"a vector cannot be recorded at {brief(site)!r}; expected {', '.join(RECORDED)}; choose one")
-    place = model.check(Site(site, layer, head))
-    sides = {"positive": _listed(positive, "positive"), "negative": _listed(negative, "negative")}
-    pool = _last(model, sides, place)
-    values = _difference(pool, np.arange(len(sides["positive"])))
-    if values.norm() <= ROUNDING * pool.norm(dim=-1).max():
-        raise BadVector(
-            f"the positive and the negative texts have the same mean activation at {place}; expected different texts; "
-            "at layer 0 only their last tokens count: choose a later one, or other texts"
-        )
-    label = " - ".join(_words(texts) for texts in sides.values())
-    source = {"recipe": "mean_difference", **sides, "layer": layer, "model": model.name, "label": label}
-    return SteeringVector(values, place, source)
+    at = place(model, layer, site, head)
+    return make_one(model, plan(model, positive, negative, positive_weights, negative_weights), at)
+
+
+def plan(
+    model: Model,
+    positive: Texts,
+    negative: Texts,
+    positive_weights: Sequence[float] | None = None,
+    negative_weights: Sequence[float] | None = None,
+) -> Plan:
+    """What it asks of the model (see `plans`).
+
+    Raises:
+        BadVector: as `mean_difference`.
+    """
+    sides = {"positive": listed(positive, "positive"), "negative": listed(negative, "negative")}
+    given = {"positive": positive_weights, "negative": negative_weights}
+    weights = {f"{side}_weights": _weights(own, sides[side], side) for side, own in given.items() if own is not None}
+    label = " - ".join(f"{'weighted ' * (f'{side}_weights' in weights)}mean of {words(sides[side])}" for side in SIDES)
+    source = {"recipe": "mean_difference", **sides, **weights, "model": model.name, "label": label}
+    runs = tuple(last(ids) for ids in _tokens(model, source))
+    nothing = (
+        f"the positive and the negative texts have the same mean activation at {HERE}; expected different texts; "
+        "at layer 0 only their last tokens count: choose a later one, or other texts"
+    )
+    chosen = np.arange(len(sides["positive"]))
+    return Plan(source, runs, lambda kept: Weighed(_signed(source, chosen)), nothing, ROUNDING)
 
 
 def shuffled(model: Model, vector: SteeringVector, count: int, generator: Generator) -> list[SteeringVector]:
@@ -105,11 +118,11 @@ def shuffled(model: Model, vector: SteeringVector, count: int, generator: Genera
             "expected the same model; make it again on this one"
         )
     drawn = _splits(source, count, generator)
-    pool = _last(model, source, vector.site)
+    [pool] = recorded(model, [(plan(model, **{key: source.get(key) for key in OPTIONS}), vector.site)])
     made = []
     for n, positive in enumerate(drawn):
         about = {"recipe": "shuffled", "number": n, "label": f"exchanged labels {n + 1}"}
-        made.append(SteeringVector(_difference(pool, positive), vector.site, about))
+        made.append(SteeringVector(added_up(_signed(source, positive), pool), vector.site, about))
     return made
 
 
@@ -158,56 +171,39 @@ def _splits(source: Mapping[str, Any], count: int, generator: Generator) -> list
 
 
 def _kinds(source: Mapping[str, Any]) -> Indices:
-    """By text of both sides, which one it is: copies have one number."""
+    """By text of both sides, which one it is: copies of one weight have one number."""
+    weights = _all_weights(source)
     texts = [text if isinstance(text, str) else tuple(text) for side in SIDES for text in source[side]]
-    numbers = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-    return np.array([numbers[text] for text in texts])
+    pairs = list(zip(texts, weights, strict=True))
+    numbers = {pair: n for n, pair in enumerate(dict.fromkeys(pairs))}
+    return np.array([numbers[pair] for pair in pairs])
 
 
-def _last(model: Model, source: Mapping[str, Any], site: Site) -> Float[Tensor, "text width"]:
-    """The activation at the last token of every text, positive ones first, in float64."""
-    ids = _tokens(model, source)
-    found = []
-    for start in range(0, len(ids), BATCH):
-        found += [x[-1].double().cpu() for x in record(model, ids[start : start + BATCH], site)]
-    return torch.stack(found)
+def _all_weights(source: Mapping[str, Any]) -> list[float]:
+    """Of both sides."""
+    return [w for side in SIDES for w in source.get(f"{side}_weights") or [1.0] * len(source[side])]
 
 
-def _difference(pool: Float[Tensor, "text width"], positive: Indices) -> Float[Tensor, "1 width"]:
-    chosen = torch.zeros(len(pool), dtype=torch.bool)
+def _signed(source: Mapping[str, Any], positive: Indices) -> Float[Tensor, "1 text"]:
+    """By text, its share of the mean of the side that it is called: positive, or (below zero) negative."""
+    weights = torch.tensor(_all_weights(source), dtype=torch.float64)
+    chosen = torch.zeros(len(weights), dtype=torch.bool)
     chosen[torch.from_numpy(positive)] = True
-    return (pool[chosen].mean(dim=0) - pool[~chosen].mean(dim=0))[None]
+    shares = torch.where(chosen, weights / weights[chosen].sum(), -weights / weights[~chosen].sum())
+    return shares[None]
 
 
-def _listed(texts: Texts, side: str) -> list[Any]:
-    """A side as what can be saved: texts, or lists of ids."""
-    if len(texts) == 0:
-        raise BadVector(f"there are no {side} texts; expected at least one on each side; add some")
-    return [text if isinstance(text, str) else [int(i) for i in text] for text in texts]
+def _weights(given: Sequence[float], texts: Sequence[Any], side: str) -> list[float]:
+    if len(given) != len(texts) or min(given, default=0) <= 0:
+        raise BadVector(
+            f"got {len(given)} weights for {len(texts)} {side} texts, the least {min(given, default=0):g}; expected "
+            "one above 0 for each; leave a text out instead of giving it 0"
+        )
+    return [float(weight) for weight in given]
 
 
 def _tokens(model: Model, source: Mapping[str, Any]) -> list[list[int]]:
-    """Token ids of all texts, BOS included where the model has one; all faults are reported together."""
-    start = [] if model.bos is None else [model.bos]
-    found, faults = [], []
-    for side in SIDES:
-        for number, text in enumerate(source[side], 1):
-            ids = model.tokens(text) if isinstance(text, str) else [*(start if text[:1] != start else []), *text]
-            unknown = [i for i in ids if not 0 <= i < model.d_vocab]
-            if not (text.strip() if isinstance(text, str) else text):
-                faults.append(f"{side} text {number} is empty or blank")
-            elif unknown:
-                faults.append(f"{side} text {number} has token ids outside of 0..{model.d_vocab - 1}: {unknown[:5]}")
-            elif len(ids) > model.n_ctx:
-                faults.append(f"{side} text {number} has {len(ids)} tokens, {model.name} reads at most {model.n_ctx}")
-            found.append(ids)
-    if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise BadVector(f"{shown}; expected texts of 1 to {model.n_ctx} tokens; mend or remove them")
-    return found
-
-
-def _words(texts: Sequence[Any]) -> str:
-    """A side in words: `mean of 16 ("What a lovely day", ...)`."""
-    first = json.dumps(brief(texts[0], SHOWN), ensure_ascii=False) if isinstance(texts[0], str) else str(texts[0])
-    return f"mean of {len(texts)} ({first}{', ...' if len(texts) > 1 else ''})"
+    """Token ids of all texts, positive ones first."""
+    return tokens_of(
+        model, ((f"{side} text {number}", text) for side in SIDES for number, text in enumerate(source[side], 1))
+    )

@@ -13,18 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from numpy.random import Generator
 
 from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.activations import record
-from steerscope.analysis.errors import BadMetric, BadNode, BadVector
+from steerscope.analysis.errors import BadMetric, BadVector
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.model.nodes import Site
 
+from .plans import HERE, Kept, Plan, Weighed, make_one, place, whole
 from .vector import SteeringVector
 
-RECORDED = ("resid_pre", "attn_out", "mlp_out", "z")
+OPTIONS = ("plus", "minus", "pad")
 TRIES = 20  # draws for each other concept that is wanted: no concept is drawn twice
 EXAMPLE = {"plus": " wedding", "minus": " ship", "layer": 1}
 
@@ -55,28 +56,36 @@ def prompt_pair(
         BadVector: the two are equal, both empty, or the padding is not a single token.
         BadNode: the model has no such layer, site or head.
     """
-    if site not in RECORDED:
-        raise BadNode(f"a vector cannot be recorded at {brief(site)!r}; expected {', '.join(RECORDED)}; choose one")
-    place = model.check(Site(site, layer, head))
+    return make_one(model, plan(model, plus, minus, pad), place(model, layer, site, head))
+
+
+def plan(
+    model: Model, plus: str | Sequence[int], minus: str | Sequence[int] = " ", pad: str | int | None = " "
+) -> Plan:
+    """What it asks of the model (see `plans`).
+
+    Raises:
+        BadVector: as `prompt_pair`.
+    """
+    pad = " " if pad is None else pad
     first, second = paired(model, plus, minus, pad)
-    a, b = record(model, [first, second], place)
-    if (a == b).all():
-        raise BadVector(
-            f"plus {_short(plus)} and minus {_short(minus)} give the same activations at {place}; expected different "
-            "prompts; choose others, or a later layer"
-        )
     sides = {
         "plus": plus if isinstance(plus, str) else list(plus),
         "minus": minus if isinstance(minus, str) else list(minus),
     }
     label = " - ".join(json.dumps(side, ensure_ascii=False) for side in sides.values())
-    source = {"recipe": "prompt_pair", **sides, "pad": pad, "layer": layer, "model": model.name, "label": label}
-    return SteeringVector(a - b, place, source)
+    source = {"recipe": "prompt_pair", **sides, "pad": pad, "model": model.name, "label": label}
+    nothing = (
+        f"plus {_short(plus)} and minus {_short(minus)} give the same activations at " + HERE + "; expected different "
+        "prompts; choose others, or a later layer"
+    )
+    return Plan(source, (whole(first), whole(second)), _difference, nothing)
 
 
-def runs(model: Model, source: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-    """Token ids of both prompts of a vector, from its source."""
-    return paired(model, source["plus"], source["minus"], source.get("pad", " "))
+def _difference(kept: Kept) -> Weighed:
+    """Row by row, the first run minus the second."""
+    rows = torch.eye(len(kept) // 2, dtype=torch.float64)
+    return Weighed(torch.cat([rows, -rows], dim=1))
 
 
 def concepts(

@@ -5,7 +5,8 @@ A recipe is a file of this folder with
 - a function of its name, `name(model, *, options) -> SteeringVector`: it leaves its own name under `recipe` in the
   vector's `source`, and what the vector is in words under `label`;
 - `EXAMPLE`, options that make a vector of any model that reads English; `vector.safetensors` stands for a saved one;
-- where a vector is the difference of two runs, `runs(model, source)`: the token ids of both, to make them again;
+- where a vector is made of activations, `plan(model, options)` without layer, site and head: which runs, and how their
+  activations are added up (see `plans`); the vector's source holds these options, so that it can be made again;
 - where other concepts can stand in its place, `concepts(model, vector, words, count, generator)`: vectors of them;
 - where labels can be exchanged, `shuffled(model, vector, count, generator)`: vectors of the same texts with labels that
   say nothing, and `splits(source)`: how many different ones there are.
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
 
     from steerscope.analysis.model.models import Model
 
+    from .plans import Plan
     from .vector import SteeringVector
 
-# From a model and a vector's source to the token ids of the run that is added, and of the one that is subtracted.
-Runs = Callable[["Model", Mapping[str, Any]], tuple[list[int], list[int]]]
 # From a model, a vector, words to choose from, how many, and a generator to vectors of other concepts, recorded alike.
 Concepts = Callable[["Model", "SteeringVector", Sequence[str], int, "Generator"], "list[SteeringVector]"]
 # From a model, a vector, how many, and a generator to vectors of the same texts with their labels exchanged.
@@ -47,11 +47,13 @@ class Recipe:
     Attributes:
         makes: what a vector of it is, in words.
         offered: made from a model and options; others come from arithmetic with vectors.
+        asked: its options stand beside those of every question's command; others are made first (`vectors make`).
     """
 
     name: str
     makes: str
     offered: bool = True
+    asked: bool = False
 
     @property
     def source(self) -> Path:
@@ -69,9 +71,19 @@ class Recipe:
         return found
 
     @property
-    def runs(self) -> Runs | None:
-        """The two runs that a vector is the difference of, made again; None where it is none."""
-        return getattr(self._module, "runs", None) if self.offered else None
+    def planned(self) -> bool:
+        """Whether its vectors are made of activations, of runs that can be made again."""
+        return self.offered and hasattr(self._module, "plan")
+
+    def plan(self, model: "Model", options: Mapping[str, Any]) -> "Plan":
+        """What it asks of the model, from its options or from a vector's source (of which the rest is left out).
+
+        Raises:
+            BadVector: options that make no vector.
+        """
+        known = _options(self._module.plan)
+        found: Plan = self._module.plan(model, **{name: options[name] for name in known if name in options})
+        return found
 
     @property
     def concepts(self) -> Concepts | None:
@@ -117,14 +129,20 @@ class Recipe:
 
 
 _MEMBERS = (
-    Recipe("prompt_pair", "the activations of one prompt minus those of another"),
-    Recipe("mean_difference", "the mean activation over texts of one kind minus that over texts of another"),
-    Recipe("random", "random directions, with the norms of another vector"),
+    Recipe("prompt_pair", "the activations of one prompt minus those of another", asked=True),
+    Recipe("mean_difference", "the mean activation over texts of one kind minus that of another kind", asked=True),
+    Recipe("pairs", "the mean over many pairs of prompts, at their last tokens"),
+    Recipe("caa", "answers to multiple-choice questions that match a behaviour minus those that do not"),
+    Recipe("pca", "a principal direction of the activations of texts, or of pairs of texts"),
+    Recipe("single_prompt", "the activations of one prompt"),
+    Recipe("minus_mean", "the activations of one prompt minus the mean activation of ordinary text"),
+    Recipe("random", "random directions, with the norms of another vector", asked=True),
     Recipe("sum", "two vectors, added or subtracted", offered=False),
     Recipe("multiple", "a vector times a number", offered=False),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _MEMBERS}
 OFFERED = tuple(name for name, recipe in RECIPES.items() if recipe.offered)
+ASKED = tuple(name for name, recipe in RECIPES.items() if recipe.asked)
 
 
 def recipe_of(vector: "SteeringVector") -> Recipe | None:
@@ -139,7 +157,7 @@ def recipe_of(vector: "SteeringVector") -> Recipe | None:
     return found
 
 
-def _options(function: "Callable[..., SteeringVector]") -> dict[str, inspect.Parameter]:
+def _options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Every parameter after the model."""
     return dict(list(inspect.signature(function).parameters.items())[1:])
 

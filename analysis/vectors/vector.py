@@ -18,14 +18,14 @@ from torch import Tensor
 
 from steerscope.analysis import files
 from steerscope.analysis.brief import brief, counted
-from steerscope.analysis.errors import BadNode, BadVector
+from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.nodes import Site, parse_site
-from steerscope.analysis.tensors import read_tensors, tensor_bytes
+from steerscope.analysis.tensors import read_tensors
+
+from .stored import FAULTS, Entry, Stored, bytes_of, held_of
 
 MOST = 2**27  # numbers in a vector, half a gigabyte: no prompt is so long, no model so wide
-FORMAT = "2"  # of the file; 1 had no checksum
-ABOUT = {"steerscope", "site", "source"}
 
 if TYPE_CHECKING:  # as they are kept; the door takes more
     Values = Float[Tensor, "pos width"]
@@ -169,18 +169,18 @@ class SteeringVector:
 
     @gated
     def save(self, path: str | Path) -> Path:
-        """Writes one safetensors file.
+        """Writes one file: `.safetensors` (or no suffix), or `.gguf`, a control vector for llama.cpp and others.
 
         Raises:
+            BadVector: another suffix, or a vector that a control vector has no place for.
             DiskFull, CannotWrite: it cannot be written.
         """
-        about = {"steerscope": FORMAT, "site": str(self.site), "source": json.dumps(dict(self.source))}
-        return files.write(path, tensor_bytes({"values": self.values}, about))
+        return files.write(path, bytes_of(path, Stored((Entry(self.site, self.values, self.source),))))
 
     @classmethod
     @gated(error=BadVector)
     def load(cls, path: str | Path) -> "SteeringVector":
-        """Reads what `save` wrote.
+        """Reads what `save` wrote as safetensors; `read_vector` reads all kinds of files.
 
         Raises:
             BadVector: missing, not safetensors, changed since it was written, or without a site.
@@ -190,11 +190,12 @@ class SteeringVector:
                 raise BadVector(f"{str(path)!r} holds over {8 * MOST:,} bytes; expected a steering vector; check it")
         tensors, about = read_tensors(path, BadVector, "steering vector", needed=False)
         try:
-            values, site, source = tensors["values"], parse_site(about["site"]), json.loads(about["source"])
-            if about.get("steerscope", "1") != "1" and about.keys() != ABOUT:
-                raise ValueError("it has changed since it was written: its checksum is not there")
-            return cls(values, site, source)
-        except (KeyError, ValueError, RecursionError, BadNode, BadVector) as error:
+            held = held_of(tensors, about)
+            if held is None or held.bundle is not None:
+                raise ValueError("it says of no site" if held is None else "it holds several: use read_vector")
+            [one] = held.entries
+            return cls(one.values, one.site, one.source)
+        except FAULTS as error:
             raise BadVector(
                 f"{str(path)!r} is no steering vector ({brief(str(error), 300)}); expected what SteeringVector.save "
                 "wrote; bring it back, or make it again"

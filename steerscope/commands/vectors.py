@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from steerscope.analysis.brief import brief, quoted
 from steerscope.analysis.errors import BadArgument, BadVector
-from steerscope.analysis.vectors.recipes import OFFERED, RECIPES
+from steerscope.analysis.vectors.recipes import ASKED, RECIPES
 from steerscope.knobs import KINDS, NONE, Knob, read
 
 if TYPE_CHECKING:
@@ -61,11 +62,11 @@ def offers(command: Callable[..., Any]) -> Callable[..., Any]:
 def options(several: bool = False) -> list[inspect.Parameter]:
     """`--recipe`, `--vector`, and the options of every recipe, once each; all of them lists where `several`."""
     kinds: dict[str, Knob] = {}
-    for knob in (knob for name in OFFERED for knob in _knobs(name) if knob.name not in OF_COMMAND):
+    for knob in (knob for name in ASKED for knob in _knobs(name) if knob.name not in OF_COMMAND):
         kinds.setdefault(knob.name, knob)
     names = f"{'Saved vectors' if several else 'A saved vector'} instead of a recipe."
     found = [
-        _option("recipe", Literal[OFFERED], "How the vector is made.", OFFERED[0]),
+        _option("recipe", Literal[ASKED], "How the vector is made.", ASKED[0]),
         _option("vector", list[Path] if several else Path, names),
     ]
     for knob in kinds.values():
@@ -83,8 +84,6 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
         BadArgument: no layer.
         BadPrompt: a file of texts that cannot be read.
     """
-    from steerscope.analysis.vectors.vector import SteeringVector
-
     recipe, knobs = given["recipe"], _knobs(given["recipe"])
     files = _list(given["vector"])
     lists = {knob.name: _list(given.get(knob.name)) for knob in knobs if knob.name not in OF_COMMAND}
@@ -97,7 +96,7 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
         example = " ".join(f"--{name} ..." for name in needed)
         raise BadVector(f"got {what}; expected one of them; give {example} or --vector FILE")
     if files:
-        return [Chosen(saved=SteeringVector.load(path), file=path) for path in files]
+        return [Chosen(saved=_saved(path, given.get("layer")), file=path) for path in files]
     of_command = {knob.name: given[knob.name] for knob in knobs if knob.name in OF_COMMAND and knob.name in given}
     if of_command.get("layer", 0) is None:
         raise BadArgument(
@@ -118,9 +117,26 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
     ]
 
 
+def _saved(path: Path, layer: int | None) -> "SteeringVector":
+    """The vector of a file; of several layers the one that is injected at --layer."""
+    from steerscope.analysis.vectors.bundle import VectorBundle
+    from steerscope.analysis.vectors.vector_files import read_vector
+
+    found = read_vector(path)
+    if not isinstance(found, VectorBundle):
+        return found
+    if layer is None or layer not in found:
+        there = brief(", ".join(map(str, found)), 200)
+        raise BadVector(
+            f"{quoted(path)} holds vectors of the layers {there}; expected --layer with one of them; add it, or inject "
+            "them all with --inject"
+        )
+    return found[layer]
+
+
 def _check_own(recipe: str, own: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuses an option that only other recipes have."""
-    for other in OFFERED:
+    for other in ASKED:
         for name in (knob.name for knob in _knobs(other) if knob.name not in (*own, *OF_COMMAND)):
             if _list(given.get(name)):
                 raise BadVector(

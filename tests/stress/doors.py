@@ -26,8 +26,10 @@ from steerscope.analysis.results.result import MANIFEST, PAGE, Result
 from steerscope.analysis.sweeps.runner import resume, sweep
 from steerscope.analysis.sweeps.store import Store
 from steerscope.analysis.tools import keeping
+from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
+from steerscope.analysis.vectors.vector_files import read_vector
 from steerscope.questions import QUESTIONS
 from steerscope.reports.report import html, report
 from steerscope.tinystories.train import checkpoint_folder, train
@@ -146,6 +148,19 @@ def of_vector(world: World, folder: Path) -> str:
         return NOTHING
     found = SteeringVector.load(folder / "run")
     assert torch.equal(found.values, world.vector[found.label].values)
+    return found.label
+
+
+def save_bundle(word: str, world: World, folder: Path) -> None:
+    VectorBundle({0: world.vector[word]}, {"label": word}).save(folder / "run")
+
+
+def of_bundle(world: World, folder: Path) -> str:
+    if not (folder / "run").exists():
+        return NOTHING
+    (folder / "run").rename(folder / "run.safetensors")
+    found = read_vector(folder / "run.safetensors")
+    assert isinstance(found, VectorBundle) and torch.equal(found[0].values, world.vector[found.label].values)
     return found.label
 
 
@@ -335,6 +350,7 @@ DOORS: Mapping[str, Door] = {
     "report, the command": Door(old_page, report_command, of_page, OLD, command="report"),
     "SteeringVector.save": Door(nothing, partial(save_vector, NEW), of_vector),
     "SteeringVector.save over another": Door(partial(save_vector, OLD), partial(save_vector, NEW), of_vector, OLD),
+    "VectorBundle.save": Door(nothing, partial(save_bundle, NEW), of_bundle),
     "Lens.save": Door(nothing, partial(save_lens, NEW), of_lens),
     "Lens.save over another": Door(partial(save_lens, OLD), partial(save_lens, NEW), of_lens, OLD),
     "train_lens": Door(nothing, partial(learn_lens, NEW), of_learned, also=(RESUMABLE,)),
@@ -393,6 +409,7 @@ WRITERS: Mapping[str, str] = {  # every function that calls the one writer, and 
     "analysis/sweeps/store.py:create": "sweep",
     "analysis/sweeps/store.py:log": "sweep",
     "analysis/tools/keeping.py:write": "a question that keeps",
+    "analysis/vectors/bundle.py:save": "VectorBundle.save",
     "analysis/vectors/vector.py:save": "SteeringVector.save",
     "reports/report.py:report": "report",
     "steerscope/commands/finish.py:check_out": "a question that keeps",

@@ -8,19 +8,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import torch
 
+from steerscope.analysis import files
 from steerscope.analysis.errors import DamagedRun
 from steerscope.analysis.lens import train as lenses
 from steerscope.analysis.lens.lens import load_lens, new_lens
 from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.results.result import PAGE, Result, check_folder
 from steerscope.analysis.sweeps.plan import reopen
 from steerscope.analysis.sweeps.store import LOG, Store
 from steerscope.analysis.tools import keeping
+from steerscope.analysis.vectors import vector_files
+from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.vector import SteeringVector
 from steerscope.commands.demo import _is_demo
 from steerscope.tinystories.checkpoint import load_checkpoint, read_state
@@ -159,6 +164,21 @@ def read_vector(world: World, folder: Path) -> str:
     return hashed(vector.values, str(vector.site), dict(vector.source))
 
 
+def save_control(world: World, folder: Path) -> None:
+    layers = {n: SteeringVector(torch.full((1, 8), float(n)), Site("resid_pre", n), {"label": str(n)}) for n in (2, 5)}
+    files.write(folder / "run", VectorBundle(layers, {"label": "both"}).save(folder / "run.gguf").read_bytes())
+    (folder / "run.gguf").unlink()
+
+
+def read_control(world: World, folder: Path) -> str:
+    with TemporaryDirectory() as elsewhere:
+        link = Path(elsewhere, "run.gguf")
+        link.symlink_to(folder / "run")
+        found = vector_files.read_vector(link)
+    assert isinstance(found, VectorBundle)
+    return hashed([(v.values, str(v.site), dict(v.source)) for v in found.values()], found.source)
+
+
 KEPT = "0" * 40 + ".safetensors"
 
 
@@ -185,6 +205,7 @@ KINDS: Mapping[str, Kind] = {
     "training checkpoint": Kind(half_told, read_checkpoint, flips=400),
     "model": Kind(partial(tell, NEW), read_model, flips=60),
     "vector": Kind(partial(save_vector, NEW), read_vector, flips=5000),
+    "control vector": Kind(save_control, read_control, flips=5000),
     "kept part": Kind(keep, read_kept, flips=5000),
 }
 READERS: Mapping[str, str] = {  # every function that reads what is sealed, and the kind whose bits are flipped for it
@@ -200,6 +221,7 @@ READERS: Mapping[str, str] = {  # every function that reads what is sealed, and 
     "analysis/sweeps/additions.py:load": "sweep",
     "analysis/sweeps/store.py:_manifest": "sweep",
     "analysis/tools/keeping.py:find": "kept part",
+    "analysis/vectors/arrays.py:safe_tensors": "vector",
     "analysis/vectors/vector.py:load": "vector",
     "steerscope/commands/demo.py:_is_demo": "result",
     "tinystories/checkpoint.py:load_checkpoint": "training checkpoint",

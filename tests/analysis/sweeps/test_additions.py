@@ -156,7 +156,7 @@ def test_additions_are_the_same_after_saving(small_model: Model, tmp_path: Path)
 @pytest.mark.parametrize(
     ("mode", "vector", "words"),
     [
-        ("own", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "needs the plus and minus"),
+        ("own", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "needs the runs that"),
         ("shared", SteeringVector(torch.ones(1, 8), Site("z", 1, 0)), "one at resid_pre"),
         ("shared", {"L0M": torch.ones(32)}, "expected steering vectors"),
         ("given", SteeringVector(torch.ones(1, 32), Site("resid_pre", 1)), "expected dictionaries"),

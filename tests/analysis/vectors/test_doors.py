@@ -20,7 +20,8 @@ from steerscope.analysis.vectors.mean_difference import mean_difference, splits
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.recipes import recipe_of
-from steerscope.analysis.vectors.vector import FORMAT, SteeringVector
+from steerscope.analysis.vectors.stored import FORMAT
+from steerscope.analysis.vectors.vector import SteeringVector
 
 SITE = Site("resid_pre", 0)
 ABOUT = {"steerscope": "1", "site": "L0.resid_pre", "source": '{"label": "x"}'}

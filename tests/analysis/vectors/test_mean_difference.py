@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,9 @@ from transformers import AutoModelForCausalLM
 
 import steerscope as st
 from steerscope.analysis.carriers.effect_table import carrier_table
-from steerscope.analysis.engine.activations import record
+from steerscope.analysis.engine.run import run
 from steerscope.analysis.errors import BadArgument, BadNode, BadVector
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.corpora import windows
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
@@ -24,7 +24,7 @@ from steerscope.analysis.question.references import EXCHANGED, FAMILIES, MIXED, 
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.verdicts import NOISE
 from steerscope.analysis.tools.patching import MEASURES, effects
-from steerscope.analysis.vectors import mean_difference as recipe
+from steerscope.analysis.vectors import plans
 from steerscope.analysis.vectors.mean_difference import EXAMPLE, mean_difference, shuffled, splits
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.recipes import make
@@ -55,7 +55,7 @@ def test_it_is_the_mean_over_one_kind_minus_that_over_the_other(layer: int, tiny
 
 def test_many_texts_are_recorded_in_batches(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = mean_difference(tiny, HAPPY, SAD, 1)
-    monkeypatch.setattr(recipe, "BATCH", 2)
+    monkeypatch.setattr(plans, "BATCH", 2)
     torch.testing.assert_close(mean_difference(tiny, HAPPY, SAD, 1).values, whole.values, atol=1e-5, rtol=0)
 
 
@@ -135,11 +135,11 @@ def test_the_texts_are_recorded_once_for_all_draws(tiny: Model, monkeypatch: pyt
     vector = mean_difference(tiny, HAPPY, SAD, 1)
     seen: list[int] = []
 
-    def recorded(model: Model, prompts: Sequence[Sequence[int]], site: Site) -> list[torch.Tensor]:
+    def counted(model: Model, prompts: Sequence[Sequence[int]], *given: Any, **options: Any) -> Any:
         seen.append(len(prompts))
-        return record(model, prompts, site)
+        return run(model, prompts, *given, **options)
 
-    monkeypatch.setattr(recipe, "record", recorded)
+    monkeypatch.setattr(plans, "run", counted)
     shuffled(tiny, vector, 12, np.random.default_rng(0))
     assert seen == [9]
 

@@ -1,6 +1,7 @@
 """One life cycle over every recipe, and what each recipe promises."""
 
 import inspect
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,13 +58,15 @@ def test_arithmetic_is_that_of_the_values(made: SteeringVector) -> None:
     assert torch.equal((-made).values, -made.values)
 
 
-def test_where_a_vector_is_the_difference_of_two_runs_these_are_made_again(made: SteeringVector, tiny: Model) -> None:
+def test_where_a_vector_is_made_of_activations_its_runs_are_made_again(made: SteeringVector, tiny: Model) -> None:
+    """One run after another, by the plain recorder; as written down with the vector, and read back."""
     recipe = recipe_of(made)
-    if recipe is None or recipe.runs is None:
-        assert made.source.get("recipe") != "prompt_pair"
+    if recipe is None or not recipe.planned:
+        assert made.source.get("recipe") not in OFFERED or made.source["recipe"] == "random"
         return
-    plus, minus = record(tiny, recipe.runs(tiny, made.source), made.site)
-    torch.testing.assert_close(made.values, plus - minus, atol=1e-6, rtol=0)
+    plan = recipe.plan(tiny, json.loads(json.dumps(dict(made.source))))
+    kept = torch.cat([record(tiny, [run.ids], made.site)[0][list(run.positions)].double() for run in plan.runs])
+    torch.testing.assert_close(made.values.double(), plan.weigh(kept).weights @ kept, atol=1e-5, rtol=0)
 
 
 def test_where_other_concepts_can_stand_in_its_place_they_are_alike_but_for_the_words(
