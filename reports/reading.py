@@ -43,6 +43,7 @@ OBJECTS = (
     "pairs",
     "windows",
     "ends",
+    "precision",
 )
 ALWAYS = ("model", "metric", "prompts", "missing", "versions", "injections", "checks")  # where it is there
 LISTS = ("injections", "checks", "reference_tests", "notes", "vectors", "coefficients")

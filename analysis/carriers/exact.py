@@ -149,6 +149,7 @@ def exact(
         level=level,
         alpha=alpha,
         smallest=smallest,
+        precision=raw.precision.describe(),
         ends=beside,
         minimal=small,
         **about,

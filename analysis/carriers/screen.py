@@ -130,6 +130,7 @@ def screen(
         level=level,
         alpha=alpha,
         smallest=smallest,
+        precision=raw.precision.describe(),
         **about,
     )
 

@@ -29,7 +29,7 @@ from .finite import check_finite
 from .requests import check_request
 from .wavefront import Pass, Precision, Readout, Reads
 
-__all__ = ["Readout", "Reads", "measure", "run"]
+__all__ = ["Precision", "Readout", "Reads", "measure", "run"]
 
 # On a CPU a batch beyond this many tokens no longer fits the caches and gets slower again.
 CPU_TOKENS = 2048

@@ -5,10 +5,9 @@ operations with the same coefficients. They have the same norm, site by site and
 injections add together (row by row, for other operations), or (matched="kl") are scaled to the same disturbance.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,28 +19,29 @@ from torch import Tensor
 from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.plain import plain_additions
-from steerscope.analysis.engine.run import Readout, Reads, measure, run
+from steerscope.analysis.engine.run import Precision, Readout, Reads, measure
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.gate import Bytes, Seed, Whole, gated
-from steerscope.analysis.model.models import HOOKS, Model
+from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.positions import Layout
 from steerscope.analysis.results.verdicts import Basis
 
+from .describing import described
 from .disturbance import at_kl, check_scale
 from .injection import Injection, composed, puts
 from .inquiries import check_edits, check_injections, check_outputs, check_values, check_vector
 from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction, taken
 from .prompts import Prompts, continued, make_prompts
+from .reading import Activations, read
 from .references import References, references
-from .runs import Runs, beyond_rounding
+from .runs import ROUNDING, Runs, beyond_rounding
 from .scoring import scoring
-from .size import check_lost, largest
+from .size import check_moved, largest
 
 __all__ = ["Activations", "Edits", "Experiment", "Patches", "beyond_rounding"]
 
 Edits = tuple[tuple[Edit, ...], ...]  # by prompt
-Activations = list[dict[tuple[str, int], Tensor]]  # by prompt
 Patches = dict[Node, list[Edit]]  # by node, one edit for each prompt
 
 if TYPE_CHECKING:  # as they are kept; the door takes more
@@ -68,6 +68,8 @@ class Experiment:
         scored: positions that the metric reads: None for all that are neither BOS nor injected,
             "all", "last", or indices.
         budget: bytes that the engine may take; worked out by default.
+        precision: of what reference vectors do at single nodes: "exact" is float32; "delta" rounds changes (see
+            docs/precision.md); "auto" is delta where that is faster here. The real vector is always exact.
 
     Raises:
         BadInjection, BadNode: an injection that does not fit the model, its numbers, or a prompt.
@@ -83,6 +85,7 @@ class Experiment:
     scored: Literal["all", "last"] | Sequence[int] | None = None
     seed: Seed = 0
     budget: Bytes | None = None
+    precision: Literal["exact", "delta", "auto"] = "exact"
 
     def __post_init__(self) -> None:
         injections = (self.injections,) if isinstance(self.injections, Injection) else tuple(self.injections)
@@ -247,21 +250,19 @@ class Experiment:
             BadInjection: what is injected is rounded away everywhere.
         """
 
-        def made() -> Outputs:
-            found = self.outputs(self.edits_of(vector))
-            if vector == 0 and torch.equal(found.logits, self.clean.logits):
-                self._check_lost()
-            return found
-
-        found: Outputs = self._runs.get("outputs", vector, made)
+        found: Outputs = self._runs.get("outputs", vector, partial(self.outputs, self.edits_of(vector)))
+        if vector == 0:
+            _ = self._moves
         return found
 
-    def _check_lost(self) -> None:
-        edits = self.edits(0)
-        sites = sorted({(edit.site.name, edit.site.layer) for own in edits for edit in own})
-        adds = all(injection.operation == "add" for injection in self.injections)
-        if adds and all(name in HOOKS and name != "pattern" for name, _ in sites):
-            check_lost(self.model, self.injections, edits, self.activations(None, sites))
+    @cached_property
+    def _moves(self) -> bool:
+        """Whether the injection changes what comes out; one that is rounded away is refused."""
+        pair = [self._runs.get("outputs", v, partial(self.outputs, self.edits_of(v))).logits for v in (None, 0)]
+        same = torch.allclose(*pair, rtol=ROUNDING, atol=ROUNDING)
+        if same:
+            check_moved(self.model, self.injections, self.edits(0), partial(self.activations, None))
+        return not same
 
     @property
     def clean(self) -> Outputs:
@@ -274,23 +275,22 @@ class Experiment:
     @gated
     def read(self, edits: Edits, sites: Sequence[tuple[str, int]]) -> Activations:
         """By prompt, activations under any edits: (site, layer) -> `[pos, ...]`; of a pattern `[head, query, key]`."""
-        prompts, variants = self.prompts.full, self._variants(edits)
-        found: Activations = [{} for _ in prompts]
-        for chunk, readout in run(self.model, prompts, variants, reads="none", sites=sites, budget=self.budget):
-            for row, index in enumerate(chunk):
-                kept = slice(len(prompts[index]))
-                for site in sites:
-                    at = (slice(None), kept, kept) if site[0] == "pattern" else kept
-                    found[index][site] = readout.activations[site][row][at].clone()
-        return found
+        return read(self.scored_positions, self._variants(edits), sites, self.budget, ends=False)[0]
 
     @gated
     def activations(self, vector: Whole | None, sites: Sequence[tuple[str, int]]) -> Activations:
-        """The same of the clean run (None) or a vector's; what has been read already is not run again."""
+        """The same of the clean run (None) or a vector's; what has been read already is not run again.
+
+        Final states come with them, where they have not been asked for before.
+        """
         kept: Activations = self._runs.get("activations", vector, lambda: [{} for _ in self.prompts.full])
         absent = sorted(set(sites) - set(kept[0]))
         if absent:
-            for own, more in zip(kept, self.read(self.edits_of(vector), absent), strict=True):
+            ends, variants = not self._runs.has("outputs", vector), self._variants(self.edits_of(vector))
+            found, outputs = read(self.scored_positions, variants, absent, self.budget, ends)
+            if ends:
+                self._runs.get("outputs", vector, lambda: outputs)
+            for own, more in zip(kept, found, strict=True):
                 own |= more
         return [{site: own[site] for site in sites} for own in kept]
 
@@ -342,7 +342,11 @@ class Experiment:
 
     @gated
     def scores(
-        self, variants: Sequence[Variant], scores: Sequence[Score], reads: Reads | None = None
+        self,
+        variants: Sequence[Variant],
+        scores: Sequence[Score],
+        reads: Reads | None = None,
+        precision: Precision = "exact",
     ) -> Float[NDArray[np.float64], "variant score"]:
         """Several scores of many variants, each averaged over the scored positions.
 
@@ -355,10 +359,8 @@ class Experiment:
         def every(readout: Readout) -> Tensor:
             return torch.stack([readout.mean(taken(score, readout)) for score in scores], dim=-1)
 
-        positions, budget = self.scored_positions.positions, self.budget
-        found = measure(
-            self.model, self.prompts.full, variants, positions, every, reads=reads or self.reads, budget=budget
-        )
+        given: dict[str, Any] = {"reads": reads or self.reads, "budget": self.budget, "precision": precision}
+        found = measure(self.model, self.prompts.full, variants, self.scored_positions.positions, every, **given)
         return found.cpu().numpy()
 
     @gated
@@ -439,22 +441,4 @@ class Experiment:
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the question."""
-        return {
-            "model": self.model.describe(),
-            "injections": [injection.describe() for injection in self.injections],
-            "held": self.holds,
-            "prompts": {
-                "count": len(self.prompts),
-                "groups": int(self.prompts.by_group.max()) + 1,
-                "hash": self.prompts.hash,
-                "source": self.prompts.source,
-            },
-            "metric": {**self.metric.describe(), "scored": self.scoring_rule},
-            "references": {
-                "count": len(self.beside),
-                "families": dict(Counter(self.beside.families)),
-                "matched": self.matched,
-                "labels": [" and ".join(i.vector.label for i in own) for own in self.steering[1:]],
-            },
-            "seed": self.seed,
-        }
+        return described(self)

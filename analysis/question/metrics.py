@@ -24,7 +24,7 @@ from torch import Tensor
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.finite import INSTEAD, check_logits
-from steerscope.analysis.engine.run import Readout, Reads, measure
+from steerscope.analysis.engine.run import Readout, Reads, run
 from steerscope.analysis.errors import BadArgument, BadMetric, Overflow
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
@@ -82,21 +82,29 @@ class Scored:
 
         Args:
             prompts: token ids to run on; the prompts with their continuations by default.
-            options: of `engine.measure`: budget, what.
+            options: of `engine.run`: budget, what.
         """
-        reads: Reads = "logits" if self.model.softcap else "hidden"
-        counts = [len(positions) for positions in self.positions]
-
-        def rows(readout: Readout) -> Tensor:
-            values = readout.logits if reads == "logits" else readout.hidden
-            assert values is not None
-            parts = torch.split(values, [counts[v.prompt] for v in readout.variants])
-            return torch.stack([torch.nn.functional.pad(p, (0, 0, 0, max(counts) - len(p))) for p in parts])
-
         run_on = self.prompts.full if prompts is None else prompts
-        padded = measure(self.model, run_on, variants, self.positions, rows, reads=reads, **options)
-        flat = torch.cat([padded[v.prompt, : counts[v.prompt]] for v in variants])
-        if reads == "logits":
+        found: dict[int, Tensor] = {}
+        for chunk, readout in run(self.model, run_on, variants, self.positions, reads=self.reads, **options):
+            found.update(zip(chunk, self.split(readout), strict=True))
+        return self.joined([found[n] for n in range(len(variants))])
+
+    @property
+    def reads(self) -> Reads:
+        """What of a run final states are: the stream, where logits are linear in it."""
+        return "logits" if self.model.softcap else "hidden"
+
+    def split(self, readout: Readout) -> Sequence[Float[Tensor, "position width"]]:
+        """Final states of each variant of a readout."""
+        values = readout.logits if self.reads == "logits" else readout.hidden
+        assert values is not None
+        return torch.split(values, [len(self.positions[v.prompt]) for v in readout.variants])
+
+    def joined(self, states: Sequence[Float[Tensor, "position width"]]) -> "Outputs":
+        """Outputs of all prompts, from the final states of each."""
+        flat = torch.cat(list(states))
+        if self.reads == "logits":
             return Outputs(None, flat)
         logits = self.model.bridge.unembed(flat[None])[0].detach()
         check_logits(self.model, logits, "a run of the prompts")
@@ -219,6 +227,32 @@ def _unit(directions: Float[Tensor, "direction vocab"]) -> Float[Tensor, "direct
     return directions / torch.where(norm > 0, norm, 1.0)
 
 
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A score: the change of the final stream from an origin, along a direction.
+
+    Attributes:
+        origin: the final stream of the run that is 0.
+        along: the directions.
+        which: of them, by scored place.
+    """
+
+    scored: Scored
+    origin: Float[Tensor, "scored d_model"]
+    along: Float[Tensor, "direction d_model"]
+    which: Int[Tensor, " scored"]
+
+    def __call__(self, readout: Readout) -> Float[Tensor, " read"]:
+        places = self.scored.places(readout)
+        return ((hidden_of(readout) - self.origin[places]) * self.along[self.which[places]]).sum(dim=-1)
+
+    def size(self, readout: Readout, base: Float[Tensor, "scored d_model"]) -> Float[Tensor, " read"]:
+        """How much the score of a run would differ from that of a base, if nothing in the change cancelled."""
+        places = self.scored.places(readout)
+        change = (hidden_of(readout) - _wide(base)[places]).norm(dim=-1)
+        return change * self.along.norm(dim=-1)[self.which[places]]
+
+
 def _along(
     scored: Scored, clean: Outputs, unit: Float[Tensor, "direction vocab"], which: Int[Tensor, " scored"]
 ) -> Score:
@@ -226,13 +260,8 @@ def _along(
     if clean.hidden is not None:
         origin = _wide(clean.hidden)
         # The same projection, before the unembedding.
-        seen: Tensor = (unit @ scored.model.bridge.unembed.W_U.to(unit).T).detach()
-
-        def from_hidden(readout: Readout) -> Tensor:
-            places = scored.places(readout)
-            return ((hidden_of(readout) - origin[places]) * seen[which[places]]).sum(dim=-1)
-
-        return from_hidden
+        seen = (unit @ scored.model.bridge.unembed.W_U.to(unit).T).detach()
+        return Projection(scored, origin, seen, which)
 
     def from_logits(readout: Readout) -> Tensor:
         places = scored.places(readout)

@@ -26,6 +26,9 @@ class Runs:
             self._kept[what, vector] = found
         return self._kept[what, vector]
 
+    def has(self, what: str, vector: int | None) -> bool:
+        return (what, vector) in self._kept
+
     def fact(self, what: str, vector: int, make: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """A number a prompt: kept for every vector."""
         if (what, vector) not in self._facts:

@@ -10,7 +10,7 @@ the real vector, and so its bounds.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import mul
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.edits import Edit, touched
 from steerscope.analysis.errors import BadInjection
-from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.models import HOOKS, Model
 from steerscope.analysis.vectors.vector import SteeringVector
 
 SPARE = 1024  # between the largest norm and the first that overflows: layers add to the stream and stretch it
@@ -37,6 +37,10 @@ class Added(Protocol):
     @property
     def coefficient(self) -> float:
         """Multiplies it."""
+
+    @property
+    def operation(self) -> str:
+        """What is done with it."""
 
 
 def bounds(dtype: torch.dtype) -> tuple[float, float]:
@@ -77,6 +81,23 @@ def check_size(model: Model, injections: Sequence[Added]) -> None:
             f"{said} is rounded to nothing in {dtype}; expected a coefficient of at least "
             f"{1.01 * least / entry:.3g}; choose a larger one, or 0"
         )
+
+
+def check_moved(
+    model: Model,
+    injections: Sequence[Added],
+    edits: Sequence[Sequence[Edit]],
+    activations: Callable[[Sequence[tuple[str, int]]], Sequence[Mapping[tuple[str, int], Tensor]]],
+) -> None:
+    """Of injections that change nothing that comes out: refuses them, where that is rounding (see `check_lost`).
+
+    Args:
+        activations: gives those of the clean run at some sites, by prompt.
+    """
+    sites = sorted({(edit.site.name, edit.site.layer) for own in edits for edit in own})
+    adds = all(injection.operation == "add" for injection in injections)
+    if adds and all(name in HOOKS and name != "pattern" for name, _ in sites):
+        check_lost(model, injections, edits, activations(sites))
 
 
 def check_lost(

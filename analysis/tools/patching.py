@@ -33,6 +33,7 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Edits, Experiment, Patches
 from steerscope.analysis.results.verdicts import Basis
 
+from .coarse import NOTES, Precision, checked, coarse_scores, precision
 from .keeping import Arrays, each
 from .record import check, tolerance
 
@@ -51,6 +52,7 @@ class Effects:
         basis: the whole effects in the same two readings, and what else inference needs.
         clean, steered: the metric itself, of the real vector's runs.
         kl: disturbance of the steered run, in nats.
+        precision: how the references' effects were computed, for the manifest.
     """
 
     nodes: tuple[Node, ...]
@@ -60,6 +62,7 @@ class Effects:
     clean: Float[Values, " prompt"]
     steered: Float[Values, " prompt"]
     kl: Float[Values, "vector prompt"]
+    precision: Precision
 
 
 def effects(experiment: Experiment, nodes: Sequence[Node] | None = None) -> Effects:
@@ -69,33 +72,52 @@ def effects(experiment: Experiment, nodes: Sequence[Node] | None = None) -> Effe
         nodes: those that are patched; all that the injection can reach by default.
     """
     nodes = experiment.reachable if nodes is None else tuple(nodes)
+    how = precision(experiment)
+    found = _every(experiment, nodes, how.coarse)
+    if how.coarse:
+        how = checked(how, np.stack([notes for *_, notes in found[1:]]))
+        if not how.coarse:
+            found = _every(experiment, nodes, False)
+    own, kl = np.stack([one[-1] for one, *_ in found]), np.stack([kl for _, kl, _ in found])
+    clean, steered = experiment.value(None), experiment.value(0)
+    return Effects(nodes, found[0][0][0], own, experiment.basis(), clean, steered, kl, how)
+
+
+def _every(experiment: Experiment, nodes: Sequence[Node], coarse: bool) -> list[Arrays]:
+    """Of every vector its effects, its disturbance, and of coarse ones what `checked` asks for."""
 
     def read(vector: int) -> Arrays:
-        found = _one(experiment, vector, nodes), experiment.disturbed(vector)
+        found, notes = _one(experiment, vector, nodes, coarse and vector > 0)
+        kl = experiment.disturbed(vector)
         experiment.own_effect(vector)  # kept from here on, its run is not
-        return found
+        return found, kl, notes
 
-    found, kl = zip(*each(experiment, "vectors", read, *nodes), strict=True)
-    own, clean, steered = np.stack([one[-1] for one in found]), experiment.value(None), experiment.value(0)
-    return Effects(nodes, found[0][0], own, experiment.basis(), clean, steered, np.stack(kl))
+    return list(each(experiment, "vectors", read, *nodes, *["delta"] * coarse))
 
 
-def _one(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> Float[Values, "score measure node prompt"]:
+def _one(
+    experiment: Experiment, vector: int, nodes: Sequence[Node], coarse: bool
+) -> tuple[Float[Values, "score measure node prompt"], Values]:
     """Effects of one vector: of the real one along the metric, and of each along its own direction."""
+    edits, sources = experiment.edits(vector), _sources(experiment, vector, nodes)  # these runs give outputs, too
     scores, prompts = experiment.readings(vector), range(len(experiment.prompts))
-    edits, sources = experiment.edits(vector), _sources(experiment, vector, nodes)
     variants = [
         patched(measure, p, edits, [sources[measure][node][p]])
         for measure in MEASURES
         for node in nodes
         for p in prompts
     ]
-    values = experiment.scores(variants, scores).T.reshape(len(scores), len(MEASURES), len(nodes), len(prompts))
+    if coarse:
+        values, notes = coarse_scores(experiment, vector, variants)
+    else:
+        reads = experiment.scored_positions.reads if vector else None
+        values, notes = experiment.scores(variants, scores, reads), np.zeros(NOTES)
+    values = values.T.reshape(len(scores), len(MEASURES), len(nodes), len(prompts))
     found = [
         [-experiment.change(lost, vector, vector, score), experiment.change(given, None, vector, score)]
         for (lost, given), score in zip(values, scores, strict=True)
     ]
-    return np.array(found)
+    return np.array(found), notes
 
 
 def _sources(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> dict[str, Patches]:
@@ -123,7 +145,8 @@ def together(
         for _, measure, members in asked
         for p in range(len(experiment.prompts))
     ]
-    values = experiment.scores(variants, [score])[:, 0].reshape(len(asked), -1)
+    reads = experiment.scored_positions.reads if vector else None
+    values = experiment.scores(variants, [score], reads)[:, 0].reshape(len(asked), -1)
     for (at, measure, _), own in zip(asked, values, strict=True):
         lost = measure == "necessity"
         change = experiment.change(own, vector if lost else None, vector, score)
@@ -156,8 +179,9 @@ def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
 
 
 def patched(measure: str, prompt: int, edits: Edits, edited: Sequence[Edit]) -> Variant:
-    """Necessity starts from the steered run, sufficiency from the clean one."""
-    return Variant(prompt, (*edits[prompt], *edited) if measure == "necessity" else tuple(edited))
+    """Necessity starts from the steered run, sufficiency from the clean one; each is the base of its changes."""
+    base = tuple(edits[prompt]) if measure == "necessity" else ()
+    return Variant(prompt, (*base, *edited), base)
 
 
 def against_plain(experiment: Experiment, variants: Sequence[Variant]) -> float:

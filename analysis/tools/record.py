@@ -16,6 +16,7 @@ from steerscope.analysis.results.schema import Frames
 from steerscope.analysis.results.stats import effective
 
 PACKAGES = ("steerscope", "torch", "transformers", "transformer-lens", "scipy", "numpy")
+EXACT = {"mode": "exact", "why": "this question runs nothing in delta precision"}
 TYPICAL = 10.0  # size of log-probabilities, in nats
 RELATIVE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-3}  # at two layers
 
@@ -40,7 +41,8 @@ def record(
         missing: what could not be computed, and why.
         knobs: everything else that the manifest should say (JSON types only).
     """
-    manifest = experiment.describe() | knobs
+    manifest = experiment.describe() | {"precision": EXACT} | knobs
+    manifest["precision"] = {"asked": experiment.precision, **manifest["precision"]}
     found = effective(experiment.effect(), experiment.prompts.by_group)
     manifest["prompts"] |= {name: value for name, value in found.items() if value == value}
     manifest |= {

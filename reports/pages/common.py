@@ -204,12 +204,29 @@ def checks(manifest: Any) -> Section:
     ]
     failed = frozenset(i for i, c in enumerate(manifest.get("checks", [])) if not c["passed"])
     text = ["What must hold exactly was checked on this very run; largest difference in log-probability, in nats."]
+    text += precision(manifest)
     return Section(
         "Checks",
         text,
         table=Table(["check", "value", "limit", "result"], rows, frozenset(["value", "limit"]), failed),
         folded=True,
     )
+
+
+def precision(manifest: Any) -> list[str]:
+    """What was not computed in float32, and how exact it is; or why it was, where something else was asked for."""
+    about = manifest.get("precision", {})
+    if about.get("asked", "exact") == "exact":
+        return []
+    if about.get("mode") != "delta":
+        return [f"Nothing ran in delta precision: {about.get('why')}."]
+    return [
+        "The real vector ran in float32. What reference vectors do at single nodes ran in delta precision: changes in "
+        "bfloat16, the runs that they are changes of in float32. "
+        f"Of {int(about['runs']):,} such runs {int(about['again']):,} were made again in float32, and were off by at "
+        f"most {words.percent(about['worst'])} of the limit. What a reference does at a node may be off by up to "
+        f"{words.percent(about['bound'])} of its whole effect."
+    ]
 
 
 def whole_manifest(manifest: Any) -> Section:

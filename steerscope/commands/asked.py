@@ -27,6 +27,12 @@ class Matched(StrEnum):
     kl = "kl"
 
 
+class Precision(StrEnum):
+    exact = "exact"
+    delta = "delta"
+    auto = "auto"
+
+
 class Groups(StrEnum):
     auto = "auto"
     each = "each"
@@ -39,6 +45,10 @@ METRIC = (
 REFERENCES = (
     "Vectors of equal norm that ride along, such as concepts:16,isotropic:4; a number is so many isotropic ones. "
     "Default: concepts:12,isotropic:16 of words, shuffled:16,isotropic:12 of a difference of means, else isotropic:20."
+)
+PRECISION = (
+    "Of reference vectors at single nodes: exact is float32; delta computes changes in bfloat16 and checks itself; "
+    "auto is delta where that is faster here. The real vector is always exact."
 )
 AROUND = ("out", "overwrite", "report", "dry_run")
 POSITIONS = "front, middle, back, last, all, or indices such as 3,4,-1."
@@ -147,6 +157,7 @@ def _experiment(
     references: Annotated[str | None, typer.Option(help=REFERENCES)] = None,
     matched: Annotated[Matched, typer.Option(help="References of equal norm, or of equal kl.")] = Matched.norm,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    precision: Annotated[Precision, typer.Option(help=PRECISION)] = Precision.exact,
     device: options.Device = None,
     dtype: options.Dtype = None,
     bos: options.Bos = None,
@@ -174,7 +185,8 @@ def _experiment(
     if positions in ("last", "all") and made.body.rows > 1:
         made = made.row(-1)  # these positions take one row: that of the last token, as is usual
     injection = Injection(made, coef, layer, positions)
-    return Experiment(loaded, (injection,), given, wanted, references, matched.value, seed=seed)
+    options: dict[str, Any] = {"matched": matched.value, "seed": seed, "precision": precision.value}
+    return Experiment(loaded, (injection,), given, wanted, references, **options)
 
 
 def _estimated(found: "Cost", stop: bool) -> Answer | None:

@@ -1,0 +1,36 @@
+"""What is read of a run of all prompts at once: activations, and final states at the scored positions."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import run
+
+from .metrics import Outputs, Scored
+
+Activations = list[dict[tuple[str, int], Tensor]]  # by prompt
+
+
+def read(
+    scored: Scored, variants: Sequence[Variant], sites: Sequence[tuple[str, int]], budget: int | None, ends: bool
+) -> tuple[Activations, Outputs | None]:
+    """By prompt, activations: (site, layer) -> `[pos, ...]`; of a pattern `[head, query, key]`. And the final states.
+
+    Args:
+        variants: one of every prompt, in their order.
+        ends: whether final states are wanted.
+    """
+    prompts, reads = scored.prompts.full, scored.reads if ends else "none"
+    positions = scored.positions if ends else None
+    found: Activations = [{} for _ in prompts]
+    states: list[Tensor | None] = [None for _ in prompts]
+    for chunk, readout in run(scored.model, prompts, variants, positions, reads=reads, sites=sites, budget=budget):
+        for row, index in enumerate(chunk):
+            kept = slice(len(prompts[index]))
+            for site in sites:
+                at = (slice(None), kept, kept) if site[0] == "pattern" else kept
+                found[index][site] = readout.activations[site][row][at].clone()
+        for index, state in zip(chunk, scored.split(readout) if ends else (), strict=ends):
+            states[index] = state
+    return found, scored.joined([state for state in states if state is not None]) if ends else None
