@@ -9,8 +9,11 @@ does survives frozen attention (`freeze_attention`).
 import time
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import Readout, measure
@@ -231,12 +234,8 @@ def _positions(experiment: Experiment) -> pd.DataFrame:
 
 def _tokens(experiment: Experiment) -> pd.DataFrame:
     """What the injection does to the next token after the prompts."""
-    prompts, model = experiment.prompts, experiment.model
-    count = len(prompts)
-    variants = [Variant(p) for p in range(count)] + [Variant(p, experiment.edits(0)[p]) for p in range(count)]
-    last = [(len(ids) - 1,) for ids in prompts.ids]
-    logits = measure(model, prompts.full, variants, last, _logits, budget=experiment.budget)
-    clean, steered = torch.split(logits.double().log_softmax(-1), count)
+    model = experiment.model
+    clean, steered = (_after(experiment, vector).double().log_softmax(-1) for vector in (None, 0))
     gain = (steered.exp() - clean.exp()).mean(0)
     contribution = (steered.exp() * (steered - clean)).mean(0)
     kept = min(TOKENS, model.d_vocab // 2)
@@ -256,7 +255,20 @@ def _tokens(experiment: Experiment) -> pd.DataFrame:
     return frame[moved].reset_index(drop=True)
 
 
-def _logits(readout: Readout) -> torch.Tensor:
+def _after(experiment: Experiment, vector: int | None) -> Float[Tensor, "prompt vocab"]:
+    """Logits at the last token of every prompt (of its own: without a continuation)."""
+    prompts, scored = experiment.prompts, experiment.scored_positions
+    last = [len(ids) - 1 for ids in prompts.ids]
+    if all(p in own for p, own in zip(last, scored.positions, strict=True)):
+        starts = np.cumsum([0, *map(len, scored.positions)])
+        places = [int(start) + own.index(p) for start, p, own in zip(starts, last, scored.positions, strict=False)]
+        return experiment.outputs_of(vector).logits[places]
+    variants = [Variant(p, own) for p, own in enumerate(experiment.edits_of(vector))]
+    positions = [(p,) for p in last]
+    return measure(experiment.model, prompts.full, variants, positions, _logits, budget=experiment.budget)
+
+
+def _logits(readout: Readout) -> Float[Tensor, "read vocab"]:
     assert readout.logits is not None
     return readout.logits
 

@@ -96,7 +96,7 @@ class _Joint:
     def _run(self, keys: Sequence[tuple[str, int, frozenset[int]]]) -> Values:
         experiment, vector, measure = self.experiment, self.vector, keys[0][0]
         lost = measure == "necessity"
-        sources = experiment.patches(None if lost else vector, experiment.reachable)
+        sources = experiment.patches(None if lost else vector, experiment.reachable, everywhere=False)
         ordered = [sources[node] for node in experiment.reachable]
         edits, prompts = experiment.edits(vector), [prompt for _, prompt, _ in keys]
         variants: list[Variant] = [

@@ -146,6 +146,14 @@ def matched(edits: Sequence[Edit], like: Sequence[Edit], length: int, scale: flo
     return tuple(found)
 
 
+def changed_at(edit: Edit) -> tuple[int, ...] | None:
+    """The positions that an edit may change, without those where it adds zero; None for all."""
+    if edit.positions is None or edit.operation != "add" or not isinstance(edit.value, Tensor) or edit.value.ndim < 2:
+        return edit.positions
+    rows = edit.value.any(dim=1).tolist()
+    return edit.positions if len(rows) == 1 else tuple(p for p, row in zip(edit.positions, rows, strict=True) if row)
+
+
 def touched(edits: Sequence[Edit]) -> tuple[int, ...]:
     """The positions that edits of an injection change, rows of zeros left out."""
     found: set[int] = set()

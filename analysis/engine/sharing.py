@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .edits import Edit
+from .edits import Edit, changed_at
 
 Mask = NDArray[np.bool_]
 WORTH = 0.85  # share of the positions above which packing costs more than it saves
@@ -96,7 +96,8 @@ def share(
 def _mark(changed: Mask, layer: Layer, sites: tuple[str, ...]) -> None:
     for row, edit in layer.edits:
         if edit.site.name in sites:
-            changed[row, slice(None) if edit.positions is None else list(edit.positions)] = True
+            positions = changed_at(edit)
+            changed[row, slice(None) if positions is None else list(positions)] = True
 
 
 def _packing(changed: Mask, wanted: Mask, prompts: Sequence[int]) -> Packing | None:

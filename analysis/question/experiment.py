@@ -33,7 +33,7 @@ from .injection import Injection, composed, puts
 from .inquiries import check_edits, check_injections, check_outputs, check_values, check_vector
 from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction, taken
 from .prompts import Prompts, continued, make_prompts
-from .reading import Activations, read
+from .reading import Activations, first_change, read, set_to
 from .references import References, references
 from .runs import ROUNDING, Runs, beyond_rounding
 from .scoring import scoring
@@ -295,20 +295,22 @@ class Experiment:
         return [{site: own[site] for site in sites} for own in kept]
 
     @gated
-    def patches(self, vector: Whole | None, nodes: Sequence[Node]) -> Patches:
+    def patches(self, vector: Whole | None, nodes: Sequence[Node], everywhere: bool = True) -> Patches:
         """For every node, the edits (by prompt) that set it to its output in a vector's run, at all positions.
 
         The same edits are given each time, so that variants that hold them share their computation.
+
+        Args:
+            everywhere: false leaves out what stands before all that is injected: there all runs are the same.
         """
-        made: Patches = self._runs.get("patches", vector, dict)
+        made: Patches = self._runs.get("patches" if everywhere else "patches from", vector, dict)
         absent = [node for node in nodes if node not in made]
         if absent:
             for node in absent:
                 self.model.check(node.site)
             found = self.activations(vector, sorted({(node.site.name, node.layer) for node in absent}))
-            for node in absent:
-                values = [kept[node.site.name, node.layer] for kept in found]
-                made[node] = [Edit(node.site, "set", x if node.head is None else x[:, node.head]) for x in values]
+            starts = [0] * len(found) if everywhere else [first_change(own) for own in self.edits(0)]
+            made.update((node, set_to(node, found, starts)) for node in absent)
         return {node: made[node] for node in nodes}
 
     # Scores.

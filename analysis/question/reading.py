@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.edits import Edit, Variant, changed_at
 from steerscope.analysis.engine.run import run
+from steerscope.analysis.model.nodes import Node
 
 from .metrics import Outputs, Scored
 
@@ -34,3 +35,22 @@ def read(
         for index, state in zip(chunk, scored.split(readout) if ends else (), strict=ends):
             states[index] = state
     return found, scored.joined([state for state in states if state is not None]) if ends else None
+
+
+def set_to(node: Node, activations: Activations, starts: Sequence[int]) -> list[Edit]:
+    """By prompt, the edit that sets a node to what it is in a run.
+
+    Args:
+        starts: by prompt, the first position that is set.
+    """
+    found = []
+    for kept, start in zip(activations, starts, strict=True):
+        x = kept[node.site.name, node.layer]
+        x = x if node.head is None else x[:, node.head]
+        found.append(Edit(node.site, "set", x[start:], tuple(range(start, len(x))) if start else None))
+    return found
+
+
+def first_change(edits: Sequence[Edit]) -> int:
+    """The first position of a prompt at which edits change anything; all before it is as without them."""
+    return min((place for edit in edits for place in changed_at(edit) or (0,)), default=0)

@@ -122,7 +122,7 @@ def _one(
 
 def _sources(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> dict[str, Patches]:
     """By measure, what nodes are set to."""
-    return dict(zip(MEASURES, (experiment.patches(v, nodes) for v in (None, vector)), strict=True))
+    return dict(zip(MEASURES, (experiment.patches(v, nodes, everywhere=False) for v in (None, vector)), strict=True))
 
 
 def together(
