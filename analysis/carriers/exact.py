@@ -238,7 +238,7 @@ def _tokens(experiment: Experiment) -> pd.DataFrame:
     clean, steered = (_after(experiment, vector).double().log_softmax(-1) for vector in (None, 0))
     gain = (steered.exp() - clean.exp()).mean(0)
     contribution = (steered.exp() * (steered - clean)).mean(0)
-    kept = min(TOKENS, model.d_vocab // 2)
+    kept = min(TOKENS, model.d_vocab_out // 2)
     ids = torch.cat([gain.topk(kept).indices, gain.topk(kept, largest=False).indices])
     frame = pd.DataFrame(
         {

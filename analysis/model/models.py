@@ -103,6 +103,11 @@ class Model:
         return [next(p for p in self.bridge.parameters() if p.is_floating_point())]
 
     @cached_property
+    def d_vocab_out(self) -> int:
+        """How many logits there are: fewer than `d_vocab`, where a toy answers with fewer tokens than it reads."""
+        return int(self.bridge.unembed.W_U.shape[-1])
+
+    @cached_property
     def weights_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of all weights."""
         digest = hashlib.sha256()
@@ -300,6 +305,21 @@ class Model:
             )
         return ids[0]
 
+    @gated(error=BadMetric)
+    def target(self, text: str | int) -> int:
+        """The id of a single token that the model can answer with.
+
+        Raises:
+            BadMetric: as `single_token`; or it has no logit.
+        """
+        token = self.single_token(text)
+        if token >= self.d_vocab_out:
+            raise BadMetric(
+                f"{shown(text)} is the token {token}, and {self.name} has logits of the tokens 0 to "
+                f"{self.d_vocab_out - 1}; expected one of these; choose another target"
+            )
+        return token
+
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the model."""
         keys = (
@@ -312,6 +332,7 @@ class Model:
             "d_model",
             "d_head",
             "d_vocab",
+            "d_vocab_out",
             "n_ctx",
             "norm",
             "has_mlp",

@@ -341,5 +341,5 @@ def _memory(experiment: Experiment) -> int:
     rows = len(next(chunked(model, prompts, asked, scored, experiment.reads, (), experiment.budget)))
     batch = working_set(model, rows, len(prompts[longest]), rows * len(scored[longest]), experiment.reads, ())
     outputs = model.n_layers * (model.n_heads * model.d_head + model.d_model)
-    kept = sum(map(len, prompts)) * outputs + sum(map(len, scored)) * model.d_vocab
+    kept = sum(map(len, prompts)) * outputs + sum(map(len, scored)) * model.d_vocab_out
     return int(batch + 3 * kept * model.dtype.itemsize)

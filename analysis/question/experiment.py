@@ -93,7 +93,7 @@ class Experiment:
         if self.matched == "kl":
             check_scale(injections)
         for token in self.metric.tokens:
-            self.model.single_token(token)
+            self.model.target(token)
         vectors = [injection.vector for injection in injections]
         object.__setattr__(self, "references", references(self.references, self.model, vectors))
         prompts = make_prompts(self.model, self.prompts)

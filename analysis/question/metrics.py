@@ -70,9 +70,18 @@ class Scored:
 
     @property
     def next_tokens(self) -> Int[Tensor, " scored"]:
-        """The token that follows each scored position."""
-        full = self.prompts.full
+        """The token that follows each scored position.
+
+        Raises:
+            BadMetric: one of them has no logit.
+        """
+        full, logits = self.prompts.full, self.model.d_vocab_out
         tokens = [full[prompt][position + 1] for prompt, row in enumerate(self.positions) for position in row]
+        if max(tokens, default=0) >= logits:
+            raise BadMetric(
+                f"the token {max(tokens)} follows a scored position, and {self.model.name} has logits of the tokens 0 "
+                f"to {logits - 1}; expected these, for the loss of what follows; choose another metric or prompts"
+            )
         return torch.tensor(tokens, device=self.model.device)
 
     def outputs(
@@ -303,7 +312,7 @@ def _several(tokens: str | int | Sequence[str | int]) -> list[str | int]:
 
 
 def _ids(model: Model, tokens: Sequence[str | int]) -> Int[Tensor, " token"]:
-    return torch.tensor(sorted({model.single_token(t) for t in tokens}), dtype=torch.long, device=model.device)
+    return torch.tensor(sorted({model.target(t) for t in tokens}), dtype=torch.long, device=model.device)
 
 
 @gated(error=BadMetric)

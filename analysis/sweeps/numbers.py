@@ -57,7 +57,7 @@ class Numbers:
             assert readout.hidden is not None
             logits = self.model.bridge.unembed(readout.hidden[None])[0].detach()
             readout = Readout(readout.variants, readout.row, readout.position, logits, readout.hidden)
-        step = max(1, CACHED // self.model.d_vocab)
+        step = max(1, CACHED // self.model.d_vocab_out)
         found = []
         for at in range(0, len(readout.row), step):
             part = _part(readout, at, step)
@@ -86,8 +86,8 @@ class Numbers:
         places, hidden = self.scored.places(readout), readout.hidden
         top = hidden.new_full((len(hidden),), -torch.inf, dtype=torch.float32)
         z = a = b = torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)
-        piece = PIECE.get(hidden.device.type, self.model.d_vocab)
-        for start in range(0, self.model.d_vocab, piece):
+        piece = PIECE.get(hidden.device.type, self.model.d_vocab_out)
+        for start in range(0, self.model.d_vocab_out, piece):
             logits = self._logits(hidden, slice(start, start + piece))
             higher = torch.maximum(top, logits.amax(dim=-1))
             shrink, top = (top - higher).exp().double(), higher

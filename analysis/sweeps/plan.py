@@ -337,7 +337,7 @@ def _portable(model: Model, metric: Metric) -> tuple[str, dict[str, Any]]:
             f"a sweep cannot measure {metric.name} {metric.options or ''}; expected one of {', '.join(SWEPT)}, "
             "without a continuation of your own (each prompt's own text is what follows); choose one"
         )
-    return metric.name, {name: [model.single_token(t) for t in words] for name, words in metric.options.items()}
+    return metric.name, {name: [model.target(t) for t in words] for name, words in metric.options.items()}
 
 
 def _check_prompts(model: Model, work: Work, prompts: Prompts) -> None:
