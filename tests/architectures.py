@@ -8,7 +8,7 @@ from transformer_lens import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import native as _native  # noqa: F401  (gives the bridge its boot_native)
 
-WINDOW = 8  # of Mistral and Gemma-2: shorter than the tests' longest prompts
+WINDOW = 8  # of Mistral and Gemma: shorter than the tests' longest prompts
 NEO_WINDOW = 16
 CONTEXT = 64
 _VOCAB: dict[str, Any] = {"vocab_size": 96, "initializer_range": 0.2}
@@ -53,6 +53,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", _LLAMA),
     "qwen3": ("Qwen3", _LLAMA | {"head_dim": 8}),
     "gemma2": ("Gemma2", _LLAMA | {"head_dim": 8, "sliding_window": WINDOW}),
+    "gemma3": ("Gemma3Text", _LLAMA | {"head_dim": 8, "sliding_window": WINDOW}),
 }
 
 NATIVE: dict[str, dict[str, Any]] = {

@@ -26,6 +26,7 @@ from steerscope.analysis.loading import folders
 from steerscope.analysis.progress import track
 
 from .folders import first_line
+from .names import name_of, named
 
 POST_NORM = ("openai-gpt", "bert", "roberta", "xlm-roberta", "electra")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.*", "*.tiktoken")
@@ -73,7 +74,46 @@ def read(source: str, device: torch.device, dtype: torch.dtype, tokenizer: Any =
         if tokenizer is None:
             tokenizer = _tokenizer(place, source)
     whole = str(place.resolve()) if local else source
-    return Checkpoint(model, tokenizer, Path(whole).name if local else source, whole)
+    name = named(place.resolve(), folders.config_of(place)) if local else source
+    return Checkpoint(model, tokenizer, name, whole)
+
+
+def of_object(model: Any, device: torch.device | None, dtype: torch.dtype | None, tokenizer: Any) -> Checkpoint:
+    """A model of transformers that is in memory already.
+
+    Modules are copied, since the bridge changes those that it wraps; weights are shared with the original, which stays
+    as it is, until a device or a dtype makes others of them.
+
+    Raises:
+        UnsupportedModel: no causal language model, one in parts, or one in a form that only another library can read.
+    """
+    kind = type(model).__name__
+    refuse_config(kind, model.config)
+    if not kind.endswith(("ForCausalLM", "LMHeadModel")):
+        raise UnsupportedModel(
+            f"{kind} is no causal language model; the analysis assumes one that predicts the next token (no encoder, "
+            "which is bidirectional, and none without a head); load it with AutoModelForCausalLM"
+        )
+    if getattr(model, "is_quantized", False) or getattr(model.config, "quantization_config", None):
+        raise UnsupportedModel(
+            f"{kind} has its weights in a form that only another library can read (quantization_config); the analysis "
+            "reads them as they are; load it without quantization"
+        )
+    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1 or any(
+        p.is_meta for p in model.parameters()
+    ):
+        raise UnsupportedModel(
+            f"{kind} is spread over several devices, or not loaded; the analysis assumes one device; load it without "
+            "device_map"
+        )
+    shared: dict[int, Any] = {
+        id(weight): torch.nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+        for weight in model.parameters()
+    }
+    with quiet():
+        own = copy.deepcopy(model, shared).to(device=device, dtype=dtype)
+        own.set_attn_implementation("eager")
+    return Checkpoint(own.eval(), tokenizer, name_of(model), None)
 
 
 # A folder.

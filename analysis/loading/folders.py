@@ -161,6 +161,11 @@ def check(folder: Path, source: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def config_of(folder: Path) -> dict[str, Any]:
+    """The configuration of a folder that was checked."""
+    return _json(folder / "config.json", folder.name)
+
+
 def _config(path: Path, source: str) -> dict[str, Any]:
     config = _json(path, source)
     for key, value in _entries(config):

@@ -12,7 +12,7 @@ from steerscope.analysis.gate import gated, shown
 from steerscope.analysis.loading import gptneo, remembered
 from steerscope.analysis.model.models import HOOKS, Model
 
-from .checkpoints import Checkpoint, read
+from .checkpoints import Checkpoint, of_object, read
 from .folders import first_line
 from .selfcheck import selfcheck as check
 
@@ -31,18 +31,23 @@ def load(
     name: str | None = None,
     selfcheck: bool = True,
 ) -> Model:
-    """A checked `Model` from a local Hugging Face folder, a GGUF file, a hub name, or a `TransformerBridge`.
+    """A checked `Model` from a local Hugging Face folder, a GGUF file, a hub name, a model of transformers, or a
+    `TransformerBridge`.
 
     Only a hub name reaches the network. Weights are read from safetensors or GGUF alone, and no code of a model is run.
 
     Args:
-        source: folder, file, hub name, or a bridge that is already there (a `boot_native` toy, say).
-        device: "cpu", "cuda", ...; the GPU by default, where there is one.
-        dtype: float32 by default; half precision is too coarse for effects of single nodes.
+        source: folder, file, hub name, or what is in memory: a causal language model of transformers, or a bridge (a
+            `boot_native` toy, say). A model of transformers is left as it is: the bridge wraps copies of its modules,
+            which share its weights, so do not train it meanwhile. A bridge is taken itself, and put into evaluation
+            mode.
+        device: "cpu", "cuda", ...; for files the GPU by default, where there is one; what is in memory stays where it
+            is.
+        dtype: float32 by default, for files; half precision is too coarse for effects of single nodes.
         tokenizer: what turns text into ids, of transformers' kind; a folder's own by default. Without one prompts are
             token ids.
         bos: put BOS before every prompt; by default where the tokenizer has one, whether it adds it by itself or not.
-        name: how reports call the model; the folder's or the hub's name by default.
+        name: how reports call the model; the hub's name, that of its folder, or the one in its file by default.
         selfcheck: prove what the analyses rely on (a few passes over seven tokens); of a checkpoint in files once, it
             is remembered in the user's cache.
 
@@ -62,18 +67,36 @@ def load(
             check(model, expected)
             remembered.remember(model, config)
         return model
+    if _is_transformers(source):
+        checkpoint = of_object(source, device and place, dtype and kind, tokenizer)
+        model, expected = _apart(checkpoint, bos, name, selfcheck)
+        if selfcheck:
+            check(model, expected)
+        return model
+    if hasattr(source, "merge_and_unload"):
+        raise UnsupportedModel(
+            f"{type(source).__name__} holds an adapter beside its model; expected a whole model; give what its "
+            "merge_and_unload() gives"
+        )
     if not all(hasattr(source, part) for part in BRIDGE):
         raise ModelNotFound(
-            f"{shown(source)} is no model; expected a shipped name, a folder, a GGUF file, a hub name or a "
-            "TransformerBridge; give one of them"
+            f"{shown(source)} is no model; expected a shipped name, a folder, a GGUF file, a hub name, a model of "
+            "transformers or a TransformerBridge; give one of them"
         )
-    bridge = source if device is None and dtype is None else source.to(device=place, dtype=kind)
+    asked = {"device": device and place, "dtype": dtype and kind}
+    moved = {option: value for option, value in asked.items() if value is not None}
+    bridge = source.to(**moved) if moved else source
     model = _wrap(
         bridge.eval(), name or _bridge_name(bridge), None, tokenizer or getattr(bridge, "tokenizer", None), bos, ()
     )
     if selfcheck:
         check(model)
     return model
+
+
+def _is_transformers(source: Any) -> bool:
+    """Whether it is a model of transformers, told without importing transformers."""
+    return any(kind.__name__ == "PreTrainedModel" for kind in type(source).__mro__)
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -203,6 +226,11 @@ def _wrap(
         raise UnsupportedModel(
             f"{name} ({architecture}) has no {', '.join(missing)} in TransformerLens; the analysis reads and "
             "edits there; use another model"
+        )
+    if getattr(cfg, "attention_dir", "causal") != "causal":
+        raise UnsupportedModel(
+            f"{name} ({architecture}) is bidirectional: what stands to the right changes what stands to the left; the "
+            "analysis assumes a causal model, in which an edit reaches later positions only; use a causal model"
         )
     start = getattr(tokenizer, "bos_token_id", None)
     if bos and start is None:

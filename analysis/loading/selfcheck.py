@@ -6,7 +6,8 @@
 3. The MLP and the final norm read the stream that we think they read; the logits are the unembedding
    of the normalized stream.
 4. The same equations hold while each site in turn is edited in all layers: an edit that is lost, or
-   that reaches a norm only, breaks one of them. A pattern follows what is edited of queries and keys.
+   that reaches a norm only, breaks one of them. A pattern follows what is edited of queries and keys,
+   and of its own head's alone.
 5. Rows of a batch do not influence each other, and right padding changes nothing to the left. So one pass
    holds all of 4, a row for each site.
 6. The wavefront gives what plain hooked passes give.
@@ -32,6 +33,7 @@ from .folders import first_line
 # In double precision some checkpoints still take their softmax in single.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 EDITED = ("resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out")
+ONE = {"the query of one head": "q", "the key of one head": "k"}
 
 
 @torch.no_grad()
@@ -69,13 +71,18 @@ def _errors(model: Model, expected: Callable[[Tensor], Tensor] | None) -> dict[s
     if expected is not None:
         errors.note("logits equal the checkpoint's own", alone["logits"], expected(ids[:1]))
     edited = [None, *(site for site in EDITED if model.has_mlp or site != "mlp_out")]
+    edited += [name for name, site in ONE.items() if model.heads(site) > 1]
     seen = _pass(model, ids[:1].expand(len(edited), -1), edited, generator)
     errors.note("rows of a batch do not influence each other", seen["logits"][:1], alone["logits"])
     _equations(model, seen, edited, errors)
     _patterns(model, seen, alone, edited, errors)
     short = max(1, length - 2)
     padded = alone["logits"][:, :short]
-    errors.note("right padding does not change earlier positions", padded, model.bridge(ids[:1, :short]))
+    errors.note(
+        "right padding does not change earlier positions (it is causal, not bidirectional)",
+        padded,
+        model.bridge(ids[:1, :short]),
+    )
     _refuse(model, errors.worst())  # before the engine, which relies on all of it
     _wavefront(model, ids, errors, generator)
     return errors.worst()
@@ -111,17 +118,28 @@ def _pass(model: Model, ids: Tensor, edited: Sequence[str | None], generator: to
     """One plain pass; records everything that the equations need.
 
     Args:
-        edited: of each row the site that is edited, in all layers.
+        edited: of each row the site that is edited, in all layers; one of `ONE` of the first head only, and what sees
+            it gives the z of the first row, so that nothing else changes.
     """
     seen: dict[str, Any] = {}
     hooks: list[tuple[str, Callable[..., Any]]] = []
 
-    def edit(row: int) -> Callable[[Tensor, Any], Tensor]:
+    def edit(row: int, heads: int | None = None) -> Callable[[Tensor, Any], Tensor]:
         def hook(x: Tensor, hook: Any) -> Tensor:
             size = x[row].abs().mean()
             noise = torch.randn(x.shape[1:], generator=generator).to(x)
+            if heads is not None:
+                noise[:, heads:] = 0
             x = x.clone()
             x[row] += noise * torch.where(size > 0, size, 1.0).to(x)
+            return x
+
+        return hook
+
+    def put_back(row: int, heads: int) -> Callable[[Tensor, Any], Tensor]:
+        def hook(x: Tensor, hook: Any) -> Tensor:
+            x = x.clone()
+            x[row, :, :heads] = x[0, :, :heads]
             return x
 
         return hook
@@ -134,7 +152,10 @@ def _pass(model: Model, ids: Tensor, edited: Sequence[str | None], generator: to
 
     for layer in range(model.n_layers):
         for row, site in enumerate(edited):
-            if site is not None:
+            if site in ONE:
+                hooks.append((model.hook(ONE[site], layer), edit(row, 1)))
+                hooks.append((model.hook("z", layer), put_back(row, _seeing(model, ONE[site]))))
+            elif site is not None:
                 hooks.append((model.hook(site, layer), edit(row)))
         for site in ("q", "k", *_recorded(model)):
             hooks.append((model.hook(site, layer), keep(f"{layer}.{site}")))
@@ -152,7 +173,8 @@ def _equations(model: Model, seen: dict[str, Any], edited: Sequence[str | None],
 
     def note(site: str | None, name: str, value: Tensor, expected: Tensor) -> None:
         names = [name if row is None else f"{name}, while {row} is edited" for row in edited]
-        kept = [None if site is not None and row == site else name for row, name in zip(edited, names, strict=True)]
+        written = {None: (), **{row: ("z",) if row in ONE else (row,) for row in edited if row is not None}}
+        kept = [None if site in written[row] else name for row, name in zip(edited, names, strict=True)]
         errors.rows(kept, value, expected)
 
     for layer in range(model.n_layers):
@@ -198,6 +220,17 @@ def _patterns(
             lost = still & (seen[f"{layer}.{other}"][0] != 0).any()
             error = torch.where(lost, torch.inf, 0.0)
             errors.found.setdefault(f"a pattern follows an edit of {site}", []).append(error)
+    for name, site in ONE.items():
+        if name in edited:
+            row, first = edited.index(name), _seeing(model, site)
+            for layer in range(model.n_layers):
+                pattern = seen[f"{layer}.pattern"][:, first:]
+                errors.note(f"other heads' patterns do not follow {name}", pattern[row], pattern[0])
+
+
+def _seeing(model: Model, site: str) -> int:
+    """How many heads the first one of a site is seen by: several share a key."""
+    return model.n_heads // model.heads(site)
 
 
 def _mlp(model: Model, block: Any, resid_pre: Tensor, attn_out: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """`Model`: a `TransformerBridge`, what it is made of, and how it reads text.
 
-Weights are the raw ones of the checkpoint: nothing is folded or centred, so streams and norms are
-those that the model was trained with.
+Weights of a checkpoint stay raw: nothing is folded or centred, so streams and norms are those that the model was
+trained with. A bridge is taken as it is, and what was done to it is said (`weights.processing`).
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from steerscope.analysis.gate import gated, shown
 from .context import Following, following, inner, puts_space
 from .nodes import PER_HEAD, SCALES, Node, Site
 from .positions import Layout
+from .weights import processing
 
 # Activations that one edits or reads, by the name of the hook in a block; `mlp_in` is normalized already.
 HOOKS = {
@@ -344,7 +345,7 @@ class Model:
         return {key: getattr(self, key) for key in keys} | {
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
-            "weights": "raw (nothing folded or centred)",
+            "weights": processing(self.bridge),
             "weights_hash": self.weights_hash,
             "notes": list(self.notes),
         }

@@ -78,7 +78,7 @@ def test_every_variant_equals_a_plain_pass_of_its_prompt_alone(every_architectur
 @torch.no_grad()
 def test_each_operation_at_each_site_equals_a_plain_pass(every_architecture: Model, operation: Any) -> None:
     variants = []
-    normed = every_architecture.architecture == "Qwen3ForCausalLM"  # its norm undoes a scale
+    normed = every_architecture.architecture in ("Qwen3ForCausalLM", "Gemma3ForCausalLM")  # its norm undoes a scale
     for site in sites(every_architecture):
         if operation == "scale" and normed and site.name in ("q", "k"):
             continue
@@ -153,7 +153,7 @@ def _place(hf: Any, name: str, layer: int, site: str) -> tuple[Any, bool]:
     block = (block.h if hasattr(block, "h") else block.layers)[layer]
     attention = getattr(block, "attn", None) or getattr(block, "attention", None) or block.self_attn
     projections = {"gpt2": "c_proj", "gpt_neo": "attention.out_proj", "gpt_neox": "dense", "gptj": "out_proj"}
-    normed = name == "gemma2"
+    normed = name in ("gemma2", "gemma3")
     return {
         "resid_pre": (block, True),
         "z": (attention.get_submodule(projections.get(name, "o_proj")), True),

@@ -40,7 +40,7 @@ def test_it_knows_what_the_model_is_made_of(every_architecture: Model) -> None:
     assert model.n_ctx == (NEO_WINDOW if model.name == "gpt_neo" else CONTEXT)
     assert model.has_mlp is not attention_only
     assert model.parallel is (model.name in ("gpt_neox", "gptj"))
-    assert model.post_norm is (model.name == "gemma2")
+    assert model.post_norm is (model.name in ("gemma2", "gemma3"))
     assert model.softcap is (model.name == "gemma2")
     assert len(model.nodes) == model.n_layers * (5 if model.has_mlp else 4)
     assert not model.bridge.training
@@ -208,8 +208,28 @@ def test_a_bos_that_is_not_there_is_refused(small_models: Any) -> None:
             lambda: hf.BloomForCausalLM(hf.BloomConfig(vocab_size=96, hidden_size=32, n_layer=2, n_head=4)),
             r"cannot be checked \(TypeError.*the analysis assumes blocks of attention and MLP that add to one stream",
         ),
+        (
+            lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**ROUTED)),
+            "breaks the assumption that other heads' patterns do not follow the query of one head",
+        ),
+        (
+            lambda: hf.Olmo3ForCausalLM(hf.Olmo3Config(**ROUTED)),
+            "breaks the assumption that other heads' patterns do not follow the query of one head",
+        ),
     ],
-    ids=["t5", "mixtral", "qwen3_moe", "mamba", "jamba", "bert", "openai_gpt", "opt_post_norm", "bloom"],
+    ids=[
+        "t5",
+        "mixtral",
+        "qwen3_moe",
+        "mamba",
+        "jamba",
+        "bert",
+        "openai_gpt",
+        "opt_post_norm",
+        "bloom",
+        "olmo2",
+        "olmo3",
+    ],
 )
 def test_an_architecture_that_does_not_fit_is_refused_with_the_reason(
     tmp_path: Path, build: Any, sentence: str
