@@ -216,7 +216,7 @@ def test_secants_act_in_every_architecture_and_leave_the_forward_pass_alone(ever
         turned, _ = _ends(asked, 0, asked.along, secants(every_architecture))
         scale = max(np.abs(x).max() for x in plain)
         off = max(np.abs(x - y).max() for x, y in zip(plain, turned, strict=True)) / scale
-        assert off < 1e-2 if same else off > 2e-2
+        assert off < 1e-2 if same else off > 5e-3
     scored = asked.scored_positions
     groups = [[Variant(p), Variant(p, asked.edits(0)[p])] for p in range(len(PROMPTS))]
     for recompute in (False, True):
