@@ -25,7 +25,7 @@ from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 
-from .contrast import difference, exchanged, shares, ways
+from .contrast import difference, exchanged, kinds_of, shares, ways
 from .plans import HERE, ROUNDING, Plan, Weighed, last, make_one, place
 from .records import rows
 from .texts import quoted, tokens_of
@@ -108,12 +108,14 @@ def plan(model: Model, questions: Questions, chat: bool = False) -> Plan:
 def shuffled(model: Model, vector: SteeringVector, count: int, generator: Generator) -> list[SteeringVector]:
     """Vectors of the same questions, the answers of half of each order turned round (see `contrast.exchanged`)."""
     made = plan(model, vector.source["questions"], vector.source.get("chat", False))
-    return exchanged(model, vector, made, *_of(vector.source), count, generator)
+    groups, of_group, kinds = _of(vector.source)
+    return exchanged(model, vector, made, groups, kinds, of_group, count, generator)
 
 
 def splits(source: Mapping[str, Any]) -> int:
     """In how many ways the labels of a vector's answers can be exchanged, up to its sign."""
-    return ways(_of(source)[0])
+    groups, _, kinds = _of(source)
+    return ways(groups, kinds)
 
 
 def read_questions(path: str) -> list[tuple[str, ...]]:
@@ -125,10 +127,12 @@ def read_questions(path: str) -> list[tuple[str, ...]]:
     return [tuple(row.fields[name] for name in FIELDS) for row in rows(path, FIELDS)]
 
 
-def _of(source: Mapping[str, Any]) -> tuple[NDArray[np.int64], dict[int, float]]:
+def _of(source: Mapping[str, Any]) -> tuple[NDArray[np.int64], dict[int, float], NDArray[np.int64]]:
+    """By question that is kept, its order; what each order counts; and which question it is."""
     listed = [tuple(one) for one in source["questions"]]
     orders, _ = _orders(listed)
-    return _groups([one for one in listed if _order(one) in orders], orders)
+    kept = [one for one in listed if _order(one) in orders]
+    return *_groups(kept, orders), kinds_of(kept)
 
 
 def _order(question: Sequence[str]) -> tuple[str, str]:

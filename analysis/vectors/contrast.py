@@ -8,8 +8,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from math import comb
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.model.models import Model
 
-from .plans import Plan, recorded
+from .plans import Kept, Plan, relabelled
 from .vector import SteeringVector
 
 TRIES = 50  # draws for each vector that is wanted: none is used twice
@@ -40,13 +39,41 @@ def shares(groups: Groups, of_group: Mapping[int, float]) -> Float[Tensor, " pai
     return torch.tensor([of_group[group] / sizes[group] for group in groups.tolist()], dtype=torch.float64)
 
 
-def ways(groups: Groups) -> int:
-    """How many different vectors exchanged labels make, up to their sign, as far as they are counted (`MANY`)."""
+def choices(copies: NDArray[np.int64], size: int) -> int:
+    """In how many ways `size` things of which there are copies can be chosen, as far as they are counted (`MANY`)."""
+    ways = np.eye(1, size + 1)[0]  # by n, the different choices of n things among the kinds of things so far
+    for most in copies:  # none to all of them: sums over a window
+        total = np.concatenate([np.zeros(most + 1), ways.cumsum()])
+        ways = np.minimum(total[most + 1 :] - total[: size + 1], MANY)
+        if ways[size] == MANY:
+            break
+    return int(ways[size])
+
+
+def ways(groups: Groups, kinds: Groups) -> int:
+    """How many different vectors exchanged labels make, up to their sign, as far as they are counted (`MANY`).
+
+    Args:
+        kinds: by pair, which one it is: copies have one number.
+    """
     found = 1
-    for size in np.bincount(groups).tolist():
-        found = min(found * comb(size, size // 2), MANY) if size > 1 else found
-    even = bool((np.bincount(groups) % 2 == 0).all())
-    return 0 if len(groups) < 2 else found // (1 + even)
+    for group in np.unique(groups):
+        own = np.bincount(kinds[groups == group])
+        found = min(found * choices(own[own > 0], int(own.sum()) // 2), MANY)
+    every, even = _halved(groups, kinds), bool((np.bincount(groups) % 2 == 0).all())
+    alike = int((every % 2 == 0).all())  # one choice has the same pairs on both sides, which is nothing
+    return (found - alike) // (1 + even)
+
+
+def _halved(groups: Groups, kinds: Groups) -> Groups:
+    """By kind of pair, how many copies there are in groups that have halves."""
+    return np.bincount(kinds, weights=np.bincount(groups)[groups] > 1).astype(np.int64)
+
+
+def kinds_of(pairs: Sequence[Sequence[str]]) -> Groups:
+    """By pair, which one it is: copies have one number."""
+    numbers = {pair: n for n, pair in enumerate(dict.fromkeys(map(tuple, pairs)))}
+    return np.array([numbers[tuple(pair)] for pair in pairs])
 
 
 def exchanged(
@@ -54,6 +81,7 @@ def exchanged(
     vector: SteeringVector,
     plan: Plan,
     groups: Groups,
+    kinds: Groups,
     of_group: Mapping[int, float],
     count: int,
     generator: Generator,
@@ -63,43 +91,42 @@ def exchanged(
     Args:
         plan: the vector's, made again.
         groups: by pair.
+        kinds: by pair, which one it is: copies have one number.
         of_group: the share of each group.
         count: how many.
 
     Raises:
         BadVector: there are not so many, or the vector is of another model.
     """
-    if (made_on := vector.source.get("model")) != model.name:
-        raise BadVector(
-            f"the labels of ({vector.label}) cannot be exchanged on {model.name}: it was made on {made_on}; expected "
-            "the same model; make it again on this one"
-        )
-    drawn = _turns(groups, count, generator, vector)
-    [kept] = recorded(model, [(plan, vector.site)])
-    made = []
-    for n, turned in enumerate(drawn):
-        about: dict[str, Any] = {"recipe": "shuffled", "number": n, "label": f"exchanged labels {n + 1}"}
-        weights = difference(_halves(groups, turned, of_group))
-        made.append(SteeringVector(weights @ kept, vector.site, about))
-    return made
+    drawn = _turns(groups, kinds, count, generator, vector)
+    return relabelled(model, vector, plan, [partial(_as_drawn, groups, turned, of_group) for turned in drawn])
 
 
-def _turns(groups: Groups, count: int, generator: Generator, vector: SteeringVector) -> Sequence[NDArray[np.bool_]]:
+def _as_drawn(
+    groups: Groups, turned: NDArray[np.bool_], of_group: Mapping[int, float], kept: Kept
+) -> Float[Tensor, "1 kept"]:
+    return difference(_halves(groups, turned, of_group))
+
+
+def _turns(
+    groups: Groups, kinds: Groups, count: int, generator: Generator, vector: SteeringVector
+) -> Sequence[NDArray[np.bool_]]:
     """Which pairs are turned round, `count` different times."""
     found: dict[bytes, NDArray[np.bool_]] = {}
-    for _ in range(TRIES * count if count <= ways(groups) else 0):
+    every = _halved(groups, kinds)
+    for _ in range(TRIES * count if count <= ways(groups, kinds) else 0):
         turned = np.zeros(len(groups), dtype=bool)
         for group in np.unique(groups):
             own = generator.permutation(np.flatnonzero(groups == group))
             turned[own[: len(own) // 2]] = True
-        alone = np.bincount(groups)[groups] == 1  # has no half
-        key = min(np.where(alone, False, t).tobytes() for t in (turned, ~turned))
-        found.setdefault(key, turned)
+        own = np.bincount(kinds, weights=turned, minlength=len(every)).astype(np.int64)
+        if (2 * own != every).any():  # not alike on both sides
+            found.setdefault(min(own.tobytes(), (every - own).tobytes()), turned)
         if len(found) == count:
             return list(found.values())
     raise BadVector(
-        f"the labels of ({vector.label}) can be exchanged in only {min(ways(groups), count)} different ways; expected "
-        f"{count}; give more pairs, or ask for fewer shuffled references"
+        f"the labels of ({vector.label}) can be exchanged in only {min(ways(groups, kinds), count)} different ways; "
+        f"expected {count}; give more pairs, or ask for fewer shuffled references"
     )
 
 

@@ -13,6 +13,7 @@ where both sides were written as pairs, the exchanged ones differ by their subje
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 
-from .plans import HERE, ROUNDING, Plan, Weighed, added_up, last, make_one, place, recorded
+from .contrast import choices
+from .plans import HERE, ROUNDING, Kept, Plan, Weighed, last, make_one, place, relabelled
 from .texts import listed, tokens_of, words
 from .vector import SteeringVector
 
@@ -36,7 +38,6 @@ EXAMPLE = {
     "layer": 1,
 }
 TRIES = 50  # random splits for each one that is wanted: none is used twice
-MANY = 10**6  # splits that are counted
 SIDES = ("positive", "negative")
 OPTIONS = (*SIDES, "positive_weights", "negative_weights")
 
@@ -112,18 +113,13 @@ def shuffled(model: Model, vector: SteeringVector, count: int, generator: Genera
         BadVector: the vector is of another model, or its texts cannot be split in so many ways.
     """
     source = vector.source
-    if (made_on := source.get("model")) != model.name:
-        raise BadVector(
-            f"the labels of ({vector.label}) cannot be exchanged on {model.name}: it was made on {made_on}; "
-            "expected the same model; make it again on this one"
-        )
     drawn = _splits(source, count, generator)
-    [pool] = recorded(model, [(plan(model, **{key: source.get(key) for key in OPTIONS}), vector.site)])
-    made = []
-    for n, positive in enumerate(drawn):
-        about = {"recipe": "shuffled", "number": n, "label": f"exchanged labels {n + 1}"}
-        made.append(SteeringVector(added_up(_signed(source, positive), pool), vector.site, about))
-    return made
+    made = plan(model, **{key: source.get(key) for key in OPTIONS})
+    return relabelled(model, vector, made, [partial(_as_drawn, source, positive) for positive in drawn])
+
+
+def _as_drawn(source: Mapping[str, Any], positive: Indices, kept: Kept) -> Float[Tensor, "1 text"]:
+    return _signed(source, positive)
 
 
 def splits(source: Mapping[str, Any]) -> int:
@@ -133,14 +129,9 @@ def splits(source: Mapping[str, Any]) -> int:
     equal size, a split and the same one turned round count once: they give one direction with two signs.
     """
     size, copies = len(source["positive"]), np.bincount(_kinds(source))
-    ways = np.eye(1, size + 1)[0]  # by n, the different choices of n texts among the kinds of texts so far
-    for most in copies:  # none to all of them: sums over a window
-        total = np.concatenate([np.zeros(most + 1), ways.cumsum()])
-        ways = np.minimum(total[most + 1 :] - total[: size + 1], MANY)
-        if ways[size] == MANY:
-            break
+    ways = choices(copies, size)
     alike = int((size * copies % copies.sum() == 0).all())
-    return (int(ways[size]) - alike) // (2 if 2 * size == copies.sum() else 1) - 1
+    return (ways - alike) // (2 if 2 * size == copies.sum() else 1) - 1
 
 
 def _splits(source: Mapping[str, Any], count: int, generator: Generator) -> list[Indices]:

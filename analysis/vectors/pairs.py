@@ -19,7 +19,7 @@ from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 
-from .contrast import difference, exchanged, shares, ways
+from .contrast import difference, exchanged, kinds_of, shares, ways
 from .plans import HERE, ROUNDING, Plan, Weighed, last, make_one, place
 from .records import rows
 from .texts import quoted, tokens_of
@@ -80,12 +80,12 @@ def plan(model: Model, pairs: Pairs) -> Plan:
 def shuffled(model: Model, vector: SteeringVector, count: int, generator: Generator) -> list[SteeringVector]:
     """Vectors of the same pairs, half of them turned round at random (see `contrast.exchanged`)."""
     listed = vector.source["pairs"]
-    return exchanged(model, vector, plan(model, listed), _groups(listed), {0: 1.0}, count, generator)
+    return exchanged(model, vector, plan(model, listed), _groups(listed), kinds_of(listed), {0: 1.0}, count, generator)
 
 
 def splits(source: Mapping[str, Any]) -> int:
     """In how many ways the labels of a vector's pairs can be exchanged, up to its sign."""
-    return ways(_groups(source["pairs"]))
+    return ways(_groups(source["pairs"]), kinds_of(source["pairs"]))
 
 
 def read_pairs(path: str) -> list[tuple[str, str]]:

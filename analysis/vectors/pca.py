@@ -18,18 +18,22 @@ What it cannot see: labels, but for the sign. The largest variance may be one of
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
 
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import Whole, gated
 from steerscope.analysis.model.models import Model
 
 from .corpus import corpus_texts
-from .plans import Kept, Plan, Weighed, last, make_one, place, recorded
+from .plans import Kept, Plan, Weighed, last, make_one, place, relabelled
 from .texts import listed, tokens_of, words
 from .vector import SteeringVector
 
@@ -39,6 +43,7 @@ EXAMPLE = {
     "layer": 1,
 }
 ROUNDING = 1e-6  # of the largest singular value: a direction of less is none
+Indices = NDArray[np.int64]
 Method = Literal["texts", "center", "difference"]
 
 
@@ -102,19 +107,18 @@ def shuffled(model: Model, vector: SteeringVector, count: int, generator: Genera
         BadVector: the vector is of another model, or of one side: it has no labels.
     """
     source = vector.source
-    if source.get("model") != model.name or splits(source) < count:
+    if splits(source) < count:
         raise BadVector(
-            f"the labels of ({vector.label}) cannot be exchanged {count} times on {model.name}; expected a vector of "
-            "two sides, of at least 4 texts each, made on it; ask for isotropic references"
+            f"the labels of ({vector.label}) cannot be exchanged {count} times; expected a vector of pairs, at "
+            "least 4; ask for isotropic references"
         )
     made = plan(model, source["positive"], source["negative"], source["method"], source["component"])
-    [kept] = recorded(model, [(made, vector.site)])
-    found = []
-    for n in range(count):
-        weights = _direction(kept, source, generator.permutation(len(kept))).weights
-        about = {"recipe": "shuffled", "number": n, "label": f"exchanged labels {n + 1}"}
-        found.append(SteeringVector(weights @ kept, vector.site, about))
-    return found
+    orders = [generator.permutation(len(made.runs)) for _ in range(count)]
+    return relabelled(model, vector, made, [partial(_as_drawn, source, order) for order in orders])
+
+
+def _as_drawn(source: Mapping[str, Any], order: Indices, kept: Kept) -> Float[Tensor, "1 kept"]:
+    return _direction(kept, source, order).weights
 
 
 def splits(source: Mapping[str, Any]) -> int:
@@ -123,14 +127,14 @@ def splits(source: Mapping[str, Any]) -> int:
     return 0 if few else 10**6
 
 
-def _direction(kept: Kept, source: Mapping[str, Any], order: Any) -> Weighed:
+def _direction(kept: Kept, source: Mapping[str, Any], order: Indices) -> Weighed:
     """The weights of a principal direction: `X = M kept`, `v = X^T u / s`, so `W = u^T M / s`, with its sign.
 
     Args:
         order: which text stands in the place of each.
     """
     size, count = len(source["positive"]), len(kept)
-    eye = torch.eye(count, dtype=torch.float64)[torch.from_numpy(np.asarray(order))]
+    eye = torch.eye(count, dtype=torch.float64)[torch.from_numpy(order)]
     first, second = eye[:size], eye[size:]
     method, component = source["method"], source["component"]
     if method == "texts":

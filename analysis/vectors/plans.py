@@ -156,6 +156,30 @@ def kept_at(model: Model, wanted: Sequence[tuple[Plan, tuple[str, int]]]) -> lis
     return [torch.cat(own) for own in parts]
 
 
+def relabelled(
+    model: Model, vector: SteeringVector, plan: Plan, weigh: Sequence[Callable[[Kept], Float[Tensor, "row kept"]]]
+) -> list[SteeringVector]:
+    """Vectors of the runs of another one, each weighed in its own way: what labels make that say nothing.
+
+    Raises:
+        BadVector: the vector is of another model.
+    """
+    if (made_on := vector.source.get("model")) != model.name:
+        raise BadVector(
+            f"the labels of ({vector.label}) cannot be exchanged on {model.name}: it was made on {made_on}; "
+            "expected the same model; make it again on this one"
+        )
+    [kept] = recorded(model, [(plan, vector.site)])
+    return [
+        SteeringVector(
+            added_up(own(kept), kept),
+            vector.site,
+            {"recipe": "shuffled", "number": n, "label": f"exchanged labels {n + 1}"},
+        )
+        for n, own in enumerate(weigh)
+    ]
+
+
 def rows_of(
     vector: SteeringVector, weights: Float[Tensor, "row kept"], kept: Kept
 ) -> tuple[Float[Tensor, "row kept"] | None, float]:

@@ -185,7 +185,7 @@ def paired(
         )
     start = [] if model.bos is None else [model.bos]
     first, second = (
-        ids + [_pad(model, pad)] * (length - len(ids)) if len(ids) < length else ids for ids in (first, second)
+        ids + [padding(model, pad)] * (length - len(ids)) if len(ids) < length else ids for ids in (first, second)
     )
     return start + first, start + second
 
@@ -200,7 +200,12 @@ def _encoded(model: Model, text: str) -> list[int]:
     return model.encode_inner(text) if text[:1] == " " else model.encode(text)
 
 
-def _pad(model: Model, pad: str | int) -> int:
+def padding(model: Model, pad: str | int) -> int:
+    """The id of the token that fills up shorter prompts.
+
+    Raises:
+        BadVector: it is several tokens.
+    """
     try:
         return model.single_token(pad)
     except BadMetric as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadNode, BadVector
@@ -35,6 +36,8 @@ def made(
     """A vector by every recipe: by its own example, or by arithmetic."""
     monkeypatch.chdir(tmp_path)
     prompt_pair(tiny, " wedding", " ship", 1).save("vector.safetensors")
+    prompt_pair(tiny, " dragon", " ball", 1).save("other.safetensors")
+    save_file({"W_dec": torch.randn(8, tiny.d_model), "b": torch.zeros(3)}, "sae.safetensors")
     vector = (
         OTHERS[request.param](tiny)
         if request.param in OTHERS
@@ -62,7 +65,7 @@ def test_where_a_vector_is_made_of_activations_its_runs_are_made_again(made: Ste
     """One run after another, by the plain recorder; as written down with the vector, and read back."""
     recipe = recipe_of(made)
     if recipe is None or not recipe.planned:
-        assert made.source.get("recipe") not in OFFERED or made.source["recipe"] == "random"
+        assert made.source.get("recipe") not in OFFERED or made.source["recipe"] in ("random", "svd", "sae", "without")
         return
     plan = recipe.plan(tiny, json.loads(json.dumps(dict(made.source))))
     kept = torch.cat([record(tiny, [run.ids], made.site)[0][list(run.positions)].double() for run in plan.runs])
@@ -106,8 +109,8 @@ def test_what_recipes_there_are_is_known_without_torch() -> None:
 
 
 def test_options_that_make_no_vector_are_refused(tiny: Model) -> None:
-    with pytest.raises(BadVector, match=f"'probe' is no recipe .*; expected {' or '.join(OFFERED)}; choose one"):
-        make(tiny, "probe")
+    with pytest.raises(BadVector, match=f"'study' is no recipe .*; expected {' or '.join(OFFERED)}; choose one"):
+        make(tiny, "study")
     with pytest.raises(BadVector, match=r"'sum' is no recipe .* write for example a \+ b"):
         make(tiny, "sum")
     with pytest.raises(
