@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from steerscope import __version__
 from steerscope.analysis.errors import BadArgument, SteerscopeError
-from steerscope.commands import asked, demo, lens, models, report, sweep, tinystories
+from steerscope.commands import asked, demo, lens, models, report, sweep, tinystories, vector_tools
 from steerscope.commands.finish import answers, as_text
 from steerscope.questions import QUESTIONS
 
@@ -48,6 +48,7 @@ for question in QUESTIONS.values():
         app.command(question.command, short_help=question.asks)(asked.command(question))
 app.command("report")(report.report)
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(vector_tools.app, name="vectors")
 app.add_typer(lens.app, name="lens")
 app.add_typer(tinystories.app, name="tinystories")
 

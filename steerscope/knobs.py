@@ -87,6 +87,8 @@ KINDS: Mapping[str, Kind] = {
     "str | int": Kind(str),
     "str | Sequence[int]": Kind(str),
     "SteeringVector | str": Kind(str),
+    "Sequence[str] | str": Kind(str),
+    "Sequence[SteeringVector | str]": _LIST,
     **dict.fromkeys(("str | Sequence[tuple[str, str]]", "str | Sequence[tuple[str, str, str]]"), Kind(str)),
     **dict.fromkeys(("Sequence[str]", "str | Sequence[str]", "Sequence[Node | str]"), _LIST),
     **dict.fromkeys(("Sequence[Order]", "Sequence[Scope]"), _LIST),

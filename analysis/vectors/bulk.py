@@ -2,15 +2,15 @@
 
 1. Read the rows: name, kind, plus, minus and a layer (`layer`, or `layer_fraction` of the model's depth); whatever
    other columns there are (category, coefficient, on_topic_words, source) go along.
-2. Plan every row; those without a layer are recorded at one fraction of the depth. What cannot be planned is listed with
-   its line and the reason.
+2. Plan every row; those without a layer are recorded at one fraction of the depth. What cannot be planned is listed
+   with its line and the reason.
 3. Record `ROWS` rows together: runs that are the same are made once, runs of like length go through the model together.
 4. Write a `.safetensors` file a vector, `vectors.csv` of those that were made and `failed.csv` of those that were not.
 
 A build that was stopped goes on: a file that was made of the same row by the same model is kept.
 
-The table that comes with steerscope (`bulk`) holds 140 vectors in 34 categories: those of Turner et al.'s post with their
-layers and coefficients, the rest ours.
+The table that comes with steerscope (`bulk`) holds 140 vectors in 34 categories: those of Turner et al.'s post with
+their layers and coefficients, the rest ours.
 """
 
 import hashlib
@@ -62,6 +62,14 @@ class Wanted:
     @property
     def name(self) -> str:
         return str(self.row.fields["name"])
+
+    @property
+    def file(self) -> str:
+        """The name of its file: its own, or what of it a file's name can hold, and a hash."""
+        if NAMED.fullmatch(self.name):
+            return f"{self.name}.safetensors"
+        kept = re.sub(r"[^A-Za-z0-9_-]+", "_", self.name)[:60].strip("_-") or "vector"
+        return f"{kept}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +135,7 @@ def build_vectors(
             made.append(_about(one, there))
     for one, result in _recorded(model, todo):
         if isinstance(result, SteeringVector):
-            result.save(folder / f"{one.name}.safetensors")
+            result.save(folder / one.file)
             made.append(_about(one, result))
         else:
             failed.append({"line": one.row.place, "name": one.name, "reason": str(result)})
@@ -148,20 +156,19 @@ def _planned(model: Model, row: Row, twice: set[str], layer: int | None, fractio
     """
     fields = {name: value for name, value in row.fields.items() if value not in (None, "")}
     name, kind = str(row.fields["name"]), str(fields.get("kind", "pair"))
-    if name in twice or not NAMED.fullmatch(name):
-        raise BadVector(
-            f"the name {brief(name)!r} {'stands there twice' if name in twice else 'is none of a file'}; expected "
-            "one of letters, digits, points and dashes, once; choose another"
-        )
+    if name in twice or not name.strip():
+        what = "stands there twice" if name in twice else "is blank"
+        raise BadVector(f"the name {brief(name)!r} {what}; expected one of its own; choose another")
     if kind not in KINDS:
         raise BadVector(f"the kind {brief(kind)!r}; expected one of {', '.join(KINDS)}; choose one")
     recipe, options = KINDS[kind]
-    absent = [column for column in options.values() if not str(row.fields.get(column) or "")]
-    if absent:
-        raise BadVector(f"a {kind} without {' and '.join(absent)}; expected some text there; add it")
-    plan = RECIPES[recipe].plan(model, {option: str(row.fields[column]) for option, column in options.items()})
+    told = {option: str(row.fields.get(column) or "") for option, column in options.items()}
+    plan = RECIPES[recipe].plan(model, told)
+    longest = max(len(run.ids) for run in plan.runs)
+    if longest > model.n_ctx:
+        raise BadVector(f"a prompt of {longest} tokens; {model.name} reads at most {model.n_ctx}; shorten it")
     at = place(model, _layer(model, fields, fraction) if layer is None else layer, site)
-    content = json.dumps([kind, {c: row.fields[c] for c in options.values()}, str(at), model.weights_hash], default=str)
+    content = json.dumps([kind, told, str(at), model.weights_hash])
     return Wanted(row, plan, at, hashlib.sha256(content.encode()).hexdigest())
 
 
@@ -183,7 +190,7 @@ def _layer(model: Model, fields: dict[str, Any], fraction: float) -> int:
 def _there(folder: Path, one: Wanted) -> SteeringVector | None:
     """The vector of a row, where it was made before, of the same row by the same model."""
     with suppress(BadVector):
-        found = SteeringVector.load(folder / f"{one.name}.safetensors")
+        found = SteeringVector.load(folder / one.file)
         return found if found.source.get("row") == one.hash else None
     return None
 
@@ -203,6 +210,6 @@ def _recorded(model: Model, wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, 
 def _about(one: Wanted, vector: SteeringVector) -> dict[str, Any]:
     """A vector's row of the table."""
     last = float(vector.norms[-1])
-    about = {"line": one.row.place, "name": one.name, "file": f"{one.name}.safetensors"}
+    about = {"line": one.row.place, "name": one.name, "file": one.file}
     about |= {"recipe": vector.source["recipe"], "site": str(vector.site), "rows": vector.rows, "norm": f"{last:.6g}"}
     return about | {column: value for column, value in one.row.fields.items() if column not in about}

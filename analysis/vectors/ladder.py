@@ -29,8 +29,8 @@ BETWEEN = "|"
 @gated(error=BadVector)
 def ladder(
     model: Model,
-    first: str | Sequence[str],
-    second: str | Sequence[str],
+    first: Sequence[str] | str,
+    second: Sequence[str] | str,
     layer: int = 0,
     *,
     site: str = "resid_pre",

@@ -35,7 +35,7 @@ def minus_mean(
     *,
     site: str = "resid_pre",
     head: int | None = None,
-    corpus: str | Sequence[str] | None = None,
+    corpus: Sequence[str] | str | None = None,
 ) -> SteeringVector:
     """The activations of one prompt minus the mean activation of a corpus, `[pos, width]`, BOS first.
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from steerscope.analysis.model.models import Model
 
-    from .bundle import VectorBundle
     from .plans import Plan
     from .vector import SteeringVector
 
@@ -174,49 +173,21 @@ def make(model: "Model", recipe: str, **options: Any) -> "SteeringVector":
     Raises:
         BadVector: no such recipe, or options that it lacks or does not have.
     """
-    return _member(recipe, options).function(model, **options)
+    return member(recipe, options).function(model, **options)
 
 
-def make_bundle(model: "Model", recipe: str, layers: Sequence[int] | None = None, **options: Any) -> "VectorBundle":
-    """A vector for each of several layers, all from one pass over the runs of the recipe.
-
-    Args:
-        recipe: one whose vectors are made of activations.
-        layers: which; every one but the first by default, where the last tokens of texts are all that there is.
-
-    Raises:
-        BadVector: no such recipe, one that is made of no activations, or options that it lacks or does not have.
-        BadNode: the model has no such layer, site or head.
-    """
-    from .bundle import VectorBundle
-    from .plans import make_all, place
-
-    chosen = list(range(1, model.n_layers)) if layers is None else list(layers)
-    member = _member(recipe, options)
-    if not member.planned or not chosen or "layer" in options:
-        fit = ", ".join(name for name, one in RECIPES.items() if one.planned)
-        raise BadVector(
-            f"a bundle of {recipe} over the layers {brief(str(chosen))}; expected some layers and no layer beside "
-            f"them, and a recipe whose vectors are made of activations: {fit}; choose one"
-        )
-    where = [place(model, n, options.get("site", "resid_pre"), options.get("head")) for n in chosen]
-    plan = member.plan(model, options)
-    made = make_all(model, [(plan, at) for at in where])
-    return VectorBundle(dict(zip(chosen, made, strict=True)), {"recipe": recipe, "label": plan.source["label"]})
-
-
-def _member(recipe: str, options: Mapping[str, Any]) -> Recipe:
+def member(recipe: str, options: Mapping[str, Any]) -> Recipe:
     """The recipe of a name, which has these options and needs no others."""
     if recipe not in OFFERED:
         instead = "write for example a + b, or 2 * a" if recipe in RECIPES else "choose one"
         raise BadVector(f"{brief(recipe)!r} is no recipe with options; expected {' or '.join(OFFERED)}; {instead}")
-    member = RECIPES[recipe]
-    known = _options(member.function)
+    found = RECIPES[recipe]
+    known = _options(found.function)
     needed = {name for name, option in known.items() if option.default is option.empty}
     unknown, missing = sorted(set(options) - set(known)), sorted(needed - set(options))
     if unknown or missing:
         faults = (("does not have", unknown), ("needs", missing))
         wrong = " and ".join(f"{verb} {', '.join(names)}" for verb, names in faults if names)
-        example = ", ".join(f"{name}={value!r}" for name, value in member.example.items())
+        example = ", ".join(f"{name}={value!r}" for name, value in found.example.items())
         raise BadVector(f"the recipe {recipe} {wrong}; expected {', '.join(known)}; give for example {example}")
-    return member
+    return found

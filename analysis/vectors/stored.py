@@ -52,12 +52,21 @@ def bytes_of(path: str | Path, held: Stored) -> bytes:
     Raises:
         BadVector: another suffix, or vectors that the format has no place for.
     """
+    return WRITERS[check_suffix(path)](path, held)
+
+
+def check_suffix(path: str | Path) -> str:
+    """The suffix of a file that vectors can be written to.
+
+    Raises:
+        BadVector: it is another.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
         raise BadVector(
             f"{quoted(path)} has the suffix {brief(suffix)!r}; expected {', '.join(filter(None, WRITERS))}; choose one"
         )
-    return WRITERS[suffix](path, held)
+    return suffix
 
 
 def _safetensors(path: str | Path, held: Stored) -> bytes:

@@ -158,10 +158,46 @@ def save_bundle(word: str, world: World, folder: Path) -> None:
 def of_bundle(world: World, folder: Path) -> str:
     if not (folder / "run").exists():
         return NOTHING
-    (folder / "run").rename(folder / "run.safetensors")
-    found = read_vector(folder / "run.safetensors")
+    with tempfile.TemporaryDirectory() as name:
+        link = Path(name, "run.safetensors")
+        link.symlink_to(folder / "run")
+        found = read_vector(link)
     assert isinstance(found, VectorBundle) and torch.equal(found[0].values, world.vector[found.label].values)
     return found.label
+
+
+def make_command(word: str, world: World, folder: Path) -> None:
+    given = ["--model", world.home / "tiny", "--layer", 1, "--overwrite", "--out", folder / "run"]
+    command("vectors", "make", "single_prompt", f"prompt= {word}", *given)
+
+
+def of_made(world: World, folder: Path) -> str:
+    if not (folder / "run").exists():
+        return NOTHING
+    return {f" {word}": word for word in SEEDS}[SteeringVector.load(folder / "run").source["prompt"]]
+
+
+def convert_command(word: str, world: World, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        file = world.vector[word].save(Path(name) / "v.safetensors")
+        command("vectors", "convert", file, "--overwrite", "--out", folder / "run")
+
+
+def build_command(world: World, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        table = Path(name, "table.csv")
+        table.write_text("name,plus,minus,layer\na, wedding, ship,1\nb, ball, ship,1\nc, ball,,9\n")
+        command("vectors", "build", table, "--model", world.home / "tiny", "--out", folder / "run")
+
+
+def of_built(world: World, folder: Path) -> str:
+    """Each vector is whole; the table comes last."""
+    for path in (folder / "run").glob("?.safetensors"):
+        SteeringVector.load(path)
+    if not (folder / "run" / "failed.csv").exists():
+        return RESUMABLE if any((folder / "run").glob("*")) else NOTHING
+    assert len(pd.read_csv(folder / "run" / "vectors.csv")) == 2
+    return NEW
 
 
 def save_lens(word: str, world: World, folder: Path) -> None:
@@ -351,6 +387,11 @@ DOORS: Mapping[str, Door] = {
     "SteeringVector.save": Door(nothing, partial(save_vector, NEW), of_vector),
     "SteeringVector.save over another": Door(partial(save_vector, OLD), partial(save_vector, NEW), of_vector, OLD),
     "VectorBundle.save": Door(nothing, partial(save_bundle, NEW), of_bundle),
+    "vectors make": Door(
+        partial(make_command, OLD), partial(make_command, NEW), of_made, OLD, "vectors make", quick=False
+    ),
+    "vectors convert": Door(nothing, partial(convert_command, NEW), of_vector, command="vectors convert"),
+    "vectors build": Door(nothing, build_command, of_built, command="vectors build", also=(RESUMABLE,), quick=False),
     "Lens.save": Door(nothing, partial(save_lens, NEW), of_lens),
     "Lens.save over another": Door(partial(save_lens, OLD), partial(save_lens, NEW), of_lens, OLD),
     "train_lens": Door(nothing, partial(learn_lens, NEW), of_learned, also=(RESUMABLE,)),
@@ -409,6 +450,7 @@ WRITERS: Mapping[str, str] = {  # every function that calls the one writer, and 
     "analysis/sweeps/store.py:create": "sweep",
     "analysis/sweeps/store.py:log": "sweep",
     "analysis/tools/keeping.py:write": "a question that keeps",
+    "analysis/vectors/bulk.py:build_vectors": "vectors build",
     "analysis/vectors/bundle.py:save": "VectorBundle.save",
     "analysis/vectors/vector.py:save": "SteeringVector.save",
     "reports/report.py:report": "report",

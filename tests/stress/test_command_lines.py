@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer.main
 from checkpoints import TEXT, save_gpt2
 
 from steerscope import cli
+from steerscope.analysis.vectors.vector import SteeringVector
 
 LINES, SAMPLE = 300, 25
 CPU, WALL, MEMORY = 40.0, 180, 3 * 2**20  # seconds, seconds on a machine that others use, KiB
@@ -109,7 +111,8 @@ CHEAP: dict[str, object] = {
     "topic_stories": 5,
     "threads": 1,
 }
-SAVED = {"report": "result", "sweep resume": "sweep", "sweep status": "sweep", "sweep report": "sweep"}
+SAVED = {"vectors make": "pca", "vectors convert": "vector.safetensors", "vectors build": "table.csv"}
+SAVED |= {"report": "result", "sweep resume": "sweep", "sweep status": "sweep", "sweep report": "sweep"}
 NOT_THESE = {"nodes": ["sweep run", "localize"], "steps": ["localize"], "sample": ["localize"]}  # of other methods
 
 
@@ -195,6 +198,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("places")
     save_gpt2(folder / "model", layers=1, heads=2, width=16)
     (folder / "file").write_text("One day Tom saw a red ball\nOnce upon a time there was a ship\nLily had a big cake\n")
+    (folder / "table.csv").write_text("name,plus,minus,layer\na, wedding, ship,0\nb,,x,0\n")
+    SteeringVector(torch.ones(1, 16), "L0.resid_pre", {"label": "ones"}).save(folder / "vector.safetensors")
     (folder / "text").write_text("\n\n<|endoftext|>\n\n".join(f"{TEXT[:180]} It was day {i}." for i in range(60)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -221,7 +226,7 @@ def test_the_cheap_line_of_every_command_works(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ended(made(name), monkeypatch) == 0, capsys.readouterr().err
-    assert name == "models" or name in SAVED or (here / "out").is_dir()
+    assert name == "models" or name in SAVED or (here / "out").exists()
 
 
 @pytest.mark.filterwarnings("default")

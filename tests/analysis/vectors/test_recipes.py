@@ -21,13 +21,14 @@ from steerscope.analysis.vectors.caa import caa
 from steerscope.analysis.vectors.corpus import corpus_texts
 from steerscope.analysis.vectors.iti import iti
 from steerscope.analysis.vectors.ladder import ladder
+from steerscope.analysis.vectors.making import make_bundle
 from steerscope.analysis.vectors.mean_difference import mean_difference
 from steerscope.analysis.vectors.minus_mean import minus_mean
 from steerscope.analysis.vectors.pairs import pairs
 from steerscope.analysis.vectors.pca import pca
 from steerscope.analysis.vectors.probe import probe
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
-from steerscope.analysis.vectors.recipes import OFFERED, RECIPES, make, make_bundle
+from steerscope.analysis.vectors.recipes import OFFERED, RECIPES, make
 from steerscope.analysis.vectors.sae import sae
 from steerscope.analysis.vectors.single_prompt import single_prompt
 from steerscope.analysis.vectors.svd import svd

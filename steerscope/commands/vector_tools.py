@@ -1,0 +1,189 @@
+"""`steerscope vectors`: make vectors by any recipe, build a table of them, convert files of them.
+
+What a recipe is told is typed as `name=value`, read by the kinds of its signature as every command's options are.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerscope.analysis.brief import brief, quoted
+from steerscope.analysis.errors import BadArgument, BadVector, OutputExists
+from steerscope.analysis.vectors.recipes import OFFERED, RECIPES
+from steerscope.commands.finish import Answer, Out
+from steerscope.commands.options import Bos, Device, Dtype, ModelName
+from steerscope.knobs import KINDS, Knob, read
+
+if TYPE_CHECKING:
+    from steerscope.analysis.vectors.bundle import VectorBundle
+    from steerscope.analysis.vectors.vector import SteeringVector
+
+app = typer.Typer(no_args_is_help=True, help="Steering vectors: make them by a recipe, build a table of them, convert.")
+FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+MOST = 10_000  # layers
+File = Annotated[Path, typer.Option(help="The file to write: .safetensors, or .gguf for a control vector.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace what stands there.")]
+RECIPE = f"How: {', '.join(OFFERED)}."
+OPTION = "What the recipe is told, such as questions=power.jsonl; docs/vectors.md lists all."
+
+
+@app.command("make")
+def make(
+    recipe: Annotated[str, typer.Argument(help=RECIPE)],
+    model: ModelName,
+    out: File,
+    told: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help=OPTION)] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer to record at: one vector.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to record at, a vector each: 8,9 or 8-16 or all (but the first).")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    bos: Bos = None,
+    overwrite: Overwrite = False,
+) -> Answer:
+    """Makes a vector, or one a layer, and saves it.
+
+    Example: steerscope vectors make mean_difference positive=happy.txt negative=sad.txt --model tinystories-2l
+    --layer 1 --out happy.safetensors
+    """
+    from steerscope.commands.finish import hush
+
+    options = _options(recipe, told or [])
+    wanted = None if layers in (None, "all") else _layers(str(layers))
+    if layer is not None and layers is not None:
+        raise BadArgument("got --layer and --layers; expected one of them; leave the other out")
+    _check_file(out, overwrite)
+    hush()
+    from steerscope.analysis.vectors.making import make_bundle, make_vector
+    from steerscope.loader import load
+
+    loaded = load(model, device=device, dtype=dtype, bos=bos)
+    if layers is None:
+        made: SteeringVector | VectorBundle = make_vector(
+            loaded, recipe, **options, **({} if layer is None else {"layer": layer})
+        )
+    else:
+        made = make_bundle(loaded, recipe, wanted, **options)
+    return _saved(made, out)
+
+
+@app.command("convert")
+def convert(
+    file: Annotated[Path, typer.Argument(help="A file of vectors: .safetensors, .gguf, .pt or .npy.")],
+    out: File,
+    site: Annotated[
+        str | None, typer.Option(help="Where they were recorded: resid_pre, resid_post, hidden_states, L5.mlp_out...")
+    ] = None,
+    axes: Annotated[str | None, typer.Option(help="What the axes are, such as layers,width.")] = None,
+    layer: Annotated[int | None, typer.Option(help="The layer that is taken, or that the array is of.")] = None,
+    head: Annotated[int | None, typer.Option(help="The head, of the site z.")] = None,
+    position: Annotated[int | None, typer.Option(help="The position that is taken.")] = None,
+    key: Annotated[str | None, typer.Option(help="The name of the array that is taken.")] = None,
+    overwrite: Overwrite = False,
+) -> Answer:
+    """Reads vectors from a file of any kind, as it is told, and saves them as ours or as a control vector.
+
+    Example: steerscope vectors convert evil_response_avg_diff.pt --site hidden_states --axes layers,width --out
+    evil.safetensors
+    """
+    from steerscope.analysis.vectors.vector_files import read_vector
+
+    _check_file(out, overwrite)
+    found = read_vector(file, site=site, axes=axes, layer=layer, head=head, position=position, key=key)
+    return _saved(found, out)
+
+
+@app.command("build")
+def build(
+    table: Annotated[str, typer.Argument(help="A table (.csv, .jsonl), or bulk: 140 vectors that come with us.")],
+    model: ModelName,
+    out: Out,
+    layer: Annotated[int | None, typer.Option(help="Layer of all, whatever the table says.")] = None,
+    fraction: Annotated[float, typer.Option(help="Of the depth, for rows that name no layer.")] = 0.25,
+    site: Annotated[str, typer.Option(help="resid_pre, attn_out or mlp_out.")] = "resid_pre",
+    device: Device = None,
+    dtype: Dtype = None,
+    bos: Bos = None,
+) -> Answer:
+    """Builds every vector of a table; rows that cannot be built are listed, and a stopped build goes on.
+
+    Example: steerscope vectors build bulk --model tinystories-2l --out out/vectors
+    """
+    from steerscope.commands.finish import hush
+
+    hush()
+    from steerscope.analysis.vectors.bulk import FAILED, MADE, build_vectors
+    from steerscope.loader import load
+
+    loaded = load(model, device=device, dtype=dtype, bos=bos)
+    built = build_vectors(loaded, table, out, layer=layer, fraction=fraction, site=site)
+    said = [f"{len(built.made)} vectors in {out} ({built.kept} of them were there): {out / MADE}"]
+    if len(built.failed):
+        first = built.failed.iloc[0]
+        said.append(
+            f"{len(built.failed)} rows could not be built: {out / FAILED}; first {first['line']}: {first['reason']}"
+        )
+    return Answer({"made": len(built.made), "kept": built.kept, "failed": built.failed.to_dict("records")}, said)
+
+
+def _options(recipe: str, told: list[str]) -> dict[str, Any]:
+    """The recipe's options as values.
+
+    Raises:
+        BadVector: no such recipe, or option.
+        BadArgument: an option that is not name=value, or stands there twice, or is none of its kind.
+    """
+    if recipe not in OFFERED:
+        raise BadVector(f"{brief(recipe)!r} is no recipe; expected {', '.join(OFFERED)}; choose one")
+    knobs = {knob.name: knob for knob in read(RECIPES[recipe].source, recipe).own}
+    found: dict[str, Any] = {}
+    for one in told:
+        name, between, value = one.partition("=")
+        if not between or name not in knobs or name in found:
+            there = ", ".join(f"{knob}=..." for knob in knobs if knob != "layer")
+            raise BadArgument(f"got {brief(one)!r}; expected, each once, {there}; mend it")
+        found[name] = _value(knobs[name], value)
+    if "layer" in found:
+        raise BadArgument("got layer=...; expected --layer, or --layers for one vector each; write it so")
+    return found
+
+
+def _value(knob: Knob, text: str) -> Any:
+    kind = KINDS[knob.kind].type
+    try:
+        if kind is bool:
+            return FLAGS[text.lower()]
+        return knob.parse(kind(text))
+    except (ValueError, KeyError):
+        what = "true or false" if kind is bool else "a number"
+        raise BadArgument(f"got {knob.name}={brief(text)!r}; expected {what}; give one") from None
+
+
+def _layers(text: str) -> list[int]:
+    """Layers as typed: numbers and ranges, both ends in them."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            low, between, high = part.partition("-")
+            ends = int(low), int(high) if between else int(low)
+            if not 0 <= ends[0] <= ends[1] < MOST:
+                raise ValueError
+            found += range(ends[0], ends[1] + 1)
+    except ValueError:
+        raise BadArgument(f"--layers {brief(text)!r}; expected for example 8,9 or 8-16 or all; write it so") from None
+    return sorted(set(found))
+
+
+def _check_file(out: Path, overwrite: bool) -> None:
+    from steerscope.analysis.vectors.stored import check_suffix
+
+    check_suffix(out)
+    if out.exists() and not overwrite:
+        raise OutputExists(f"{quoted(out)} is there; expected a new file; choose another, or add --overwrite")
+
+
+def _saved(made: "SteeringVector | VectorBundle", out: Path) -> Answer:
+    made.save(out)
+    return Answer({"file": str(out), "label": made.label}, [f"{made!r}", f"Saved: {out}"])
