@@ -7,6 +7,7 @@
 
 import io
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -108,11 +109,15 @@ class Record:
         text: may be blank.
         group: what the file says of its group, if anything.
         place: in the file, in words.
+        cells: of other columns that were asked for, in their order.
+        messages: a chat instead of a text.
     """
 
     text: str
     group: str | None
     place: str
+    cells: tuple[Any, ...] = ()
+    messages: list[dict[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,13 +128,15 @@ class Source:
         path: as given.
         fields: names of the field with the text.
         error: what to raise.
-        whole: it holds prompts, all of which will be held, and their groups.
+        whole: it holds prompts, all of which will be held, their groups, and chats.
+        columns: others that are read beside the text.
     """
 
     path: str | Path
     fields: Sequence[str]
     error: type[SteerscopeError]
     whole: bool = False
+    columns: Sequence[str] = ()
 
     def refuse(self, what: str, expected: str, cause: BaseException | None = None) -> NoReturn:
         raise self.error(f"{named(self.path)} {what}; expected {expected}") from cause
@@ -152,6 +159,29 @@ def group_of(value: Any, place: str, source: Source) -> str | None:
     return encodable(str(value), place, source)
 
 
+def cell_of(value: Any, name: str, place: str, source: Source) -> Any:
+    """What a cell of another column holds: a text or an integer, or a list of them.
+
+    A column of token ids (its name ends in `_idx` or `_id`) has integers, also where a format knows texts alone.
+
+    Raises:
+        the source's error: it holds anything else, or nothing.
+    """
+    if isinstance(value, str) and name.endswith(("_idx", "_id")):
+        if not re.fullmatch(r"\[?\s*[0-9]{1,9}(\s*,\s*[0-9]{1,9})*\s*\]?", value):
+            source.refuse(f"{place} has {brief(repr(value))} under {name}", "token ids, such as 12 or [12, 7]; mend it")
+        value = [int(part) for part in re.findall("[0-9]+", value)]
+    several = value if isinstance(value, list) else [value]
+    if not several or any(isinstance(v, bool) or not isinstance(v, str | int) or v == "" for v in several):
+        source.refuse(
+            f"{place} has {brief(repr(value))} under {name}", "a text or an integer, or a list of them; mend it"
+        )
+    for part in several:
+        if isinstance(part, str):
+            encodable(part, place, source)
+    return value
+
+
 def column(source: Source, names: Sequence[str], wanted: str = "") -> str:
     """The first of the fields (or the one that is wanted) among the columns of a table.
 
@@ -161,7 +191,7 @@ def column(source: Source, names: Sequence[str], wanted: str = "") -> str:
     name = next((f for f in ((wanted,) if wanted else source.fields) if f in names), None)
     if name is None:
         there = brief(", ".join(names[:50]), 200) or "no columns"
-        source.refuse(f"has the columns {there}", f"one named {' or '.join(source.fields)}; rename one")
+        source.refuse(f"has the columns {there}", f"one named {wanted or ' or '.join(source.fields)}; rename one")
     if list(names).count(name) > 1:
         source.refuse(f"has several columns named {name}", "one; rename the others")
     return name

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from .brief import brief
-from .opening import GROUP, LARGEST, LONGEST, MOST, Record, Source, column, group_of
+from .opening import GROUP, LARGEST, LONGEST, MOST, Record, Source, cell_of, column, group_of
 
 SWOLLEN = 100  # times its size on the disk that a file may have unpacked
 UNPACKED = 1 << 26  # bytes that are unpacked at once
@@ -33,14 +33,17 @@ def parquet(file: BinaryIO, source: Source) -> Iterator[Record]:
             for part in range(table.num_row_groups):
                 rows = _rows(packed, part, wanted)
                 for batch in table.iter_batches(rows, [part], wanted):
-                    for text, *group in zip(*(batch.column(name).to_pylist() for name in wanted), strict=True):
+                    for text, *rest in zip(*(batch.column(name).to_pylist() for name in wanted), strict=True):
                         row += 1
                         place = f"row {row}"
                         if text is None:
                             source.refuse(f"{place} has no text under {wanted[0]}", "one in every row; add it")
                         if len(text) > LONGEST:
                             source.refuse(f"{place} has more than {LONGEST:,} characters", "shorter ones; part it")
-                        yield Record(text, group_of(group[0], place, source) if group else None, place)
+                        named = dict(zip(wanted[1:], rest, strict=True))
+                        group = group_of(named.get(GROUP), place, source) if source.whole else None
+                        cells = tuple(cell_of(named[name], name, place, source) for name in source.columns)
+                        yield Record(text, group, place, cells)
     except UnicodeDecodeError as reason:
         source.refuse(f"is not UTF-8 behind row {row}", "UTF-8 text; write it again", reason)
     except (pyarrow.ArrowException, OSError) as reason:
@@ -48,13 +51,15 @@ def parquet(file: BinaryIO, source: Source) -> Iterator[Record]:
 
 
 def _columns(schema: Any, source: Source) -> list[str]:
-    """The column with the texts, and that with the groups, where prompts have one."""
+    """The column with the texts, that with the groups, where prompts have one, and others that are asked for."""
     from pyarrow import types
 
     wanted = [column(source, schema.names)]
     if GROUP in schema.names and source.whole:
         wanted.append(column(source, schema.names, GROUP))
-    for name, kinds in zip(wanted, (TEXTS, (*TEXTS, *NUMBERS)), strict=False):
+    wanted += [column(source, schema.names, name) for name in source.columns if name not in wanted]
+    for name in wanted:
+        kinds = TEXTS if name == wanted[0] else (*TEXTS, *NUMBERS)
         kind = schema.field(name).type
         inner = kind.value_type if types.is_dictionary(kind) else kind
         if not any(getattr(types, known)(inner) for known in kinds):

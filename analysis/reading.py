@@ -15,9 +15,23 @@ from typing import Any, BinaryIO, NoReturn, Protocol, TextIO
 
 from .brief import brief
 from .errors import BadPrompt, SteerscopeError
-from .opening import GROUP, LARGEST, LONGEST, MOST, Record, Source, column, encodable, group_of, is_standard, opened
+from .opening import (
+    GROUP,
+    LARGEST,
+    LONGEST,
+    MOST,
+    Record,
+    Source,
+    cell_of,
+    column,
+    encodable,
+    group_of,
+    is_standard,
+    opened,
+)
 from .parquet import parquet
 
+CHAT, MESSAGE = "messages", ("role", "content")
 FIELDS = ("prompt", "text")  # where to look for the text of a record
 PIECE = 1 << 20  # characters that are read at once, and the longest line of text that is one prompt
 
@@ -34,6 +48,7 @@ def records(
     error: type[SteerscopeError] = BadPrompt,
     text: "Format | None" = None,
     whole: bool = False,
+    columns: Sequence[str] = (),
 ) -> Iterator[Record]:
     """The records of a file (by its suffix), or of standard input (`-`: lines, or JSONL where it begins with `{`).
 
@@ -42,11 +57,12 @@ def records(
         error: what to raise.
         text: how files without a structure are read: as `lines` (default), or as `paragraphs`.
         whole: they are prompts, all of which will be held, and have groups.
+        columns: others that are read beside the text.
 
     Raises:
         error: the file cannot be read, or not be used; the message names the place.
     """
-    source = Source(path, fields, error, whole)
+    source = Source(path, fields, error, whole, columns)
     plain = text or lines
     with opened(path, error) as file:
         read = FORMATS.get(Path(path).suffix.lower(), plain)
@@ -59,16 +75,21 @@ def records(
             source.refuse(f"is not UTF-8 (byte {byte})", "UTF-8 text; convert it, for example with iconv", reason)
 
 
-def held(path: str | Path, error: type[SteerscopeError] = BadPrompt) -> list[Record]:
-    """All records of a file of prompts.
+def held(
+    path: str | Path,
+    error: type[SteerscopeError] = BadPrompt,
+    fields: Sequence[str] = FIELDS,
+    columns: Sequence[str] = (),
+) -> list[Record]:
+    """All records of a file of prompts: texts, or chats.
 
     Raises:
         error: as `records`; or a blank one, none at all, or more than `MOST` or than `LARGEST` characters.
     """
     found: list[Record] = []
     size = 0
-    source = Source(path, FIELDS, error)
-    for record in records(path, error=error, whole=True):
+    source = Source(path, fields, error)
+    for record in records(path, fields, error, whole=True, columns=columns):
         if not record.text.strip():
             source.refuse(f"{record.place} is empty or blank", "a text; write one, or remove it")
         found.append(record)
@@ -115,6 +136,8 @@ def _printable(line: str, number: int, source: Source) -> str:
 
 def lines(file: BinaryIO, source: Source) -> Iterator[Record]:
     """A text a line; blank lines are skipped. Lines end with a newline (of any system) and with nothing else."""
+    if source.columns or tuple(source.fields) != FIELDS:
+        source.refuse("has no columns", "a .jsonl, .json, .csv or .parquet file; write it so, or name no column")
     with _text(file) as text:
         for number, line in _lines(text, source, PIECE):
             if line.strip():
@@ -237,12 +260,49 @@ def record(value: Any, place: str, source: Source) -> Record:
     if isinstance(value, dict):
         text = next((value[field] for field in source.fields if field in value), None)
         group = group_of(value.get(GROUP), place, source) if source.whole else None
+        if (
+            source.whole
+            and text is None
+            and CHAT in value
+            or isinstance(text, list)
+            and text
+            and isinstance(text[0], dict)
+        ):
+            messages = messages_of(value[CHAT] if text is None else text, place, source)
+            return Record(json.dumps(messages), group, place, _cells(value, place, source), messages)
     if not isinstance(text, str):
         source.refuse(
             f"{place} has no text under {' or '.join(source.fields)} (it holds {brief(repr(value))})",
             f'for example {{"{source.fields[0]}": "Once"}}; add one',
         )
-    return Record(encodable(text, place, source), group, place)
+    return Record(encodable(text, place, source), group, place, _cells(value, place, source))
+
+
+def messages_of(value: Any, place: str, source: Source) -> list[dict[str, str]]:
+    """A chat: messages that have a role and a content.
+
+    Raises:
+        the source's error: it is none, or chats are not read here.
+    """
+    good = source.whole and isinstance(value, list) and value
+    if not good or not all(
+        isinstance(m, dict) and set(m) == set(MESSAGE) and all(isinstance(text, str) for text in m.values())
+        for m in value
+    ):
+        source.refuse(
+            f"{place} holds {brief(repr(value))}", f'{CHAT} such as [{{"role": "user", "content": "Hi"}}]; mend it'
+        )
+    for message in value:
+        for text in message.values():
+            encodable(text, place, source)
+    return [{name: message[name] for name in MESSAGE} for message in value]
+
+
+def _cells(value: Any, place: str, source: Source) -> tuple[Any, ...]:
+    """The other columns of an object."""
+    if source.columns and not isinstance(value, dict):
+        source.refuse(f"{place} is no object", f"one with {' and '.join(source.columns)}; mend it")
+    return tuple(cell_of(value.get(name), name, place, source) for name in source.columns)
 
 
 def _no_json(place: str, reason: Exception, source: Source) -> NoReturn:
@@ -290,6 +350,7 @@ def _csv(file: BinaryIO, source: Source) -> Iterator[Record]:
                 return
             at = head.index(column(source, head))
             group = head.index(column(source, head, GROUP)) if GROUP in head and source.whole else None
+            others = [(head.index(column(source, head, name)), name) for name in source.columns]
             for row in rows:
                 length = 0
                 place = f"line {line}"
@@ -297,7 +358,8 @@ def _csv(file: BinaryIO, source: Source) -> Iterator[Record]:
                     continue
                 if len(row) != len(head):
                     source.refuse(f"{place} has {len(row)} cells under {len(head)} columns", "as many; quote commas")
-                yield Record(row[at], None if group is None else group_of(row[group], place, source), place)
+                cells = tuple(cell_of(row[n], name, place, source) for n, name in others)
+                yield Record(row[at], None if group is None else group_of(row[group], place, source), place, cells)
         except csv.Error as reason:
             source.refuse(
                 f"line {line} is not CSV ({reason})",

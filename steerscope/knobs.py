@@ -69,7 +69,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _texts(file: Path) -> list[str]:
-    from steerscope.analysis.question.prompts import read_prompts
+    from steerscope.analysis.question.prompt_files import read_prompts
 
     return read_prompts(file)
 

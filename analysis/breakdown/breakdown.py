@@ -27,7 +27,8 @@ from steerscope.analysis.lens.trajectory import TRAJECTORIES, trajectories
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.inquiries import check_adds
-from steerscope.analysis.question.prompts import Prompts, make_prompts, read_prompts
+from steerscope.analysis.question.prompt_files import read_prompts
+from steerscope.analysis.question.prompts import Prompts, make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Frames
 from steerscope.analysis.tools.ordinary import Text, not_many

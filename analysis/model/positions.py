@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from steerscope.analysis.errors import BadInjection
 from steerscope.analysis.gate import MOST, Count, gated, shown
 
+from .chat import PARTS
+
+PART = re.compile(rf"(?:(?P<end>first|last) of )?(?P<part>{'|'.join(PARTS)})")
 PLACES = ("front", "middle", "back", "last", "all")
 
 
@@ -18,10 +21,12 @@ class Layout:
     Attributes:
         length: in tokens.
         has_bos: whether the first of them is BOS.
+        parts: of a chat, the names of its parts and their positions (see `model.chat`).
     """
 
     length: Count
     has_bos: bool = False
+    parts: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @gated(error=BadInjection)
@@ -31,7 +36,9 @@ class Positions:
 
     front: row i of the vector goes to position i of the prompt (BOS on BOS), as in activation additions;
     middle, back: the rows in one piece, centred or right-aligned; last: the last position only;
-    all: every position after BOS; indices: as listed, each once, negative ones count from the end.
+    all: every position after BOS; a part of a chat (`user`, `assistant start`, `last of instruction`...): all of its
+    positions, or its first or last one (see `model.chat`); indices: as listed, each once, negative ones count from the
+    end.
     """
 
     place: str | None = "front"
@@ -40,7 +47,7 @@ class Positions:
     def __post_init__(self) -> None:
         if self.place is None and not self.indices:
             raise BadInjection(f"no positions given; expected {_EXPECTED}; give some")
-        if self.place is not None and self.place not in PLACES:
+        if self.place is not None and self.place not in PLACES and not PART.fullmatch(self.place):
             raise BadInjection(f"unknown position {shown(self.place)}; expected {_EXPECTED}; choose one of them")
         if self.place is not None and self.indices:
             raise BadInjection(
@@ -59,7 +66,13 @@ class Positions:
     @property
     def repeats(self) -> bool:
         """Whether one row is put everywhere, instead of one row to each position."""
-        return self.place in ("last", "all")
+        return self.place in ("last", "all") or self.part is not None
+
+    @property
+    def part(self) -> str | None:
+        """The part of a chat that is named; None for a place of every prompt."""
+        found = None if self.place in PLACES else PART.fullmatch(self.place or "")
+        return found["part"] if found else None
 
     @gated(error=BadInjection)
     def resolve(self, prompt: Layout, rows: Count = 1) -> tuple[int, ...]:
@@ -75,6 +88,8 @@ class Positions:
             return tuple(range(1 if prompt.has_bos and length > 1 else 0, length))
         if self.place is None:
             return _refuse_twice(tuple(self._index(index, length) for index in self.indices), self.indices)
+        if self.part is not None:
+            return self._of_part(prompt)
         if rows > length:
             raise BadInjection(
                 f"the vector has {rows} positions and the prompt only {length} tokens; "
@@ -82,6 +97,16 @@ class Positions:
             )
         start = {"front": 0, "middle": (length - rows) // 2, "back": length - rows}[self.place]
         return tuple(range(start, start + rows))
+
+    def _of_part(self, prompt: Layout) -> tuple[int, ...]:
+        found, end = dict(prompt.parts).get(self.part or ""), PART.fullmatch(self.place or "")
+        if not found:
+            there = ", ".join(name for name, _ in prompt.parts) or "no parts"
+            raise BadInjection(
+                f"a prompt has no part {shown(self.part)}; expected positions of every prompt (this one has {there}); "
+                "give chats (messages with roles), or other positions"
+            )
+        return {"first": found[:1], "last": found[-1:]}.get(end["end"] if end else "", found)
 
     @staticmethod
     def _index(index: int, length: int) -> int:
@@ -93,7 +118,7 @@ class Positions:
         return index % length
 
 
-_EXPECTED = "front, middle, back, last, all or indices such as 3,4,-1"
+_EXPECTED = "front, middle, back, last, all, a part of a chat such as user, or indices such as 3,4,-1"
 
 
 def _refuse_twice(places: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, ...]:

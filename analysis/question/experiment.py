@@ -5,7 +5,7 @@ operations with the same coefficients. They have the same norm, site by site and
 injections add together (row by row, for other operations), or (matched="kl") are scaled to the same disturbance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,12 +27,13 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.positions import Layout
 from steerscope.analysis.results.verdicts import Basis
 
+from .answers import PerPrompt, with_own
 from .describing import described
 from .disturbance import at_kl, check_scale
 from .injection import Injection, composed, puts
 from .inquiries import check_edits, check_injections, check_outputs, check_values, check_vector
 from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction, taken
-from .prompts import Prompts, continued, make_prompts
+from .prompts import Prompts, make_prompts
 from .reading import Activations, first_change, read, set_to
 from .references import References, references
 from .runs import ROUNDING, Runs, beyond_rounding
@@ -49,7 +50,7 @@ if TYPE_CHECKING:  # as they are kept; the door takes more
     Texts = Prompts
 else:
     Injections = Injection | Sequence[Injection]
-    Texts = Prompts | Sequence[str] | Sequence[Sequence[int]]
+    Texts = Prompts | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Mapping[str, str]]]
 
 
 @gated
@@ -59,14 +60,14 @@ class Experiment:
 
     Attributes:
         injections: one or several; they act together.
-        prompts: texts, token ids or `Prompts`.
+        prompts: texts, chats, token ids or `Prompts`.
         metric: `logit_direction()` by default.
         references: reference vectors that ride along: None for other concepts with random vectors beside, where the
             vector's recipe allows them (of a difference of means, labels exchanged); `concepts:16,isotropic:4`; how
             many isotropic ones; or vectors of yours.
         matched: references of equal "norm", or of equal "kl".
-        scored: positions that the metric reads: None for all that are neither BOS nor injected,
-            "all", "last", or indices.
+        scored: positions that the metric reads: None for all that are neither BOS nor injected (of answers of each
+            prompt's own: the last), "all", "last", indices, or `PerPrompt`. "own" are those that the prompts hold.
         budget: bytes that the engine may take; worked out by default.
         precision: of what reference vectors do at single nodes: "exact" is float32; "delta" rounds changes (see
             docs/precision.md); "auto" is delta where that is faster here. The real vector is always exact.
@@ -82,7 +83,7 @@ class Experiment:
     metric: Metric = field(default_factory=logit_direction)
     references: References | str | int | Sequence[Any] | None = None
     matched: Literal["norm", "kl"] = "norm"
-    scored: Literal["all", "last"] | Sequence[int] | None = None
+    scored: Literal["all", "last", "own"] | Sequence[int] | PerPrompt | None = None
     seed: Seed = 0
     budget: Bytes | None = None
     precision: Literal["exact", "delta", "auto"] = "exact"
@@ -96,10 +97,9 @@ class Experiment:
             self.model.target(token)
         vectors = [injection.vector for injection in injections]
         object.__setattr__(self, "references", references(self.references, self.model, vectors))
-        prompts = make_prompts(self.model, self.prompts)
-        continuation = self.metric.options.get("continuation")
-        if continuation is not None:
-            prompts = continued(self.model, prompts, continuation)
+        prompts, metric, scored = with_own(self.model, make_prompts(self.model, self.prompts), self.metric, self.scored)
+        object.__setattr__(self, "metric", metric)
+        object.__setattr__(self, "scored", scored)
         object.__setattr__(self, "injections", injections)
         object.__setattr__(self, "prompts", prompts)
         if not len(prompts) or not all(prompts.ids):

@@ -5,7 +5,7 @@ read: in a later step a hook sees a single new position, and an edit there would
 token or be lost. Without a cache they are edited again in every step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from .size import check_size
 @torch.no_grad()
 def generate(
     model: Model,
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | Sequence[Mapping[str, str]],
     injections: Injection | Sequence[Injection] = (),
     *,
     tokens: Whole = 40,
@@ -43,6 +43,7 @@ def generate(
     """Token ids that follow `prompt`, up to its end-of-text token.
 
     Args:
+        prompt: a text, a chat (a list of messages), or token ids.
         tokens: at most so many new ones (the context may end earlier).
         temperature: 0 for the most probable token each time.
         top_p: keep the most probable tokens of this mass: 1 for all, 0 for one.
@@ -54,13 +55,13 @@ def generate(
         BadInjection, BadNode: an injection that does not fit the model or the prompt.
         Overflow: logits that are not finite.
     """
-    given = [prompt] if isinstance(prompt, str) else [list(prompt)]
-    ids = list(make_prompts(model, given).ids[0])
+    given = make_prompts(model, [prompt if isinstance(prompt, str) else list(prompt)])
+    ids = list(given.ids[0])
     several = [injections] if isinstance(injections, Injection) else injections
     for injection in several:
         injection.check(model)
     check_size(model, several)
-    edits = compose(several, model.layout(ids))
+    edits = compose(several, given.layouts(model)[0])
     if any(edit.site.name == "pattern" for edit in edits):
         raise BadInjection(
             "an injection at a pattern cannot be generated with; expected another site; inject at resid_pre, z, "

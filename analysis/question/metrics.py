@@ -30,6 +30,7 @@ from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.results.stats import numbered
 
+from .answers import Asked, PerPrompt
 from .prompts import Prompts
 
 
@@ -61,8 +62,11 @@ class Scored:
 
     def places(self, readout: Readout) -> Int[Tensor, " read"]:
         """Where each read position of a readout stands in the one row."""
-        prompts = torch.tensor([v.prompt for v in readout.variants], device=readout.row.device)
-        return self._table[prompts[readout.row], readout.position]  # type: ignore[attr-defined, no-any-return]
+        return self._table[self.prompts_of(readout), readout.position]  # type: ignore[attr-defined, no-any-return]
+
+    def prompts_of(self, readout: Readout) -> Int[Tensor, " read"]:
+        """The prompt of each read position of a readout."""
+        return torch.tensor([v.prompt for v in readout.variants], device=readout.row.device)[readout.row]
 
     def mean(self, values: Float[Tensor, " scored"]) -> Float[Tensor, " prompt"]:
         """Means over the scored positions of each prompt."""
@@ -146,6 +150,7 @@ class Outputs:
         return f"<Outputs: logits of {vocab} tokens at {counted(count, 'position')}>"
 
 
+EACH = "each prompt's own"
 Score = Callable[[Readout], Float[Tensor, " read"]]
 
 
@@ -163,6 +168,8 @@ class Metric:
         flat_at_clean: its gradient is zero in the clean run, so that gradients there say nothing.
         own_direction: it is made from the steered run's own change, so that every vector has another.
         tokens: what must be single tokens of the model.
+        answers: targets and distractors of which some are each prompt's own; an experiment puts them into its prompts.
+        at_end: only the last position is scored, where nothing else is asked for.
     """
 
     name: str
@@ -174,6 +181,8 @@ class Metric:
     flat_at_clean: bool = False
     own_direction: bool = False
     tokens: tuple[str | int, ...] = ()
+    answers: tuple[Asked, Asked] | None = None
+    at_end: bool = False
 
     def __repr__(self) -> str:
         options = "".join(f", {name} {brief(str(value), 40)}" for name, value in self.options.items())
@@ -280,15 +289,26 @@ def _along(
 
 
 @gated(error=BadMetric)
-def log_prob(targets: str | int | Sequence[str | int], against: str | int | Sequence[str | int] = ()) -> Metric:
+def log_prob(
+    targets: str | int | Sequence[str | int] | PerPrompt, against: str | int | Sequence[str | int] | PerPrompt = ()
+) -> Metric:
     """Log-probability that the next token is one of `targets`, in nats; minus that of `against`, where given.
 
     Any disturbance flattens the distribution, and so raises the probability of all rare words alike.
     Where targets are rare, compare them with words that are as rare: then only the topic counts.
 
     Args:
-        targets, against: single tokens, as text or ids.
+        targets, against: single tokens, as text or ids; or `PerPrompt`, those of each prompt. Then its last position
+            alone is scored, unless others are asked for, and an answer and a distractor may be several tokens: the
+            first that differ are compared (`question.answers`).
     """
+    if isinstance(targets, PerPrompt) or isinstance(against, PerPrompt):
+        asked = tuple(side if isinstance(side, PerPrompt) else _several(side) for side in (targets, against))
+        told = {
+            name: EACH if isinstance(a, PerPrompt) else a for name, a in zip(("targets", "against"), asked, strict=True)
+        }
+        told = {name: side for name, side in told.items() if side}
+        return Metric("log_prob", "nats", _own_answers, options=told, answers=asked, at_end=True)
     wanted, others = _several(targets), _several(against)
     if not wanted:
         raise BadMetric("log_prob got no targets; expected at least one token; give for example targets=[' wedding']")
@@ -305,6 +325,39 @@ def log_prob(targets: str | int | Sequence[str | int], against: str | int | Sequ
 
     options = {"targets": wanted} | ({"against": others} if others else {})
     return Metric("log_prob", "nats", prepare, options=options, tokens=(*wanted, *others))
+
+
+def _own_answers(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+    """Of each prompt, the log-probability of its own answer, minus that of its distractor where it has one.
+
+    Raises:
+        BadMetric: the prompts have no answers.
+    """
+    prompts = scored.prompts
+    if not prompts.targets:
+        raise BadMetric(
+            "the prompts have no answers of their own; expected those of log_prob(PerPrompt([...])); make the metric "
+            "again for these prompts"
+        )
+    wanted, others = (_padded(side).to(scored.model.device) for side in (prompts.targets, prompts.against))
+
+    def score(readout: Readout) -> Tensor:
+        logits, prompt = logits_of(readout), scored.prompts_of(readout)
+        reference = _together(logits, others[prompt]) if prompts.against else logits.logsumexp(dim=-1)
+        return _together(logits, wanted[prompt]) - reference
+
+    return score
+
+
+def _padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "prompt token"]:
+    """Rows of token ids, filled up with -1."""
+    width = max(map(len, rows), default=0)
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+def _together(logits: Float[Tensor, "read vocab"], ids: Int[Tensor, "read token"]) -> Float[Tensor, " read"]:
+    """Log of the summed exponentials of some logits of each row; ids below 0 are none."""
+    return logits.gather(1, ids.clamp_min(0)).masked_fill(ids < 0, -torch.inf).logsumexp(dim=-1)
 
 
 def _several(tokens: str | int | Sequence[str | int]) -> list[str | int]:

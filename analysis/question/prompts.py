@@ -14,14 +14,24 @@ from torch import Tensor
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.gate import Refused, Whole, gated, shown, text, whole
+from steerscope.analysis.model.chat import NoChat, chat, is_chat
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.positions import Layout
-from steerscope.analysis.opening import MOST, named
+from steerscope.analysis.opening import MOST
 from steerscope.analysis.progress import track
-from steerscope.analysis.reading import PIECE, held
+from steerscope.analysis.reading import PIECE
 
 from .groups import Groups, groups_of, numbers
 
+OF_EACH = (
+    "texts",
+    "continuations",
+    "groups",
+    "targets",
+    "against",
+    "scored",
+    "parts",
+)  # attributes, one entry a prompt
 TOLD = 5  # faults that a message lists; what comes behind them is not read any more
 
 
@@ -37,9 +47,12 @@ class Prompts:
         continuations: token ids that follow each prompt and are scored, but never injected into.
         groups: by prompt, the number of its group: prompts of a group are not independent. Every prompt by itself
             where there are none.
+        targets, against: by prompt, the tokens that are its answer and those of its distractor (`answers`).
+        scored: by prompt, the positions that a metric reads, where they are its own.
+        parts: by prompt, the named parts of a chat and their positions (`model.chat`); none of a plain text.
 
     Raises:
-        BadPrompt: as many texts as ids, and as many continuations and groups or none, are expected; no empty ids.
+        BadPrompt: as many texts as ids, and as many of all others or none, are expected; no empty ids.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -47,9 +60,14 @@ class Prompts:
     source: str = "given"
     continuations: tuple[tuple[int, ...], ...] = field(default=())
     groups: tuple[int, ...] = ()
+    targets: tuple[tuple[int, ...], ...] = ()
+    against: tuple[tuple[int, ...], ...] = ()
+    scored: tuple[tuple[int, ...], ...] = ()
+    parts: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...] = ()
 
     def __post_init__(self) -> None:
-        for name, own in (("texts", self.texts), ("continuations", self.continuations), ("groups", self.groups)):
+        for name in OF_EACH:
+            own = getattr(self, name)
             if len(own) != len(self.ids) and (own or name == "texts"):
                 raise BadPrompt(f"got {len(own)} {name} for {len(self.ids)} prompts; expected one each; give as many")
         for what, rows in (("prompt", self.ids), ("continuation", self.continuations)):
@@ -85,7 +103,7 @@ class Prompts:
         if beyond:
             raise BadPrompt(f"got the index {beyond[0]}; expected one of {len(self)} prompts; choose others")
         parts: dict[str, Any] = {}
-        for name in ("ids", "texts", "continuations", "groups"):
+        for name in ("ids", *OF_EACH):
             own = getattr(self, name)
             parts[name] = tuple(own[i] for i in chosen) if own else ()
         return replace(self, **parts)
@@ -105,22 +123,27 @@ class Prompts:
     @gated(error=BadPrompt)
     def layouts(self, model: Model) -> tuple[Layout, ...]:
         """By prompt, what its positions are found by, its continuation left out."""
-        return tuple(map(model.layout, self.ids))
+        found = map(model.layout, self.ids)
+        if not self.parts:
+            return tuple(found)
+        return tuple(replace(layout, parts=own) for layout, own in zip(found, self.parts, strict=True))
 
     @property
     def hash(self) -> str:
-        """SHA-256 of all token ids."""
-        return hashlib.sha256(json.dumps([self.ids, self.continuations]).encode()).hexdigest()
+        """SHA-256 of all token ids, and of what is asked of each prompt by itself."""
+        asked = [own for own in (self.targets, self.against, self.scored) if own]
+        return hashlib.sha256(json.dumps([self.ids, self.continuations, *asked]).encode()).hexdigest()
 
 
 @gated(error=BadPrompt)
 def make_prompts(
     model: Model, prompts: object, source: str | Path = "given", groups: str | Sequence[object] = "auto"
 ) -> Prompts:
-    """Texts or lists of token ids as `Prompts` for `model`; the first faults are reported together.
+    """Texts, chats or lists of token ids as `Prompts` for `model`; the first faults are reported together.
 
     Args:
-        prompts: any iterable of texts and lists, arrays or tensors of token ids; or `Prompts`.
+        prompts: any iterable of texts, chats (lists of messages, `{"role": "user", "content": "Hi"}`) and lists,
+            arrays or tensors of token ids; or `Prompts`.
         groups: by prompt, a name of its group (template, document, family); "auto" finds copies and shared templates;
             "each" takes every prompt as independent.
 
@@ -133,21 +156,30 @@ def make_prompts(
     given = _listed(prompts)
     if not given:
         raise BadPrompt(f"no prompts in {named_so}; expected at least one; add some")
-    ids, texts, faults = [], [], []
+    ids, texts, parts, faults = [], [], [], []
     for index, prompt in enumerate(track(given, "reading prompts")):
         try:
-            row = _ids(model, prompt)
+            said = chat(model.tokenizer, prompt) if is_chat(prompt) else None
+            row = _ids(model, prompt if said is None else said.ids)
+        except NoChat as fault:
+            faults.append(f"prompt {index + 1} {fault}")
+            if len(faults) > TOLD:
+                break
+            continue
         except Refused as fault:
             faults.append(f"prompt {index + 1} {fault}")
             if len(faults) > TOLD:
                 break
             continue
         ids.append(row)
-        texts.append(str(prompt) if isinstance(prompt, str) else " ".join(map(str, row)))
+        parts.append(said.parts if said else ())
+        texts.append(said.text if said else str(prompt) if isinstance(prompt, str) else " ".join(map(str, row)))
     if faults:
         told = "; ".join(faults[:TOLD]) + ("; and more" if len(faults) > TOLD else "")
         raise BadPrompt(f"{told} (in {named_so}); expected texts of 1 to {model.n_ctx} tokens; mend or remove them")
-    return Prompts(tuple(ids), tuple(texts), named_so, groups=_groups(model, ids, groups))
+    return Prompts(
+        tuple(ids), tuple(texts), named_so, groups=_groups(model, ids, groups), parts=tuple(parts) if any(parts) else ()
+    )
 
 
 def _listed(prompts: Any) -> list[Any]:
@@ -205,7 +237,7 @@ def _tokens(model: Model, prompt: str) -> tuple[int, ...]:
 
 def _numbers(model: Model, prompt: Any) -> tuple[int, ...]:
     if isinstance(prompt, Mapping):
-        raise Refused("is a dictionary: of a chat, give the text that the model's chat template makes of it")
+        raise Refused("is a dictionary: a chat is a list of messages, put it in brackets")
     if isinstance(prompt, int):
         raise Refused("is one token id: put the list of them in brackets")
     array = hasattr(prompt, "tolist") and getattr(prompt, "ndim", 0) == 1
@@ -285,47 +317,3 @@ def continued(model: Model, prompts: Prompts, continuation: str | Sequence[int])
             "shorten one"
         )
     return replace(prompts, continuations=found)
-
-
-@gated(error=BadPrompt)
-def read_prompts(path: str | Path) -> list[str]:
-    """Texts of a prompts file: `.txt` (one a line, blank lines skipped), `.jsonl`, `.json`, `.csv` or `.parquet`.
-
-    JSON, CSV and parquet hold the text under `prompt` or `text`. `-` is standard input: a text a line, or JSON lines
-    where it begins with `{`.
-
-    Raises:
-        BadPrompt: missing, not UTF-8, malformed, too large, or without prompts; the message names the place.
-    """
-    return read_grouped(path)[0]
-
-
-@gated(error=BadPrompt)
-def read_groups(path: str | Path) -> list[str] | None:
-    """What a prompts file says of its prompts' groups, in a column `group`; None where it has none.
-
-    Raises:
-        BadPrompt: as `read_prompts`; or some prompts have a group and others have none.
-    """
-    return read_grouped(path)[1]
-
-
-@gated(error=BadPrompt)
-def read_grouped(path: str | Path) -> tuple[list[str], list[str] | None]:
-    """The texts of a prompts file and what it says of their groups, from one reading.
-
-    Raises:
-        BadPrompt: as `read_prompts` and `read_groups`.
-    """
-    found = held(path)
-    without = next((record for record in found if record.group is None), None)
-    texts = [record.text for record in found]
-    if all(record.group is None for record in found):
-        return texts, None
-    if without is not None:
-        number = 1 + found.index(without)
-        raise BadPrompt(
-            f"{named(path)}: prompt {number} has no group and others have; expected all or none; add it "
-            f"({without.place})"
-        )
-    return texts, [str(record.group) for record in found]

@@ -10,7 +10,7 @@ from steerscope.analysis.model.positions import Layout
 from .metrics import Metric
 from .prompts import Prompts
 
-Wanted = Literal["all", "last"] | Sequence[int] | None
+Wanted = Literal["all", "last", "own"] | Sequence[int] | None
 
 
 def scoring(
@@ -19,17 +19,25 @@ def scoring(
     """By prompt, the positions that are scored, and the rule in words.
 
     Args:
-        wanted: None for all that are neither BOS nor injected, "all", "last", or indices.
+        wanted: None for all that are neither BOS nor injected, or what the metric asks for; "all", "last", "own"
+            (those that the prompts hold), or indices.
         injected: by prompt, the positions that are edited.
 
     Raises:
         BadPrompt: a prompt has none left.
     """
     found, rule = [], ""
+    if wanted is None and metric.at_end:
+        wanted = "last"
+    if wanted == "own" and not prompts.scored:
+        raise BadPrompt("scored='own', and the prompts hold no positions; expected them; give scored=PerPrompt([...])")
     for prompt, (ids, full) in enumerate(zip(prompts.ids, prompts.full, strict=True)):
         last = len(full) - (1 if metric.needs_next else 0)  # a loss needs a token that follows
         first = len(ids) - 1 if prompts.continuations else None
-        chosen, rule = _chosen(wanted, len(full), last, injected[prompt], layouts[prompt].has_bos, first)
+        if wanted == "own":
+            chosen, rule = tuple(p for p in prompts.scored[prompt] if p < last), "positions of each prompt's own"
+        else:
+            chosen, rule = _chosen(wanted, len(full), last, injected[prompt], layouts[prompt].has_bos, first)
         if not chosen:
             raise BadPrompt(
                 f"prompt {prompt + 1} ({brief(prompts.texts[prompt])!r}) has no position left to score "

@@ -293,6 +293,11 @@ def _check_injections(model: Model, additions: Additions, design: Design, place:
     Raises:
         BadInjection: it does not.
     """
+    if place.part is not None:
+        raise BadInjection(
+            f"a sweep's positions cannot be named by a part of a chat ({place}); expected all, front, middle, back, "
+            "last or indices; choose one"
+        )
     if place.indices and additions.rows not in (1, len(place.indices)):
         raise BadInjection(
             f"the vectors have {additions.rows} rows for {len(place.indices)} positions; expected one row, or one for "
@@ -336,6 +341,11 @@ def _portable(model: Model, metric: Metric) -> tuple[str, dict[str, Any]]:
         raise BadMetric(
             f"a sweep cannot measure {metric.name} {metric.options or ''}; expected one of {', '.join(SWEPT)}, "
             "without a continuation of your own (each prompt's own text is what follows); choose one"
+        )
+    if metric.answers is not None or metric.at_end:
+        raise BadMetric(
+            "a sweep cannot measure log_prob of each prompt's own answers; expected the same targets for all prompts; "
+            "give them, or ask localize"
         )
     return metric.name, {name: [model.target(t) for t in words] for name, words in metric.options.items()}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerscope.analysis.errors import BadMetric
+from steerscope.analysis.errors import BadArgument
 from steerscope.commands import options, vectors
 from steerscope.commands.finish import Answer, Out
 from steerscope.knobs import KINDS, NONE, Knob, Knobs, knobs
@@ -51,7 +51,7 @@ PRECISION = (
     "auto is delta where that is faster here. The real vector is always exact."
 )
 AROUND = ("out", "overwrite", "report", "dry_run")
-POSITIONS = "front, middle, back, last, all, or indices such as 3,4,-1."
+POSITIONS = "front, middle, back, last, all, indices such as 3,4,-1, or a part of a chat such as last of instruction."
 EXAMPLE = 'steerscope {} --model tinystories-2l --plus " wedding" --layer {} --coef 3 --prompts general{} --out out/{}'
 
 
@@ -148,6 +148,12 @@ def _experiment(
     metric: Annotated[str, typer.Option(help=METRIC)] = "logit_direction",
     targets: options.Targets = None,
     against: options.Against = None,
+    column: options.Column = None,
+    chat: options.Chat = False,
+    targets_column: options.TargetsColumn = None,
+    against_column: options.AgainstColumn = None,
+    scored: options.Scored = None,
+    scored_column: options.ScoredColumn = None,
     continuation: Annotated[
         str | None, typer.Option(help="Text that perplexity is measured on, after each prompt.")
     ] = None,
@@ -166,27 +172,37 @@ def _experiment(
     """The question that the options ask."""
     # What needs no model is refused before one is loaded.
     from steerscope.analysis.question.injection import Injection
-    from steerscope.analysis.question.prompts import read_grouped, read_prompts
+    from steerscope.analysis.question.prompt_files import read_table
     from steerscope.commands.finish import hush
+    from steerscope.commands.metrics import metric_of, positions_of, scored_cells
     from steerscope.prompt_sets import prompts_file
 
-    wanted = metric_of(metric, targets, against, continuation)
-    file = prompts_file(prompts)
-    texts, named = read_grouped(file) if groups is Groups.auto else (read_prompts(file), None)
+    named = {"targets": targets_column, "against": against_column, "scored": scored_column}
+    if scored is not None and scored_column is not None:
+        raise BadArgument("got --scored and --scored-column; expected one of them; leave one out")
+    where: Any = positions_of(scored)
+    table = read_table(prompts_file(prompts), column, list(dict.fromkeys(name for name in named.values() if name)))
+    cells = {option: None if name is None else table.columns[name] for option, name in named.items()}
+    wanted = metric_of(metric, targets, against, continuation, cells)
+    if cells["scored"] is not None:
+        where = scored_cells(cells["scored"])
     hush()
 
+    from steerscope.analysis.model.positions import parse_positions
     from steerscope.analysis.question.experiment import Experiment
     from steerscope.analysis.question.prompts import make_prompts
     from steerscope.loader import load
 
     loaded = load(model, device=device, dtype=dtype, bos=bos, selfcheck=selfcheck)
-    given = make_prompts(loaded, texts, source=prompts, groups=named or groups.value)
+    grouped = table.groups if groups is Groups.auto and table.groups else groups.value
+    texts = [[{"role": "user", "content": text}] if chat and isinstance(text, str) else text for text in table.prompts]
+    given = make_prompts(loaded, texts, source=prompts, groups=grouped)
     made = wanted_vector.make(loaded)
-    if positions in ("last", "all") and made.body.rows > 1:
+    if parse_positions(positions).repeats and made.body.rows > 1:
         made = made.row(-1)  # these positions take one row: that of the last token, as is usual
     injection = Injection(made, coef, layer, positions)
-    options: dict[str, Any] = {"matched": matched.value, "seed": seed, "precision": precision.value}
-    return Experiment(loaded, (injection,), given, wanted, references, **options)
+    more: dict[str, Any] = {"matched": matched.value, "scored": where, "seed": seed, "precision": precision.value}
+    return Experiment(loaded, (injection,), given, wanted, references, **more)
 
 
 def _estimated(found: "Cost", stop: bool) -> Answer | None:
@@ -200,31 +216,3 @@ def _estimated(found: "Cost", stop: bool) -> Answer | None:
         for sentence in found.sentences:
             typer.echo(sentence, err=True)
     return None
-
-
-def metric_of(name: str, targets: str | None, against: str | None, continuation: str | None) -> Any:
-    """The metric that the options name.
-
-    Raises:
-        BadMetric: an unknown one, or options that do not fit it.
-    """
-    from steerscope.analysis.question.metrics import METRICS
-
-    if name not in METRICS:
-        raise BadMetric(f"unknown metric {name!r}; expected one of {', '.join(METRICS)}; choose one")
-    if (name == "log_prob") != (targets is not None):
-        need = "needs --targets" if targets is None else "takes no --targets"
-        raise BadMetric(
-            f'metric {name} {need}; expected --metric log_prob --targets " wedding, bride"; give both or neither'
-        )
-    if continuation is not None and name != "perplexity":
-        raise BadMetric(f"metric {name} takes no --continuation; expected it with perplexity; leave it out")
-    if against is not None and targets is None:
-        raise BadMetric("got --against without --targets; expected both; name the targets")
-    if targets is not None:
-        return METRICS[name](_tokens(targets), _tokens(against or ""))
-    return METRICS[name](continuation) if continuation is not None else METRICS[name]()
-
-
-def _tokens(text: str) -> list[str]:
-    return [token for token in text.split(",") if token]

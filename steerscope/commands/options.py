@@ -16,6 +16,24 @@ Bos = Annotated[
     ),
 ]
 Targets = Annotated[
-    str | None, typer.Option(help='Tokens for log_prob, separated by commas; spaces count: " wedding, bride".')
+    str | None,
+    typer.Option(help='Tokens for log_prob, separated by commas; spaces count: " wedding, bride"; or a JSON list.'),
 ]
+Column = Annotated[str | None, typer.Option(help="Column with the prompts; prompt, text or messages by default.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Make every text a user's turn, by the tokenizer's chat template.")]
+TargetsColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column with each prompt's own target, instead of --targets: a text, or token ids where its name ends in "
+        "_idx or _id."
+    ),
+]
+AgainstColumn = Annotated[str | None, typer.Option(help="Column with what each prompt's target is compared with.")]
+Scored = Annotated[
+    str | None,
+    typer.Option(
+        help="Positions that the metric reads: all, last, or indices. Default: those after the injected ones."
+    ),
+]
+ScoredColumn = Annotated[str | None, typer.Option(help="Column with each prompt's own positions, such as 3 or 3,4.")]
 Against = Annotated[str | None, typer.Option(help="Tokens that log_prob compares the targets with, of like rarity.")]

@@ -104,11 +104,12 @@ def run(
     --trials 20000 --out out/sweep
     """
     from steerscope.analysis.question.corpora import windows
-    from steerscope.analysis.question.prompts import make_prompts, read_prompts
+    from steerscope.analysis.question.prompt_files import read_prompts
+    from steerscope.analysis.question.prompts import make_prompts
     from steerscope.analysis.results.effects import Statistics
     from steerscope.analysis.sweeps.executors import executor as executor_of
-    from steerscope.commands.asked import metric_of
     from steerscope.commands.finish import command_line, hush
+    from steerscope.commands.metrics import metric_of
 
     Statistics(level, alpha, smallest)  # refuses what makes no sense
     where = executor_of(executor.value, workers, address)

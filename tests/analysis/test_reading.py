@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from steerscope.analysis.errors import BadCorpus, BadPrompt, SteerscopeError
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.corpora import documents, file_hash, windows
-from steerscope.analysis.question.prompts import read_grouped, read_groups, read_prompts
+from steerscope.analysis.question.prompt_files import read_groups, read_prompts, read_table
 from steerscope.analysis.reading import FORMATS
 from steerscope.prompt_sets import prompts_file
 
@@ -28,9 +28,16 @@ Door = Callable[[Model, Any], object]
 PROMPTS: dict[str, Door] = {
     "read_prompts": lambda model, path: read_prompts(path),
     "read_groups": lambda model, path: read_groups(path),
-    "read_grouped": lambda model, path: read_grouped(path),
+    "read_table": lambda model, path: read_table(path),
     "a set or a file": lambda model, path: read_prompts(prompts_file(str(path))),
 }
+
+
+def grouped(path: Path | str) -> tuple[list[str], list[str] | None]:
+    found = read_table(path)
+    return found.prompts, found.groups
+
+
 CORPORA: dict[str, Door] = {
     "windows": lambda model, path: windows(model, path, tokens=4),
     "documents": lambda model, path: list(documents(path)),
@@ -94,7 +101,7 @@ def test_dictionaries_and_long_strings_are_texts(tmp_path: Path) -> None:
 
     for number, column in enumerate((pyarrow.array(TEXTS).dictionary_encode(), pyarrow.array(TEXTS, "large_string"))):
         (tmp_path / f"{number}.parquet").write_bytes(parquet({"prompt": column, "group": [True, False, True]}))
-        assert read_grouped(tmp_path / f"{number}.parquet") == (TEXTS, ["True", "False", "True"])
+        assert grouped(tmp_path / f"{number}.parquet") == (TEXTS, ["True", "False", "True"])
 
 
 @pytest.mark.parametrize("piece", [1, 7, 30])
@@ -118,7 +125,7 @@ def test_texts_and_groups_come_from_one_reading(suffix: str, tmp_path: Path) -> 
         table.to_parquet(path)
     else:
         table.to_json(path, orient="records", lines=suffix == ".jsonl")
-    assert read_grouped(path) == (TEXTS[:2], GROUPS[:2]) == (read_prompts(path), read_groups(path))
+    assert grouped(path) == (TEXTS[:2], GROUPS[:2]) == (read_prompts(path), read_groups(path))
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", "a" * 300, "/nowhere/at/all", "~nobody/x.txt", "\ud800.txt"])
@@ -266,7 +273,7 @@ def test_standard_input_can_be_read_as_often_as_a_file(content: bytes, piped: Ca
 
 def test_standard_input_names_groups_and_is_a_corpus(piped: Callable[[bytes], None], tiny: Model) -> None:
     piped(b'{"prompt": "Once upon a time there was a ship", "group": 7}')
-    assert read_grouped("-") == (["Once upon a time there was a ship"], ["7"])
+    assert grouped("-") == (["Once upon a time there was a ship"], ["7"])
     assert windows(tiny, "-", tokens=4).source == "-"
 
 

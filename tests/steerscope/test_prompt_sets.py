@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from steerscope.analysis.errors import BadPrompt
-from steerscope.analysis.question.prompts import read_prompts
+from steerscope.analysis.question.prompt_files import read_prompts
 from steerscope.prompt_sets import prompt_sets, prompts, prompts_file
 
 

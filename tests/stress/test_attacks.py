@@ -26,7 +26,7 @@ from steerscope.analysis.errors import SteerscopeError
 from steerscope.analysis.lens.lens import load_lens
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.question.corpora import windows
-from steerscope.analysis.question.prompts import read_groups, read_prompts
+from steerscope.analysis.question.prompt_files import read_groups, read_prompts
 from steerscope.analysis.results.result import MANIFEST, Result
 from steerscope.analysis.seals import CHECKSUMS, check_folder_seal, digest, sealed
 from steerscope.analysis.sweeps.runner import resume

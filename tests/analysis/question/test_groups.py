@@ -14,7 +14,8 @@ from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question import groups as module
 from steerscope.analysis.question.groups import ALIKE, groups_of, longest_common, numbers
-from steerscope.analysis.question.prompts import make_prompts, read_groups, read_prompts
+from steerscope.analysis.question.prompt_files import read_groups, read_prompts
+from steerscope.analysis.question.prompts import make_prompts
 
 NAMES = ("Tom", "Lily", "Ben", "Anna")
 TEMPLATES = (

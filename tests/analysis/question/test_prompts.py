@@ -10,7 +10,8 @@ import torch
 
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.question.prompts import Prompts, continued, make_prompts, read_prompts
+from steerscope.analysis.question.prompt_files import read_prompts
+from steerscope.analysis.question.prompts import Prompts, continued, make_prompts
 
 
 def write(path: Path, content: str | bytes) -> Path:
