@@ -113,7 +113,7 @@ FILES = [
     Bad("null.jsonl", (ONCE + '{"prompt": null}').encode(), "line 2 has no text"),
     Bad("number.jsonl", (ONCE + '{"prompt": 5}').encode(), "line 2 has no text"),
     Bad("ids.jsonl", b'{"prompt": [1, 2]}', "line 1 has no text"),
-    Bad("chat.jsonl", b'{"messages": [{"role": "user", "content": "Hi"}]}', "line 1 has no text"),
+    Bad("chat.jsonl", b'{"messages": [{"role": "user"}]}', "line 1 (holds|has no text)"),
     Bad("blank.jsonl", (ONCE + '{"prompt": " "}').encode(), "line 2 is empty or blank", corpus=False),
     Bad("some.jsonl", (ONCE + '{"prompt": "a", "group": 1}').encode(), "prompt 1 has no group", corpus=False),
     Bad("group.jsonl", b'{"prompt": "a", "group": {"a": 1}}', "line 1 has the group", corpus=False),
