@@ -10,6 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
 from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadMetric, BadPrompt
 from steerscope.analysis.gate import gated, shown
@@ -171,3 +175,14 @@ def scored_of(prompts: Prompts, scored: PerPrompt) -> Prompts:
             )
         found.append(tuple(sorted({int(i) % len(full) for i in row})))
     return replace(prompts, scored=tuple(found))
+
+
+def padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "prompt token"]:
+    """Rows of token ids, filled up with -1."""
+    width = max(map(len, rows), default=0)
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+def together(logits: Float[Tensor, "read vocab"], ids: Int[Tensor, "read token"]) -> Float[Tensor, " read"]:
+    """Log of the summed exponentials of some logits of each row; ids below 0 are none."""
+    return logits.gather(1, ids.clamp_min(0)).masked_fill(ids < 0, -torch.inf).logsumexp(dim=-1)

@@ -30,7 +30,7 @@ from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.results.stats import numbered
 
-from .answers import Asked, PerPrompt
+from .answers import Asked, PerPrompt, padded, together
 from .prompts import Prompts
 
 
@@ -339,25 +339,14 @@ def _own_answers(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
             "the prompts have no answers of their own; expected those of log_prob(PerPrompt([...])); make the metric "
             "again for these prompts"
         )
-    wanted, others = (_padded(side).to(scored.model.device) for side in (prompts.targets, prompts.against))
+    wanted, others = (padded(side).to(scored.model.device) for side in (prompts.targets, prompts.against))
 
     def score(readout: Readout) -> Tensor:
         logits, prompt = logits_of(readout), scored.prompts_of(readout)
-        reference = _together(logits, others[prompt]) if prompts.against else logits.logsumexp(dim=-1)
-        return _together(logits, wanted[prompt]) - reference
+        reference = together(logits, others[prompt]) if prompts.against else logits.logsumexp(dim=-1)
+        return together(logits, wanted[prompt]) - reference
 
     return score
-
-
-def _padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "prompt token"]:
-    """Rows of token ids, filled up with -1."""
-    width = max(map(len, rows), default=0)
-    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.long)
-
-
-def _together(logits: Float[Tensor, "read vocab"], ids: Int[Tensor, "read token"]) -> Float[Tensor, " read"]:
-    """Log of the summed exponentials of some logits of each row; ids below 0 are none."""
-    return logits.gather(1, ids.clamp_min(0)).masked_fill(ids < 0, -torch.inf).logsumexp(dim=-1)
 
 
 def _several(tokens: str | int | Sequence[str | int]) -> list[str | int]:

@@ -1,7 +1,6 @@
 """`Plan`: everything that a sweep is, before its first trial: checked, described, saved, and cut into blocks."""
 
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,8 +35,9 @@ from steerscope.analysis.vectors.vector import SteeringVector
 
 from .additions import Additions, Given, additions
 from .chosen import units, units_given
+from .described import differences
 from .design import MANY, Amount, Design, Every, Held, Vectors
-from .store import ADDITIONS, FIXED, PROMPTS, Store, key_of
+from .store import ADDITIONS, PROMPTS, Store, key_of
 from .work import Block, Work
 
 BLOCK_TOKENS = 16_384  # of all trials of a block: seconds of work, lost when a run is killed
@@ -252,32 +252,6 @@ def _check_sources(store: Store, about: Mapping[str, Any]) -> None:
                 f"(SHA-256 was {was[:12]}, is {now[:12]}); expected the same content; bring it back, or begin another "
                 "run"
             )
-
-
-def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two descriptions of a sweep, each as a phrase."""
-    old, new = _flat(there), _flat(now)
-    names = [n for n in dict.fromkeys([*old, *new]) if n.split(".")[0] in FIXED and not _incidental(n)]
-    return [
-        (
-            f"{name} was {json.dumps(old.get(name), ensure_ascii=False)} and is "
-            f"{json.dumps(new.get(name), ensure_ascii=False)}"
-        )
-        for name in names
-        if old.get(name) != new.get(name)
-    ]
-
-
-def _incidental(name: str) -> bool:
-    """What a model is called and where it lies may change; what it is may not."""
-    return name.startswith("model.") and name not in ("model.weights_hash", "model.dtype", "model.bos")
-
-
-def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{above}{key}.") if isinstance(inner, Mapping) else {f"{above}{key}": inner}
-    return found
 
 
 def _check_scored(scored: str | Sequence[int] | None) -> None:

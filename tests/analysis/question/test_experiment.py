@@ -46,7 +46,9 @@ def test_scored_positions_can_be_chosen(tiny: Model) -> None:
     chosen = {"all": tuple(range(length)), "last": (length - 1,), (2, -1): (2, length - 1)}
     for scored, expected in chosen.items():
         assert ask(tiny, ["Tom had a red ball"], scored=scored).scored_positions.positions == (expected,)
-    with pytest.raises(BadArgument, match="got scored='first'; expected one of all, last, own, a sequence, a PerPrompt or None"):
+    with pytest.raises(
+        BadArgument, match="got scored='first'; expected one of all, last, own, a sequence, a PerPrompt or None"
+    ):
         _ = ask(tiny, ["Tom had"], scored="first").scored_positions
 
 

@@ -135,7 +135,7 @@ def test_texts_and_ids_may_be_mixed(tiny: Model) -> None:
         (np.array(5), "for prompts .iteration over a 0-d array"),
         (torch.tensor(5), "for prompts .iteration over a 0-d tensor"),
         (itertools.repeat("Tom"), "got more than 1,000,000 prompts"),
-        ([{"role": "user", "content": "Hi"}], "prompt 1 is a dictionary: of a chat, give the text"),
+        ([{"role": "user", "content": "Hi"}], "prompt 1 is a dictionary: a chat is a list of messages"),
         ([1, 2], "prompt 1 is one token id: put the list of them in brackets"),
         ([[]], "prompt 1 is empty"),
         ([[[1]]], r"prompt 1 is \[\[1\]\], expected a text or a list of token ids"),
