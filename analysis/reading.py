@@ -33,6 +33,10 @@ from .parquet import parquet
 
 CHAT, MESSAGE = "messages", ("role", "content")
 FIELDS = ("prompt", "text")  # where to look for the text of a record
+PLAIN = ("", ".txt", ".text", ".md")  # suffixes of files that are text and nothing else
+LIKE_JSON = re.compile(
+    r"""(\[\s*(["{\[\]]|\n|$)|\{\s*")"""
+)  # how arrays and objects begin, and hardly any line of text
 PIECE = 1 << 20  # characters that are read at once, and the longest line of text that is one prompt
 
 
@@ -65,14 +69,33 @@ def records(
     source = Source(path, fields, error, whole, columns)
     plain = text or lines
     with opened(path, error) as file:
-        read = FORMATS.get(Path(path).suffix.lower(), plain)
-        if is_standard(path):
-            read = _json if _begin(file, source).startswith("{") else plain
+        read = _format(file, source, plain)
         try:
             yield from read(file, source)
         except UnicodeDecodeError as reason:
             byte = file.tell() - len(reason.object) + reason.start
             source.refuse(f"is not UTF-8 (byte {byte})", "UTF-8 text; convert it, for example with iconv", reason)
+
+
+def _format(file: BinaryIO, source: Source, plain: Format) -> Format:
+    """How a file is read: by its suffix, and standard input by how it begins.
+
+    Raises:
+        the source's error: a suffix that says nothing of how to read it, or prompts that are JSON by another name.
+    """
+    suffix = Path(source.path).suffix.lower()
+    if suffix in FORMATS and not is_standard(source.path):
+        return FORMATS[suffix]
+    if not is_standard(source.path) and suffix not in PLAIN:
+        source.refuse(
+            f"has the suffix {brief(suffix)}", f"{', '.join((*PLAIN[1:], *FORMATS))} or none; convert it, or rename it"
+        )
+    begins = LIKE_JSON.match(_begin(file, source)) is not None
+    if is_standard(source.path):
+        return _json if begins or _begin(file, source).startswith("{") else plain
+    if begins and source.whole:
+        source.refuse("begins as JSON does", "a text a line; call it .json or .jsonl, or mend it")
+    return plain
 
 
 def held(

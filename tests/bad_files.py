@@ -96,7 +96,7 @@ FILES = [
     Bad("nul.txt", b"Once\nup\0on\n", "line 2 holds a NUL"),
     Bad("zeros.txt", zeros, "line 1 (holds a NUL|has more than)"),
     Bad("long.txt", b"a " * (1 << 20), "line 1 has more than 1,048,576 characters", corpus=False),
-    Bad("packed.txt.gz", b"\x1f\x8b\x08\x00\x00\x00", r"not UTF-8 \(byte 1\)"),
+    Bad("packed.txt", b"\x1f\x8b\x08\x00\x00\x00", r"not UTF-8 \(byte 1\)"),
     Bad("table.txt", GOOD, "NUL|not UTF-8"),
     # JSON
     Bad("empty.jsonl", b"\n", "holds no"),
@@ -113,6 +113,13 @@ FILES = [
     Bad("null.jsonl", (ONCE + '{"prompt": null}').encode(), "line 2 has no text"),
     Bad("number.jsonl", (ONCE + '{"prompt": 5}').encode(), "line 2 has no text"),
     Bad("ids.jsonl", b'{"prompt": [1, 2]}', "line 1 has no text"),
+    *(
+        Bad(f"p{suffix}", b"One day", f"has the suffix {suffix}")
+        for suffix in (".xlsx", ".docx", ".yaml", ".gz", ".tsv")
+    ),
+    Bad("array.txt", b'["One", "Two"]', "begins as JSON does", corpus=False),
+    Bad("array", b'[\n  "One",\n  "Two"\n]', "begins as JSON does", corpus=False),
+    Bad("lines.txt", ONCE.encode(), "begins as JSON does", corpus=False),
     Bad("chat.jsonl", b'{"messages": [{"role": "user"}]}', "line 1 (holds|has no text)"),
     Bad("blank.jsonl", (ONCE + '{"prompt": " "}').encode(), "line 2 is empty or blank", corpus=False),
     Bad("some.jsonl", (ONCE + '{"prompt": "a", "group": 1}').encode(), "prompt 1 has no group", corpus=False),

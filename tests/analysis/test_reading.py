@@ -260,7 +260,12 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], None]]:
 
 @pytest.mark.parametrize(
     "content",
-    [b"Once upon\n\nTwice\n", b'\n{"prompt": "Once upon"}\n{"text": "Twice"}\n', b"\xef\xbb\xbfOnce upon\rTwice"],
+    [
+        b'["Once upon",\n"Twice"]',
+        b"Once upon\n\nTwice\n",
+        b'\n{"prompt": "Once upon"}\n{"text": "Twice"}\n',
+        b"\xef\xbb\xbfOnce upon\rTwice",
+    ],
 )
 def test_standard_input_can_be_read_as_often_as_a_file(content: bytes, piped: Callable[[bytes], None]) -> None:
     piped(content)
