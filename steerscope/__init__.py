@@ -37,6 +37,7 @@ _HOME = {
     "make_bundle": "analysis.vectors.making",
     "build_vectors": "analysis.vectors.bulk",
     "iti": "analysis.vectors.iti",
+    "compare_vectors": "analysis.origin.compare_vectors",
     "random_like": "analysis.vectors.random",
     "Injection": "analysis.question.injection",
     "VectorBundle": "analysis.vectors.bundle",

@@ -71,6 +71,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("iti", st.iti, model=model, positive=texts, negative=["A dog", "A cat"], heads=2)
     (folder / "table.csv").write_text("name,plus,minus,layer\na, wedding, ship,1\n")
     add("build_vectors", st.build_vectors, model=model, table=folder / "table.csv", out="vectors", layer=1)
+    add("compare_vectors", st.compare_vectors, model=model, vectors=[vector, vector], prompts=texts)
     add("random_like", st.random_like, vector=vector, seed=1)
     add("Injection", st.Injection, vector=vector, coefficient=1.0, layer=1, positions="front")
     found["Injection"][1].update(operation="add", during="prompt")

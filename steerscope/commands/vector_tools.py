@@ -128,6 +128,44 @@ def build(
     return Answer({"made": len(built.made), "kept": built.kept, "failed": built.failed.to_dict("records")}, said)
 
 
+@app.command("compare")
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="Files of vectors, two or more; of several layers each counts.")],
+    model: ModelName,
+    prompts: Annotated[str, typer.Option(help="A shipped set, - for standard input, or a file of prompts.")],
+    out: Out,
+    coef: Annotated[float, typer.Option(help="Coefficient of every vector.")] = 1.0,
+    positions: Annotated[str, typer.Option(help="last, all, front, middle, back, or indices.")] = "last",
+    level: Annotated[float, typer.Option(help="Level of the intervals over prompts.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    bos: Bos = None,
+    overwrite: Overwrite = False,
+) -> Answer:
+    """Compares vectors two by two: their cosine, and how far what they do to the logits is correlated.
+
+    Example: steerscope vectors compare a.safetensors b.gguf --model tinystories-2l --prompts general --out out/compared
+    """
+    from steerscope.analysis.question.prompts import read_grouped
+    from steerscope.analysis.vectors.vector_files import read_vector
+    from steerscope.commands.finish import check_out, finish, hush
+    from steerscope.prompt_sets import prompts_file
+
+    check_out(out, overwrite, ("pairs", "vectors"))
+    found = [read_vector(file) for file in files]
+    texts, named = read_grouped(prompts_file(prompts))
+    hush()
+    from steerscope.analysis.origin.compare_vectors import compare_vectors
+    from steerscope.analysis.question.prompts import make_prompts
+    from steerscope.loader import load
+
+    loaded = load(model, device=device, dtype=dtype, bos=bos)
+    given = make_prompts(loaded, texts, source=prompts, groups=named or "auto")
+    result = compare_vectors(loaded, found, given, coefficient=coef, positions=positions, level=level, seed=seed)
+    return finish(result, out, overwrite)
+
+
 def _options(recipe: str, told: list[str]) -> dict[str, Any]:
     """The recipe's options as values.
 

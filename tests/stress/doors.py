@@ -200,6 +200,13 @@ def of_built(world: World, folder: Path) -> str:
     return NEW
 
 
+def compare_command(word: str, world: World, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        file = world.vector[word].save(Path(name) / "v.safetensors")
+        given = ["--model", world.home / "tiny", "--prompts", world.home / "prompts.txt", "--seed", SEEDS[word]]
+        command("vectors", "compare", file, file, *given, "--overwrite", "--out", folder / "run")
+
+
 def save_lens(word: str, world: World, folder: Path) -> None:
     world.lens[word].save(folder / "run")
 
@@ -390,6 +397,7 @@ DOORS: Mapping[str, Door] = {
     "vectors make": Door(
         partial(make_command, OLD), partial(make_command, NEW), of_made, OLD, "vectors make", quick=False
     ),
+    "vectors compare": Door(nothing, partial(compare_command, NEW), of_result, command="vectors compare", quick=False),
     "vectors convert": Door(nothing, partial(convert_command, NEW), of_vector, command="vectors convert"),
     "vectors build": Door(nothing, build_command, of_built, command="vectors build", also=(RESUMABLE,), quick=False),
     "Lens.save": Door(nothing, partial(save_lens, NEW), of_lens),

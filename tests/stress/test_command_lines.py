@@ -112,6 +112,7 @@ CHEAP: dict[str, object] = {
     "threads": 1,
 }
 SAVED = {"vectors make": "pca", "vectors convert": "vector.safetensors", "vectors build": "table.csv"}
+SAVED["vectors compare"] = "vector.safetensors"
 SAVED |= {"report": "result", "sweep resume": "sweep", "sweep status": "sweep", "sweep report": "sweep"}
 NOT_THESE = {"nodes": ["sweep run", "localize"], "steps": ["localize"], "sample": ["localize"]}  # of other methods
 
