@@ -49,6 +49,7 @@ _HOME = {
     "read_prompts": "analysis.question.prompt_files",
     "windows": "analysis.question.corpora",
     "generate": "analysis.question.generation",
+    "generate_many": "analysis.question.generation",
     "Experiment": "analysis.question.experiment",
     "PerPrompt": "analysis.question.answers",
     "kl": "analysis.question.metrics",

@@ -86,6 +86,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("read_prompts", st.read_prompts, path=folder / "p.txt")
     add("windows", st.windows, model=model, source="shipped", count=2, tokens=8, seed=0, read=50)
     add("generate", st.generate, model=model, prompt=texts[0], injections=injection, tokens=2)
+    add("generate_many", st.generate_many, model=model, prompts=texts, injections=injection, tokens=2)
     add("Experiment", st.Experiment, model=model, injections=(injection,), prompts=texts, metric=st.kl(), references=0)
     found["Experiment"][1].update(matched="norm", scored="last", seed=0, budget=None)
     add("PerPrompt", st.PerPrompt, values=[" a", " b"])

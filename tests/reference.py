@@ -135,7 +135,7 @@ def edited(x: Tensor, edits: Sequence[Edit]) -> Tensor:
             at = (position,) if edit.site.head is None else (position, edit.site.head)
             old = x[at]
             if isinstance(edit.value, Tensor):
-                value = edit.value if edit.value.ndim == 1 else edit.value[turn]
+                value = edit.value if edit.value.ndim == 1 else edit.value[turn % len(edit.value)]
                 width = min(len(value), len(old))
                 value = torch.cat([value[:width], value.new_zeros(len(old) - width)])
                 if edit.operation in READS:

@@ -1,8 +1,7 @@
 """Completions at several strengths at once: how fluent they are, and what the cache of injected positions does.
 
-Every row is a prompt under some edits; the model is run on all rows anew for each token, so an edit of the prompt's
-positions stays what it is, as with a cache. Without the injected positions in the cache means: tokens that are
-generated do not see them (their keys are hidden).
+Every row is a prompt under some edits of its own positions. Without the injected positions in the cache means: tokens
+that are generated do not see them (their keys are hidden); such rows are run on their whole text anew for each token.
 
     surprise   loss of the completion under the clean model, given the same prompt
     distinct   different pairs of tokens over all pairs
@@ -24,6 +23,7 @@ from steerscope.analysis.engine.run import run
 from steerscope.analysis.lens.trajectory import RANGE, averaged
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
+from steerscope.analysis.question import generation
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.generation import draw, surprises
 from steerscope.analysis.results.schema import Column, Frame, Frames
@@ -70,6 +70,17 @@ class Row:
 @torch.no_grad()
 def complete(model: Model, asked: Sequence[Row], tokens: int, what: str) -> list[list[int]]:
     """Sampled tokens of every row; the same seed draws the same random numbers."""
+    seen = [i for i, row in enumerate(asked) if not row.hidden]
+    rows = [generation.Row(asked[i].prompt, asked[i].edits, (), asked[i].seed) for i in seen]
+    made = generation.complete(model, rows, tokens=tokens, what=what)
+    found = dict(zip(seen, made, strict=True))
+    rest = [i for i in range(len(asked)) if i not in found]
+    found |= zip(rest, _hidden(model, [asked[i] for i in rest], tokens, what), strict=True)
+    return [found[i] for i in range(len(asked))]
+
+
+def _hidden(model: Model, asked: Sequence[Row], tokens: int, what: str) -> list[list[int]]:
+    """The same where generated tokens do not see all positions: every row is read anew for each token."""
     ids = [list(row.prompt) for row in asked]
     generators = [torch.Generator().manual_seed(row.seed) for row in asked]
     end = getattr(model.tokenizer, "eos_token_id", None)

@@ -24,7 +24,7 @@ from steerscope.analysis.gate import Level, Share, Whole, gated
 from steerscope.analysis.origin.writers import COLUMNS as WRITERS
 from steerscope.analysis.origin.writers import written
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.generation import generate, surprises
+from steerscope.analysis.question.generation import complete, row, surprises
 from steerscope.analysis.question.metrics import divergence
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
@@ -36,6 +36,7 @@ from .effect_table import CARRIERS, TOTALS, VECTORS, carrier_table, per_prompt, 
 from .minimal import MINIMAL, minimal
 
 TOKENS = 12  # next tokens listed on each side
+COMPLETED = 40  # tokens of each completion
 FEWER = 5  # references of the writers and of frozen attention, which come along
 
 COLUMNS: Frames = {
@@ -278,13 +279,15 @@ def _completions(experiment: Experiment, count: int) -> tuple[pd.DataFrame, dict
     model, prompts = experiment.model, experiment.prompts
     if model.tokenizer is None:
         return pd.DataFrame(columns=columns), {"completions": f"{model.name} has no tokenizer"}
-    rows = []
-    for p in range(min(count, len(prompts))):
-        made = [
-            generate(model, list(prompts.ids[p]), injections, tokens=40, seed=experiment.seed + p)
-            for injections in ((), experiment.injections)
-        ]
-        losses = surprises(model, [prompts.ids[p]] * 2, made)
-        means = [float(own.mean()) if len(own) else float("nan") for own in losses]
-        rows.append([p, prompts.texts[p], *map(model.text, made), *means])
+    chosen = range(min(count, len(prompts)))
+    asked = [
+        row(model, prompts.ids[p], injections, experiment.seed + p)
+        for p in chosen
+        for injections in ((), experiment.injections)
+    ]
+    made = complete(model, asked, tokens=COMPLETED)
+    losses = surprises(model, [one.prompt for one in asked], made)
+    means = [float(own.mean()) if len(own) else float("nan") for own in losses]
+    texts = [model.text(ids) for ids in made]
+    rows = [[p, prompts.texts[p], *texts[2 * p : 2 * p + 2], *means[2 * p : 2 * p + 2]] for p in chosen]
     return pd.DataFrame(rows, columns=columns), {}
