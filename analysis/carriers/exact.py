@@ -281,7 +281,7 @@ def _completions(experiment: Experiment, count: int) -> tuple[pd.DataFrame, dict
         return pd.DataFrame(columns=columns), {"completions": f"{model.name} has no tokenizer"}
     chosen = range(min(count, len(prompts)))
     asked = [
-        row(model, prompts.ids[p], injections, experiment.seed + p)
+        row(model, prompts.ids[p], injections, experiment.seed + p, experiment.layouts[p])
         for p in chosen
         for injections in ((), experiment.injections)
     ]

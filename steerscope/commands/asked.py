@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.commands import options, vectors
 from steerscope.commands.finish import Answer, Out
 from steerscope.knobs import KINDS, NONE, Knob, Knobs, knobs
@@ -20,6 +20,23 @@ from steerscope.questions import Question
 if TYPE_CHECKING:
     from steerscope.analysis.question.cost import Cost
     from steerscope.analysis.question.experiment import Experiment
+    from steerscope.commands.inject import Wanted
+
+
+class Operation(StrEnum):
+    add = "add"
+    ablate = "ablate"
+    set = "set"
+    clamp = "clamp"
+    scale = "scale"
+    rotate = "rotate"
+    norm_add = "norm_add"
+
+
+class During(StrEnum):
+    prompt = "prompt"
+    generation = "generation"
+    both = "both"
 
 
 class Matched(StrEnum):
@@ -51,6 +68,16 @@ PRECISION = (
     "auto is delta where that is faster here. The real vector is always exact."
 )
 AROUND = ("out", "overwrite", "report", "dry_run")
+ONE = ("layer", "coef", "positions", "operation", "during")  # of the one injection that options describe
+OPERATION = (
+    "add; norm_add (at an unchanged norm); ablate (coef: the share); set or clamp the component (coef times the "
+    "vector's norm); scale it (coef: the factor); rotate (coef: degrees)."
+)
+DURING = "Completions: edit the prompt, every generated token, or both. Analyses read the prompt."
+INJECT = (
+    "An injection, any number of them: vector=v.safetensors,layer=6,coef=10,positions=front,operation=add,during=both; "
+    'or plus=" wedding",minus=" ",...; a JSON object; or a file .toml with [[inject]]. everywhere=true: at all layers.'
+)
 POSITIONS = "front, middle, back, last, all, indices such as 3,4,-1, or a part of a chat such as last of instruction."
 EXAMPLE = 'steerscope {} --model tinystories-2l --plus " wedding" --layer {} --coef 3 --prompts general{} --out out/{}'
 
@@ -58,7 +85,7 @@ EXAMPLE = 'steerscope {} --model tinystories-2l --plus " wedding" --layer {} --c
 def command(question: Question) -> Callable[..., Answer]:
     """A command that asks the question, saves the result, writes its page and says what was found."""
     read = knobs(question)
-    vector, shared = vectors.options(), list(inspect.signature(_experiment).parameters.values())[1:]
+    vector, shared = vectors.options(several=True), list(inspect.signature(_experiment).parameters.values())[1:]
     around = [o for o in inspect.signature(_around).parameters.values() if o.name in AROUND]
     levels = [o for o in inspect.signature(_around).parameters.values() if o.name in read.shared]
     every = [*vector, *shared, *map(_option, read.own), *levels, *around]
@@ -74,15 +101,14 @@ def command(question: Question) -> Callable[..., Answer]:
         levels = {name: given[name] for name in read.shared}
         Statistics(**levels)  # refuses what makes no sense
         own = _given(read, given)
-        wanted = {name: given[name] for name in (*vectors.OF_COMMAND, *(option.name for option in vector))}
-        [one] = vectors.chosen(wanted)
+        steering = _steering(given, [option.name for option in vector])
         from steerscope.analysis.results.result import PAGE
 
         check_out(out, overwrite, question.tables, [PAGE] if page else [])
         from steerscope.analysis.question.cost import cost
         from steerscope.analysis.tools.keeping import forget, keeping
 
-        experiment = _experiment(one, **{option.name: given[option.name] for option in shared})
+        experiment = _experiment(steering, **{option.name: given[option.name] for option in shared})
         if (told := _estimated(cost(experiment, question.name, **own, **levels), given["dry_run"])) is not None:
             return told
         with keeping(out):
@@ -97,6 +123,33 @@ def command(question: Question) -> Callable[..., Answer]:
     ask.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     ask.__annotations__ = {option.name: option.annotation for option in every}
     return ask
+
+
+def _steering(given: dict[str, Any], of_vector: list[str]) -> list["Wanted"]:
+    """What is injected: the one vector of the options, or what `--inject` says.
+
+    Raises:
+        BadInjection: both, or several vectors without it.
+    """
+    from steerscope.commands.inject import Wanted, wanted
+
+    if given["inject"]:
+        usual = {name: option.default for name, option in inspect.signature(_experiment).parameters.items()}
+        usual |= {name: None for name in of_vector} | {"recipe": vectors.ASKED[0]}
+        one = [name for name in (*of_vector, *ONE) if given[name] not in (usual[name], [])]
+        if one:
+            raise BadInjection(
+                f"--{one[0]} beside --inject; expected one of both: an injection says all of itself; write it into "
+                f"--inject, such as --inject {one[0]}=..."
+            )
+        return wanted(given["inject"], given["seed"])
+    chosen = vectors.chosen({name: given[name] for name in (*vectors.OF_COMMAND, *of_vector)})
+    if len(chosen) > 1:
+        raise BadInjection(
+            f"{len(chosen)} vectors; expected one; give each its own --inject, which may stand there several times"
+        )
+    about = {name: given[name] for name in ONE if name not in ("operation", "during")}
+    return [Wanted(chosen[0], **about, operation=given["operation"].value, during=given["during"].value)]
 
 
 def _option(knob: Knob) -> inspect.Parameter:
@@ -133,7 +186,7 @@ def _around(
 
 
 def _experiment(
-    wanted_vector: vectors.Chosen,
+    steering: "list[Wanted]",
     model: options.ModelName,
     prompts: Annotated[
         str,
@@ -145,6 +198,9 @@ def _experiment(
     layer: Annotated[int | None, typer.Option(help="Layer to record and inject at.")] = None,
     coef: Annotated[float, typer.Option(help="Coefficient of the vector.")] = 1.0,
     positions: Annotated[str, typer.Option(help=POSITIONS)] = "front",
+    operation: Annotated[Operation, typer.Option(help=OPERATION)] = Operation.add,
+    during: Annotated[During, typer.Option(help=DURING)] = During.prompt,
+    inject: Annotated[list[str] | None, typer.Option(help=INJECT)] = None,
     metric: Annotated[str, typer.Option(help=METRIC)] = "logit_direction",
     targets: options.Targets = None,
     against: options.Against = None,
@@ -171,7 +227,6 @@ def _experiment(
 ) -> "Experiment":
     """The question that the options ask."""
     # What needs no model is refused before one is loaded.
-    from steerscope.analysis.question.injection import Injection
     from steerscope.analysis.question.prompt_files import read_table
     from steerscope.commands.finish import hush
     from steerscope.commands.metrics import metric_of, positions_of, scored_cells
@@ -188,7 +243,6 @@ def _experiment(
         where = scored_cells(cells["scored"])
     hush()
 
-    from steerscope.analysis.model.positions import parse_positions
     from steerscope.analysis.question.experiment import Experiment
     from steerscope.analysis.question.prompts import make_prompts
     from steerscope.loader import load
@@ -197,12 +251,9 @@ def _experiment(
     grouped = table.groups if groups is Groups.auto and table.groups else groups.value
     texts = [[{"role": "user", "content": text}] if chat and isinstance(text, str) else text for text in table.prompts]
     given = make_prompts(loaded, texts, source=prompts, groups=grouped)
-    made = wanted_vector.make(loaded)
-    if parse_positions(positions).repeats and made.body.rows > 1:
-        made = made.row(-1)  # these positions take one row: that of the last token, as is usual
-    injection = Injection(made, coef, layer, positions)
+    injections = tuple(injection for one in steering for injection in one.make(loaded))
     more: dict[str, Any] = {"matched": matched.value, "scored": where, "seed": seed, "precision": precision.value}
-    return Experiment(loaded, (injection,), given, wanted, references, **more)
+    return Experiment(loaded, injections, given, wanted, references, **more)
 
 
 def _estimated(found: "Cost", stop: bool) -> Answer | None:

@@ -88,7 +88,7 @@ def test_patching_runs_an_operation_anew(tiny: Model) -> None:
     several = everywhere(tiny, vector, during="prompt")
     asked = Experiment(tiny, several, TEXTS, references=0, scored="last")
     node = Node(0, 1)
-    found = _one(asked, 0, [node])[0][:, 0]
+    found = _one(asked, 0, [node], False)[0][0][:, 0]
     patch = asked.patches(None, [node])[node]
     anew = asked.score([Variant(p, (*asked.edits(0)[p], patch[p])) for p in range(3)])
     held = asked.score([Variant(p, (*asked.held.edits(0)[p], patch[p])) for p in range(3)])
