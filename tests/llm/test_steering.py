@@ -54,21 +54,24 @@ def test_text_is_that_of_plain_hugging_face_hooks(
             torch.testing.assert_close(top, torch.tensor(found[0]["top"][0]), rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("kind", ["ablated everywhere", "a bundle"])
 def test_an_ablation_everywhere_and_a_bundle_are_localized(
-    smollm2: st.Model, wedding: dict[int, st.SteeringVector]
+    kind: str, smollm2: st.Model, wedding: dict[int, st.SteeringVector]
 ) -> None:
-    for several in (st.everywhere(smollm2, wedding[10], during="prompt"), st.bundle(wedding, 0.5, "all")):
-        experiment = st.Experiment(smollm2, several, PROMPTS[:2], references=1, scored="last")
-        found = st.screen(experiment, top=4, sample=2)
-        assert all(check["passed"] for check in found.manifest["checks"]), found.manifest["checks"]
-        assert np.isfinite(experiment.effect()).all() and np.abs(experiment.effect()).max() > 1e-2
-        assert len(found.frames["effects"])
+    """Few prompts and no reference: that the pieces fit, at 90 sites and at 3."""
+    several = st.bundle(wedding, 0.5, "all")
+    if kind == "ablated everywhere":
+        several = st.everywhere(smollm2, wedding[10], during="prompt")
+    experiment = st.Experiment(smollm2, several, PROMPTS[:1], references=0, scored="last")
+    found = st.screen(experiment, top=2, sample=2)
+    assert all(check["passed"] for check in found.manifest["checks"]), found.manifest["checks"]
+    assert np.abs(experiment.effect()).max() > 1e-2
 
 
 def test_many_completions_at_once_are_quick_and_the_same(
     smollm2: st.Model, wedding: dict[int, st.SteeringVector]
 ) -> None:
     several = st.bundle({6: wedding[6]}, 3.0, "last", during="both")
-    many = st.generate_many(smollm2, PROMPTS * 2, several, tokens=10, seed=3)
-    alone = [st.generate(smollm2, text, several, tokens=10, seed=3 + n) for n, text in enumerate(PROMPTS * 2)]
+    many = st.generate_many(smollm2, PROMPTS, several, tokens=8, seed=3)
+    alone = [st.generate(smollm2, text, several, tokens=8, seed=3 + n) for n, text in enumerate(PROMPTS)]
     assert many == alone
