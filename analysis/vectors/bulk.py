@@ -210,6 +210,6 @@ def _recorded(model: Model, wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, 
 def _about(one: Wanted, vector: SteeringVector) -> dict[str, Any]:
     """A vector's row of the table."""
     last = float(vector.norms[-1])
-    about = {"line": one.row.place, "name": one.name, "file": one.file}
+    about: dict[str, Any] = {"line": one.row.place, "name": one.name, "file": one.file}
     about |= {"recipe": vector.source["recipe"], "site": str(vector.site), "rows": vector.rows, "norm": f"{last:.6g}"}
     return about | {column: value for column, value in one.row.fields.items() if column not in about}

@@ -136,8 +136,9 @@ def compare(
     out: Out,
     coef: Annotated[float, typer.Option(help="Coefficient of every vector.")] = 1.0,
     positions: Annotated[str, typer.Option(help="last, all, front, middle, back, or indices.")] = "last",
+    references: Annotated[int, typer.Option(help="Random vectors in place of each.")] = 4,
     level: Annotated[float, typer.Option(help="Level of the intervals over prompts.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of resamples and random vectors.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
     bos: Bos = None,
@@ -162,7 +163,8 @@ def compare(
 
     loaded = load(model, device=device, dtype=dtype, bos=bos)
     given = make_prompts(loaded, texts, source=prompts, groups=named or "auto")
-    result = compare_vectors(loaded, found, given, coefficient=coef, positions=positions, level=level, seed=seed)
+    options = {"coefficient": coef, "positions": positions, "references": references, "level": level, "seed": seed}
+    result = compare_vectors(loaded, found, given, **options)
     return finish(result, out, overwrite)
 
 

@@ -22,6 +22,7 @@ import typer.main
 from checkpoints import TEXT, save_gpt2
 
 from steerscope import cli
+from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.vectors.vector import SteeringVector
 
 LINES, SAMPLE = 300, 25
@@ -200,7 +201,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_gpt2(folder / "model", layers=1, heads=2, width=16)
     (folder / "file").write_text("One day Tom saw a red ball\nOnce upon a time there was a ship\nLily had a big cake\n")
     (folder / "table.csv").write_text("name,plus,minus,layer\na, wedding, ship,0\nb,,x,0\n")
-    SteeringVector(torch.ones(1, 16), "L0.resid_pre", {"label": "ones"}).save(folder / "vector.safetensors")
+    SteeringVector(torch.ones(1, 16), Site("resid_pre", 0), {"label": "ones"}).save(folder / "vector.safetensors")
     (folder / "text").write_text("\n\n<|endoftext|>\n\n".join(f"{TEXT[:180]} It was day {i}." for i in range(60)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

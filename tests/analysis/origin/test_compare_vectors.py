@@ -42,6 +42,7 @@ def test_similarity_is_the_correlation_of_what_plain_passes_change(tiny: Model, 
         float(torch.cosine_similarity(*(v.values[0] for v in vectors), dim=0)), abs=1e-5
     )
     assert row["low"] <= row["similarity"] <= row["high"]
+    assert row["reference_low"] <= row["reference"] <= row["reference_high"] < 1
     again = Result.load(found.save(tmp_path / "r"))
     assert again.summary() == found.summary() and "wedding" in html(again)
 
@@ -53,7 +54,8 @@ def test_what_is_alike_by_construction_is_found_alike(tiny: Model) -> None:
     assert pairs.loc["0 and 2", "similarity"] == pytest.approx(1) == pairs.loc["0 and 2", "cosine"]
     assert pairs.loc["0 and 3", "cosine"] == pytest.approx(-1)
     assert abs(pairs.loc["0 and 1", "cosine"]) < 0.7 and np.isnan(pairs["low"]).all()
+    assert compare_vectors(tiny, [vector, vector], TEXTS, references=0).frames["pairs"]["reference"].isna().all()
     other = prompt_pair(tiny, " wedding", " ship", 1, site="z", head=1).row(-1)
     assert np.isnan(compare_vectors(tiny, [vector, other], TEXTS).frames["pairs"]["cosine"][0])
-    with pytest.raises(BadVector, match="1 vectors; expected 2 to 500"):
+    with pytest.raises(BadVector, match="1 vectors, each with 4 random ones; expected at least 2"):
         compare_vectors(tiny, [vector], TEXTS)

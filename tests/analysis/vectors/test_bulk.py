@@ -9,7 +9,7 @@ import torch
 
 from steerscope.analysis.errors import BadNode, BadVector
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.vectors import bulk
+from steerscope.analysis.vectors import bulk, plans
 from steerscope.analysis.vectors.bulk import SHIPPED, build_vectors
 from steerscope.analysis.vectors.minus_mean import minus_mean
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
@@ -77,14 +77,13 @@ def test_every_row_is_built_as_it_would_be_alone_or_listed(table: Path, tiny: Mo
 def test_a_stopped_build_goes_on_and_a_changed_row_is_built_again(
     table: Path, tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded = bulk.recorded
     calls: list[int] = []
 
     def stopping(model: Model, wanted: Any) -> Any:
         calls.append(len(wanted))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return recorded(model, wanted)
+        return plans.recorded(model, wanted)
 
     monkeypatch.setattr(bulk, "ROWS", 2)
     monkeypatch.setattr(bulk, "recorded", stopping)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from steerscope.analysis.errors import BadNode, BadVector
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.model.nodes import Site, parse_site
 from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.control_vector import control_bytes
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
@@ -72,7 +72,7 @@ def test_a_bundle_comes_back_bit_for_bit(data: st.DataObject, suffix: str, tmp_p
 
 
 def test_one_layer_of_a_bundle_can_be_taken(tmp_path: Path) -> None:
-    made = VectorBundle({n: SteeringVector([[float(n)]], Site("resid_pre", n)) for n in (2, 5)})
+    made = VectorBundle({n: SteeringVector(torch.tensor([[float(n)]]), Site("resid_pre", n)) for n in (2, 5)})
     path = made.save(tmp_path / "b.safetensors")
     found = read_vector(path, layer=5)
     assert isinstance(found, SteeringVector) and (found.site.layer, found.values.item()) == (5, 5.0)
@@ -144,9 +144,9 @@ def test_what_a_control_vector_has_no_place_for_is_refused(tmp_path: Path) -> No
         ("L5H1.z", 1, "no place for a vector at L5H1.z"),
     ):
         with pytest.raises(BadVector, match=what):
-            SteeringVector(torch.ones(rows, 4), site).save(tmp_path / "v.gguf")
+            SteeringVector(torch.ones(rows, 4), parse_site(site)).save(tmp_path / "v.gguf")
     with pytest.raises(BadVector, match="has the suffix '.pt'; expected .safetensors, .gguf; choose one"):
-        SteeringVector(torch.ones(1, 4), "L5.resid_pre").save(tmp_path / "v.pt")
+        SteeringVector(torch.ones(1, 4), Site("resid_pre", 5)).save(tmp_path / "v.pt")
     assert not list(tmp_path.iterdir())
 
 
