@@ -50,8 +50,13 @@ class Field:
     @property
     def value(self) -> Any:
         """A text, a number, or a list of them."""
-        values = [part.decode() if isinstance(part, bytes) else part[0] for part in self.parts]
+        values = [value_of(part) for part in self.parts]
         return values if self.types[0] == ARRAY else values[0]
+
+
+def value_of(part: Any) -> Any:
+    """What a part of a field says: a text or a number."""
+    return part.decode() if isinstance(part, bytes) else part[0]
 
 
 @dataclass(frozen=True, eq=False)

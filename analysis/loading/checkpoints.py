@@ -21,7 +21,7 @@ import torch
 
 from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import ModelNotFound, SteerscopeError, UnsupportedModel
-from steerscope.analysis.ggufs import Gguf, Packed, read_gguf
+from steerscope.analysis.ggufs import Gguf, Packed, read_gguf, value_of
 from steerscope.analysis.loading import folders
 from steerscope.analysis.progress import track
 
@@ -277,6 +277,7 @@ def _read_once(found: Gguf) -> Iterator[None]:
     with _ALONE, ExitStack() as stack:
         stack.enter_context(_replaced(gguf, "GGUFReader", lambda path, *args: found))
         stack.enter_context(_replaced(gguf, "get_tensor_name_map", lru_cache(gguf.get_tensor_name_map)))
+        stack.enter_context(_replaced(reading, "_gguf_parse_value", lambda part, types: value_of(part)))
         stack.enter_context(_replaced(reading, "tqdm", bar))
         yield
 
