@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.advice import advice
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Frames
@@ -47,6 +48,7 @@ def record(
     manifest["prompts"] |= {name: value for name, value in found.items() if value == value}
     manifest |= {
         "checks": [dict(c) for c in checks],
+        "warnings": advice(experiment),
         "missing": _reasons(experiment) | dict(missing or {}),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 2),

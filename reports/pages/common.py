@@ -69,7 +69,7 @@ def framed(
         title,
         subtitle,
         list(headline),
-        warnings=[*failed_checks(manifest, but=titles), *warnings],
+        warnings=[*failed_checks(manifest, but=titles), *manifest.get("warnings", []), *warnings],
         glance=list(glance),
         sections=[*sections, checks(manifest), whole_manifest(manifest), reproduce(manifest)],
         footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "

@@ -213,8 +213,8 @@ def show(result: Any, folder: Path, to: Path | None) -> Answer:
 def describe(result: Any, folder: Path, page: Path | None) -> Answer:
     """What is said of a saved result.
 
-    For programs: its kind, folder and page, the sentences of its summary, the checks that failed, what is missing and
-    why, and its first table, row by row.
+    For programs: its kind, folder and page, the sentences of its summary, warnings, the checks that failed, what is
+    missing and why, and its first table, row by row.
     """
     from steerscope.reports.pages.common import failed_checks
 
@@ -226,10 +226,11 @@ def describe(result: Any, folder: Path, page: Path | None) -> Answer:
         "folder": str(folder),
         "report": None if page is None else str(page),
         "summary": summary,
+        "warnings": result.manifest.get("warnings", []),
         "checks": failed,
         "missing": result.manifest.get("missing", {}),
         "table": table,
         "rows": [] if table is None else result.frames[table].to_dict("records"),
     }
     written = f"Tables: {folder}" if page is None else f"Report: {page}"
-    return Answer(found, [*summary, written], failed_checks(result.manifest))
+    return Answer(found, [*summary, *found["warnings"], written], failed_checks(result.manifest))
