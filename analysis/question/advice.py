@@ -59,8 +59,8 @@ def _sink(experiment: Experiment, injection: Injection) -> list[str]:
     return [
         f"In {counted(len(reached), 'prompt')} something is added at position 0, where the stream of layer "
         f"{injection.site.layer} is {ratio:.0f} times as long as at the other positions, as attention sinks are. What "
-        f"is added is {share:.1%} as long as the stream there (medians over prompts), and hardly turns it where that is "
-        "little. Begin prompts and vector with BOS, whose row is zero, or choose other positions."
+        f"is added is {share:.1%} as long as the stream there (medians over prompts), and hardly turns it where "
+        "that is little. Begin prompts and vector with BOS, whose row is zero, or choose other positions."
     ]
 
 
@@ -112,6 +112,6 @@ def _seams(experiment: Experiment) -> list[str]:
     if not joined:
         return []
     return [
-        f"Behind {joined} of {counted(len(prompts), 'prompt')} the continuation is tokenized by itself: with the prompt, "
-        "the tokenizer would join both in one token, or part the prompt otherwise."
+        f"Behind {joined} of {counted(len(prompts), 'prompt')} the continuation is tokenized by itself: with the "
+        "prompt, the tokenizer would join both in one token, or part the prompt otherwise."
     ]

@@ -1,4 +1,4 @@
-"""Text on SmolLM2: its chat template, positions by part, BOS or not, answers of each prompt's own, what is warned of."""
+"""Text on SmolLM2: its chat template, positions by part, BOS or not, answers of each prompt's own, warnings."""
 
 from dataclasses import replace
 from pathlib import Path
