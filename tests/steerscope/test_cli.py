@@ -126,11 +126,10 @@ def test_a_damaged_folder_is_no_report(
 def test_the_demo_names_the_carriers_on_an_embedded_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call(monkeypatch, "demo", "--out", tmp_path / "demo", "--references", "isotropic:5")
+    small = ("demo", "--out", tmp_path / "demo", "--model", "tinystories-1l")
+    call(monkeypatch, *small, "--references", "isotropic:5")
     said = capsys.readouterr().out
-    call(
-        monkeypatch, "demo", "--out", tmp_path / "demo", "--references", 2, "--model", "tinystories-1l"
-    )  # replaces its own
+    call(monkeypatch, *small, "--references", 2)  # replaces its own
     effects = pd.read_parquet(tmp_path / "demo" / "effects.parquet")
     assert (effects["verdict"] != "untested").any() and (tmp_path / "demo" / "report.html").is_file()
     assert "random vectors" in said and "Nothing is specific to" in said  # no other concepts were run
