@@ -124,7 +124,8 @@ def _directed(edit: Edit, old: Tensor, value: Tensor) -> Tensor:
         new = x - along @ x + edit.amount * v
         if edit.operation == "clamp" and x @ r <= edit.amount * v.norm():
             new = x
-    return ((1 - edit.share) * x + edit.share * new).to(old)
+    found: Tensor = ((1 - edit.share) * x + edit.share * new).to(old)
+    return found
 
 
 def edited(x: Tensor, edits: Sequence[Edit]) -> Tensor:

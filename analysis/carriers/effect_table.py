@@ -251,7 +251,7 @@ def vectors(experiment: Experiment, raw: Effects, options: Statistics) -> pd.Dat
         {
             "vector": ["steering"] + [f"reference {n}" for n in experiment.vectors[1:]],
             "family": list(raw.basis.families),
-            "label": [" and ".join(i.vector.label for i in group) for group in experiment.steering],
+            "label": [" and ".join(dict.fromkeys(i.vector.label for i in g)) for g in experiment.steering],
             "norm": [
                 float(np.sqrt(sum((i.coefficient * i.vector.norms).square().sum().item() for i in group)))
                 for group in experiment.steering

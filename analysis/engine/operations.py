@@ -73,4 +73,5 @@ def _change(operation: str, x: Rows, v: Rows, a: Tensor | float) -> Rows:
 
 
 def _norm(x: Rows) -> Float[Tensor, "*rows 1"]:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    found: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return found

@@ -70,4 +70,5 @@ def everywhere(
             f"a vector at {vector.site}, which is a head's; expected a direction of the stream; record it at resid_pre"
         )
     sites = [Site(name, layer) for layer in range(model.n_layers) for name in WRITES[: 3 if model.has_mlp else 2]]
+    vector = replace(vector, source={**vector.source, "recorded": str(vector.site)})
     return tuple(Injection(replace(vector, site=s), coefficient, None, positions, operation, during) for s in sites)

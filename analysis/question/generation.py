@@ -253,7 +253,8 @@ class _Batch:
                 )
             else:
                 logits = model.bridge(batch, **options)
-        return logits[:, -1]
+        found: Tensor = logits[:, -1]
+        return found
 
     def _hooks(self, first: int, step: int) -> list[Hook]:
         """One hook a site, for what is read from the padded position `first` on."""

@@ -15,7 +15,7 @@ them is specific to this vector.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from steerscope.analysis.engine.activations import record
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Whole, gated, shown
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import parse_site
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.recipes import recipe_of
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -97,6 +98,7 @@ FAMILIES: dict[str, Family] = {
     "concepts": Family(_concepts, False, "other words, recorded the same way", "words (prompt_pair)"),
     "given": Family(None, False, "vectors of yours"),
 }
+OF_LABELS = ("concepts", "shuffled")  # of what a vector's label says, at whatever layer
 OFFERED = tuple(name for name, family in FAMILIES.items() if family.draw)
 
 
@@ -144,12 +146,22 @@ class References:
         return References(tuple((n, c) for n, c in counts if c), self.own[:left])
 
     def draw(self, model: Model, vectors: Sequence[SteeringVector], seed: int) -> list[tuple[SteeringVector, ...]]:
-        """By reference vector, one in place of each of the real ones; equal norms row by row."""
+        """By reference vector, one in place of each of the real ones; equal norms row by row.
+
+        What is one vector at several sites has one reference at all of them; vectors of one label at several layers
+        have the same words, or the same labels exchanged.
+        """
         found: list[tuple[SteeringVector, ...]] = []
+        first = [next(m for m, other in enumerate(vectors) if _same(other, vector)) for vector in vectors]
+        labels = [vector.label for vector in vectors]
         for name, count in self.counts:
             draw = FAMILIES[name].draw
             assert draw is not None
-            columns = [draw(model, vector, count, (seed, n) if n else (seed,)) for n, vector in enumerate(vectors)]
+            columns: list[list[SteeringVector]] = []
+            for n, vector in enumerate(vectors):
+                turn = labels.index(labels[n]) if name in OF_LABELS else n
+                own = (seed, turn) if turn else (seed,)
+                columns.append(columns[first[n]] if first[n] < n else draw(model, _recorded(vector), count, own))
             found += zip(*columns, strict=True)
         return [tuple(map(_like, own, vectors)) for own in (*found, *self.own)]
 
@@ -257,6 +269,16 @@ def _lacking(made: References, model: Model, vectors: Sequence[SteeringVector]) 
                 ways = f"can be exchanged in only {recipe.splits(vector)} different ways"
                 return f"the labels of ({vector.label}) {ways}; expected {count}; give more texts, ask for fewer"
     return ""
+
+
+def _same(one: SteeringVector, other: SteeringVector) -> bool:
+    return one.source == other.source and torch.equal(one.values, other.values)
+
+
+def _recorded(vector: SteeringVector) -> SteeringVector:
+    """At the site that it was recorded at, where it has been put at another (see `bundles.everywhere`)."""
+    place = vector.source.get("recorded")
+    return vector if place is None else replace(vector, site=parse_site(str(place)))
 
 
 def _like(vector: SteeringVector, real: SteeringVector) -> SteeringVector:

@@ -37,17 +37,34 @@ def layout(
         warnings: what a reader must know first, beside checks that failed.
     """
     manifest = result.manifest
-    labels = [i["vector"]["label"] for i in manifest.get("injections", [])] or ["the vector"]
+    labels = list(dict.fromkeys(i["vector"]["label"] for i in manifest.get("injections", []))) or ["the vector"]
     count = manifest.get("prompts", {}).get("count", "?")
     return framed(
         result,
-        question.format(vector=words.listing(labels), model=model_name(result)),
+        question.format(vector=words.listing(words.some(labels)), model=model_name(result)),
         f"{words.injection(manifest)} · {count} prompts · {metric_name(manifest)} · {method}",
         headline,
-        [*sections, legend(result, text)],
+        [*sections, legend(result, [*text, *_held(manifest)])],
         glance,
         warnings,
     )
+
+
+HELD = (
+    "What operations other than addition do is held here: what each changes in the steered run is kept as an addition, "
+    "whatever else is changed."
+)
+ALIKE = (
+    "Reference vectors are put in by the same operation with the same coefficient. Their norms are those of the "
+    "vector; how much they change the stream is not made equal."
+)
+
+
+def _held(manifest: Any) -> list[str]:
+    """What a reader must know of operations other than addition."""
+    others = any(one.get("operation", "add") != "add" for one in manifest.get("injections", []))
+    alike = [ALIKE] * bool(others and manifest.get("references", {}).get("count"))
+    return [HELD] * bool(manifest.get("held")) + alike
 
 
 def framed(

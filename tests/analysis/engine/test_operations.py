@@ -23,7 +23,8 @@ def rows(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def along(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return (x.double() * v.double()).sum(-1) / v.double().norm(dim=-1)
+    found: torch.Tensor = (x.double() * v.double()).sum(-1) / v.double().norm(dim=-1)
+    return found
 
 
 @given(rows())
