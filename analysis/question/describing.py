@@ -1,14 +1,11 @@
 """What the manifest says of a question."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .experiment import Experiment
+from typing import Any
 
 
-def described(experiment: "Experiment") -> dict[str, Any]:
-    """Model, injections, prompts, metric, references and seed: JSON types only."""
+def described(experiment: Any) -> dict[str, Any]:
+    """Model, injections, prompts, metric, references and seed of an `Experiment` (which asks this): JSON types only."""
     prompts, beside = experiment.prompts, experiment.beside
     return {
         "model": experiment.model.describe(),
@@ -25,7 +22,7 @@ def described(experiment: "Experiment") -> dict[str, Any]:
             "count": len(beside),
             "families": dict(Counter(beside.families)),
             "matched": experiment.matched,
-            "labels": [" and ".join(i.vector.label for i in own) for own in experiment.steering[1:]],
+            "labels": [" and ".join(dict.fromkeys(i.vector.label for i in own)) for own in experiment.steering[1:]],
         },
         "seed": experiment.seed,
     }
