@@ -113,6 +113,9 @@ def public_calls(folder: Path) -> dict[str, Call]:
     )
     by_name |= dict(
         vector=0,
+        more=[1],
+        everywhere=False,
+        precision="exact",
         at=[2],
         layers=[1],
         share=0.5,

@@ -94,7 +94,9 @@ def _concepts(model: Model, vector: SteeringVector, count: int, seed: Sequence[i
 FAMILIES: dict[str, Family] = {
     "isotropic": Family(_isotropic, True, "random directions"),
     "covariance": Family(_covariance, True, "random directions with the stream's covariance"),
-    "shuffled": Family(_shuffled, True, "the same texts, labels exchanged", "two sets of texts (mean_difference)"),
+    "shuffled": Family(
+        _shuffled, True, "the same texts, labels exchanged", "labelled texts (mean_difference, pairs, caa, pca, probe)"
+    ),
     "concepts": Family(_concepts, False, "other words, recorded the same way", "words (prompt_pair)"),
     "given": Family(None, False, "vectors of yours"),
 }

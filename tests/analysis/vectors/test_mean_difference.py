@@ -189,7 +189,7 @@ def test_exchanged_labels_are_the_default_where_there_are_enough(tiny: Model) ->
     with pytest.raises(BadArgument, match="can be exchanged in only 9 different ways; expected 10; .* ask for fewer"):
         references("shuffled:10", tiny, [few])
     for vector in (given, pair):
-        with pytest.raises(BadArgument, match=r"no shuffled references for .*from two sets of texts \(mean_difference"):
+        with pytest.raises(BadArgument, match=r"no shuffled references for .*from labelled texts \(mean_difference"):
             references("shuffled:4", tiny, [vector])
     with pytest.raises(BadArgument, match=r"no concepts references for .*from words \(prompt_pair\) on tiny"):
         references("concepts:4", tiny, [many])
