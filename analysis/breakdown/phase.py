@@ -16,7 +16,8 @@ from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.errors import SteerscopeError
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.metrics import Metric, Outputs, Score, Scored
+from steerscope.analysis.question.metrics import Metric, Score, Scored
+from steerscope.analysis.question.outputs import Outputs
 from steerscope.analysis.results.schema import Column, Frames
 
 from .outcomes import COEFFICIENT, DISTURBED, Asked, of_runs

@@ -26,6 +26,8 @@ from steerscope.analysis.origin.writers import written
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.generation import complete, row, surprises
 from steerscope.analysis.question.metrics import divergence
+from steerscope.analysis.question.outputs import pieced
+from steerscope.analysis.question.reading import values_at
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
@@ -217,9 +219,9 @@ def _positions(experiment: Experiment) -> pd.DataFrame:
     prompts, scored = experiment.prompts, experiment.scored_positions
     places = [(prompt, position) for prompt, own in enumerate(scored.positions) for position in own]
     clean, steered = (
-        experiment.along(scored.readout(run)).double().cpu().numpy() for run in (experiment.clean, experiment.steered)
+        values_at(scored, run, experiment.along).cpu().numpy() for run in (experiment.clean, experiment.steered)
     )
-    disturbed = divergence(experiment.steered.logits, experiment.clean.logits.log_softmax(-1))
+    disturbed = pieced(lambda a, b: divergence(a, b.log_softmax(-1)), experiment.steered, experiment.clean)
     return pd.DataFrame(
         {
             "prompt": [prompt for prompt, _ in places],
@@ -263,7 +265,7 @@ def _after(experiment: Experiment, vector: int | None) -> Float[Tensor, "prompt 
     if all(p in own for p, own in zip(last, scored.positions, strict=True)):
         starts = np.cumsum([0, *map(len, scored.positions)])
         places = [int(start) + own.index(p) for start, p, own in zip(starts, last, scored.positions, strict=False)]
-        return experiment.outputs_of(vector).logits[places]
+        return experiment.outputs_of(vector).rows(torch.tensor(places))
     variants = [Variant(p, own) for p, own in enumerate(experiment.edits_of(vector))]
     positions = [(p,) for p in last]
     return measure(experiment.model, prompts.full, variants, positions, _logits, budget=experiment.budget)

@@ -33,6 +33,7 @@ from steerscope.analysis.errors import BadArgument, UnsupportedModel
 from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.outputs import apart, pieced
 from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
@@ -221,7 +222,6 @@ def _refused(experiment: Experiment) -> str:
 def _checks(experiment: Experiment, outcome: str, kept: Sequence[Kept]) -> list[dict[str, object]]:
     """What must hold exactly, on this very run."""
     model, prompts, steering = experiment.model, range(len(experiment.prompts)), experiment.edits(0)
-    clean = experiment.clean.logits.log_softmax(-1)
     free = [
         at not in injected
         for scored, injected in zip(experiment.scored_positions.positions, experiment.injected, strict=True)
@@ -229,9 +229,8 @@ def _checks(experiment: Experiment, outcome: str, kept: Sequence[Kept]) -> list[
     ]
 
     def gap(edits: Callable[[int], tuple[Edit, ...]], where: Sequence[bool]) -> float:
-        logits = experiment.outputs(tuple(edits(p) for p in prompts)).logits
-        apart = (logits.log_softmax(-1) - clean).abs().amax(-1).tolist()
-        return max((x for x, wanted in zip(apart, where, strict=True) if wanted), default=0.0)
+        off = apart(experiment.outputs(tuple(edits(p) for p in prompts)), experiment.clean).tolist()
+        return max((x for x, wanted in zip(off, where, strict=True) if wanted), default=0.0)
 
     def whole(name: str, p: int) -> tuple[Edit, ...]:
         return freeze(model, Freezing(name), kept[p])
@@ -241,7 +240,7 @@ def _checks(experiment: Experiment, outcome: str, kept: Sequence[Kept]) -> list[
     names = [FROZEN[i] for i in generator.integers(len(FROZEN), size=SAMPLES)]
     questions = [Variant(p, (*whole(name, p), *steering[p])) for p, name in zip(drawn, names, strict=True)]
     patterns = [Variant(p, (*whole("patterns", p), *steering[p])) for p in drawn]
-    limit = tolerance(model, float(clean.abs().max()))
+    limit = tolerance(model, float(pieced(lambda x: x.log_softmax(-1).abs().amax(-1), experiment.clean).max()))
     found = {
         "patterns, values and MLPs frozen give the clean run, where nothing is injected": gap(
             lambda p: (*kept[p].values(), *steering[p]), free

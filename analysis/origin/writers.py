@@ -34,6 +34,7 @@ from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.inquiries import check_adds
+from steerscope.analysis.question.outputs import apart
 from steerscope.analysis.results.effects import NUMBERS, TOTAL, Statistics, estimates, nonzero
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
@@ -301,13 +302,12 @@ def _checks(experiment: Experiment, raw: Written, samples: int = 4) -> Checks:
         questions.append(Variant(p, _tried(experiment, measure, p, raw.owner[n], values)))
     sums = [torch.stack([part.values for part in s.parts]).sum(0).to(device) for s in raw.split]
     together = tuple(tuple(map(_put, edits, experiment.injections, sums)) for edits in experiment.edits(0))
-    outputs = experiment.outputs(together).logits.log_softmax(-1)
-    apart = float((outputs - experiment.steered.logits.log_softmax(-1)).abs().max())
+    off = float(apart(experiment.outputs(together), experiment.steered).max())
     error, recorded = max(s.error for s in raw.split), max(s.recorded for s in raw.split)
     limit = tolerance(experiment.model)
     return [
         check("the writers' parts add up to the vector (relative)", error, limit),
         check("the runs that the vector was recorded from give it again (relative)", recorded, limit),
         check("sampled parts equal one plain pass each", against_plain(experiment, questions), limit),
-        check("all parts together give the steered run", apart, limit),
+        check("all parts together give the steered run", off, limit),
     ]

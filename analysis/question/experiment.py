@@ -32,9 +32,10 @@ from .describing import described
 from .disturbance import at_kl, check_scale
 from .injection import Injection, composed, puts
 from .inquiries import check_edits, check_injections, check_outputs, check_values, check_vector
-from .metrics import Metric, Outputs, Score, Scored, divergence, logit_direction, taken
+from .metrics import Metric, Score, Scored, divergence, logit_direction, taken
+from .outputs import Outputs, pieced, with_logits
 from .prompts import Prompts, make_prompts
-from .reading import Activations, first_change, read, set_to
+from .reading import Activations, first_change, read, set_to, values_at
 from .references import References, references
 from .runs import ROUNDING, Runs, beyond_rounding
 from .scoring import scoring
@@ -69,8 +70,7 @@ class Experiment:
         scored: positions that the metric reads: None for all that are neither BOS nor injected (of answers of each
             prompt's own: the last), "all", "last", indices, or `PerPrompt`. "own" are those that the prompts hold.
         budget: bytes that the engine may take; worked out by default.
-        precision: of what reference vectors do at single nodes: "exact" is float32; "delta" rounds changes (see
-            docs/precision.md); "auto" is delta where that is faster here. The real vector is always exact.
+        precision: of references at single nodes: "exact" (float32), "delta", "auto"; see docs/precision.md.
 
     Raises:
         BadInjection, BadNode: an injection that does not fit the model, its numbers, or a prompt.
@@ -258,8 +258,8 @@ class Experiment:
     @cached_property
     def _moves(self) -> bool:
         """Whether the injection changes what comes out; one that is rounded away is refused."""
-        pair = [self._runs.get("outputs", v, partial(self.outputs, self.edits_of(v))).logits for v in (None, 0)]
-        same = torch.allclose(*pair, rtol=ROUNDING, atol=ROUNDING)
+        pair = [self._runs.get("outputs", v, partial(self.outputs, self.edits_of(v))) for v in (None, 0)]
+        same = torch.allclose(*(run.states for run in pair), rtol=ROUNDING, atol=ROUNDING)
         if same:
             check_moved(self.model, self.injections, self.edits(0), partial(self.activations, None))
         return not same
@@ -357,11 +357,15 @@ class Experiment:
         """
         if not variants or not scores:
             return np.zeros((len(variants), len(scores)))
+        reads = reads or self.reads
+        own = reads == "logits" and self.scored_positions.reads == "hidden"  # made of states, in pieces
 
         def every(readout: Readout) -> Tensor:
-            return torch.stack([readout.mean(taken(score, readout)) for score in scores], dim=-1)
+            parts = with_logits(readout, self.model.bridge.unembed, self.scored_positions.vocab) if own else [readout]
+            values = torch.cat([torch.stack([taken(score, part) for score in scores]) for part in parts], dim=1)
+            return torch.stack([readout.mean(row) for row in values], dim=-1)
 
-        given: dict[str, Any] = {"reads": reads or self.reads, "budget": self.budget, "precision": precision}
+        given: dict[str, Any] = {"reads": "hidden" if own else reads, "budget": self.budget, "precision": precision}
         found = measure(self.model, self.prompts.full, variants, self.scored_positions.positions, every, **given)
         return found.cpu().numpy()
 
@@ -373,8 +377,8 @@ class Experiment:
     @gated
     def value(self, vector: Whole | None, score: Score | None = None) -> Float[NDArray[np.float64], " prompt"]:
         """A score (the metric by default) of the clean run (None) or a vector's, from its outputs, without a run."""
-        readout = self.scored_positions.readout(self.outputs_of(vector))
-        return self.scored_positions.mean(taken(score or self.along, readout)).cpu().numpy()
+        values = values_at(self.scored_positions, self.outputs_of(vector), score or self.along)
+        return self.scored_positions.mean(values).cpu().numpy()
 
     @gated
     def change(
@@ -428,7 +432,7 @@ class Experiment:
     def disturbance(self, steered: Outputs) -> Float[NDArray[np.float64], " prompt"]:
         """The same, of a run that is already there."""
         check_outputs(steered, self.clean)
-        values = divergence(steered.logits, self.clean.logits.log_softmax(dim=-1))
+        values = pieced(lambda a, b: divergence(a, b.log_softmax(dim=-1)), steered, self.clean)
         return self.scored_positions.mean(values.double()).cpu().numpy()
 
     @gated

@@ -10,7 +10,7 @@ from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.analysis.model.models import Model
 
 from .injection import Injection, puts
-from .metrics import Outputs
+from .outputs import Outputs
 from .size import check_size
 
 
@@ -82,7 +82,7 @@ def check_values(values: NDArray[np.float64], count: int) -> None:
 
 def check_outputs(outputs: Outputs, like: Outputs) -> None:
     """Raises `BadArgument` where outputs are of other prompts or positions than others."""
-    if outputs.logits.shape != like.logits.shape:
+    if outputs.shape != like.shape:
         raise BadArgument(
             f"{outputs!r} beside {like!r}; expected outputs of the same prompts; take them of this experiment"
         )

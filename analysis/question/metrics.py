@@ -31,6 +31,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.results.stats import numbered
 
 from .answers import Asked, PerPrompt, padded, together
+from .outputs import Outputs, pieced
 from .prompts import Prompts
 
 
@@ -90,7 +91,7 @@ class Scored:
 
     def outputs(
         self, variants: Sequence[Variant], prompts: Sequence[Sequence[int]] | None = None, **options: Any
-    ) -> "Outputs":
+    ) -> Outputs:
         """Final states of the prompts, one variant each in their order, at the scored positions.
 
         Args:
@@ -104,6 +105,11 @@ class Scored:
         return self.joined([found[n] for n in range(len(variants))])
 
     @property
+    def vocab(self) -> int:
+        """Tokens that the model may say."""
+        return int(self.model.bridge.unembed.W_U.shape[-1])
+
+    @property
     def reads(self) -> Reads:
         """What of a run final states are: the stream, where logits are linear in it."""
         return "logits" if self.model.softcap else "hidden"
@@ -114,40 +120,25 @@ class Scored:
         assert values is not None
         return torch.split(values, [len(self.positions[v.prompt]) for v in readout.variants])
 
-    def joined(self, states: Sequence[Float[Tensor, "position width"]]) -> "Outputs":
+    def joined(self, states: Sequence[Float[Tensor, "position width"]]) -> Outputs:
         """Outputs of all prompts, from the final states of each."""
         flat = torch.cat(list(states))
         if self.reads == "logits":
             return Outputs(None, flat)
-        logits = self.model.bridge.unembed(flat[None])[0].detach()
-        check_logits(self.model, logits, "a run of the prompts")
-        return Outputs(flat, logits)
+        outputs = Outputs(flat, None, self.model.bridge.unembed, self.vocab)
+        for piece in outputs.pieces:
+            check_logits(self.model, outputs.rows(piece), "a run of the prompts")
+        return outputs
 
-    def readout(self, outputs: "Outputs") -> Readout:
+    def readout(self, outputs: Outputs, reads: Reads = "logits") -> Readout:
         """Outputs of all prompts as if they had just been read: what a score can be taken of."""
         counts = torch.tensor([len(positions) for positions in self.positions])
         position = torch.tensor([p for positions in self.positions for p in positions])
         row = torch.repeat_interleave(torch.arange(len(counts)), counts)
         device = self.model.device
         variants = [Variant(prompt) for prompt in range(len(self.positions))]
-        return Readout(variants, row.to(device), position.to(device), outputs.logits, outputs.hidden)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Outputs:
-    """Final states of one run of all prompts at the scored positions.
-
-    Attributes:
-        hidden: what the unembedding reads; None where the logits are no linear function of it.
-        logits: as the model gives them.
-    """
-
-    hidden: Float[Tensor, "scored d_model"] | None
-    logits: Float[Tensor, "scored vocab"]
-
-    def __repr__(self) -> str:
-        count, vocab = self.logits.shape
-        return f"<Outputs: logits of {vocab} tokens at {counted(count, 'position')}>"
+        logits = outputs.logits if reads == "logits" or outputs.hidden is None else None
+        return Readout(variants, row.to(device), position.to(device), logits, outputs.hidden)
 
 
 EACH = "each prompt's own"
@@ -211,8 +202,12 @@ def own_direction() -> Metric:
 
 
 def _own_direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
-    change = _centred(clean, steered)
-    return _along(scored, clean, _unit(change), torch.arange(len(change), device=change.device))
+    which = torch.arange(clean.shape[0], device=scored.model.device)
+    if clean.hidden is None:
+        return _along(scored, clean, _unit(_centred(clean.logits, steered.logits)), which)
+    unembedding = _unembedding(scored.model)
+    along = pieced(lambda a, b: _unit(_centred(a, b)) @ unembedding.T, clean, steered)
+    return Projection(scored, _wide(clean.hidden), along, which)
 
 
 def _others_direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
@@ -220,18 +215,23 @@ def _others_direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score
     number = int(groups.max()) + 1
     if number < 2:
         return _own_direction(scored, clean, steered)
-    change = _centred(clean, steered)
-    counts = torch.tensor([len(positions) for positions in scored.positions], device=change.device)
-    prompt = torch.repeat_interleave(torch.arange(len(counts), device=change.device), counts)
-    sums = change.new_zeros(number, change.shape[1])
-    sums.index_add_(0, groups[prompt], change / counts[prompt, None])
+    counts = torch.tensor([len(positions) for positions in scored.positions], device=groups.device)
+    prompt = torch.repeat_interleave(torch.arange(len(counts), device=groups.device), counts)
+    sums = _wide(clean.states).new_zeros(number, clean.shape[1])
+    for piece in clean.pieces:
+        change, of = _centred(clean.rows(piece), steered.rows(piece)), prompt[piece]
+        sums.index_add_(0, groups[of], change / counts[of, None])
     return _along(scored, clean, _unit(sums.sum(dim=0) - sums), groups[prompt])
 
 
-def _centred(clean: Outputs, steered: Outputs) -> Float[Tensor, "scored vocab"]:
-    change = _wide(steered.logits) - _wide(clean.logits)
+def _centred(clean: Float[Tensor, "some vocab"], steered: Float[Tensor, "some vocab"]) -> Float[Tensor, "some vocab"]:
+    change = _wide(steered) - _wide(clean)
     change = change.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # of tokens that it never says
     return change - change.mean(dim=-1, keepdim=True)
+
+
+def _unembedding(model: Model) -> Float[Tensor, "d_model vocab"]:
+    return _wide(model.bridge.unembed.W_U.detach())
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -276,10 +276,8 @@ def _along(
 ) -> Score:
     """Projection of the change from the clean run on a direction; `which` one, by scored place."""
     if clean.hidden is not None:
-        origin = _wide(clean.hidden)
         # The same projection, before the unembedding.
-        seen = (unit @ scored.model.bridge.unembed.W_U.to(unit).T).detach()
-        return Projection(scored, origin, seen, which)
+        return Projection(scored, _wide(clean.hidden), unit @ _unembedding(scored.model).to(unit).T, which)
 
     def from_logits(readout: Readout) -> Tensor:
         places = scored.places(readout)
@@ -362,10 +360,12 @@ def kl() -> Metric:
     """KL(run || clean), in nats: disturbance."""
 
     def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
-        reference = _wide(clean.logits).log_softmax(dim=-1)
+        reference = _wide(clean.logits).log_softmax(dim=-1) if clean.kept else None
 
         def score(readout: Readout) -> Tensor:
-            return divergence(logits_of(readout), reference[scored.places(readout)])
+            at = scored.places(readout)
+            own = _wide(clean.rows(at)).log_softmax(dim=-1) if reference is None else reference[at]
+            return divergence(logits_of(readout), own)
 
         return score
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Edit, Variant, changed_at
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.model.nodes import Node
 
-from .metrics import Outputs, Scored
+from .metrics import Projection, Score, Scored, taken
+from .outputs import Outputs, with_logits
 
 Activations = list[dict[tuple[str, int], Tensor]]  # by prompt
 
@@ -35,6 +38,15 @@ def read(
         for index, state in zip(chunk, scored.split(readout) if ends else (), strict=ends):
             states[index] = state
     return found, scored.joined([state for state in states if state is not None]) if ends else None
+
+
+def values_at(scored: Scored, outputs: Outputs, score: Score) -> Float[Tensor, " scored"]:
+    """A score of a run at every scored position, not averaged; logits are made in pieces, and where it needs them."""
+    if outputs.kept or isinstance(score, Projection):
+        return taken(score, scored.readout(outputs, "logits" if outputs.kept else "hidden"))
+    unembed, vocab = scored.model.bridge.unembed, scored.vocab
+    parts = with_logits(scored.readout(outputs, "hidden"), unembed, vocab)
+    return torch.cat([taken(score, part) for part in parts])
 
 
 def set_to(node: Node, activations: Activations, starts: Sequence[int]) -> list[Edit]:

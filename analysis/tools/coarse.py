@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from steerscope.analysis.engine.delta import PAYS, gain
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.metrics import Outputs, Projection, Score
+from steerscope.analysis.question.metrics import Projection, Score
+from steerscope.analysis.question.outputs import Outputs
 
 LIMIT = 2.0**-8  # of an effect's size
 TOLD = 2.0**-7  # of it: how far an effect may be off, as it is told

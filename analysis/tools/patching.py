@@ -31,6 +31,7 @@ from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Edits, Experiment, Patches
+from steerscope.analysis.question.outputs import apart
 from steerscope.analysis.results.verdicts import Basis
 
 from .coarse import NOTES, Precision, checked, coarse_scores, precision
@@ -171,8 +172,7 @@ def checks(experiment: Experiment, samples: int = 4) -> list[dict[str, object]]:
     ):
         if free.any():
             every = [patched(measure, p, edits, [sources[measure][node][p] for node in nodes]).edits for p in prompts]
-            logits = experiment.outputs(tuple(every)).logits
-            gap = (logits.log_softmax(-1) - other.logits.log_softmax(-1))[free].abs().max().item()
+            gap = apart(experiment.outputs(tuple(every)), other)[free].max().item()
             name = f"all nodes set to {name} give the {name} run, where nothing is injected"
             found.append(check(name, gap, limit))
     return found

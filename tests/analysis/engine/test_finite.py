@@ -17,7 +17,8 @@ from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.generation import generate
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import METRICS, Metric, Outputs, Score, Scored, log_prob, perplexity
+from steerscope.analysis.question.metrics import METRICS, Metric, Score, Scored, log_prob, perplexity
+from steerscope.analysis.question.outputs import Outputs
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 

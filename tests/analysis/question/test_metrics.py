@@ -16,13 +16,13 @@ from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import (
     METRICS,
     Metric,
-    Outputs,
     kl,
     log_prob,
     logit_direction,
     own_direction,
     perplexity,
 )
+from steerscope.analysis.question.outputs import Outputs
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 

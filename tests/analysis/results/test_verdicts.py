@@ -350,3 +350,18 @@ def test_prompts_of_one_group_say_nothing() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, float], match: str) -> None:
     with pytest.raises(BadArgument, match=match):
         Statistics(**options)
+
+
+def test_references_at_the_real_vectors_own_large_nodes_alone_would_break_the_rank() -> None:
+    """Why references run at all nodes: all vectors are alike, yet one that chooses the nodes is told too often."""
+    generator, references, items, tries = np.random.default_rng(0), 9, 60, 600
+    told = np.zeros(2)
+    for _ in range(tries):
+        shares = 0.1 * generator.standard_t(4, (1 + references, items))
+        members = np.arange(1, 1 + references)
+        chosen = shares[0] >= np.quantile(shares[0], 0.9)
+        for way, own in enumerate((shares, shares[:, chosen])):
+            told[way] += (rank(own, members, 0.02, 1) <= 1 / (1 + references) + 1e-9).any()
+    everywhere, at_own = told / tries
+    assert everywhere < 0.13  # stated: one in ten
+    assert at_own > 0.3

@@ -14,6 +14,7 @@ from steerscope.analysis.engine.plain import plain_logits
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site, parse_node
 from steerscope.analysis.question.metrics import kl, log_prob, perplexity
+from steerscope.analysis.question.outputs import Outputs
 from steerscope.analysis.sweeps.bench import bench
 from steerscope.analysis.sweeps.plan import Plan, plan
 from steerscope.analysis.sweeps.runner import begin, run
@@ -226,7 +227,7 @@ def test_the_vocabulary_in_pieces_gives_what_whole_logits_give(
 ) -> None:
     """Also where logits are so large that their exponentials would overflow."""
     from steerscope.analysis.engine.run import Readout
-    from steerscope.analysis.question.metrics import Outputs, Scored, own_direction
+    from steerscope.analysis.question.metrics import Scored, own_direction
     from steerscope.analysis.question.prompts import Prompts
     from steerscope.analysis.sweeps import numbers
 
