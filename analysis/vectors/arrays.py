@@ -5,11 +5,11 @@ whose parts are counted first, numpy's own format without objects, safetensors.
 """
 
 import io
-import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def torch_arrays(path: str | Path) -> Arrays:
             f"{named(path)} is no file of torch.save ({error}); expected a tensor, or a dictionary of tensors, "
             "saved by torch 1.6 or newer; check it, or save it again"
         ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, TypeError, LookupError) as error:
+    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, TypeError, LookupError) as error:
         why = brief(str(error).split("\n")[0].split(" In PyTorch 2.6")[0], 150)
         raise BadVector(
             f"{named(path)} cannot be read without running what it holds ({why}); expected a tensor, or a dictionary "
