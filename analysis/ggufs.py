@@ -135,7 +135,7 @@ class _Reader:
 
     def __init__(self, whole: NDArray[np.uint8], refuse: Callable[[str], NoReturn]) -> None:
         self.whole, self.refuse = whole, refuse
-        self.bytes = memoryview(whole)
+        self.bytes = whole.data
         self.at, self.listed, self.letters = 4, 0, 0
 
     def read(self) -> Gguf:

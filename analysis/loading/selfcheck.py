@@ -173,8 +173,8 @@ def _equations(model: Model, seen: dict[str, Any], edited: Sequence[str | None],
 
     def note(site: str | None, name: str, value: Tensor, expected: Tensor) -> None:
         names = [name if row is None else f"{name}, while {row} is edited" for row in edited]
-        written = {None: (), **{row: ("z",) if row in ONE else (row,) for row in edited if row is not None}}
-        kept = [None if site in written[row] else name for row, name in zip(edited, names, strict=True)]
+        written = ["z" if row in ONE else row for row in edited]
+        kept = [None if site is not None and at == site else name for at, name in zip(written, names, strict=True)]
         errors.rows(kept, value, expected)
 
     for layer in range(model.n_layers):
