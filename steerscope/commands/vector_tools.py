@@ -148,21 +148,21 @@ def compare(
 
     Example: steerscope vectors compare a.safetensors b.gguf --model tinystories-2l --prompts general --out out/compared
     """
-    from steerscope.analysis.question.prompts import read_grouped
+    from steerscope.analysis.question.prompt_files import read_table
     from steerscope.analysis.vectors.vector_files import read_vector
     from steerscope.commands.finish import check_out, finish, hush
     from steerscope.prompt_sets import prompts_file
 
     check_out(out, overwrite, ("pairs", "vectors"))
     found = [read_vector(file) for file in files]
-    texts, named = read_grouped(prompts_file(prompts))
+    table = read_table(prompts_file(prompts))
     hush()
     from steerscope.analysis.origin.compare_vectors import compare_vectors
     from steerscope.analysis.question.prompts import make_prompts
     from steerscope.loader import load
 
     loaded = load(model, device=device, dtype=dtype, bos=bos)
-    given = make_prompts(loaded, texts, source=prompts, groups=named or "auto")
+    given = make_prompts(loaded, table.prompts, source=prompts, groups=table.groups or "auto")
     options = {"coefficient": coef, "positions": positions, "references": references, "level": level, "seed": seed}
     result = compare_vectors(loaded, found, given, **options)
     return finish(result, out, overwrite)
