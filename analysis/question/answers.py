@@ -60,6 +60,11 @@ class PerPrompt:
 Asked = PerPrompt | Sequence[Token]
 
 
+def asked_as(tokens: Token | Asked) -> Asked:
+    """One token as a list of it."""
+    return [tokens] if isinstance(tokens, str | int) else tokens
+
+
 def answered(model: Model, prompts: Prompts, targets: Asked, against: Asked) -> Prompts:
     """Prompts with the tokens of their answers, and of their distractors where there are any.
 

@@ -30,7 +30,7 @@ from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.results.stats import numbered
 
-from .answers import Asked, PerPrompt, padded, together
+from .answers import Asked, PerPrompt, asked_as, padded, together
 from .outputs import Outputs, pieced
 from .prompts import Prompts
 
@@ -301,7 +301,7 @@ def log_prob(
             first that differ are compared (`question.answers`).
     """
     if isinstance(targets, PerPrompt) or isinstance(against, PerPrompt):
-        asked = tuple(side if isinstance(side, PerPrompt) else _several(side) for side in (targets, against))
+        asked: tuple[Asked, Asked] = (asked_as(targets), asked_as(against))
         told = {
             name: EACH if isinstance(a, PerPrompt) else a for name, a in zip(("targets", "against"), asked, strict=True)
         }

@@ -72,7 +72,7 @@ def test_copies_that_count_as_independent_are_told(tiny: Model) -> None:
     copies = [TEXTS[0], TEXTS[0], TEXTS[1], TEXTS[0]]
     assert advice(asked(tiny, prompts=copies)) == []  # one group
     [told] = advice(asked(tiny, prompts=make_prompts(tiny, copies, groups="each")))
-    assert told.startswith("2 prompts repeat others and count as independent")
+    assert told.startswith("2 prompts repeat others and are counted as independent")
 
 
 def test_a_continuation_that_a_token_would_join_is_told(tiny: Model) -> None:
