@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerscope.analysis.brief import brief, quoted
+from steerscope.analysis.brief import brief, counted, quoted
 from steerscope.analysis.errors import BadArgument, BadVector, OutputExists
 from steerscope.analysis.vectors.recipes import OFFERED, RECIPES
 from steerscope.commands.finish import Answer, Out
@@ -123,7 +123,7 @@ def build(
     if len(built.failed):
         first = built.failed.iloc[0]
         said.append(
-            f"{len(built.failed)} rows could not be built: {out / FAILED}; first {first['line']}: {first['reason']}"
+            f"{counted(len(built.failed), 'row')} could not be built: {out / FAILED}; first {first['line']}: {first['reason']}"
         )
     return Answer({"made": len(built.made), "kept": built.kept, "failed": built.failed.to_dict("records")}, said)
 
