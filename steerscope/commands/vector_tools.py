@@ -123,7 +123,8 @@ def build(
     if len(built.failed):
         first = built.failed.iloc[0]
         said.append(
-            f"{counted(len(built.failed), 'row')} could not be built: {out / FAILED}; first {first['line']}: {first['reason']}"
+            f"{counted(len(built.failed), 'row')} could not be built: {out / FAILED}; "
+            f"first {first['line']}: {first['reason']}"
         )
     return Answer({"made": len(built.made), "kept": built.kept, "failed": built.failed.to_dict("records")}, said)
 
