@@ -172,9 +172,10 @@ def test_published_files_are_read_by_their_columns(tmp_path: Path, tiny: Model) 
 
 def test_gradients_do_not_pass_through_tokens_of_other_prompts(tiny: Model) -> None:
     experiment = ask(tiny)
-    outputs = experiment.clean
-    hidden = outputs.logits.clone().requires_grad_()
-    readout = experiment.scored_positions.readout(replace(outputs, logits=hidden))
+    read = experiment.scored_positions.readout(experiment.clean)
+    logits = torch.stack([plain_logits(tiny, ids, [])[-1] for ids in experiment.prompts.ids])
+    hidden = logits.detach().clone().requires_grad_()
+    readout = replace(read, logits=hidden)
     experiment.along(readout).sum().backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
     for row, targets, against in zip(hidden.grad, experiment.prompts.targets, experiment.prompts.against, strict=True):
