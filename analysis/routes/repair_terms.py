@@ -86,11 +86,13 @@ class Tail:
         asked, norm = self.experiment, self.norm
         if norm is not None:
             x = norm.part(x, norm.scale(x if held is None else held)) + norm.bias
-        logits = torch.empty(0)
+        logits = None
         if asked.reads == "logits":
             logits = asked.model.bridge.unembed(x[None].to(asked.model.dtype))[0].detach()
             logits = asked.model.capped(logits)
-        readout = asked.scored_positions.readout(Outputs(x, logits))
+        readout = asked.scored_positions.readout(
+            Outputs(x, logits, asked.model.bridge.unembed, asked.scored_positions.vocab), asked.reads
+        )
         found = [asked.scored_positions.mean(score(readout).double()) for score in scores]
         return torch.stack(found).cpu().numpy()
 

@@ -50,6 +50,7 @@ def make_bundle(model: Model, recipe: str, layers: Sequence[Whole] | None = None
             f"a bundle of {recipe} over the layers {brief(str(chosen))}; expected some layers and no layer beside "
             f"them, and a recipe whose vectors are made of activations: {fit}; choose one"
         )
+    options = found.taken(options)
     where = [place(model, n, options.get("site", "resid_pre"), options.get("head")) for n in chosen]
     plan = found.plan(model, options)
     made = make_all(model, [(plan, at) for at in where])

@@ -123,6 +123,22 @@ class Recipe:
                     f"expected {expected}; make it again, or give it the recipe 'given'"
                 ) from None
 
+    def taken(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as its function takes them, where another function is called with them.
+
+        Raises:
+            BadVector: one is of another kind.
+        """
+        found = {}
+        for name, value in options.items():
+            try:
+                found[name] = self._held[name][1](value)
+            except Refused as expected:
+                raise BadVector(
+                    f"the recipe {self.name} got {name}={brief(repr(value), 80)}; expected {expected}; give that"
+                ) from None
+        return found
+
     @property
     def _module(self) -> Any:
         return importlib.import_module(f"steerscope.analysis.vectors.{self.name}")
