@@ -135,7 +135,8 @@ def made(experiment: Experiment, asked: Sequence[tuple[int, int, int]]) -> list[
 def direction(experiment: Experiment) -> Tensor:
     """Unit direction of the injection's mean change of logits."""
     change = pieced(lambda a, b: b - a, experiment.clean, experiment.steered).mean(0)
-    return (change - change.mean()) / (change - change.mean()).norm()
+    found: Tensor = (change - change.mean()) / (change - change.mean()).norm()
+    return found
 
 
 def projection(experiment: Experiment, unit: Tensor) -> Score:

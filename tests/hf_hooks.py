@@ -15,10 +15,10 @@ import transformers as hf
 
 
 def change(asked: dict[str, Any], x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    if asked["operation"] == "add":
-        return x + asked["coefficient"] * v
     r = v / v.norm()
-    return x - (x @ r)[..., None] * r
+    added = asked["operation"] == "add"
+    changed: torch.Tensor = x + asked["coefficient"] * v if added else x - (x @ r)[..., None] * r
+    return changed
 
 
 @torch.no_grad()
@@ -74,8 +74,8 @@ def plainly(cases: Sequence[dict[str, Any]], **model: str) -> list[list[dict[str
 def main() -> None:
     asked = json.load(sys.stdin)
     options = {"gguf_file": asked["gguf_file"]} if asked.get("gguf_file") else {}
-    model = hf.AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32, **options).eval()
-    json.dump([greedy(model, case) for case in asked["cases"]], sys.stdout)
+    model: Any = hf.AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32, **options)
+    json.dump([greedy(model.eval(), case) for case in asked["cases"]], sys.stdout)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ class Pass:
     ) -> None:
         self.model, self.prompts, self.asked, self.probe = model, prompts, variants, probe
         delta = precision == "delta" and probe is None and any(v.base is not None for v in variants)
+        self.variants: Sequence[Variant]
+        self.bases: Sequence[int] | None
         self.variants, self.bases = with_bases(variants) if delta else (variants, None)
         self.reading, self.reads, self.sites = reading, reads, list(sites)
         self.length = max(len(prompts[v.prompt]) for v in variants)

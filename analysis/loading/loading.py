@@ -68,7 +68,7 @@ def load(
             remembered.remember(model, config)
         return model
     if _is_transformers(source):
-        checkpoint = of_object(source, device and place, dtype and kind, tokenizer)
+        checkpoint = of_object(source, place if device else None, kind if dtype else None, tokenizer)
         model, expected = _apart(checkpoint, bos, name, selfcheck)
         if selfcheck:
             check(model, expected)

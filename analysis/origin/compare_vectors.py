@@ -186,7 +186,7 @@ def _pairs(vectors: Sequence[SteeringVector], gram: Gram, prompts: Prompts, leve
             "second": vectors[j].label,
             "layers": f"{vectors[i].site.layer} and {vectors[j].site.layer}",
         }
-        for n, (i, j) in enumerate(zip(first, second, strict=True))
+        for n, (i, j) in enumerate(zip(first.tolist(), second.tolist(), strict=True))
     ]
     return pd.DataFrame(table)
 

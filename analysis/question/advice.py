@@ -33,6 +33,7 @@ def _first_row(experiment: Experiment, injection: Injection) -> list[tuple[int, 
     found = []
     for number, prompt in enumerate(experiment.layouts):
         edit = injection.edit(prompt)
+        assert isinstance(edit.value, torch.Tensor)
         values = edit.value if edit.value.ndim == 2 else edit.value[None]
         for n, position in enumerate(edit.positions or ()):
             norm = float(values[n if len(values) > 1 else 0].norm())

@@ -206,6 +206,7 @@ class Experiment:
 
     @cached_property
     def _scoring(self) -> tuple[Scored, str]:
+        assert not isinstance(self.scored, PerPrompt)  # the prompts hold them
         positions, rule = scoring(self.metric, self.prompts, self.scored, self.injected, self.layouts)
         return Scored(self.model, self.prompts, positions), rule
 
@@ -258,8 +259,8 @@ class Experiment:
     @cached_property
     def _moves(self) -> bool:
         """Whether the injection changes what comes out; one that is rounded away is refused."""
-        pair = [self._runs.get("outputs", v, partial(self.outputs, self.edits_of(v))) for v in (None, 0)]
-        same = torch.allclose(*(run.states for run in pair), rtol=ROUNDING, atol=ROUNDING)
+        clean, steered = (self._runs.get("outputs", v, partial(self.outputs, self.edits_of(v))) for v in (None, 0))
+        same = torch.allclose(clean.states, steered.states, rtol=ROUNDING, atol=ROUNDING)
         if same:
             check_moved(self.model, self.injections, self.edits(0), partial(self.activations, None))
         return not same

@@ -114,7 +114,8 @@ def shuffled(model: Model, vector: SteeringVector, count: int, generator: Genera
     """
     source = vector.source
     drawn = _splits(source, count, generator)
-    made = plan(model, *(source.get(key) for key in OPTIONS))
+    given: list[Any] = [source.get(key) for key in OPTIONS]
+    made = plan(model, *given)
     return relabelled(model, vector, made, [partial(_as_drawn, source, positive) for positive in drawn])
 
 

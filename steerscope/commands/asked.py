@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from steerscope.analysis.errors import BadArgument, BadInjection
+from steerscope.analysis.vectors.recipes import ASKED
 from steerscope.commands import options, vectors
 from steerscope.commands.finish import Answer, Out
 from steerscope.knobs import KINDS, NONE, Knob, Knobs, knobs
@@ -135,7 +136,7 @@ def _steering(given: dict[str, Any], of_vector: list[str]) -> list["Wanted"]:
 
     if given["inject"]:
         usual = {name: option.default for name, option in inspect.signature(_experiment).parameters.items()}
-        usual |= {name: None for name in of_vector} | {"recipe": vectors.ASKED[0]}
+        usual |= {name: None for name in of_vector} | {"recipe": ASKED[0]}
         one = [name for name in (*of_vector, *ONE) if given[name] not in (usual[name], [])]
         if one:
             raise BadInjection(

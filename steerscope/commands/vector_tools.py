@@ -164,7 +164,13 @@ def compare(
 
     loaded = load(model, device=device, dtype=dtype, bos=bos)
     given = make_prompts(loaded, table.prompts, source=prompts, groups=table.groups or "auto")
-    options = {"coefficient": coef, "positions": positions, "references": references, "level": level, "seed": seed}
+    options: dict[str, Any] = {
+        "coefficient": coef,
+        "positions": positions,
+        "references": references,
+        "level": level,
+        "seed": seed,
+    }
     result = compare_vectors(loaded, found, given, **options)
     return finish(result, out, overwrite)
 

@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ def test_it_is_known_by_its_name(smollm2: st.Model, smollm2_file: Path) -> None:
 @torch.no_grad()
 def test_logits_are_those_of_the_same_file_read_by_transformers_alone(smollm2: st.Model, smollm2_file: Path) -> None:
     options = {"gguf_file": smollm2_file.name, "local_files_only": True}
-    plain = hf.AutoModelForCausalLM.from_pretrained(smollm2_file.parent, dtype=torch.float32, **options).eval()
+    plain: Any = hf.AutoModelForCausalLM.from_pretrained(smollm2_file.parent, dtype=torch.float32, **options)
+    plain.eval()
     tokenizer = hf.AutoTokenizer.from_pretrained(smollm2_file.parent, **options)
     ids = smollm2.tokens("The capital of France is")
     assert ids[1:] == tokenizer("The capital of France is")["input_ids"] and smollm2.text([ids[0]]) == "<|im_start|>"

@@ -17,7 +17,8 @@ ASKED = [{"role": "user", "content": "What is the capital of France?"}]
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_file: Path) -> Model:
-    return st.load(str(smollm2_file), selfcheck=False)
+    model: Model = st.load(str(smollm2_file), selfcheck=False)
+    return model
 
 
 def test_bos_is_put_by_default_and_its_template_brings_its_own(smollm2: Model) -> None:

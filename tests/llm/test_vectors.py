@@ -1,6 +1,7 @@
 """Vectors as people make them, on SmolLM2: answers over layers, principal directions, heads, a control vector."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_file: Path) -> Model:
-    return st.load(str(smollm2_file), selfcheck=False)
+    model: Model = st.load(str(smollm2_file), selfcheck=False)
+    return model
 
 
 def test_answers_make_a_bundle_that_a_control_vector_holds_and_that_steers(smollm2: Model, tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ def test_principal_directions_and_probes_tell_two_kinds_of_texts_apart(smollm2: 
 
 @pytest.mark.parametrize("recipe", ["pairs", "minus_mean"])
 def test_writers_add_up_to_a_vector_of_many_runs(recipe: str, smollm2: Model) -> None:
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "pairs": {"pairs": list(zip(KIND, CRUEL, strict=True))},
         "minus_mean": {"prompt": " wedding", "corpus": KIND},
     }

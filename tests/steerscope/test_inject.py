@@ -18,7 +18,8 @@ from steerscope.commands.inject import wanted
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("model")
     save_gpt2(folder)
-    return st.load(folder, name="tiny", selfcheck=False)
+    found: Model = st.load(folder, name="tiny", selfcheck=False)
+    return found
 
 
 @pytest.fixture

@@ -42,11 +42,11 @@ def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list
     seen: list[int] = []
     own = patching._one
 
-    def one(experiment: Any, vector: int, nodes: Any) -> Any:
+    def one(experiment: Any, vector: int, nodes: Any, coarse: bool) -> Any:
         if len(seen) == stop_at:
             raise KeyboardInterrupt
         seen.append(vector)
-        return own(experiment, vector, nodes)
+        return own(experiment, vector, nodes, coarse)
 
     monkeypatch.setattr(patching, "_one", one)
     return seen

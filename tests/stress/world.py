@@ -76,7 +76,9 @@ class World:
         return found
 
     def stories(self, out: Path, word: str) -> TrainConfig:
-        return small_training(self.home / "stories.txt", out, steps=4, evaluate_every=2, seed=SEEDS[word])
+        options = {"steps": 4, "evaluate_every": 2, "seed": SEEDS[word]}
+        found: TrainConfig = small_training(self.home / "stories.txt", out, **options)
+        return found
 
 
 @cache

@@ -46,12 +46,14 @@ ODD: tuple[Any, ...] = (
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stories(tmp_path_factory.mktemp("text") / "stories.txt", 40)
+    found: Path = stories(tmp_path_factory.mktemp("text") / "stories.txt", 40)
+    return found
 
 
 @pytest.fixture
 def config(text: Path, tmp_path: Path) -> TrainConfig:
-    return small_training(text, tmp_path / "model")
+    found: TrainConfig = small_training(text, tmp_path / "model")
+    return found
 
 
 @pytest.fixture(scope="module")

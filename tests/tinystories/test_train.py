@@ -34,12 +34,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stories(tmp_path_factory.mktemp("text") / "stories.txt")
+    found: Path = stories(tmp_path_factory.mktemp("text") / "stories.txt")
+    return found
 
 
 @pytest.fixture
 def config(text: Path, tmp_path: Path) -> TrainConfig:
-    return small_training(
+    found: TrainConfig = small_training(
         text,
         tmp_path / "model",
         d_model=32,
@@ -54,6 +55,7 @@ def config(text: Path, tmp_path: Path) -> TrainConfig:
         evaluate_every=6,
         checkpoint_every=10,
     )
+    return found
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

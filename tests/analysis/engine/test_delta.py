@@ -23,7 +23,8 @@ EVERYWHERE = [range(len(prompt)) for prompt in PROMPTS]
 
 def based(model: Model, seed: int = 0) -> list[Variant]:
     """Variants of all kinds, each with a base: no edits, the beginning of its own, those of another, or none."""
-    chance, found = random.Random(seed), []
+    chance = random.Random(seed)
+    found: list[Variant] = []
     for variant in random_variants(model, PROMPTS, 40, seed):
         others = [v.edits for v in found if v.prompt == variant.prompt]
         base = chance.choice([(), variant.edits[:1], variant.edits, *others[-1:], None])

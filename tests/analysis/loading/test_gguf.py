@@ -24,7 +24,8 @@ TOKENS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79, 32]])
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(tmp_path_factory.mktemp("gguf") / "hf.gguf", checkpoint("llama"), words=WORDS)
+    path: Path = write_gguf(tmp_path_factory.mktemp("gguf") / "hf.gguf", checkpoint("llama"), words=WORDS)
+    return path
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2"])
@@ -74,7 +75,8 @@ def test_factors_of_rotary_embeddings_are_used(tmp_path: Path) -> None:
     scaled = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
     scaled |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
     torch.manual_seed(0)
-    original = hf.LlamaForCausalLM(hf.LlamaConfig(**_LLAMA | {"rope_parameters": scaled})).eval()
+    original: Any = hf.LlamaForCausalLM(hf.LlamaConfig(**_LLAMA | {"rope_parameters": scaled}))
+    original.eval()
     plain = 10000.0 ** -(torch.arange(0, 8, 2) / 8)
     factors = plain / original.model.rotary_emb.inv_freq
     assert factors.max() > 2

@@ -91,7 +91,7 @@ def test_a_tokenizer_comes_with_it(small_models: Any) -> None:
             ),
             "is an encoder-decoder",
         ),
-        (lambda: hf.LlamaForCausalLM(checkpoint("llama").config).to("meta"), "is spread over several devices, or not"),
+        (lambda: checkpoint("llama").to("meta"), "is spread over several devices, or not"),
     ],
     ids=["without head", "encoder", "encoder-decoder", "meta"],
 )

@@ -10,6 +10,8 @@ from architectures import checkpoint, native
 from steerscope.analysis.errors import UnsupportedModel
 from steerscope.analysis.loading import loading, remembered
 from steerscope.analysis.loading.loading import load
+from steerscope.analysis.loading.selfcheck import selfcheck
+from steerscope.analysis.model.models import Model
 from steerscope.analysis.seals import sealed
 
 
@@ -17,8 +19,13 @@ from steerscope.analysis.seals import sealed
 def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of models whose self-check has run, with a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    run, right = [], loading.check
-    monkeypatch.setattr(loading, "check", lambda model, *args: (run.append(model.name), right(model, *args)))
+    run: list[str] = []
+
+    def check(model: Model, *more: Any) -> None:
+        run.append(model.name)
+        selfcheck(model, *more)
+
+    monkeypatch.setattr(loading, "check", check)
     return run
 
 

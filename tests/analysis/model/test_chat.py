@@ -78,15 +78,16 @@ def test_turns_of_a_role_stand_together_and_the_instruction_is_the_last(chatty: 
 
 def test_an_experiment_and_a_completion_inject_at_the_part(chatty: Model) -> None:
     injection = Injection(prompt_pair(chatty, " wedding", " ", 0).row(-1), 3.0, positions="last of instruction")
-    experiment = Experiment(chatty, injection, [ASKED, SAID], references=0)
+    experiment = Experiment(chatty, (injection,), make_prompts(chatty, [ASKED, SAID]), references=0)
     [layout, _] = experiment.layouts
     assert experiment.injected[0] == (dict(layout.parts)["instruction"][-1],)
     assert replace(experiment, prompts=experiment.prompts.some([1])).injected == experiment.injected[1:]
     by_index = replace(injection, positions=list(experiment.injected[0]))
     made = [generate(chatty, ASKED, one, tokens=6, temperature=0) for one in (injection, by_index)]
     assert made[0] == made[1]
+    plain = make_prompts(chatty, ["Tom had a red ball"])
     with pytest.raises(BadInjection, match="no part 'user'.*give chats"):
-        Experiment(chatty, replace(injection, positions="user"), ["Tom had a red ball"], references=0)
+        Experiment(chatty, (replace(injection, positions="user"),), plain, references=0)
 
 
 def test_a_template_that_looks_into_contents_leaves_no_parts(chatty: Model) -> None:

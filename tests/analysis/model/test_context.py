@@ -34,7 +34,8 @@ def test_a_continuation_has_the_tokens_that_it_has_in_the_whole_text(sentencepie
 def test_log_perplexity_of_a_continuation_is_that_of_the_whole_text(sentencepiece: Model) -> None:
     model = sentencepiece
     injection = Injection(prompt_pair(model, " there", " girl", 1), 0.0)
-    value = Experiment(model, injection, [OPENING], perplexity(" there"), references=0).value(None)[0]
+    prompts = make_prompts(model, [OPENING])
+    value = Experiment(model, (injection,), prompts, perplexity(" there"), references=0).value(None)[0]
     batch = [model.tokens(OPENING + " there")]
     with torch.no_grad():
         logits = model.bridge(torch.tensor(batch))[0, -2]
@@ -74,9 +75,8 @@ def test_a_target_is_the_token_that_spells_it_inside_of_a_text(sentencepiece: Mo
     assert model.token_text(model.single_token(" ")) == " "
     with pytest.raises(BadMetric, match=r"'there' is not a single token .*\(' there' is one\)"):
         model.single_token("there")
-    prepared = Experiment(
-        model, Injection(prompt_pair(model, " girl", " boy", 1), 1.0), [OPENING], log_prob([" there"])
-    )
+    injection = Injection(prompt_pair(model, " girl", " boy", 1), 1.0)
+    prepared = Experiment(model, (injection,), make_prompts(model, [OPENING]), log_prob([" there"]))
     assert prepared.metric.tokens == (" there",)
 
 

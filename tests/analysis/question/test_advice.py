@@ -20,7 +20,7 @@ TEXTS = ["Tom had a red ball", "One day Lily saw a cake"]
 
 def asked(model: Model, vector: Any = None, prompts: Any = TEXTS, positions: Any = "front", **more: Any) -> Experiment:
     vector = prompt_pair(model, " wedding", " ", 1) if vector is None else vector
-    return Experiment(model, Injection(vector, 2.0, positions=positions), prompts, references=0, **more)
+    return Experiment(model, (Injection(vector, 2.0, positions=positions),), prompts, references=0, **more)
 
 
 def test_an_ordinary_question_has_no_warnings(tiny: Model) -> None:

@@ -18,6 +18,7 @@ from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import kl, log_prob
 from steerscope.analysis.question.prompt_files import read_table
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.sweeps.plan import plan
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
@@ -48,14 +49,14 @@ def test_each_prompt_is_scored_by_its_own_answer_at_its_end(tiny: Model) -> None
     assert experiment.value(None) == pytest.approx(by_hand(tiny), abs=1e-5)
     for p in range(len(TEXTS)):
         metric = log_prob(PerPrompt([ANSWERS[p]]), [OTHERS[p]])
-        alone = Experiment(tiny, experiment.injections, [TEXTS[p]], metric, references=1)
+        alone = Experiment(tiny, experiment.injections, make_prompts(tiny, [TEXTS[p]]), metric, references=1)
         assert experiment.effect()[p] == pytest.approx(alone.effect()[0], abs=1e-5)
 
 
 def test_without_distractors_it_is_the_log_probability(tiny: Model) -> None:
     experiment = ask(tiny, metric=log_prob(PerPrompt(OTHERS)))
     same = [
-        Experiment(tiny, experiment.injections, [t], log_prob(o), scored="last")
+        Experiment(tiny, experiment.injections, make_prompts(tiny, [t]), log_prob(o), scored="last")
         for t, o in zip(TEXTS, OTHERS, strict=True)
     ]
     assert experiment.value(0) == pytest.approx([float(one.value(0)[0]) for one in same], abs=1e-5)
@@ -71,7 +72,8 @@ def test_exact_effects_and_gradients_are_the_means_of_those_of_each_prompt_alone
         alone = []
         for answer, other, text in zip(ANSWERS, OTHERS, TEXTS, strict=True):
             metric = log_prob(PerPrompt([answer]), PerPrompt([other]))
-            alone.append(effects(method(Experiment(tiny, together.injections, [text], metric, references=1))))
+            prompts = make_prompts(tiny, [text])
+            alone.append(effects(method(Experiment(tiny, together.injections, prompts, metric, references=1))))
         found = effects(method(together))
         assert np.abs(found).max() > 1e-3 and np.allclose(found, np.mean(alone, axis=0), atol=close)
 
@@ -97,7 +99,7 @@ def test_a_part_of_the_prompts_keeps_its_answers(tiny: Model) -> None:
     assert part.effect() == pytest.approx(experiment.effect()[[2, 0]], abs=1e-5)
     assert part.prompts.hash != replace(part.prompts, targets=part.prompts.targets[::-1]).hash
     with pytest.raises(BadMetric, match="no answers of their own"):
-        replace(experiment, prompts=TEXTS).effect()
+        replace(experiment, prompts=make_prompts(tiny, TEXTS)).effect()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_published_files_are_read_by_their_columns(tmp_path: Path, tiny: Model) 
     names = ["answer_matching_behavior", "answer_not_matching_behavior"]
     table = read_table(tmp_path / "evals.jsonl", "question", names)
     metric = log_prob(*(PerPrompt(table.columns[name]) for name in names))
-    prompts = Experiment(tiny, ask(tiny).injections, table.prompts, metric).prompts
+    prompts = Experiment(tiny, ask(tiny).injections, make_prompts(tiny, table.prompts), metric).prompts
     assert [tiny.token_text(t) for (t,) in prompts.targets] == ["A", "B"]
     with pytest.raises(BadPrompt, match="has the columns .*; expected one named nowhere"):
         read_table(tmp_path / "eap.csv", "clean", ["nowhere"])

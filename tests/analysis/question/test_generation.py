@@ -8,6 +8,7 @@ from reference import plain_logits
 
 from steerscope.analysis.errors import BadArgument, BadInjection, BadPrompt
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.model.positions import Layout
 from steerscope.analysis.question.bundles import bundle
 from steerscope.analysis.question.generation import complete, draw, generate, generate_many, row
@@ -103,7 +104,9 @@ def test_what_is_generated_is_edited_when_it_is_read(operation: Any, during: Any
 def test_many_prompts_at_once_are_as_each_alone(during: Any, every_architecture: Model) -> None:
     """Different lengths in one batch, windows and rotary positions included."""
     model = every_architecture
-    vector = SteeringVector(torch.randn(1, model.d_model, generator=torch.Generator().manual_seed(1)), "L1.resid_pre")
+    vector = SteeringVector(
+        torch.randn(1, model.d_model, generator=torch.Generator().manual_seed(1)), Site("resid_pre", 1)
+    )
     injection = Injection(vector, 2.0, positions="last", during=during)
     alone = [generate(model, ids, injection, seed=5 + n, tokens=8) for n, ids in enumerate(IDS)]
     assert generate_many(model, IDS, injection, seed=5, tokens=8) == alone
@@ -142,7 +145,7 @@ def test_a_draw_from_the_likely_is_one_from_all(tiny: Model) -> None:
 
 
 def test_a_generated_token_takes_one_row(tiny: Model) -> None:
-    vector = SteeringVector(torch.ones(2, tiny.d_model), "L1.resid_pre")
+    vector = SteeringVector(torch.ones(2, tiny.d_model), Site("resid_pre", 1))
     with pytest.raises(BadInjection, match="a generated token takes one"):
         Injection(vector, 1.0, during="both")
     with pytest.raises(BadInjection, match="a generated token takes one"):
@@ -157,7 +160,7 @@ CASES = [(operation, during) for operation in ("add", "ablate") for during in ("
 def test_text_is_that_of_plain_hugging_face_hooks(name: str, small_models: Any) -> None:
     model = small_models[name]
     rows = torch.randn(2, model.d_model, generator=torch.Generator().manual_seed(1))
-    vectors = {layer: SteeringVector(2 * row, "L0.resid_pre") for layer, row in enumerate(rows)}
+    vectors = {layer: SteeringVector(2 * row, Site("resid_pre", 0)) for layer, row in enumerate(rows)}
     asked: dict[str, Any] = {"coefficient": 1.0, "prompts": IDS, "tokens": 10}
     asked["vectors"] = {layer: vector.values[0].tolist() for layer, vector in vectors.items()}
     cases = [asked | {"operation": operation, "during": during} for operation, during in CASES]

@@ -115,7 +115,9 @@ def test_every_operation_does_what_its_formula_says(tiny: Model) -> None:
         def hook(x: torch.Tensor, hook: object) -> torch.Tensor:
             return torch.cat([x[:, :1], torch.stack([change(row.double()).float() for row in x[0, 1:]])[None]], dim=1)
 
-        return tiny.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=[("blocks.1.hook_resid_pre", hook)])[0]
+        hooks = [("blocks.1.hook_resid_pre", hook)]
+        found: torch.Tensor = tiny.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=hooks)[0]
+        return found
 
     formulas: dict[tuple[Any, float], Callable[[torch.Tensor], torch.Tensor]] = {
         ("add", 2.0): lambda x: x + 2 * v,
@@ -175,14 +177,14 @@ def test_a_bundle_is_one_injection_a_layer(tiny: Model) -> None:
 def test_references_are_put_in_by_the_same_operation(operation: Any, tiny: Model) -> None:
     vector = prompt_pair(tiny, " wedding", " ship", 1).row(-1)
     injection = Injection(vector, 0.5, positions="all", operation=operation)
-    asked = Experiment(tiny, injection, ["One day Lily saw a dragon"], references=2)
+    asked = Experiment(tiny, (injection,), make_prompts(tiny, ["One day Lily saw a dragon"]), references=2)
     for own in asked.steering[1:]:
         assert (own[0].operation, own[0].coefficient, own[0].place) == (operation, 0.5, injection.place)
         torch.testing.assert_close(own[0].vector.norms, vector.norms)
     if operation == "norm_add":
         return
     with pytest.raises(BadInjection, match="no strength that can be scaled"):
-        Experiment(tiny, injection, ["One day Lily saw a dragon"], references=2, matched="kl")
+        Experiment(tiny, (injection,), make_prompts(tiny, ["One day Lily saw a dragon"]), references=2, matched="kl")
 
 
 def test_what_operations_change_gives_their_run_again(tiny: Model) -> None:
@@ -192,13 +194,16 @@ def test_what_operations_change_gives_their_run_again(tiny: Model) -> None:
         Injection(vector, 2.0, 1, "last", "add"),
         Injection(vector, 1.0, 1, "all", "ablate"),
     )
-    asked = Experiment(tiny, several, ["One day Lily saw a dragon", "Tom had a red ball"], references=1)
+    asked = Experiment(
+        tiny, several, make_prompts(tiny, ["One day Lily saw a dragon", "Tom had a red ball"]), references=1
+    )
     for number in (0, 1):
         made = asked.held.edits(number)
         assert {edit.operation for own in made for edit in own} == {"add"}
         found = asked.outputs(made).logits
         torch.testing.assert_close(found, asked.outputs_of(number).logits, atol=1e-4, rtol=1e-4)
-    alone = Experiment(tiny, Injection(vector, 2.0, positions="last"), ["One day Lily saw a dragon"], references=1)
+    added = Injection(vector, 2.0, positions="last")
+    alone = Experiment(tiny, (added,), make_prompts(tiny, ["One day Lily saw a dragon"]), references=1)
     assert alone.held is alone
     assert asked.held.held is asked.held
     assert asked.held.fewer(0).holds
@@ -206,5 +211,6 @@ def test_what_operations_change_gives_their_run_again(tiny: Model) -> None:
 
 def test_an_analysis_refuses_what_edits_no_prompt(tiny: Model) -> None:
     vector = prompt_pair(tiny, " wedding", " ship", 1)
+    prompts = make_prompts(tiny, ["One day Lily saw a dragon"])
     with pytest.raises(BadInjection, match="edits generated tokens alone"):
-        Experiment(tiny, Injection(vector, 2.0, during="generation"), ["One day Lily saw a dragon"])
+        Experiment(tiny, (Injection(vector, 2.0, during="generation"),), prompts)

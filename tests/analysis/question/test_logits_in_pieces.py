@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
@@ -69,7 +70,7 @@ def asked(tiny: Model, stories: list[str], metric: Metric) -> Experiment:
 def test_in_pieces_are_the_same_numbers(
     tiny: Model, stories: list[str], metric: Metric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def frames() -> dict[str, object]:
+    def frames() -> dict[str, pd.DataFrame]:
         found = exact(asked(tiny, stories, metric), completions=0, writers=False, attention=False, growing=False)
         return dict(found.frames)
 
@@ -79,10 +80,10 @@ def test_in_pieces_are_the_same_numbers(
     monkeypatch.setattr(module, "ROWS", 1)
     pieces = frames()
     for name, frame in whole.items():
-        for column in frame.select_dtypes("number"):  # type: ignore[attr-defined]
+        for column in frame.select_dtypes("number"):
             np.testing.assert_allclose(
-                np.asarray(pieces[name][column], float),  # type: ignore[index]
-                np.asarray(frame[column], float),  # type: ignore[index]
+                np.asarray(pieces[name][column], float),
+                np.asarray(frame[column], float),
                 rtol=2e-3,
                 atol=1e-4,
                 err_msg=f"{name}.{column}",

@@ -13,6 +13,7 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.bundles import bundle, everywhere
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.routes.edge_scores import complete_scores
 from steerscope.analysis.routes.path_effect import Receiver, _Question, exact_paths
@@ -54,7 +55,7 @@ ASKED = [name for name, question in QUESTIONS.items() if question.experiment and
 
 
 def ask(model: Model, kind: int) -> Experiment:
-    return Experiment(model, list(kinds(model).values())[kind], TEXTS, references=3, scored="last")
+    return Experiment(model, list(kinds(model).values())[kind], make_prompts(model, TEXTS), references=3, scored="last")
 
 
 def check(asked: Experiment, name: str, folder: Any) -> None:
@@ -79,14 +80,14 @@ def test_every_question_of_every_kind_is_exact(name: str, kind: int, tiny: Model
 def test_what_needs_an_addition_says_so(name: str, tiny: Model) -> None:
     one = Injection(prompt_pair(tiny, " wedding", " ship", 0).row(-1), 1.0, positions="all", operation="ablate")
     with pytest.raises(BadInjection, match="which ablate has not; expected the operation add"):
-        QUESTIONS[name].function(Experiment(tiny, one, TEXTS, references=0))
+        QUESTIONS[name].function(Experiment(tiny, (one,), make_prompts(tiny, TEXTS), references=0))
 
 
 def test_patching_runs_an_operation_anew(tiny: Model) -> None:
     """A head that is set back before an ablated layer gives that layer another stream to ablate."""
     vector = prompt_pair(tiny, " wedding", " ship", 0).row(-1)
     several = everywhere(tiny, vector, during="prompt")
-    asked = Experiment(tiny, several, TEXTS, references=0, scored="last")
+    asked = Experiment(tiny, several, make_prompts(tiny, TEXTS), references=0, scored="last")
     node = Node(0, 1)
     found = _one(asked, 0, [node], False)[0][0][:, 0]
     patch = asked.patches(None, [node])[node]
@@ -109,14 +110,15 @@ def test_estimates_and_edges_that_leave_injections_add_up(kind: int, tiny: Model
 def test_a_path_takes_what_is_injected_before_its_receiver_alone(tiny: Model) -> None:
     """An injection behind all that a receiver reads does not change its paths."""
     row = prompt_pair(tiny, " wedding", " ship", 0).row(-1)
-    alone = Experiment(tiny, Injection(row, 2.0, 0, "all"), TEXTS, references=0, scored="last")
-    both = Experiment(tiny, bundle({0: row, 1: row}, 2.0), TEXTS, references=0, scored="last")
+    prompts = make_prompts(tiny, TEXTS)
+    alone = Experiment(tiny, (Injection(row, 2.0, 0, "all"),), prompts, references=0, scored="last")
+    both = Experiment(tiny, bundle({0: row, 1: row}, 2.0), prompts, references=0, scored="last")
     early = Receiver(Node(0, 1), ("q", "k", "v"))
     logits = {id(one): one.clean.logits for one in (alone, both)}
     assert torch.equal(*logits.values())
     score = alone.along
-    found = [_sufficient(one, early, score) for one in (alone, both)]
-    np.testing.assert_allclose(*found, atol=1e-5)
+    found, expected = (_sufficient(one, early, score) for one in (alone, both))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def _sufficient(asked: Experiment, receiver: Receiver, score: Any) -> Any:

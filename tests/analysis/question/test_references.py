@@ -298,18 +298,20 @@ def test_a_reference_is_read_along_its_own_change(tiny: Model) -> None:
 def test_one_vector_at_several_sites_has_one_reference_at_all_of_them(tiny: Model) -> None:
     vector = prompt_pair(tiny, " wedding", " ship", 1).row(-1)
     several = everywhere(tiny, vector, during="prompt")
-    asked = Experiment(tiny, several, ["One day Lily saw a dragon"], references="isotropic:2,concepts:2")
+    prompts = make_prompts(tiny, ["One day Lily saw a dragon"])
+    asked = Experiment(tiny, several, prompts, references="isotropic:2,concepts:2")
     for own in asked.steering[1:]:
         assert [i.site for i in own] == [i.site for i in several]
         assert all(torch.equal(i.vector.values, own[0].vector.values) for i in own)
-    alone = Experiment(tiny, Injection(vector), ["One day Lily saw a dragon"], references="isotropic:2,concepts:2")
+    alone = Experiment(tiny, (Injection(vector),), prompts, references="isotropic:2,concepts:2")
     for own, (single,) in zip(asked.steering[1:], alone.steering[1:], strict=True):  # recorded where the real one was
         torch.testing.assert_close(own[0].vector.values, single.vector.values)
 
 
 def test_one_recipe_at_several_layers_is_compared_with_the_same_words(tiny: Model) -> None:
     vectors = {layer: prompt_pair(tiny, " wedding", " ship", layer).row(-1) for layer in (0, 1)}
-    asked = Experiment(tiny, bundle(vectors), ["One day Lily saw a dragon"], references="concepts:2,isotropic:1")
+    prompts = make_prompts(tiny, ["One day Lily saw a dragon"])
+    asked = Experiment(tiny, bundle(vectors), prompts, references="concepts:2,isotropic:1")
     for own in asked.steering[1:]:
         one, two = (i.vector for i in own)
         assert one.label == two.label or one.source["recipe"] == "isotropic"

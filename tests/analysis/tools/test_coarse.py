@@ -12,7 +12,7 @@ from steerscope.analysis.carriers.screen import screen
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import log_prob
+from steerscope.analysis.question.metrics import Projection, log_prob
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.tools import coarse
 from steerscope.analysis.tools.patching import effects
@@ -61,7 +61,7 @@ def test_sizes_bound_effects_by_the_length_of_the_change(float32: Experiment) ->
     score = float32.own(1)
     readout = float32.scored_positions.readout(float32.outputs_of(1))
     base = float32.clean.hidden
-    assert isinstance(score, coarse.Projection)
+    assert isinstance(score, Projection)
     assert base is not None
     assert (score(readout).abs() <= score.size(readout, base) * (1 + 1e-5)).all()
     along = replace(readout, hidden=base + score.along[score.which])
@@ -107,7 +107,7 @@ def test_models_whose_bound_is_unknown_stay_float32(small_models: dict[str, Mode
     for name, why in (("gemma2", "not linear"),):
         model = small_models[name]
         vector = Injection(prompt_pair(model, [3, 4], [5, 6], 0), 2.0)
-        asked = Experiment(model, (vector,), [[1, 2, 3, 4, 5]], references=2, precision="delta")
+        asked = Experiment(model, (vector,), make_prompts(model, [[1, 2, 3, 4, 5]]), references=2, precision="delta")
         assert why in coarse.precision(asked).why
 
 

@@ -1,7 +1,7 @@
 """What each recipe makes, against the same worked out by hand from activations that the plain recorder gives."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,8 @@ def test_answers_count_by_the_letter_that_matches_and_letters_cancel(tiny: Model
 
     def gap(question: str, match: str, other: str) -> torch.Tensor:
         a, b = last(tiny, [f"{question}\n\nAnswer: ({letter.strip(' ()')}" for letter in (match, other)])
-        return a - b
+        found: torch.Tensor = a - b
+        return found
 
     gaps = [gap(*one) for one in QUESTIONS[:4]]
     close(vector, (gaps[0] + gaps[2] + gaps[3]) / 6 + gaps[1] / 2)
@@ -302,7 +303,7 @@ def test_a_feature_is_a_row_or_a_column_of_the_decoder(tiny: Model, tmp_path: Pa
         ({"feature": 0, "axes": "width,features"}, "of shape .8, 32.; expected directions of width 32"),
     ):
         with pytest.raises(BadVector, match=what):
-            sae(tiny, str(tmp_path / "rows.safetensors"), layer=1, **options)  # type: ignore[arg-type]
+            sae(tiny, str(tmp_path / "rows.safetensors"), layer=1, **options)
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     for name in ("bad", "missing"):
         with pytest.raises(BadVector, match="is no sparse autoencoder"):
@@ -339,5 +340,5 @@ def test_writers_add_up_to_a_vector_of_every_recipe(name: str, small_models: Any
 
 
 def _has_bias(model: Model) -> bool:
-    bias: Callable[..., Any] | Any = getattr(model.bridge.blocks[0].attn, "b_O", None)
+    bias: Any = getattr(model.bridge.blocks[0].attn, "b_O", None)
     return bias is not None and bool(bias.any())
