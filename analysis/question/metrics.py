@@ -262,14 +262,14 @@ class Projection:
 
     def __call__(self, readout: Readout) -> Float[Tensor, " read"]:
         places = self.scored.places(readout)
-        change: Tensor = hidden_of(readout) - self.origin[places]
-        return (change * self.along[self.which[places]]).sum(dim=-1)
+        return ((hidden_of(readout) - self.origin[places]) * self.along[self.which[places]]).sum(dim=-1)
 
     def size(self, readout: Readout, base: Float[Tensor, "scored d_model"]) -> Float[Tensor, " read"]:
         """How much the score of a run would differ from that of a base, if nothing in the change cancelled."""
         places = self.scored.places(readout)
-        change: Tensor = (hidden_of(readout) - _wide(base)[places]).norm(dim=-1)
-        return change * self.along.norm(dim=-1)[self.which[places]]
+        change = (hidden_of(readout) - _wide(base)[places]).norm(dim=-1)
+        found: Tensor = change * self.along.norm(dim=-1)[self.which[places]]
+        return found
 
 
 def _along(

@@ -24,7 +24,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(model: Path, folder: Path, out: str, *more: object) -> list[str]:
     (folder / "prompts.txt").write_text("One day Tom saw a red ball\nOnce upon a time there was a ship\nA dog ran\n")
-    asked = ("localize", "--model", model, "--plus", " wedding", "--layer", 0, "--coef", 3, "--references", REFERENCES)
+    plus = () if "--plus" in more else ("--plus", " wedding")
+    asked = ("localize", "--model", model, *plus, "--layer", 0, "--coef", 3, "--references", REFERENCES)
     known = ("--prompts", folder / "prompts.txt", "--out", folder / out, "--no-selfcheck", "--completions", 0)
     short = ("--no-growing", "--no-writers", "--no-attention")
     return [str(one) for one in ("steerscope", *asked, *known, *short, *more)]
