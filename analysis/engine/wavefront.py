@@ -99,9 +99,8 @@ class Pass:
     ) -> None:
         self.model, self.prompts, self.asked, self.probe = model, prompts, variants, probe
         delta = precision == "delta" and probe is None and any(v.base is not None for v in variants)
-        self.variants: Sequence[Variant]
-        self.bases: Sequence[int] | None
-        self.variants, self.bases = with_bases(variants) if delta else (variants, None)
+        made: tuple[Sequence[Variant], list[int] | None] = with_bases(variants) if delta else (variants, None)
+        self.variants, self.bases = made
         self.reading, self.reads, self.sites = reading, reads, list(sites)
         self.length = max(len(prompts[v.prompt]) for v in variants)
         self.fired: set[str] = set()
@@ -317,9 +316,7 @@ class Pass:
         row, position = self._reading()
         slots = torch.tensor(self.slots[-1], device=x.device)
         self.hidden = hidden = x[slots[row], position]
-        if self.reads == "logits":
-            return hidden[None]
-        return hidden[None, :0]
+        return hidden[None] if self.reads == "logits" else hidden[None, :0]
 
     def _probed(self, site: str, layer: int, x: Tensor) -> Tensor:
         if self.probe is None or (site, layer) not in self.probe.sites:

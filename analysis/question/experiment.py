@@ -250,7 +250,6 @@ class Experiment:
         Raises:
             BadInjection: what is injected is rounded away everywhere.
         """
-
         found: Outputs = self._runs.get("outputs", vector, partial(self.outputs, self.edits_of(vector)))
         if vector == 0:
             _ = self._moves
