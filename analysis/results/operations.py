@@ -19,7 +19,8 @@ def said(operation: str, coefficient: float, label: str, times: str = "×") -> s
     """One injection without its place: `3 × (" wedding" - " ")`, `(refusal) ablated`."""
     if operation == "ablate":
         return f"({label}) ablated" if coefficient == 1 else f"{coefficient:.0%} of ({label}) ablated"
-    return _SAID[operation].format(c=coefficient, v=label, x=times)
+    known = _SAID.get(operation, "{c:g} {x} ({v}) by an operation that is not known here")  # of a later version
+    return known.format(c=coefficient, v=label, x=times)
 
 
 def injected(injections: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,7 +4,8 @@ A new kind is a line in `KINDS`; bits are flipped, files cut, emptied, removed a
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -12,12 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+import pytest
 import torch
 
 from steerscope.analysis import files
 from steerscope.analysis.errors import DamagedRun
 from steerscope.analysis.lens import train as lenses
 from steerscope.analysis.lens.lens import load_lens, new_lens
+from steerscope.analysis.loading import remembered
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.results.result import PAGE, Result, check_folder
@@ -196,6 +199,27 @@ def read_kept(world: World, folder: Path) -> str:
     return hashed([torch.from_numpy(array) for array in found])
 
 
+@contextmanager
+def cache_in(folder: Path) -> Iterator[None]:
+    """The user's cache lies in `folder / "run"`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "run"))
+        yield
+
+
+def remember(world: World, folder: Path) -> None:
+    with cache_in(folder):
+        remembered.remember(world.model, {"model_type": "tiny"})
+
+
+def read_remembered(world: World, folder: Path) -> str:
+    """What is damaged is checked again."""
+    with cache_in(folder):
+        if not remembered.passed(world.model, {"model_type": "tiny"}):
+            raise DamagedRun("checked again")
+    return "passed"
+
+
 KINDS: Mapping[str, Kind] = {
     "result": Kind(partial(save, NEW), read_result, (PAGE,)),
     "sweep": Kind(sweep_of, read_sweep, (LOG, ".lock"), flips=400),
@@ -207,6 +231,7 @@ KINDS: Mapping[str, Kind] = {
     "vector": Kind(partial(save_vector, NEW), read_vector, flips=5000),
     "control vector": Kind(save_control, read_control, flips=5000),
     "kept part": Kind(keep, read_kept, flips=5000),
+    "remembered self-check": Kind(remember, read_remembered),
 }
 READERS: Mapping[str, str] = {  # every function that reads what is sealed, and the kind whose bits are flipped for it
     "analysis/lens/lens.py:_config": "lens",
@@ -216,6 +241,7 @@ READERS: Mapping[str, str] = {  # every function that reads what is sealed, and 
     "analysis/loading/folders.py:_files": "model",
     "analysis/loading/folders.py:_json": "model",
     "analysis/loading/folders.py:check": "model",
+    "analysis/loading/remembered.py:passed": "remembered self-check",
     "analysis/results/result.py:_manifest": "result",
     "analysis/results/result.py:load": "result",
     "analysis/sweeps/additions.py:load": "sweep",

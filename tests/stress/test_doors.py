@@ -13,7 +13,7 @@ from steerscope.cli import app
 from tests.stress import sources
 from tests.stress.children import child
 from tests.stress.conftest import Stage
-from tests.stress.doors import DOORS, RAW, SILENT, WRITERS
+from tests.stress.doors import DOORS, MAY_BE_LOST, RAW, SILENT, WRITERS
 from tests.stress.kinds import KINDS, READERS
 from tests.stress.world import world
 
@@ -34,7 +34,7 @@ def test_every_command_is_a_door_or_writes_nothing() -> None:
 
 def test_every_function_that_writes_is_reached_by_a_door() -> None:
     """A new one belongs into `WRITERS`, with a door that reaches it."""
-    assert sources.writers() == set(WRITERS)
+    assert sources.writers() == set(WRITERS) | set(MAY_BE_LOST)
     assert set(WRITERS.values()) <= set(DOORS)
 
 
