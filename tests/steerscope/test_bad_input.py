@@ -82,7 +82,7 @@ COMMAND_LINE = [
     ({"--plus": "", "--minus": ""}, "are both empty"),
     ({"--plus": None}, "expected one of them"),
     ({"--plus": None, "--vector": "{place}/nowhere.safetensors"}, "nowhere.safetensors' is no steering vector"),
-    ({"--plus": None, "--vector": "{place}/prompts.txt"}, "is no steering vector"),
+    ({"--plus": None, "--vector": "{place}/prompts.txt"}, r"has the suffix '\.txt'; expected one of \.safetensors, "),
     ({"--plus": LONG, "--prompts": "{place}/short.txt"}, "the vector has .* positions and the prompt only"),
     ({"--prompts": "{place}/nowhere.txt"}, "no prompts file"),
     ({"--prompts": "{place}/model"}, "is a folder|Is a directory"),
