@@ -74,7 +74,7 @@ def stories260k() -> Model:
     return load(folder)
 
 
-@pytest.fixture(scope="session", params=["stories260k", "babyllama_char"])
+@pytest.fixture(scope="session", params=["stories260k", pytest.param("babyllama_char", marks=pytest.mark.slow)])
 def real_model(request: pytest.FixtureRequest) -> Iterator[Model]:
     """Trained Llamas, where they lie beside the repository."""
     folder = REAL_MODELS / request.param

@@ -86,6 +86,7 @@ def test_it_is_asked_on_the_command_line_and_drawn_by_the_default_page(house: Pa
     assert "steered minus clean" in page and "<b>big" not in page
 
 
+@pytest.mark.slow
 def test_it_is_a_public_name(house: Path) -> None:
     code = (
         "import steerscope as st; m = st.load('tinystories-1l'); "

@@ -39,13 +39,14 @@ def slice_() -> Iterator[Pool]:
     pool.cache_clear()
 
 
-@pytest.mark.parametrize("section", ["intervals", "vectors"])
+@pytest.mark.parametrize("section", ["intervals", pytest.param("vectors", marks=pytest.mark.slow)])
 def test_no_bound_of_a_slice_of_the_table_is_broken(section: str, slice_: Pool) -> None:
     rows = calibration.table(SLICE, [section])
     assert len(rows) > 10 and all(cell.tries for row in rows for cell in row.cells)
     assert [row for row in rows if not row.ok] == []
 
 
+@pytest.mark.slow
 def test_no_bound_of_a_question_or_a_sweep_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     some = {name: calibration_questions.QUESTIONS[name] for name in ("edges", "path_effect")}
     monkeypatch.setattr(calibration_questions, "QUESTIONS", some)

@@ -272,6 +272,7 @@ def test_nothing_is_said_of_what_is_no_number(kinds: dict[str, Result], kind: st
             assert len(sentence) < 2000
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=10, deadline=None)
 def test_whatever_is_changed_is_drawn_or_named(kinds: dict[str, Result], data: Any) -> None:

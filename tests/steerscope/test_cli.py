@@ -123,6 +123,7 @@ def test_a_damaged_folder_is_no_report(
     assert stop.value.code == 2 and "no manifest.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_demo_names_the_carriers_on_an_embedded_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

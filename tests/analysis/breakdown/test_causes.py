@@ -193,6 +193,7 @@ def test_halves_part_groups_and_never_one() -> None:
     assert halves(np.array([4, 4, 4]), 0) is None
 
 
+@pytest.mark.slow
 def test_nodes_are_judged_on_the_half_that_did_not_choose_them(tiny: Model, stories: list[str]) -> None:
     """Each number again, from plain means over the half that judges."""
     asked = Experiment(

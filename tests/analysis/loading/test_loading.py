@@ -310,6 +310,7 @@ def _families(code: str) -> set[str]:
     return set(done.stdout.split("\n")[-2].split())
 
 
+@pytest.mark.slow
 def test_loading_a_model_imports_no_other_family(tiny_folder: Path) -> None:
     before = _families("import transformer_lens.model_bridge, transformers.models.auto.modeling_auto")
     loaded = _families(f"import steerscope as st; st.load({str(tiny_folder)!r}, selfcheck=False)")

@@ -150,6 +150,7 @@ def test_references_are_read_along_their_own_change(tiny: Model, stories: list[s
     assert found[["L1M", "logits"]].tolist() == pytest.approx(np.mean(shares, axis=0).tolist(), rel=1e-5, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_nothing_is_told_of_a_random_vector(tiny: Model, stories: list[str]) -> None:
     for seed in range(4):
         asked = steered(tiny, stories[:8], seed)

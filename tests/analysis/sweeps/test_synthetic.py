@@ -39,7 +39,7 @@ def effects(result: Result) -> pd.DataFrame:
     return result.frames["nodes"].query("outcome == 'effect'").reset_index(drop=True)
 
 
-@pytest.mark.parametrize("towards", [1.0, -1.0])
+@pytest.mark.parametrize("towards", [1.0, pytest.param(-1.0, marks=pytest.mark.slow)])
 def test_a_random_vector_is_told_from_random_vectors_at_the_stated_rate(
     towards: float, synthetic: Maker, tmp_path: Path
 ) -> None:

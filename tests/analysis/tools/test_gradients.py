@@ -343,6 +343,7 @@ def test_references_are_read_along_their_own_change(tiny: Model, stories: list[s
     np.testing.assert_allclose(table["noise_share"], np.mean(shares, axis=0), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_told_of_a_random_vector(tiny: Model, stories: list[str]) -> None:
     real = prompt_pair(tiny, " wedding", " ship", 0)
     told = 0
