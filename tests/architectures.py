@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 from transformer_lens import TransformerBridgeConfig
@@ -61,6 +62,12 @@ NATIVE: dict[str, dict[str, Any]] = {
     "native_without_norm": {"attn_only": True, "normalization_type": None},
     "native_with_mlp": {"attn_only": False, "normalization_type": "LN", "d_mlp": 64},
 }
+
+# Sequential, parallel, norms after nodes, shared keys: for long tests over `every_architecture`, whose others are slow.
+AT_ONCE = [
+    name if name in ("gpt2", "gptj", "gemma2", "llama") else pytest.param(name, marks=pytest.mark.slow)
+    for name in (*ARCHITECTURES, *NATIVE)
+]
 
 
 def checkpoint(name: str) -> Any:

@@ -68,7 +68,7 @@ def test_the_made_up_sweep_has_the_real_columns(sweep_maker: Maker) -> None:
     "shape",
     [
         {"layers": 12, "heads": 12},
-        {"layers": 12, "heads": 12, "mode": "shared"},
+        pytest.param({"layers": 12, "heads": 12, "mode": "shared"}, marks=pytest.mark.slow),
         {"layers": 1, "heads": 2},
         {"scale": 0.0},
         {"references": 0},

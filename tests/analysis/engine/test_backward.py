@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import AT_ONCE
 from reference import plain_pass
 from torch import Tensor
 from torch.testing import assert_close
@@ -66,6 +67,7 @@ def slow(model: Model, variant: Variant, site: str, layer: int) -> tuple[Tensor,
     return mean, seen[site, layer], gradient[:, 0] if heads is None else gradient
 
 
+@pytest.mark.parametrize("every_architecture", AT_ONCE, indirect=True)
 def test_gradients_equal_those_of_plain_passes(every_architecture: Model) -> None:
     model = every_architecture
     wanted = sites(model)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, NATIVE
+from architectures import AT_ONCE
 from questions import PROMPTS, TARGET, experiment
 from reference import plain_logits, plain_pass
 
@@ -22,12 +22,6 @@ from steerscope.analysis.tools.patching import effects
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.random import random_like
 from steerscope.reports.pages import path_effect as pages
-
-# Sequential, parallel, norms after nodes, shared keys; the others are slow.
-AT_ONCE = [
-    name if name in ("gpt2", "gptj", "gemma2", "llama") else pytest.param(name, marks=pytest.mark.slow)
-    for name in (*ARCHITECTURES, *NATIVE)
-]
 
 
 def metric(asked: Experiment, p: int, edits: list[Edit]) -> float:

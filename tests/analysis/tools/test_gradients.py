@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import AT_ONCE
 from reference import plain_logits, plain_pass
 from torch import Tensor
 
@@ -62,6 +63,7 @@ def between(asked: Experiment, p: int, share: float) -> Any:
     return edit
 
 
+@pytest.mark.parametrize("every_architecture", AT_ONCE, indirect=True)
 @torch.no_grad()
 def test_estimates_are_slopes_of_patching(every_architecture: Model) -> None:
     """How the metric moves as one node is moved a little from its steered output to its clean one, and back."""
