@@ -231,8 +231,12 @@ class Model:
     @gated(error=BadPrompt)
     def tokens(self, text: str) -> list[int]:
         """Token ids of a prompt, with the BOS that the model is given; a BOS in the text is not doubled."""
-        ids = self.encode(text)
-        return ids if self.bos is None or self.has_bos(ids) else [self.bos, *ids]
+        return self.begun(self.encode(text))
+
+    @gated(error=BadPrompt)
+    def begun(self, ids: Sequence[int]) -> list[int]:
+        """Token ids behind the BOS that the model is given; one that is there already is not doubled."""
+        return list(ids) if self.bos is None or self.has_bos(ids) else [self.bos, *ids]
 
     @gated(error=BadPrompt)
     def has_bos(self, ids: Sequence[int]) -> bool:

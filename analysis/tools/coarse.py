@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
@@ -69,7 +70,7 @@ def precision(experiment: Experiment) -> Precision:
         return Precision("exact", "asked for")
     reasons = {
         "there are no reference vectors, and the real one is never coarse": not len(experiment.beside),
-        f"the model computes in {str(model.dtype).removeprefix('torch.')}": not gain(model),
+        f"the model computes in {str(model.dtype).removeprefix('torch.')}": model.dtype != torch.float32,
         "the model's logits are not linear in its final state, so that no bound is known": bool(model.softcap),
     }
     for why, holds in reasons.items():
@@ -77,8 +78,9 @@ def precision(experiment: Experiment) -> Precision:
             return Precision("exact", why)
     if asked == "delta":
         return Precision("delta", "asked for")
-    times = f"a product in bfloat16 is {gain(model):.1f} times as fast as one in float32 here; it pays from {PAYS:g} on"
-    return Precision("delta" if gain(model) >= PAYS else "exact", times)
+    times = gain(model.device)
+    why = f"a product in bfloat16 is {times:.1f} times as fast as one in float32 here; it pays from {PAYS:g} on"
+    return Precision("delta" if times >= PAYS else "exact", why)
 
 
 def checked(how: Precision, notes: Float[Values, "reference note"]) -> Precision:

@@ -29,14 +29,10 @@ from steerscope.analysis.model.models import Model
 
 from .contrast import choices
 from .plans import HERE, ROUNDING, Kept, Plan, Weighed, last, make_one, place, relabelled
-from .texts import listed, tokens_of, words
+from .texts import TWO_KINDS, listed, tokens_of, words
 from .vector import SteeringVector
 
-EXAMPLE = {
-    "positive": ["The party was great fun", "What a lovely day", "She smiled at the gift", "They danced and sang"],
-    "negative": ["The dog was lost", "He cried all night", "Nobody came to help", "It was cold and dark"],
-    "layer": 1,
-}
+EXAMPLE = {**TWO_KINDS, "layer": 1}
 TRIES = 50  # random splits for each one that is wanted: none is used twice
 SIDES = ("positive", "negative")
 OPTIONS = (*SIDES, "positive_weights", "negative_weights")

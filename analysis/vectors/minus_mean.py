@@ -20,7 +20,6 @@ from steerscope.analysis.model.models import Model
 
 from .corpus import corpus_texts
 from .plans import HERE, Plan, Run, Weighed, make_one, place, whole
-from .single_prompt import has_bos
 from .texts import Text, tokens_of
 from .vector import SteeringVector
 
@@ -57,13 +56,12 @@ def plan(model: Model, prompt: Text, corpus: str | Sequence[str] | None = None) 
     """What it asks of the model (see `plans`)."""
     texts = corpus_texts(model, corpus) if corpus is None or isinstance(corpus, str) else list(corpus)
     [ids, *others] = tokens_of(model, [("the prompt", prompt), *((f"text {n}", t) for n, t in enumerate(texts, 1))])
-    runs = [Run(tuple(own), tuple(range(has_bos(model, own), len(own)))) for own in others]
+    runs = [Run(tuple(own), tuple(range(model.has_bos(own), len(own)))) for own in others]
     count = sum(len(run.positions) for run in runs)
     if not count:
         raise BadVector("the corpus holds no tokens; expected some text; give other texts")
-    start = has_bos(model, ids)
     rows = torch.cat([torch.eye(len(ids), dtype=torch.float64), torch.full((len(ids), count), -1.0 / count)], dim=1)
-    rows[:start] = 0.0
+    rows[: model.has_bos(ids)] = 0.0
     kept = prompt if isinstance(prompt, str) else list(prompt)
     label = f"{json.dumps(kept, ensure_ascii=False)} - mean of {count:,} tokens"
     source = {"recipe": "minus_mean", "prompt": kept, "corpus": texts, "model": model.name, "label": label}

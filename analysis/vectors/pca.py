@@ -34,14 +34,10 @@ from steerscope.analysis.model.models import Model
 
 from .corpus import corpus_texts
 from .plans import Kept, Plan, Weighed, last, make_one, place, relabelled
-from .texts import listed, tokens_of, words
+from .texts import TWO_KINDS, listed, tokens_of, words
 from .vector import SteeringVector
 
-EXAMPLE = {
-    "positive": ["The party was great fun", "What a lovely day", "She smiled at the gift", "They danced and sang"],
-    "negative": ["The dog was lost", "He cried all night", "Nobody came to help", "It was cold and dark"],
-    "layer": 1,
-}
+EXAMPLE = {**TWO_KINDS, "layer": 1}
 ROUNDING = 1e-6  # of the largest singular value: a direction of less is none
 Indices = NDArray[np.int64]
 Method = Literal["texts", "center", "difference"]

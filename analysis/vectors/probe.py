@@ -30,18 +30,14 @@ from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import Positive, Seed, gated
 from steerscope.analysis.model.models import Model
 
+from .contrast import MANY
 from .plans import HERE, ROUNDING, Kept, Plan, Weighed, last, make_one, place, relabelled
-from .texts import listed, tokens_of, words
+from .texts import TWO_KINDS, listed, tokens_of, words
 from .vector import SteeringVector
 
-EXAMPLE = {
-    "positive": ["The party was great fun", "What a lovely day", "She smiled at the gift", "They danced and sang"],
-    "negative": ["The dog was lost", "He cried all night", "Nobody came to help", "It was cold and dark"],
-    "layer": 1,
-}
+EXAMPLE = {**TWO_KINDS, "layer": 1}
 HELD_OUT = 0.25  # share of each side that accuracy is measured on
 STEPS, HALVINGS, PRECISE = 60, 30, 1e-10  # of Newton's method
-MANY = 10**6  # ways that are counted
 
 Indices = NDArray[np.int64]
 

@@ -48,12 +48,7 @@ def plan(model: Model, prompt: Text) -> Plan:
     label = json.dumps(kept, ensure_ascii=False)
     source = {"recipe": "single_prompt", "prompt": kept, "model": model.name, "label": label}
     rows = torch.eye(len(ids), dtype=torch.float64)
-    rows[: has_bos(model, ids)] = 0.0
+    rows[: model.has_bos(ids)] = 0.0
     return Plan(
         source, (whole(ids),), lambda _: Weighed(rows), f"the prompt has no activation at {HERE}; choose another"
     )
-
-
-def has_bos(model: Model, ids: Sequence[int]) -> int:
-    """How many rows at the start see nothing of a prompt."""
-    return int(model.bos is not None and ids[0] == model.bos)

@@ -10,6 +10,10 @@ from steerscope.analysis.model.models import Model
 
 SHOWN = 40  # characters of a text in a label
 FAULTS = 5  # that are told
+TWO_KINDS = {  # an example of texts that recipes tell apart
+    "positive": ["The party was great fun", "What a lovely day", "She smiled at the gift", "They danced and sang"],
+    "negative": ["The dog was lost", "He cried all night", "Nobody came to help", "It was cold and dark"],
+}
 
 Text = str | Sequence[int]
 
@@ -23,10 +27,9 @@ def tokens_of(model: Model, texts: Iterable[tuple[str, Any]]) -> list[list[int]]
     Raises:
         BadVector: texts that are blank, too long, or of unknown ids.
     """
-    start = [] if model.bos is None else [model.bos]
     found, faults = [], []
     for name, text in texts:
-        ids = model.tokens(text) if isinstance(text, str) else [*(start if list(text[:1]) != start else []), *text]
+        ids = model.tokens(text) if isinstance(text, str) else model.begun(text)
         unknown = [i for i in ids if not 0 <= i < model.d_vocab]
         if not (text.strip() if isinstance(text, str) else text):
             faults.append(f"{name} is empty or blank")

@@ -10,10 +10,9 @@ does, too, or a file `*.toml` with a table `[[inject]]` for each. A file of vect
 layers, or at `layer`.
 """
 
-import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadInjection, SteerscopeError
 from steerscope.analysis.files import read_plain
+from steerscope.analysis.reading import JSON
 from steerscope.analysis.vectors.recipes import ASKED, RECIPES
 from steerscope.commands import vectors
 from steerscope.knobs import KINDS, read
@@ -79,7 +79,7 @@ def _settings(spec: str) -> list[tuple[dict[str, str], str]]:
     """By injection, its settings as texts, and the words to name it by."""
     said = f"--inject {brief(spec)!r}"
     if spec.lstrip().startswith("{"):
-        return [(_texts(_parsed(json.loads, spec, said, object_pairs_hook=_once), said), said)]
+        return [(_texts(_parsed(spec, said), said), said)]
     if spec.endswith(".toml") and "=" not in spec:
         return _tables(spec, said)
     found: dict[str, str] = {}
@@ -90,7 +90,7 @@ def _settings(spec: str) -> list[tuple[dict[str, str], str]]:
             what = f"{match[1]} twice" if match is not None and match[1] in found else "what cannot be read"
             raise BadInjection(f"{said} holds {what}; expected {_SPEC}; mend it")
         value = match[2]
-        found[match[1]] = _parsed(json.loads, value, said) if value.startswith('"') else value
+        found[match[1]] = _parsed(value, said) if value.startswith('"') else value
         place = match.end()
     return [(found, said)]
 
@@ -107,17 +107,11 @@ def _tables(path: str, said: str) -> list[tuple[dict[str, str], str]]:
     return [(_texts(table, said), f"{said}, number {n}") for n, table in enumerate(tables, 1)]
 
 
-def _parsed(parse: Callable[..., Any], text: str, said: str, **options: Any) -> Any:
+def _parsed(text: str, said: str) -> Any:
     try:
-        return parse(text, **options)
+        return JSON.decode(text)
     except (ValueError, RecursionError) as error:
         raise BadInjection(f"{said} cannot be read ({brief(str(error), 200)}); expected {_SPEC}; mend it") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name stands there twice")
-    return dict(pairs)
 
 
 def _texts(settings: Any, said: str) -> dict[str, str]:

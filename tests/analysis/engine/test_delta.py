@@ -155,4 +155,4 @@ def test_a_packed_place_refers_to_where_its_base_stands() -> None:
 
 
 def test_what_pays_is_timed() -> None:
-    assert delta._gain(torch.device("cpu")) > 0
+    assert delta.gain(torch.device("cpu")) > 0

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,14 @@ def test_a_prompt_alone_and_without_the_mean(tiny: Model) -> None:
     found = minus_mean(tiny, " wedding cake", 1, corpus=texts)
     torch.testing.assert_close(found.values[1:], x[1:] - mean, atol=1e-5, rtol=0)
     assert not found.values[0].any()
+
+
+def test_the_row_of_a_bos_that_stands_in_the_ids_is_zero_too(tiny: Model) -> None:
+    ids = tiny.tokens(" wedding cake")
+    without = replace(tiny, bos=None)
+    for made in (single_prompt(without, ids, 1), minus_mean(without, ids, 1, corpus=HAPPY[:3])):
+        assert not made.values[0].any() and made.values[1:].any(dim=1).all()
+    assert single_prompt(without, ids[1:], 1).values.any(dim=1).all()
 
 
 def test_a_ladder_is_the_sum_of_its_rungs(tiny: Model) -> None:
