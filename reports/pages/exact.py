@@ -202,9 +202,17 @@ def _ranking(result: Result) -> Section:
         Panel(m.capitalize(), ranking(of(result, "effects", measure=m), unit, limits, towards=towards))
         for m in MEASURES
     ]
+    beside = [
+        what
+        for end, what in (("reference_low", "random vectors"), ("concepts_low", "other concepts"))
+        if ends[end].notna().any()
+    ]
+    band = (
+        "The bands are where a node would lie if it carried as large a share of this vector as of its references: "
+        f"{', and '.join(beside)}. "
+    )
     text = (
-        "The strongest nodes with their intervals over groups of prompts. The bands are where a node would lie if it "
-        "carried as large a share of this vector as of its references: random vectors, and other concepts. Effects of "
+        f"The strongest nodes with their intervals over groups of prompts. {band if beside else ''}Effects of "
         "different layers do not add up to the total: an early node acts through later ones."
     )
     return Section("Ranked carriers", [text], panels)

@@ -131,8 +131,9 @@ def _random(table: pd.DataFrame, best: pd.DataFrame, size: int) -> list[str]:
         return []
     row = drawn.iloc[0]
     own = best[best["size"] == row["size"]]["share"]
-    same = "" if row["size"] == size else f" of {int(row['size']):,} nodes"
-    no_less = ", no less than the best" if len(own) and row["high"] >= float(own.iloc[0]) else ""
+    many = "" if row["size"] == size else f" {int(row['size']):,}"
+    same = many and f" of{many} nodes"
+    no_less = f", no less than the best{many}" if len(own) and row["high"] >= float(own.iloc[0]) else ""
     return [f"random sets{same} with the same MLPs and as many heads of each layer {_share(row)}{no_less}"]
 
 

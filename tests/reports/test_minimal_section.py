@@ -91,6 +91,7 @@ def test_random_sets_that_do_as_much_are_said_to() -> None:
     assert headline(made(best, random=[0.1, 0.89, 0.9, 1.0]))[0].endswith("89% [87%, 91%], no less than the best.")
     later = headline(made(best, random=[np.nan, np.nan, np.nan, 0.9]))[0]
     assert "random sets of 4 nodes with" in later and "90% [88%, 92%]" in later
+    assert headline(made(best, random=[np.nan, np.nan, np.nan, 1.0]))[0].endswith("102%], no less than the best 4.")
     assert "random" not in headline(made(best, random=[np.nan] * 4))[0]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -34,6 +35,20 @@ def test_the_made_up_result_has_the_real_columns(maker: Maker) -> None:
     assert {n: list(f.columns) for n, f in maker().frames.items()} == {
         n: list(c) for n, c in QUESTIONS["exact"].columns.items()
     }
+
+
+def test_the_ranking_explains_only_the_bands_that_are_drawn(maker: Maker) -> None:
+    def text(result: Result) -> str:
+        [found] = [section for section in exact.page(result).sections if section.title == "Ranked carriers"]
+        return str(found.text[0])
+
+    result = maker()
+    ends = ["reference_low", "reference_high", "concepts_low", "concepts_high"]
+    effects = result.frames["effects"]
+    assert effects[ends].notna().any().all() and "random vectors, and other concepts. Effects" in text(result)
+    for gone, left in ((ends[2:], "its references: random vectors. Effects"), (ends, "of prompts. Effects")):
+        frames = {**result.frames, "effects": effects.assign(**dict.fromkeys(gone, np.nan))}
+        assert left in text(replace(result, frames=frames))
 
 
 @pytest.mark.parametrize(
