@@ -47,7 +47,9 @@ class Answer:
             return "\n".join(self.said)
         from rich.console import Console
 
-        console = Console(soft_wrap=True, markup=False, highlight=False, emoji=False)
+        # As wide as what is said: rich cuts the names in a table to fit, and a cut name is a wrong one.
+        console = Console(soft_wrap=True, markup=False, highlight=False, emoji=False, width=1000)
+        console.width = console.measure(self.said).maximum
         with console.capture() as captured:
             console.print(self.said)
         return captured.get().rstrip("\n")

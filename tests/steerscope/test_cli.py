@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from steerscope import __version__, cli
+from steerscope.packaged import Packaged
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -141,6 +142,18 @@ def test_models_and_version_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert {"tinystories-1l", "tinystories-2l"} <= set(capsys.readouterr().out.split())
     call(monkeypatch, "--version")
     assert capsys.readouterr().out.strip() == f"steerscope {__version__}"
+
+
+@pytest.mark.parametrize("columns", ["1", "40", "80"])
+def test_no_name_is_cut_in_a_narrow_terminal_whatever_is_installed(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(Packaged, "path", None)
+    call(monkeypatch, "models")
+    out = capsys.readouterr().out
+    assert {"tinystories-1l", "tinystories-2l", "smollm2", "134,515,008", "installed"} <= set(out.split())
+    assert "\u2026" not in out
 
 
 def test_an_interrupted_run_says_so_in_one_line(
