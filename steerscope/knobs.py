@@ -87,7 +87,7 @@ KINDS: Mapping[str, Kind] = {
     "str | int": Kind(str),
     "str | Sequence[int]": Kind(str),
     "SteeringVector | str": Kind(str),
-    "Sequence[str] | str": Kind(str),
+    **dict.fromkeys(("Sequence[str] | str", "Sequence[str | int] | str"), Kind(str)),
     "Sequence[SteeringVector | str]": _LIST,
     **dict.fromkeys(("str | Sequence[tuple[str, str]]", "str | Sequence[tuple[str, str, str]]"), Kind(str)),
     **dict.fromkeys(("Sequence[str]", "str | Sequence[str]", "Sequence[Node | str]"), _LIST),

@@ -1,0 +1,203 @@
+"""The tables of `dissect`, from batches."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerscope.analysis.progress import track
+from steerscope.analysis.question.experiment import Experiment
+
+from .batches import Batch
+from .columns import COLUMNS
+from .flow import Flow, flow
+from .parts import by_writer, parts
+from .tree import grow
+
+STRONGEST = 10  # neurons of each MLP and row
+TINY = 1e-30
+TOTAL = "total"
+
+
+@dataclass(eq=False)
+class Found:
+    """Tables by name, in pieces, and the largest gap of each sum that must come out."""
+
+    pieces: dict[str, list[pd.DataFrame]] = field(default_factory=dict)
+    gaps: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, frame: pd.DataFrame) -> None:
+        self.pieces.setdefault(name, []).append(frame)
+
+    def gap(self, name: str, off: NDArray[np.float64], mass: NDArray[np.float64]) -> None:
+        """Notes how far sums are off, over the absolute mass."""
+        size = np.abs(off) / np.maximum(mass, TINY)
+        size = np.where(off == 0, 0.0, size)
+        self.gaps[name] = max(self.gaps.get(name, 0.0), float(size.max(initial=0.0)))
+
+    def frame(self, name: str) -> pd.DataFrame:
+        pieces = [piece for piece in self.pieces.get(name, []) if len(piece)]
+        columns = list(COLUMNS[name])
+        return pd.concat(pieces, ignore_index=True)[columns] if pieces else pd.DataFrame(columns=columns)
+
+
+def gathered(experiment: Experiment, batches: Iterable[Batch], share: float) -> Found:
+    """Tables of all batches."""
+    found = Found()
+    for batch in track(batches, "dissecting"):
+        _batch(experiment, batch, share, found)
+    return found
+
+
+def _batch(experiment: Experiment, batch: Batch, share: float, found: Found) -> None:
+    stack, rows = batch.stack, batch.rows
+    mass = _mass(batch)
+    split = parts(stack, rows, share * mass)
+    change = _numpy(rows.change)
+    base = _base(experiment, batch)
+    sums = (
+        split.groupby("row")["change"].agg(["sum", lambda x: x.abs().sum()]).reindex(range(len(base)), fill_value=0.0)
+    )
+    gap, parts_mass = sums.iloc[:, 0].to_numpy() - change, sums.iloc[:, 1].to_numpy()
+    found.gap("parts", gap, parts_mass)
+    numbers = {"change": change, "clean": _numpy(rows.clean), "steered": _numpy(rows.steered), "chosen": batch.chosen}
+    at = [experiment.model.token_text(int(t)) for t in stack.runs.ids[rows.b, rows.i].tolist()]
+    numbers |= {"at": at, "mass": _numpy(mass), "parts_mass": parts_mass, "gap": gap}
+    found.add("totals", base.assign(**numbers))
+    half = split["interaction"].fillna(0.0) / 2
+    split["clean_first"] = np.where(split["interaction"].isna(), np.nan, split["change"] - half)
+    split["source_token"] = _sources(experiment, batch, split)
+    found.add("parts", _with(base, split))
+    _paths(batch, base, share, mass, found)
+    through = flow(stack, rows, neurons=True)
+    found.add("flow", _flows(base, through, change))
+    if not any(heads.injected for heads in stack.heads):
+        found.gap("flow", _numpy(through.total) - change, parts_mass)
+    found.add("neurons", _neurons(batch, base, through))
+
+
+def _mass(batch: Batch) -> Tensor:
+    """Sum of the absolute last writers, row by row."""
+    stack, rows = batch.stack, batch.rows
+    final = stack.final.at(rows.b, rows.i)
+    scale = (final.scale(rows.reads) * stack.change[-1][rows.b, rows.i]).sum(dim=-1)
+    seen = stack.writers(final.frozen(rows.reads), rows.b, rows.i, 2 * stack.layers)
+    return scale.abs() + torch.stack([change.abs() for _, change in by_writer(seen)]).sum(dim=0)
+
+
+def _base(experiment: Experiment, batch: Batch) -> pd.DataFrame:
+    """What says which row it is."""
+    token = batch.rows.token.tolist()
+    names = {t: experiment.model.token_text(t) for t in set(token)}
+    return pd.DataFrame(
+        {
+            "prompt": np.array(batch.prompts)[_numpy(batch.rows.b)],
+            "position": _numpy(batch.rows.i),
+            "token": [names[t] for t in token],
+            "token_id": token,
+        }
+    )
+
+
+def _with(base: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose column `row` counts the rows of `base`, with what these are."""
+    table = table.sort_values("row", kind="stable")
+    which = table.pop("row").to_numpy()
+    return pd.concat([base.iloc[which].reset_index(drop=True), table.reset_index(drop=True)], axis=1)
+
+
+def _sources(experiment: Experiment, batch: Batch, split: pd.DataFrame) -> list[str]:
+    """The token that stands at the source of each part."""
+    ids, b = batch.stack.runs.ids.tolist(), _numpy(batch.rows.b)
+    names: dict[int, str] = {}
+
+    def text(row: int, source: int) -> str:
+        if source < 0:
+            return ""
+        token = ids[b[row]][source]
+        if token not in names:
+            names[token] = experiment.model.token_text(token)
+        return names[token]
+
+    return [text(row, source) for row, source in zip(split["row"].tolist(), split["source"].tolist(), strict=True)]
+
+
+def _paths(batch: Batch, base: pd.DataFrame, share: float, mass: Tensor, found: Found) -> None:
+    row, parent, change, name = grow(batch.stack, batch.rows, share * mass).names()
+    below, has = np.zeros(len(change)), np.zeros(len(change), dtype=bool)
+    inner = parent >= 0
+    np.add.at(below, parent[inner], change[inner])
+    has[parent[inner]] = True
+    whole = _numpy(mass)[row]
+    found.gap("paths", np.where(has, below - change, 0.0), whole)
+    name[~inner] = TOTAL
+    depth = np.zeros(len(change), dtype=int)
+    for node in np.flatnonzero(inner):
+        depth[node] = depth[parent[node]] + 1
+    above = np.where(inner, name[np.maximum(parent, 0)], "")
+    own = {"row": row, "path": name, "parent": above, "depth": depth, "change": change}
+    found.add("paths", _with(base, pd.DataFrame({**own, "share": _over(change, whole)})))
+
+
+def _flows(base: pd.DataFrame, through: Flow, change: NDArray[np.float64]) -> pd.DataFrame:
+    columns = [("direct", -1, _numpy(through.direct))]
+    for layer, heads in enumerate(through.heads):
+        columns += [(f"L{layer}H{head}", layer, own) for head, own in enumerate(_numpy(heads).T)]
+        columns += [(f"L{layer}M", layer, _numpy(mlp)) for mlp in through.mlps[layer : layer + 1]]
+    pieces = [
+        base.assign(node=node, layer=layer, flow=value, share=_over(value, change)) for node, layer, value in columns
+    ]
+    every = pd.concat([piece.assign(row=np.arange(len(base))) for piece in pieces])
+    return every.sort_values("row", kind="stable").drop(columns="row")
+
+
+def _neurons(batch: Batch, base: pd.DataFrame, through: Flow) -> pd.DataFrame:
+    """The strongest neurons of each MLP, and the rest of them."""
+    stack, rows = batch.stack, batch.rows
+    reads = stack.final.at(rows.b, rows.i).frozen(rows.reads)
+    pieces = []
+    for layer, own in enumerate(stack.mlps):
+        change = (reads @ own.own.W_out.T) * own.Dg[rows.b, rows.i]
+        every = through.neurons[layer]
+        strongest = every.abs().topk(min(STRONGEST, every.shape[1]), dim=1).indices
+        row = torch.arange(len(every), device=every.device)[:, None].expand_as(strongest)
+        at = rows.b[row], rows.i[row], strongest
+        listed = {
+            "row": row,
+            "neuron": strongest,
+            "change": change.gather(1, strongest),
+            "flow": every.gather(1, strongest),
+            "clean": own.g[0][at],
+            "steered": own.g[1][at],
+        }
+        table = pd.DataFrame({name: _numpy(value).reshape(-1) for name, value in listed.items()})
+        rest = {"row": np.arange(len(every)), "neuron": -1, "clean": np.nan, "steered": np.nan}
+        rest |= {
+            name: _numpy(whole.sum(dim=1) - listed[name].sum(dim=1))
+            for name, whole in (("change", change), ("flow", every))
+        }
+        both = pd.concat([table, pd.DataFrame(rest)]).sort_values("row", kind="stable")
+        pieces.append(_with(base, both.assign(node=f"L{layer}M")))
+    return pd.concat(pieces) if pieces else pd.DataFrame()
+
+
+def frames(experiment: Experiment, found: Found) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """All tables, and what the manifest says of them."""
+    made = {name: found.frame(name) for name in COLUMNS}
+    order: Sequence[str] = ("totals", "parts", "paths", "flow", "neurons")
+    for name in order:
+        made[name] = made[name].sort_values(["prompt", "position"], kind="stable", ignore_index=True)
+    return made, {"gaps": dict(found.gaps)}
+
+
+def _over(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(a, b, out=np.full(len(a), np.nan), where=np.abs(b) > TINY)
+
+
+def _numpy(x: Tensor) -> NDArray[Any]:
+    return x.detach().cpu().numpy()
