@@ -17,9 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from steerscope.reports.theme import BOLD, NAMELESS, PLAIN
+from steerscope.reports.theme import BOLD, NAMELESS, PLAIN, POSITIVE, NEGATIVE, side
 
 TAGS = {"\n": "<br>", BOLD: "<b>", PLAIN: "</b>", NAMELESS: "<extra></extra>"}
+DEEPEST = 0.75  # opacity of the strongest colour behind text: ink stays readable on it, in light and dark
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,65 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A token of a text that is coloured by numbers; the number stands under it, so colour says nothing alone.
+
+    Attributes:
+        heat: -1 (blue) to 1 (orange), 0 for paper.
+        about: what is known of it, for those who point at it.
+    """
+
+    text: str
+    value: str = ""
+    heat: float = 0.0
+    about: str = ""
+
+    @property
+    def shade(self) -> str:
+        """The background, as CSS."""
+        return _shade(self.heat)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A row of a tree, opened by a click where it has parts.
+
+    Attributes:
+        value: the number in words; note: what stands beside it, such as a share.
+        size: -1 to 1, the length and the side of its bar.
+        about: what is known of it, for those who point at it.
+    """
+
+    name: str
+    value: str = ""
+    note: str = ""
+    size: float = 0.0
+    about: str = ""
+    parts: Sequence["Branch"] = ()
+
+    @property
+    def bar(self) -> str:
+        """Place, length and colour of the bar, as CSS."""
+        width = 50 * min(abs(self.size), 1.0)
+        return f"left:{50 - width * (self.size < 0):.1f}%;width:{width:.1f}%;background:{side(self.size)}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several things to look at; the page shows the one that is chosen."""
+
+    name: str
+    sections: Sequence["Section"]
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading with what stands under it, in this order: text, panels side by side, table, code.
+    """A heading with what stands under it, in this order: text, coloured tokens, panels side by side, tree, table,
+    code, then what one chooses from.
 
     Attributes:
         folded: shown closed; for what one looks up.
+        asks: what the reader chooses, where there are choices.
         download: a frame that can be saved as CSV, by file name.
         warnings: what a reader of this section must know first, such as a check that failed.
     """
@@ -64,6 +119,10 @@ class Section:
     folded: bool = False
     download: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    pieces: Sequence[Piece] = ()
+    branches: Sequence[Branch] = ()
+    asks: str = ""
+    choices: Sequence[Choice] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +157,12 @@ def render(page: Page) -> str:
     environment.filters["csv"] = _csv
     html = environment.get_template("page.html").render(page=page, plotly=Markup(get_plotlyjs()))
     return html.encode(errors="replace").decode()  # half characters
+
+
+def _shade(heat: float) -> str:
+    """A colour of that strength over the page's own paper."""
+    red, green, blue = (int((POSITIVE if heat > 0 else NEGATIVE)[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{DEEPEST * min(abs(heat), 1.0):.2f})"
 
 
 def _chart(figure: go.Figure, name: str) -> Markup:

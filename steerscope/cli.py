@@ -18,6 +18,7 @@ from steerscope.commands import asked, demo, lens, models, report, sweep, tinyst
 from steerscope.commands.finish import answers, as_text
 from steerscope.questions import QUESTIONS
 
+GROUPS = {"sweep": sweep.app, "vectors": vector_tools.app, "lens": lens.app, "tinystories": tinystories.app}
 COMPLETION = ("install_completion", "show_completion")
 
 
@@ -45,12 +46,11 @@ app.command("demo")(demo.demo)
 app.command("models")(models.models)
 for question in QUESTIONS.values():
     if question.experiment and not question.door:
-        app.command(question.command, short_help=question.asks)(asked.command(question))
+        group = GROUPS.get(question.group, app)
+        group.command(question.command.split()[-1], short_help=question.asks)(asked.command(question))
 app.command("report")(report.report)
-app.add_typer(sweep.app, name="sweep")
-app.add_typer(vector_tools.app, name="vectors")
-app.add_typer(lens.app, name="lens")
-app.add_typer(tinystories.app, name="tinystories")
+for name, members in GROUPS.items():
+    app.add_typer(members, name=name)
 
 
 def _version(wanted: bool) -> None:
@@ -68,8 +68,8 @@ def _root(
     """The options of `steerscope` itself."""
 
 
-for group in (app, *(found.typer_instance for found in app.registered_groups)):
-    for listed in group.registered_commands if group else ():
+for group in (app, *GROUPS.values()):
+    for listed in group.registered_commands:
         assert listed.callback is not None
         listed.callback = answers(listed.callback)
 

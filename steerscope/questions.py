@@ -26,6 +26,8 @@ class Question:
         door: the question whose command asks this one, too (a method of it); its own where empty.
         experiment: asked as `name(experiment, *, knobs) -> Result`, and so a command by itself; others have a
             command of their own in `steerscope.commands`.
+        group: the group of commands that its command stands in; directly below `steerscope` where empty.
+        layer: where its command records and injects if none is given; None where one must be.
     """
 
     name: str
@@ -34,13 +36,15 @@ class Question:
     page: str = ""
     door: str = ""
     experiment: bool = True
+    group: str = ""
+    layer: int | None = None
 
     @property
     def command(self) -> str:
         """What one types after `steerscope`."""
         if not self.experiment:
             return OTHER_COMMANDS[self.name]
-        return (self.door or self.name).replace("_", "-")
+        return f"{self.group} {(self.door or self.name).replace('_', '-')}".strip()
 
     @property
     def module(self) -> ModuleType:

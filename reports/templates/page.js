@@ -20,15 +20,32 @@ document.getElementById("mode").addEventListener("click", () => paint(root.datas
 // The one button saves the figure as SVG.
 const SHOWN = { responsive: true, displaylogo: false, modeBarButtons: [["toImage"]], toImageButtonOptions: { format: "svg" } };
 
-document.querySelectorAll(".chart").forEach((chart) => {
-  const { data, layout } = JSON.parse(chart.nextElementSibling.textContent);
-  layout.autosize = true;
-  Plotly.newPlot(chart, data, layout, SHOWN)
-    .then(() => Plotly.relayout(chart, colours()));
+// A figure is drawn when it is first seen: of many behind a choice, only those that are looked at.
+function draw(within) {
+  within.querySelectorAll(".chart").forEach((chart) => {
+    if (chart.closest("[hidden], details:not([open])")) return;
+    if (chart.data) { Plotly.Plots.resize(chart); return; }
+    const { data, layout } = JSON.parse(chart.nextElementSibling.textContent);
+    layout.autosize = true;
+    Plotly.newPlot(chart, data, layout, SHOWN)
+      .then(() => Plotly.relayout(chart, colours()));
+  });
+}
+
+// One of several things to look at; without a script all of them stand below each other.
+document.querySelectorAll(".choices").forEach((choices) => {
+  const select = choices.querySelector("select"), shown = [...choices.children].filter((child) => child.matches(".choice"));
+  const choose = () => {
+    shown.forEach((choice, at) => { choice.hidden = at !== select.selectedIndex; });
+    draw(choices);
+  };
+  choices.classList.add("alive");
+  shown.forEach((choice, at) => { choice.hidden = at !== select.selectedIndex; });
+  select.addEventListener("change", choose);
 });
 
-document.querySelectorAll("details").forEach((details) => details.addEventListener("toggle", () =>
-  details.querySelectorAll(".chart").forEach((chart) => Plotly.Plots.resize(chart))));
+draw(document);
+document.querySelectorAll("details.fold").forEach((details) => details.addEventListener("toggle", () => draw(details)));
 
 document.querySelectorAll("button.copy").forEach((button) => button.addEventListener("click", () =>
   navigator.clipboard.writeText(button.nextElementSibling.textContent).then(() => { button.textContent = "copied"; })));
@@ -55,8 +72,9 @@ document.querySelectorAll("th").forEach((head) => head.addEventListener("click",
 
 let closed = [];
 window.addEventListener("beforeprint", () => {
-  closed = [...document.querySelectorAll("details:not([open])")];
+  closed = [...document.querySelectorAll("details.fold:not([open])")];
   closed.forEach((details) => { details.open = true; });
+  draw(document);
   paint("light");
   fit(640); // a sheet of paper is narrower than a screen
 });

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerscope.analysis.errors import BadArgument, BadInjection
+from steerscope.analysis.brief import brief
+from steerscope.analysis.errors import BadArgument, BadInjection, BadPrompt
 from steerscope.analysis.vectors.recipes import ASKED
 from steerscope.commands import options, vectors
 from steerscope.commands.finish import Answer, Out
@@ -90,7 +91,7 @@ def command(question: Question) -> Callable[..., Answer]:
     around = [o for o in inspect.signature(_around).parameters.values() if o.name in AROUND]
     levels = [o for o in inspect.signature(_around).parameters.values() if o.name in read.shared]
     every = [*vector, *shared, *map(_option, read.own), *levels, *around]
-    every = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in every]
+    every = [_usual(question, option.replace(kind=inspect.Parameter.KEYWORD_ONLY)) for option in every]
     every.sort(key=lambda option: option.default is not inspect.Parameter.empty)
 
     def ask(**given: Any) -> Answer:
@@ -102,7 +103,7 @@ def command(question: Question) -> Callable[..., Answer]:
         levels = {name: given[name] for name in read.shared}
         Statistics(**levels)  # refuses what makes no sense
         own = _given(read, given)
-        steering = _steering(given, [option.name for option in vector])
+        steering = _steering(given, [option.name for option in vector], question)
         from steerscope.analysis.results.result import PAGE
 
         check_out(out, overwrite, question.tables, [PAGE] if page else [])
@@ -119,14 +120,20 @@ def command(question: Question) -> Callable[..., Answer]:
         return answer
 
     needed = "".join(f" --{k.name.replace('_', '-')} ..." for k in read.own if k.default is NONE)
-    example = EXAMPLE.format(question.command, int(question.name == "writers"), needed, question.command)
+    layer = int(question.name == "writers")
+    example = EXAMPLE.format(question.command, layer, needed, question.command.split()[-1])
     ask.__doc__ = f"{read.help}\n\nExample: {example}"
     ask.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     ask.__annotations__ = {option.name: option.annotation for option in every}
     return ask
 
 
-def _steering(given: dict[str, Any], of_vector: list[str]) -> list["Wanted"]:
+def _usual(question: Question, option: inspect.Parameter) -> inspect.Parameter:
+    """An option with the question's own default layer, where it has one."""
+    return option if option.name != "layer" or question.layer is None else option.replace(default=question.layer)
+
+
+def _steering(given: dict[str, Any], of_vector: list[str], question: Question) -> list["Wanted"]:
     """What is injected: the one vector of the options, or what `--inject` says.
 
     Raises:
@@ -136,7 +143,7 @@ def _steering(given: dict[str, Any], of_vector: list[str]) -> list["Wanted"]:
 
     if given["inject"]:
         usual = {name: option.default for name, option in inspect.signature(_experiment).parameters.items()}
-        usual |= {name: None for name in of_vector} | {"recipe": ASKED[0]}
+        usual |= {name: None for name in of_vector} | {"recipe": ASKED[0], "layer": question.layer}
         one = [name for name in (*of_vector, *ONE) if given[name] not in (usual[name], [])]
         if one:
             raise BadInjection(
@@ -190,12 +197,15 @@ def _experiment(
     steering: "list[Wanted]",
     model: options.ModelName,
     prompts: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="A shipped set (general, off_topic, on_topic), - for standard input, or a file: one text a line, or "
             ".jsonl, .csv, .parquet with a column prompt or text, and group where prompts belong together."
         ),
-    ],
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A prompt, instead of --prompts; give it again for more.")
+    ] = None,
     layer: Annotated[int | None, typer.Option(help="Layer to record and inject at.")] = None,
     coef: Annotated[float, typer.Option(help="Coefficient of the vector.")] = 1.0,
     positions: Annotated[str, typer.Option(help=POSITIONS)] = "front",
@@ -228,7 +238,7 @@ def _experiment(
 ) -> "Experiment":
     """The question that the options ask."""
     # What needs no model is refused before one is loaded.
-    from steerscope.analysis.question.prompt_files import read_table
+    from steerscope.analysis.question.prompt_files import Table, read_table
     from steerscope.commands.finish import hush
     from steerscope.commands.metrics import metric_of, positions_of, scored_cells
     from steerscope.prompt_sets import prompts_file
@@ -237,7 +247,20 @@ def _experiment(
     if scored is not None and scored_column is not None:
         raise BadArgument("got --scored and --scored-column; expected one of them; leave one out")
     where: Any = positions_of(scored)
-    table = read_table(prompts_file(prompts), column, list(dict.fromkeys(name for name in named.values() if name)))
+    if (prompts is None) == (not prompt):
+        raise BadPrompt(
+            f"got {'neither --prompts nor --prompt' if prompts is None else '--prompts and --prompt'}; expected one of "
+            "them; give --prompts general, a file, or --prompt TEXT"
+        )
+    of_file = list(dict.fromkeys(name for name in (*named.values(), column) if name))
+    if prompt and of_file:
+        raise BadPrompt(
+            f"the column {brief(repr(of_file[0]))} beside --prompt; expected columns of a file; give --prompts FILE"
+        )
+    if prompts is not None:
+        table = read_table(prompts_file(prompts), column, [name for name in of_file if name in named.values()])
+    else:
+        table = Table(list(prompt or ()), None, {})
     cells = {option: None if name is None else table.columns[name] for option, name in named.items()}
     wanted = metric_of(metric, targets, against, continuation, cells)
     if cells["scored"] is not None:
@@ -251,7 +274,7 @@ def _experiment(
     loaded = load(model, device=device, dtype=dtype, bos=bos, selfcheck=selfcheck)
     grouped = table.groups if groups is Groups.auto and table.groups else groups.value
     texts = [[{"role": "user", "content": text}] if chat and isinstance(text, str) else text for text in table.prompts]
-    given = make_prompts(loaded, texts, source=prompts, groups=grouped)
+    given = make_prompts(loaded, texts, source=prompts or "given", groups=grouped)
     injections = tuple(injection for one in steering for injection in one.make(loaded))
     more: dict[str, Any] = {"matched": matched.value, "scored": where, "seed": seed, "precision": precision.value}
     return Experiment(loaded, injections, given, wanted, references, **more)
