@@ -146,17 +146,22 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML, with plotly's script inside."""
-    environment = Environment(
+    html = templates().get_template("page.html").render(page=page, plotly=Markup(get_plotlyjs()))
+    return html.encode(errors="replace").decode()  # half characters
+
+
+def templates() -> Environment:
+    """The house's templates: every text in them is escaped."""
+    found = Environment(
         loader=PackageLoader("steerscope.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["chart"] = _chart
-    environment.filters["csv"] = _csv
-    html = environment.get_template("page.html").render(page=page, plotly=Markup(get_plotlyjs()))
-    return html.encode(errors="replace").decode()  # half characters
+    found.filters["chart"] = _chart
+    found.filters["csv"] = _csv
+    return found
 
 
 def _shade(heat: float) -> str:
