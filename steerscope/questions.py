@@ -73,7 +73,7 @@ class Question:
 
 
 OTHER_COMMANDS = {"sweep": "sweep run", "train_lens": "lens train"}
-_LINES = (
+_LINES: tuple[tuple[Any, ...], ...] = (
     ("localize", "analysis.carriers.localize", "Which heads and MLPs carry the vector? By any method."),
     ("exact", "analysis.carriers.exact", "Which carry it, by exact patching of every one?", "exact", "localize"),
     ("screen", "analysis.carriers.screen", "Which, in a large model? Ranked, then verified.", "screen", "localize"),
@@ -87,7 +87,15 @@ _LINES = (
     ("by_position", "analysis.routes.by_position", "Where in the prompt do carriers act?", "by_position"),
     ("self_repair", "analysis.routes.self_repair", "Who makes up for a carrier that is gone?", "self_repair"),
     ("trace", "analysis.trace", "How does the vector travel through the norms, layer by layer?", "trace"),
-    ("dissect", "tinystories.dissect", "Every path of a change of logits, exactly (one or two layers)?", ""),
+    (
+        *(
+            "dissect",
+            "tinystories.dissect",
+            "Every path of a change of logits, exactly (one or two layers)?",
+            "dissect",
+        ),
+        *("", True, "tinystories", 0),
+    ),
     ("breakdown", "analysis.breakdown.breakdown", "How large may a coefficient be, and what breaks?", "breakdown"),
     ("sweep", "analysis.sweeps.runner", "Which nodes respond to parts of the vector?", "sweep", "", False),
     ("train_lens", "analysis.lens.train", "What would each layer predict? A tuned lens.", "lens", "", False),

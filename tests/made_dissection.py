@@ -38,9 +38,7 @@ def dissection(
             row = {"prompt": prompt, "position": at, "token": token, "token_id": number}
             for name, rows in _rows(ends).items():
                 frames[name] += [row | own for own in rows]
-    made = {
-        name: pd.DataFrame(rows, columns=list(COLUMNS[name])).astype(_types(name)) for name, rows in frames.items()
-    }
+    made = {name: pd.DataFrame(rows, columns=list(COLUMNS[name])).astype(_types(name)) for name, rows in frames.items()}
     manifest = MANIFEST | {"readout": readout, "prompts": {"count": prompts}}
     return Result("dissect", made, COLUMNS, manifest)
 

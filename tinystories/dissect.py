@@ -82,7 +82,7 @@ def dissect(
     )
     found = gathered(experiment, batches(experiment, own, asked), share)
     made, summary = frames(experiment, found)
-    return record("dissect", experiment, made, COLUMNS, start, checks=_checks(found), **summary)
+    return record("dissect", experiment, made, COLUMNS, start, checks=_checks(found), readout=readout, **summary)
 
 
 def _tokens(experiment: Experiment, given: Sequence[str | int] | str | None) -> tuple[int, ...] | None:

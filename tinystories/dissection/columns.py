@@ -118,4 +118,10 @@ COLUMNS: Frames = {
         "signed": Column("the same, not absolute", "as effect"),
         "disagree": Column("among the first tenth by one of both, and in the lower half by the other", role="verdict"),
     },
+    "texts": {
+        "prompt": Column("number of the prompt, from 0", role="label"),
+        "position": Column("position in the prompt, from 0, BOS included", role="axis"),
+        "token": Column("the token that stands there"),
+        "injected": Column("whether something is injected there"),
+    },
 }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.tools.places import added
 
 from .batches import Batch
 from .columns import COLUMNS
@@ -192,7 +193,18 @@ def frames(experiment: Experiment, found: Found) -> tuple[dict[str, pd.DataFrame
     order: Sequence[str] = ("totals", "parts", "paths", "flow", "neurons")
     for name in order:
         made[name] = made[name].sort_values(["prompt", "position"], kind="stable", ignore_index=True)
+    made["texts"] = _texts(experiment)
     return made, {"gaps": dict(found.gaps)}
+
+
+def _texts(experiment: Experiment) -> pd.DataFrame:
+    """Every prompt, token by token."""
+    pieces = []
+    for prompt, ids in enumerate(experiment.prompts.ids):
+        own, text = set(added(experiment, prompt)), experiment.model.token_text
+        rows = {"prompt": prompt, "position": range(len(ids)), "token": [text(int(i)) for i in ids]}
+        pieces.append(pd.DataFrame({**rows, "injected": [position in own for position in range(len(ids))]}))
+    return pd.concat(pieces, ignore_index=True)
 
 
 def _over(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
