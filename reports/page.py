@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from steerscope.reports.theme import BOLD, NAMELESS, PLAIN, POSITIVE, NEGATIVE, side
+from steerscope.reports.theme import BOLD, NAMELESS, NEGATIVE, PLAIN, POSITIVE, side
 
 TAGS = {"\n": "<br>", BOLD: "<b>", PLAIN: "</b>", NAMELESS: "<extra></extra>"}
 DEEPEST = 0.75  # opacity of the strongest colour behind text: ink stays readable on it, in light and dark

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steerscope.reports import words
 from steerscope.reports.theme import visible
 
 DIRECT, FINAL, OTHERS = "direct", "final norm", "others"

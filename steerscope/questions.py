@@ -88,12 +88,7 @@ _LINES: tuple[tuple[Any, ...], ...] = (
     ("self_repair", "analysis.routes.self_repair", "Who makes up for a carrier that is gone?", "self_repair"),
     ("trace", "analysis.trace", "How does the vector travel through the norms, layer by layer?", "trace"),
     (
-        *(
-            "dissect",
-            "tinystories.dissect",
-            "Every path of a change of logits, exactly (one or two layers)?",
-            "dissect",
-        ),
+        *("dissect", "tinystories.dissect", "Which paths does it take, exactly, in one or two layers?", "dissect"),
         *("", True, "tinystories", 0),
     ),
     ("breakdown", "analysis.breakdown.breakdown", "How large may a coefficient be, and what breaks?", "breakdown"),

@@ -44,7 +44,7 @@ def dissect(
     experiment: Experiment,
     *,
     tokens: Sequence[str | int] | str | None = None,
-    positions: str | Sequence[int] = "last",
+    at: str | Sequence[int] = "last",
     readout: Literal["centred", "raw", "log_prob"] = "centred",
     most: Whole = 5,
     share: Share = 0.01,
@@ -55,7 +55,7 @@ def dissect(
     Args:
         tokens: which are read, separated by commas, or token ids; by default those that gain and lose most, and the
             vector's own.
-        positions: where they are read: last, all, or indices.
+        at: positions where they are read: last, all, or indices.
         readout: centred logits, raw ones, or log-probabilities.
         most: how many that gain, and as many that lose, where tokens are not given.
         share: paths are opened down to this share of a row's mass; 0 opens all.
@@ -74,7 +74,7 @@ def dissect(
     own = form(model)
     check_sites(model, experiment.edits(0))
     asked = Asked(
-        parse_positions(positions if isinstance(positions, str) else tuple(positions)),
+        parse_positions(at if isinstance(at, str) else tuple(at)),
         _tokens(experiment, tokens),
         _targets(experiment),
         readout,

@@ -61,7 +61,7 @@ def _stops(place: Place, position: int, path: str, layers: int) -> list[tuple[in
     """From the injection to the last writer."""
     along = list(reversed(steps(path)))
     if path == FINAL:
-        return [(0, "all of it"), (2 * layers + 1, "final norm's scale")]
+        return [(0, "everything"), (2 * layers + 1, "final norm's scale")]
     stops = [(0, _origin(place, position, along))]
     for step in along:
         if step.layer >= 0:
@@ -73,7 +73,8 @@ def _stops(place: Place, position: int, path: str, layers: int) -> list[tuple[in
 
 def _origin(place: Place, position: int, along: Sequence[Step]) -> str:
     """Where a path begins, as far as it was opened."""
-    if along[0].node.endswith(OTHERS) or (along[0].layer > 0 and along[0].source >= 0):
+    deep = along[0].layer > 0 and along[0].source >= 0
+    if along[0].node.endswith(OTHERS) or along[0].channel == "scale" or deep:
         return SMALLER
     source = next((step.source for step in along if step.source >= 0), position)
     return visible(place.tokens[source]) + f" at {source}" if 0 <= source < len(place.tokens) else f"position {source}"

@@ -56,7 +56,7 @@ def sankey(routes: Sequence[Route], unit: str, ends: Mapping[str, float] | None 
             "label": [_label(name, ends if column == last else {}, unit) for column, name in places],
             "color": [_colour(ends[name]) if column == last and name in ends else NEUTRAL for column, name in places],
             "x": [0.001 + 0.998 * column / max(last, 1) for column, _ in places],
-            "y": _heights(places, through),
+            "y": _heights(places, through, ends),
             "pad": 12,
             "thickness": 13,
             "line": {"width": 0},
@@ -73,12 +73,17 @@ def sankey(routes: Sequence[Route], unit: str, ends: Mapping[str, float] | None 
     return chart
 
 
-def _heights(places: Sequence[tuple[int, str]], through: Mapping[int, list[float]]) -> list[float]:
-    """Where each stop stands in its column: the widest above, with room in proportion to its width."""
+def _heights(
+    places: Sequence[tuple[int, str]], through: Mapping[int, list[float]], ends: Mapping[str, float]
+) -> list[float]:
+    """Where each stop stands in its column, with room in proportion to its width: the widest above; of ends, what gains
+    most.
+    """
     size = {number: through[number][0] - through[number][1] for number in range(len(places))}
-    found = [0.5] * len(places)
+    found, last = [0.5] * len(places), max((column for column, _ in places), default=0)
     for column in {column for column, _ in places}:
-        own = sorted((n for n, (c, _) in enumerate(places) if c == column), key=lambda n: -size[n])
+        own = [n for n, (c, _) in enumerate(places) if c == column]
+        own.sort(key=lambda n: (-ends.get(places[n][1], 0.0) if column == last else 0.0, -size[n]))
         whole, above = sum(size[n] for n in own) or 1.0, 0.0
         for n in own:
             found[n] = min(max((above + size[n] / 2) / whole, 0.001), 0.999)

@@ -31,12 +31,12 @@ TREE = (
     "nor its neighbours. Bars have one scale; orange raises the token, blue lowers it."
 )
 TEXT = (
-    "Under each token stands what is moved from it, by the last head on the way that moves between positions, in {unit}; "
-    "orange raises the token that is read, blue lowers it."
+    "Under each token stands what is moved from it, by the last head on the way that moves between positions, in "
+    "{unit}; orange raises the token that is read, blue lowers it."
 )
 PICTURE = (
-    "Bands are as wide as what takes them; orange raises the token on the right, blue lowers it. What cancels is drawn, "
-    "so a token can be reached by more than its change. Smaller paths are those that were not opened."
+    "Bands are as wide as what takes them; orange raises the token on the right, blue lowers it. What cancels is "
+    "drawn, so a token can be reached by more than its change. Smaller paths are those that were not opened."
 )
 
 
@@ -138,7 +138,11 @@ def _pieces(view: View, target: Target, in_: str) -> tuple[list[Piece], str]:
         about += ["something is injected here"] * (position in view.injected)
         about += ["the change is read here"] * (position == view.position)
         mark = "●" * (position in view.injected)
-        value = words.short(change) if position <= view.position else ""
+        value = _under(change) if position <= view.position else ""
         pieces.append(Piece(f"{mark}{visible(token)}", value, change / largest, "; ".join(about)))
     left = words.listing([f"{words.signed(change)} is {what}" for what, change in rest.items() if abs(change) > 0.005])
     return pieces, f"● marks what is injected. {f'Beside it, {left}.' if left != 'none' else ''}".strip()
+
+
+def _under(change: float) -> str:
+    return f"{'+' if change >= 0.005 else ''}{words.short(change)}"

@@ -58,9 +58,10 @@ def _flow(result: Result) -> Section:
     found = _patching(result)
     corr = f"Their correlation is {words.number(found[0])}. " if found else ""
     text = (
-        "The flow through a node is the sum of all paths through it. It is no patching effect, and should come close to "
-        "the mean of necessity (lost when the node is clean in the steered run) and sufficiency (there when it alone is "
-        f"steered). {corr}Bars end at these two. Far from the line, the tree tells something else than patching does."
+        "The flow through a node is the sum of all paths through it. It is no patching effect, and should come close "
+        "to the mean of necessity (lost when the node is clean in the steered run) and sufficiency (there when it "
+        f"alone is steered). {corr}Bars end at these two. Far from the line, the tree tells "
+        "something else than patching does."
     )
     return Section(title, [text], [Panel("Every node", _against(rows, "mean of necessity and sufficiency"))])
 
@@ -110,9 +111,9 @@ def _shapley(result: Result) -> Section:
     if rows.empty:
         return Section(title, [], [Panel(title, None, missing(result, "audit", "no audit was asked for"))])
     text = (
-        "A node's change is split among those who changed what it reads. Where their inputs cancel inside it, credit can "
-        "be given differently; the distance is the sum of the differences over that of the Shapley values. Rows above "
-        "0.25 are coloured: of these, the shares of single inputs are not to be relied on."
+        "A node's change is split among those who changed what it reads. Where their inputs cancel inside it, credit "
+        "can be given differently; the distance is the sum of the differences over that of the Shapley values. Rows "
+        "above 0.25 are coloured: of these, the shares of single inputs are not to be relied on."
     )
     columns = ["what is split", "node", "prompt", "token", "distance", "Shapley values"]
     flagged = frozenset(n for n, r in enumerate(records(rows)) if r.flagged)
@@ -188,8 +189,8 @@ def _disagreements(rows: pd.DataFrame) -> str:
         return "No pair is among the first tenth by one and in the lower half by the other."
     r = next(records(apart.sort_values("effect", ascending=False)))
     return (
-        f"They disagree for {len(apart)} of {len(rows)}: the pair is among the first tenth by one and in the lower half "
-        f"by the other. For example {r.sender} → {r.receiver} {CHANNELS.get(r.channel, r.channel)} is number "
+        f"They disagree for {len(apart)} of {len(rows)}: the pair is among the first tenth by one and in the lower "
+        f"half by the other. For example {r.sender} → {r.receiver} {CHANNELS.get(r.channel, r.channel)} is number "
         f"{int(r.score_rank)} by score and {int(r.effect_rank)} by effect."
     )
 
@@ -221,7 +222,8 @@ def _scores(rows: pd.DataFrame, in_: str) -> go.Figure:
 def downloads(result: Result) -> Section:
     """The tables, as far as a page should carry them."""
     notes = [
-        f"{name}.csv holds the first {DOWNLOADED:,} of {len(table):,} rows; all are in {name}.parquet of the run's folder."
+        f"{name}.csv holds the first {DOWNLOADED:,} of {len(table):,} rows; all are in {name}.parquet of the run's "
+        "folder."
         for name, table in result.frames.items()
         if len(table) > DOWNLOADED
     ]

@@ -60,7 +60,10 @@ class _Grown:
         """A row; where all of it is one path, that path."""
         names = [named(node, self.place)]
         while node in self.opened and len(self.target.below[node]) == 1:
-            [node] = self.target.below[node]
+            [only] = self.target.below[node]
+            if only.endswith(OTHERS):  # nothing of it was large enough to be opened
+                return self._row(", ".join(names), self.target.paths[node], (), node)
+            node = only
             names.append(named(node, self.place))
         parts = self.below(node) if node in self.opened else ()
         return self._row(", ".join(names), self.target.paths[node], parts, node)

@@ -44,8 +44,8 @@ def summary(result: Result, found: Sequence[View]) -> list[str]:
         shares = {path: share for path, share in carriers(found).items() if share >= LEAST}
         listed = [f"{_writer(path)} ({words.percent(share)})" for path, share in list(shares.items())[:4]]
         said.append(
-            f"Of all that is written at {len(found)} places to {len(targets)} tokens, whatever cancels, the largest shares "
-            f"are those of {words.listing(listed)}."
+            f"Of all that is written at {len(found)} places to {len(targets)} tokens, whatever cancels, the largest "
+            f"shares are those of {words.listing(listed)}."
         )
         scale = carriers(found).get(FINAL, 0.0)
         if scale >= LEAST:

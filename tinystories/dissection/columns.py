@@ -35,7 +35,7 @@ COLUMNS: Frames = {
         "change": Column("its part of the change; parts add up to it", UNIT, "estimate"),
         "kind": Column("direct, ov, k, q, input, scale, or final norm", role="measure"),
         "writer": Column("the last writer: direct, a head, an MLP, or final norm", role="node"),
-        "layer": Column("of the writer; the number of layers for the final norm, -1 for direct", role="layer"),
+        "layer": Column("of the writer; the number of layers for the final norm, missing for direct", role="layer"),
         "sender": Column("of an input of an MLP, who changed what the MLP reads"),
         "source": Column("position from which a head moves it, or whose key changed; -1 where there is none"),
         "source_token": Column("the token that stands there"),
@@ -61,7 +61,7 @@ COLUMNS: Frames = {
     "flow": {
         **ROW,
         "node": Column("head or MLP; direct: what is injected and meets no node", role="node"),
-        "layer": Column("of the node; -1 for direct", role="layer"),
+        "layer": Column("of the node; missing for direct", role="layer"),
         "flow": Column(
             "sum of all paths through the node, scales of norms shared out; those of different layers share paths",
             UNIT,
@@ -109,8 +109,8 @@ COLUMNS: Frames = {
         "score": Column("composition of the weights, |W_receiver W_OV| over the product of both norms (Frobenius)"),
         "score_rank": Column("its rank among all pairs of the channel, 1 the largest"),
         "effect": Column(
-            "paths from the sender to the receiver by this channel, all of them, at all positions: mean of the absolute "
-            "change over the rows",
+            "paths from the sender to the receiver by this channel, all of them, at all positions: mean of the "
+            "absolute change over the rows",
             UNIT,
             "estimate",
         ),

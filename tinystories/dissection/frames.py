@@ -193,6 +193,9 @@ def frames(experiment: Experiment, found: Found) -> tuple[dict[str, pd.DataFrame
     order: Sequence[str] = ("totals", "parts", "paths", "flow", "neurons")
     for name in order:
         made[name] = made[name].sort_values(["prompt", "position"], kind="stable", ignore_index=True)
+    for name in ("parts", "flow"):
+        layer = made[name]["layer"].astype("Int64")
+        made[name]["layer"] = layer.mask(layer < 0)
     made["texts"] = _texts(experiment)
     return made, {"gaps": dict(found.gaps)}
 
