@@ -23,6 +23,7 @@ from typing import Literal
 
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Share, Whole, gated
+from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.positions import parse_positions
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.result import Result
@@ -31,7 +32,8 @@ from steerscope.analysis.tools.record import check, record
 from .dissection.batches import Asked, batches
 from .dissection.columns import COLUMNS
 from .dissection.form import form
-from .dissection.frames import Found, frames, gathered
+from .dissection.frames import Found, distances, frames, gathered, with_patching
+from .dissection.patched import Patched, against_patching
 from .dissection.runs import check_sites
 
 __all__ = ["COLUMNS", "dissect"]
@@ -80,9 +82,24 @@ def dissect(
         readout,
         most,
     )
-    found = gathered(experiment, batches(experiment, own, asked), share)
-    made, summary = frames(experiment, found)
-    return record("dissect", experiment, made, COLUMNS, start, checks=_checks(found), readout=readout, **summary)
+    found = gathered(experiment, batches(experiment, own, asked), share, audit)
+    patched = against_patching(experiment, own) if audit else None
+    with_patching(found, patched)
+    made = frames(experiment, found)
+    audited = None if patched is None else patched.describe()
+    return record(
+        "dissect",
+        experiment,
+        made,
+        COLUMNS,
+        start,
+        checks=_checks(found),
+        missing=_missing(model, audit, patched),
+        readout=readout,
+        share=share,
+        patching=audited,
+        distances=distances(made["audit"]),
+    )
 
 
 def _tokens(experiment: Experiment, given: Sequence[str | int] | str | None) -> tuple[int, ...] | None:
@@ -119,3 +136,15 @@ def _checks(found: Found) -> list[dict[str, object]]:
         "flow": "what flows through the injection is the measured change (of the absolute mass)",
     }
     return [check(names[name], gap, LIMIT) for name, gap in found.gaps.items()]
+
+
+def _missing(model: Model, audit: bool, patched: Patched | None) -> dict[str, str]:
+    """What could not be computed, and why."""
+    found = {}
+    if not audit:
+        found["audit"] = "run with audit=False: nothing was held against patching or Shapley values"
+    elif patched is None:
+        found["patching"] = f"{model.name} caps its logits, so that flow on the metric is not linear in them"
+    if model.n_layers < 2:
+        found["composition"] = "one layer: no heads read what heads wrote"
+    return found

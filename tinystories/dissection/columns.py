@@ -99,7 +99,7 @@ COLUMNS: Frames = {
         "necessity": Column("effect lost when the node is set to clean in the steered run", "logits"),
         "sufficiency": Column("effect when it alone is set to steered in the clean run", "logits"),
         "distance": Column("of the node: sum of |ours - reference| over the sum of |reference|"),
-        "flagged": Column("distance above 0.25: inputs cancel, and may be credited differently", role="verdict"),
+        "flagged": Column("distance above 0.25: inputs cancel, others may credit them otherwise", role="verdict"),
         "method": Column("exact, or how many permutations were drawn"),
     },
     "composition": {

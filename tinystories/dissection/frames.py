@@ -1,6 +1,6 @@
 """The tables of `dissect`, from batches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,17 @@ from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.tools.places import added
 
+from .audit import audits
 from .batches import Batch
 from .columns import COLUMNS
+from .composition import Effects, effects, table
 from .flow import Flow, flow
+from .form import Form
 from .parts import by_writer, parts
+from .patched import Patched
 from .tree import grow
 
+FAR = 0.25  # distance from Shapley values: flagged
 STRONGEST = 10  # neurons of each MLP and row
 TINY = 1e-30
 TOTAL = "total"
@@ -31,6 +36,8 @@ class Found:
 
     pieces: dict[str, list[pd.DataFrame]] = field(default_factory=dict)
     gaps: dict[str, float] = field(default_factory=dict)
+    composition: Effects | None = None
+    form: Form | None = None
 
     def add(self, name: str, frame: pd.DataFrame) -> None:
         self.pieces.setdefault(name, []).append(frame)
@@ -47,12 +54,46 @@ class Found:
         return pd.concat(pieces, ignore_index=True)[columns] if pieces else pd.DataFrame(columns=columns)
 
 
-def gathered(experiment: Experiment, batches: Iterable[Batch], share: float) -> Found:
-    """Tables of all batches."""
+def gathered(experiment: Experiment, batches: Iterable[Batch], share: float, audit: bool) -> Found:
+    """Tables of all batches.
+
+    Args:
+        audit: hold nodes of the first prompt against Shapley values.
+    """
     found = Found()
     for batch in track(batches, "dissecting"):
         _batch(experiment, batch, share, found)
+        found.form = batch.stack.form
+        if batch.stack.layers == 2:
+            own = effects(batch.stack, batch.rows)
+            found.composition = own if found.composition is None else found.composition + own
+        if audit and 0 in batch.prompts:
+            _audit(experiment, batch, found)
     return found
+
+
+def _audit(experiment: Experiment, batch: Batch, found: Found) -> None:
+    """Nodes at the first position that is read of the first prompt."""
+    b = batch.prompts.index(0)
+    i = int(batch.rows.i[batch.rows.b == b].min())
+    base = _base(experiment, batch)
+    for own in audits(batch.stack, batch.rows, b, i, experiment.seed):
+        players, numbers = own.ours.shape
+        frame = base.iloc[np.tile(_numpy(own.rows), players)].reset_index(drop=True).drop(columns="token_id")
+        values = {"ours": own.ours, "reference": own.reference, "distance": own.distance.expand(players, numbers)}
+        frame = frame.assign(**{name: _numpy(value).reshape(-1) for name, value in values.items()})
+        frame = frame.assign(what=own.what, node=own.node, player=np.repeat(own.players, numbers), method=own.method)
+        found.add("audit", frame.assign(necessity=np.nan, sufficiency=np.nan, flagged=frame["distance"] > FAR))
+
+
+def with_patching(found: Found, patched: Patched | None) -> None:
+    """Adds the audit of flow."""
+    if patched is None:
+        return
+    table = patched.table
+    off = (table["ours"] - table["reference"]).abs().sum() / max(table["reference"].abs().sum(), TINY)
+    fixed = {"what": "patching", "prompt": -1, "position": -1, "token": "", "player": "", "method": "exact"}
+    found.add("audit", table.assign(**fixed, distance=off, flagged=False))
 
 
 def _batch(experiment: Experiment, batch: Batch, share: float, found: Found) -> None:
@@ -187,17 +228,28 @@ def _neurons(batch: Batch, base: pd.DataFrame, through: Flow) -> pd.DataFrame:
     return pd.concat(pieces) if pieces else pd.DataFrame()
 
 
-def frames(experiment: Experiment, found: Found) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """All tables, and what the manifest says of them."""
-    made = {name: found.frame(name) for name in COLUMNS}
-    order: Sequence[str] = ("totals", "parts", "paths", "flow", "neurons")
-    for name in order:
+def frames(experiment: Experiment, found: Found) -> dict[str, pd.DataFrame]:
+    """All tables."""
+    if found.composition is not None and found.form is not None:
+        found.add("composition", table(found.form, found.composition))
+    made = {name: found.frame(name) for name in COLUMNS if name != "texts"}
+    for name in ("totals", "parts", "paths", "flow", "neurons"):
         made[name] = made[name].sort_values(["prompt", "position"], kind="stable", ignore_index=True)
     for name in ("parts", "flow"):
         layer = made[name]["layer"].astype("Int64")
         made[name]["layer"] = layer.mask(layer < 0)
     made["texts"] = _texts(experiment)
-    return made, {"gaps": dict(found.gaps)}
+    return made
+
+
+def distances(audit: pd.DataFrame) -> dict[str, Any]:
+    """Of each kind of node that was held against Shapley values: how many, the largest distance, how many flagged."""
+    found = {}
+    for what, own in audit[audit["what"] != "patching"].groupby("what"):
+        nodes = own.drop_duplicates(["node", "token"])
+        far = {"largest": float(nodes["distance"].max()), "median": float(nodes["distance"].median())}
+        found[str(what)] = {"splits": len(nodes), **far, "flagged": int(nodes["flagged"].sum())}
+    return found
 
 
 def _texts(experiment: Experiment) -> pd.DataFrame:

@@ -60,6 +60,7 @@ class HeadSecants:
     Dscore_q: tuple[Square, Square]
     Dscore_k: tuple[Square, Square]
     Dz: Heads
+    bias: Float[Tensor, "#prompt #head pos pos"]
     injected: bool
 
     @classmethod
@@ -100,6 +101,7 @@ class HeadSecants:
             (scores(dq, k[0]), scores(dq, k[1])),
             (scores(q[0], dk), scores(q[1], dk)),
             Dz,
+            bias,
             any((site, layer) in runs.edited for site in ("q", "k", "v")),
         )
 
@@ -177,6 +179,25 @@ class HeadSecants:
         q = q if self.q_norm is None else self.q_norm.at(b).back(q)
         k = k if self.k_norm is None else self.k_norm.at(b).back(k)
         return q, k, v
+
+    def projected(self, normal: Float[Tensor, "part pos d_model"], b: Index) -> tuple[Tensor, Tensor]:
+        """What parts of the normalized stream's change become in queries and keys as they meet in scores."""
+        found = []
+        for weight, norm in ((self.own.W_Q, self.q_norm), (self.own.W_K, self.k_norm)):
+            x = torch.einsum("pid,hde->pihe", normal, weight)
+            x = x if norm is None else norm.at(b).forward(x)
+            found.append(x if self.own.rotary is None else self.own.rotary(x, slice(0, x.shape[1])))
+        return found[0], found[1]
+
+    def scores(self, moving: str, b: int, i: int, h: int) -> list[Float[Tensor, " pos"]]:
+        """Scores of one query with what moves (`q` or `k`) clean, and the other factor of either run."""
+        pairs = [(0, n) if moving == "q" else (n, 0) for n in (0, 1)]
+        return [self.own.scale * (self.k[k][b, :, h] @ self.q[q][b, i, h]) + self._bias(b, h, i) for q, k in pairs]
+
+    def _bias(self, b: int, h: int, i: int) -> Float[Tensor, " pos"]:
+        """What the model adds to the scores of a query, up to a constant."""
+        bias = self.bias.expand(len(self.MA), self.MA.shape[1], -1, -1)
+        return bias[b, h, i]
 
     def back(self, r: Float[Tensor, "row pos d_model"], b: Index) -> Float[Tensor, "row pos d_model"]:
         """What reads the stream before all heads at every position, from what reads what they write."""

@@ -1,0 +1,155 @@
+"""Audits of single nodes: how an MLP, a query or keys are split among those who changed them, against Shapley values.
+
+A game lets the change of some senders come in and holds back the others', and computes the node anew: of an MLP the
+norm before it and all neurons, of a query (or the keys at all sources together) the softmax of the head, under both
+runs of the other factor.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .form import MLP, hidden
+from .mlps import MLPSecants
+from .readouts import Rows
+from .secants import softmax_back
+from .shapley import distance, shapley
+from .stack import Stack
+
+AT_ONCE = 4096  # coalitions
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """One node at one position, for several numbers that are explained.
+
+    Attributes:
+        rows: of these numbers.
+    """
+
+    what: str
+    node: str
+    rows: Tensor
+    players: list[str]
+    ours: Float[Tensor, "player number"]
+    reference: Float[Tensor, "player number"]
+    distance: Float[Tensor, " number"]
+    method: str
+
+
+def audits(stack: Stack, rows: Rows, b: int, i: int, seed: int = 0) -> Iterator[Audit]:
+    """All nodes that have several inputs, at a position of a prompt, as last writers."""
+    mine = ((rows.b == b) & (rows.i == i)).nonzero(as_tuple=True)[0]
+    reads = stack.final.at(rows.b[mine], rows.i[mine]).frozen(rows.reads[mine])
+    for layer, own in enumerate(stack.mlps):
+        players, changes = senders(stack, stack.mlp_stage(layer), b)
+        yield from _mlp(stack, own, layer, players, changes[:, i], reads, mine, i, b, seed)
+    for layer in range(1, stack.layers):
+        players, changes = senders(stack, 2 * layer, b)
+        yield from _heads(stack, layer, players, changes, reads, mine, i, b, seed)
+
+
+def senders(stack: Stack, stage: int, b: int) -> tuple[list[str], Float[Tensor, "player pos d_model"]]:
+    """Who has changed the stream of a prompt up to a stage, and how."""
+    found = [("direct", stack.direct[stage][b])]
+    for layer in range(stack.layers):
+        if 2 * layer + 1 <= stage:
+            wrote = torch.einsum("ihe,hed->hid", stack.heads[layer].Dz[b], stack.form.attention[layer].W_O)
+            found += [(f"L{layer}H{head}", own) for head, own in enumerate(wrote)]
+        if 2 * layer + 2 <= stage and stack.mlps:
+            found.append((f"L{layer}M", stack.mlps[layer].change[b]))
+    return [name for name, _ in found], torch.stack([own for _, own in found])
+
+
+def _alive(players: list[str], changes: Tensor) -> tuple[list[str], Tensor]:
+    """Without those that change nothing."""
+    there = changes.flatten(1).abs().amax(dim=1) > 0
+    return [name for name, alive in zip(players, there.tolist(), strict=True) if alive], changes[there]
+
+
+def _mlp(
+    stack: Stack,
+    own: MLPSecants,
+    layer: int,
+    players: list[str],
+    changes: Float[Tensor, "player d_model"],
+    reads: Float[Tensor, "number d_model"],
+    mine: Tensor,
+    i: int,
+    b: int,
+    seed: int,
+) -> Iterator[Audit]:
+    players, changes = _alive(players, changes)
+    if len(players) < 2:
+        return
+    kept = stack.runs.kept
+    clean = kept["resid_pre", layer][0, b, i]
+    clean = clean if stack.form.model.parallel else clean + kept["attn_out", layer][0, b, i]
+    at, place = torch.full_like(mine, b), torch.full_like(mine, i)
+    seen = own.frozen(reads, at, place) + own.scale(reads, at, place)
+    ours = changes @ seen.T
+    single, above = _single(own.own), (own.own.W_out @ reads.T).float()
+    start, steps = clean.float(), changes.float()
+
+    def game(members: Bool[Tensor, "coalition player"]) -> Float[Tensor, "coalition number"]:
+        found = []
+        for piece in members.to(steps.device).split(AT_ONCE):
+            stream = start + piece.to(steps) @ steps
+            found.append(hidden(single, stream if single.norm is None else single.norm(stream)) @ above)
+        return torch.cat(found).double()
+
+    reference, method = shapley(game, len(players), seed)
+    yield Audit("mlp", f"L{layer}M", mine, players, ours, reference, distance(ours, reference), method)
+
+
+def _single(own: MLP) -> MLP:
+    """An MLP in single precision: an audit needs no more."""
+    norm = own.norm
+    made = None if norm is None else replace(norm, weight=norm.weight.float(), bias=norm.bias.float())
+    names = ("W_in", "b_in", "W_gate", "b_gate", "W_out")
+    weights = {name: None if getattr(own, name) is None else getattr(own, name).float() for name in names}
+    return replace(own, norm=made, **weights)
+
+
+def _heads(
+    stack: Stack,
+    layer: int,
+    players: list[str],
+    changes: Float[Tensor, "player pos d_model"],
+    reads: Float[Tensor, "number d_model"],
+    mine: Tensor,
+    i: int,
+    b: int,
+    seed: int,
+) -> Iterator[Audit]:
+    """Queries and keys of all heads of a layer."""
+    players, changes = _alive(players, changes)
+    if len(players) < 2:
+        return
+    own = stack.heads[layer]
+    normal = own.norm.at(torch.tensor(b)).forward(changes)
+    dq, dk = own.projected(normal, torch.tensor(b))
+    for head in range(len(own.own.W_O)):
+        values = own.Mv[b, :, head] @ own.own.W_O[head] @ reads.T  # [source, number]
+        moved = {
+            "q": [own.own.scale * dq[:, i, head] @ own.k[n][b, :, head].T for n in (0, 1)],
+            "k": [own.own.scale * (dk[:, :, head] @ own.q[n][b, i, head]) for n in (0, 1)],
+        }
+        for what, steps in moved.items():
+            start = own.scores(what, b, i, head)
+            weights = own.by_query if what == "q" else own.by_key
+            ours = sum(s @ softmax_back(w[b, head, i], values.T).T for s, w in zip(steps, weights, strict=True)) / 2
+
+            def game(
+                members: Tensor, start: list[Tensor] = start, steps: list[Tensor] = steps, values: Tensor = values
+            ) -> Tensor:
+                inside = members.to(values)
+                found = [(s + inside @ step).softmax(dim=-1) @ values for s, step in zip(start, steps, strict=True)]
+                return (found[0] + found[1]) / 2
+
+            reference, method = shapley(game, len(players), seed)
+            node = f"L{layer}H{head}"
+            yield Audit(what, node, mine, players, ours, reference, distance(ours, reference), method)
