@@ -72,7 +72,7 @@ def read(source: str, device: torch.device, dtype: torch.dtype, tokenizer: Any =
             return _gguf(place, source, device, dtype, tokenizer)
         model = _folder(place, source, device, dtype)
         if tokenizer is None:
-            tokenizer = _tokenizer(place, source)
+            tokenizer = tokenizer_of(place, source)
     whole = str(place.resolve()) if local else source
     name = named(place.resolve(), folders.config_of(place)) if local else source
     return Checkpoint(model, tokenizer, name, whole)
@@ -125,7 +125,7 @@ def _folder(folder: Path, source: str, device: torch.device, dtype: torch.dtype)
     return _model(folder, source, there, device, dtype, {"use_safetensors": True})
 
 
-def _tokenizer(folder: Path, source: str) -> Any:
+def tokenizer_of(folder: Path, source: str) -> Any:
     """The tokenizer of a checkpoint; None where there is none: prompts are then token ids."""
     if not any(file for name in TOKENIZERS for file in folder.glob(name)):
         return None  # transformers would make one that knows no words

@@ -12,8 +12,10 @@ from steerscope.analysis.gate import gated, shown
 from steerscope.analysis.loading import gptneo, remembered
 from steerscope.analysis.model.models import HOOKS, Model
 
-from .checkpoints import Checkpoint, of_object, read
-from .folders import first_line
+from .checkpoints import Checkpoint, of_object, read, tokenizer_of
+from .folders import config_of, first_line, local
+from .names import named
+from .natives import ARCHITECTURE, is_native, read_native, wrap_native
 from .selfcheck import selfcheck as check
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,8 +33,8 @@ def load(
     name: str | None = None,
     selfcheck: bool = True,
 ) -> Model:
-    """A checked `Model` from a local Hugging Face folder, a GGUF file, a hub name, a model of transformers, or a
-    `TransformerBridge`.
+    """A checked `Model` from a local Hugging Face folder, that of a native model, a GGUF file, a hub name, a model of
+    transformers, or a `TransformerBridge`.
 
     Only a hub name reaches the network. Weights are read from safetensors or GGUF alone, and no code of a model is run.
 
@@ -60,9 +62,14 @@ def load(
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "decode")):
         raise BadArgument(f"tokenizer={shown(tokenizer)}; expected one of transformers; load it with AutoTokenizer")
     if isinstance(source, str | Path):
-        checkpoint = read(str(source), place, kind, tokenizer)
-        config = checkpoint.model.config.to_dict()
-        model, expected = _apart(checkpoint, bos, name, selfcheck)
+        folder = local(str(source))
+        if folder is not None and is_native(folder):
+            config = config_of(folder)
+            model, expected = _native(folder, str(source), place, kind, tokenizer, bos, name, selfcheck)
+        else:
+            checkpoint = read(str(source), place, kind, tokenizer)
+            config = checkpoint.model.config.to_dict()
+            model, expected = _apart(checkpoint, bos, name, selfcheck)
         if selfcheck and not remembered.passed(model, config):
             check(model, expected)
             remembered.remember(model, config)
@@ -130,7 +137,7 @@ def _apart(
     hf, notes = checkpoint.model, list(checkpoint.notes)
     architecture = type(hf).__name__
     try:
-        expected = _reference(hf) if keep else None
+        expected = _of_transformers(hf) if keep else None
         if architecture == "GPTNeoForCausalLM":  # families by name: importing one that is not loaded takes long
             length = gptneo.context(hf.config)
             notes.append("GPT-Neo, analysed as its exact GPT-2 equivalent (queries times sqrt(d_head))")
@@ -154,6 +161,27 @@ def _apart(
     return model, expected
 
 
+def _native(
+    folder: Path,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    tokenizer: Any,
+    bos: bool | None,
+    name: str | None,
+    keep: bool,
+) -> tuple[Model, Callable[[Tensor], Tensor] | None]:
+    """The same of a folder that holds a native model of TransformerLens."""
+    native: Any = read_native(folder, source).to(device, dtype)
+    cfg = native.cfg
+    expected = _reference(native, cfg.d_vocab, cfg.n_ctx, device) if keep else None
+    place = folder.resolve()
+    name = name or named(place, config_of(folder))
+    bridge = wrap_native(native, name).eval()
+    words = tokenizer_of(folder, source) if tokenizer is None else tokenizer
+    return _wrap(bridge, name, str(place), words, bos, (), ARCHITECTURE), expected
+
+
 def _bridge(hf: Any) -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
@@ -173,16 +201,22 @@ def _show_pattern(bridge: Any) -> None:
         attention.attn_dropout.register_forward_hook(through(block.attn.hook_pattern))
 
 
-def _reference(hf: Any) -> Callable[[Tensor], Tensor]:
+def _of_transformers(hf: Any) -> Callable[[Tensor], Tensor]:
+    n_ctx = gptneo.context(hf.config) if hasattr(hf.config, "attention_layers") else _context(hf.config)
+    return _reference(lambda ids: hf(ids, use_cache=False).logits, hf.config.vocab_size, n_ctx, hf.device)
+
+
+def _reference(
+    logits: Callable[[Tensor], Tensor], vocab: int, n_ctx: int, device: torch.device
+) -> Callable[[Tensor], Tensor]:
     """Logits of the untouched checkpoint. Wrapping changes a model in place, so they are computed now, for the ids to
     come.
     """
     made: dict[tuple[int, ...], Tensor] = {}
     generator = torch.Generator().manual_seed(0)
-    n_ctx = min(7, gptneo.context(hf.config) if hasattr(hf.config, "attention_layers") else _context(hf.config))
-    ids = torch.randint(0, hf.config.vocab_size, (2, n_ctx), generator=generator)[:1].to(hf.device)
+    ids = torch.randint(0, vocab, (2, min(7, n_ctx)), generator=generator)[:1].to(device)
     with torch.no_grad():
-        made[tuple(ids[0].tolist())] = hf(ids, use_cache=False).logits
+        made[tuple(ids[0].tolist())] = logits(ids)
 
     def expected(asked: Tensor) -> Tensor:
         return made[tuple(asked[0].tolist())]
