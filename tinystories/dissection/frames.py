@@ -73,9 +73,9 @@ def gathered(experiment: Experiment, batches: Iterable[Batch], share: float, aud
 
 
 def _audit(experiment: Experiment, batch: Batch, found: Found) -> None:
-    """Nodes at the first position that is read of the first prompt."""
+    """Nodes at the last position that is read of the first prompt."""
     b = batch.prompts.index(0)
-    i = int(batch.rows.i[batch.rows.b == b].min())
+    i = int(batch.rows.i[batch.rows.b == b].max())
     base = _base(experiment, batch)
     for own in audits(batch.stack, batch.rows, b, i, experiment.seed):
         players, numbers = own.ours.shape
