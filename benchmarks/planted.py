@@ -263,31 +263,11 @@ def plant(
         )
     made = CASES[case]
     generator = torch.Generator().manual_seed(seed)
-    heads = idle + 2
-    config = TransformerBridgeConfig(
-        d_model=WIDTH,
-        d_head=12,
-        n_heads=heads,
-        n_layers=layers,
-        n_ctx=LENGTH,
-        d_vocab=TOKENS,
-        d_mlp=16,
-        act_fn="relu",
-        attn_only=not made.mlp,
-        normalization_type=norm,
-        seed=seed,
-    )
-    boot: Any = TransformerBridge
-    with torch.random.fork_rng():
-        bridge = boot.boot_native(config).eval()
-    builder = Builder(bridge, layers, norm)
+    bridge, builder = blank(layers, idle + 2, norm, made.mlp, seed, generator)
     with torch.no_grad():
-        _idle(builder, generator)
         made.build(builder)
     model = load(bridge, name=f"planted {case}")
-    values = torch.zeros(1, WIDTH)
-    values[0, V] = SIZE
-    vector = SteeringVector(values, Site("resid_pre", 0), {"recipe": "planted", "case": case})
+    vector = planted_vector(case)
     lengths = torch.randint(6, LENGTH + 1, (prompts,), generator=generator).tolist()
     ids = [torch.randint(3, TOKENS, (n,), generator=generator).tolist() for n in lengths]
     experiment = Experiment(
@@ -299,6 +279,39 @@ def plant(
         seed=seed,
     )
     return Planted(experiment, builder.roles, builder.truth, made.note)
+
+
+def planted_vector(case: str) -> SteeringVector:
+    """What is injected at the first position: v, of its size."""
+    values = torch.zeros(1, WIDTH)
+    values[0, V] = SIZE
+    return SteeringVector(values, Site("resid_pre", 0), {"recipe": "planted", "case": case})
+
+
+def blank(
+    layers: int, heads: int, norm: str | None, mlp: bool, seed: int, generator: torch.Generator
+) -> tuple[Any, Builder]:
+    """A bridge whose heads are all idle, and who sets its weights."""
+    config = TransformerBridgeConfig(
+        d_model=WIDTH,
+        d_head=12,
+        n_heads=heads,
+        n_layers=layers,
+        n_ctx=LENGTH,
+        d_vocab=TOKENS,
+        d_mlp=16,
+        act_fn="relu",
+        attn_only=not mlp,
+        normalization_type=norm,
+        seed=seed,
+    )
+    boot: Any = TransformerBridge
+    with torch.random.fork_rng():
+        bridge = boot.boot_native(config).eval()
+    builder = Builder(bridge, layers, norm)
+    with torch.no_grad():
+        _idle(builder, generator)
+    return bridge, builder
 
 
 def _idle(b: Builder, generator: torch.Generator) -> None:
