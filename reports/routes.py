@@ -82,7 +82,7 @@ class Place:
         along = steps(cut(address))
         first = along[-1]
         readers = [step.node if step.channel != "scale" else f"the scale of {step.node}'s norm" for step in along[:-1]]
-        into = "".join(f", read by {reader}" for reader in reversed(readers))
+        into = f", read by {', then by '.join(reversed(readers))}" if readers else ""
         return f"{self._first(first, bool(readers))}{into}"
 
     def _first(self, step: Step, read: bool) -> str:

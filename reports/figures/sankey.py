@@ -14,7 +14,8 @@ from steerscope.reports import words
 from steerscope.reports.theme import NEGATIVE, NEUTRAL, POSITIVE, bold, figure, said
 
 CLEAR = 0.42  # opacity of a band
-LINE = 26  # height of a stop, in points
+LINE = 40  # height of a stop, in points
+CARRIED = 0.8  # of the width, for all but the last column: its names stand before it
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def sankey(routes: Sequence[Route], unit: str, ends: Mapping[str, float] | None 
         node={
             "label": [_label(name, ends if column == last else {}, unit) for column, name in places],
             "color": [_colour(ends[name]) if column == last and name in ends else NEUTRAL for column, name in places],
-            "x": [0.001 + 0.998 * column / max(last, 1) for column, _ in places],
+            "x": [_across(column, last) for column, _ in places],
             "y": _heights(places, through, ends),
             "pad": 12,
             "thickness": 13,
@@ -71,6 +72,11 @@ def sankey(routes: Sequence[Route], unit: str, ends: Mapping[str, float] | None 
         },
     )
     return chart
+
+
+def _across(column: int, last: int) -> float:
+    """Where a column stands, from left to right."""
+    return 0.999 if column == last else 0.001 + CARRIED * column / max(last - 1, 1)
 
 
 def _heights(

@@ -1,23 +1,25 @@
 """The report of `dissect`: every bit of a change of logits with its address, from the injection to the tokens."""
 
+import re
 from collections.abc import Sequence
 
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.routes import bands
-from steerscope.reports.page import Choice, Page, Panel, Piece, Section
+from steerscope.reports.page import Choice, Page, Panel, Piece, Section, Table
 from steerscope.reports.pages.common import framed, legend, model_name
 from steerscope.reports.pages.dissect_audits import audits, composition, downloads, glance
 from steerscope.reports.pages.dissect_tree import tree
-from steerscope.reports.pages.dissect_views import Target, View, views
+from steerscope.reports.pages.dissect_views import OWN, Target, View, views
 from steerscope.reports.pages.dissect_words import readout, summary, tail, told, unit
 from steerscope.reports.reading import drawing
 from steerscope.reports.routes import FINAL, last_move
 from steerscope.reports.theme import visible
 
 SIDES = 4  # tokens of each side in a picture
-ROWS = 6000  # of all trees of a page together
+ROWS = 4000  # of all trees of a page together
 LEAST, MOST = 12, 150  # of one tree
+SPECIAL = re.compile(r"<\|?[^<>|]*\|?>")  # a token that begins a text and is none of it
 READING = [
     "An address is read from the logits back to the injection: L1M<-L1H3.ov<-4<-L0H2.k<-1 is what the MLP of layer 1 "
     "writes since head 3 of its layer moves from position 4 what head 2 of layer 0 wrote there, since the key of "
@@ -33,6 +35,10 @@ TREE = (
 TEXT = (
     "Under each token stands what is moved from it, by the last head on the way that moves between positions, in "
     "{unit}; orange raises the token that is read, blue lowers it."
+)
+NEURONS = (
+    "Those with the largest flow, and all others in one row. What a neuron writes here goes straight to the logits: of "
+    "one MLP these add up to its row above. All paths are those through it at any position, with scales shared out."
 )
 PICTURE = (
     "Bands are as wide as what takes them; orange raises the token on the right, blue lowers it. What cancels is "
@@ -74,7 +80,7 @@ def chosen(title: str, asks: str, choices: Sequence[Choice]) -> list[Section]:
 
 def _named(view: View, every: Sequence[View]) -> str:
     """A place among others: its prompt, and the position where a prompt has several."""
-    text = words.printable("".join(view.tokens).strip())
+    text = words.printable("".join(view.tokens[SPECIAL.fullmatch(view.tokens[0]) is not None :]).strip())
     short = text if len(text) <= 70 else f"{text[:45]} … {text[-20:]}"
     several = sum(other.prompt == view.prompt for other in every) > 1
     return f"{view.prompt + 1}: {short}" + (f" (after “{tail(view)}”)" if several else "")
@@ -91,14 +97,15 @@ def _place(view: View, in_: str, rows: int) -> list[Section]:
 
 
 def _both_sides(view: View) -> list[Target]:
-    """The tokens that gain most and those that lose most."""
+    """The vector's own tokens, those that gain most and those that lose most."""
     order = sorted(view.targets, key=lambda target: -target.change)
-    gain = [target for target in order if target.change > 0][:SIDES]
-    return gain + [target for target in order if target.change < 0][-SIDES:]
+    shown = [target for target in order if target.change > 0][:SIDES]
+    shown += [target for target in order if target.change < 0][-SIDES:]
+    return shown + [target for target in view.targets if target.chosen == OWN and target not in shown]
 
 
 def _titled(target: Target, in_: str) -> str:
-    why = {"target": ", the vector's own"}.get(target.chosen, "")
+    why = ", the vector's own" * (target.chosen == OWN)
     return f"{visible(target.token)}  {words.signed(target.change)} {in_}{why}"
 
 
@@ -112,7 +119,20 @@ def _token(view: View, target: Target, in_: str, rows: int) -> list[Section]:
         *found,
         Section("Where it is moved from", [TEXT.format(unit=in_), rest], pieces=pieces),
         Section("What writes it", [TREE, _mass(target, in_)], branches=tree(view.place, target, rows)),
+        *_neurons(target, in_),
     ]
+
+
+def _neurons(target: Target, in_: str) -> list[Section]:
+    """The neurons that write most, folded."""
+    if not target.neurons:
+        return []
+    columns = ["neuron", "clean", "steered", f"writes here ({in_})", f"all paths through it ({in_})"]
+    cells = [
+        [r.name, words.number(r.clean), words.number(r.steered), words.signed(r.change), words.signed(r.flow)]
+        for r in target.neurons
+    ]
+    return [Section("Neurons", [NEURONS], table=Table(columns, cells, frozenset(columns[1:])), folded=True)]
 
 
 def _mass(target: Target, in_: str) -> str:

@@ -15,7 +15,7 @@ from steerscope.reports.pages.dissect_words import carriers, gap, unit
 from steerscope.reports.records import records
 from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, bold, figure, said
 
-DOWNLOADED = 3000  # rows of a table that a page carries along
+DOWNLOADED = 1000  # rows of a table that a page carries along
 LISTED = 12
 CHANNELS = {"q": "by the query", "k": "by the key", "v": "by the value"}
 

@@ -1,9 +1,11 @@
 """A dissected result, seen one prompt and position at a time: its targets, and the tree of paths of each."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,8 +15,10 @@ from steerscope.reports.records import records
 from steerscope.reports.routes import FINAL, Place, cut
 
 AT = ["prompt", "position"]
+OWN = "target"  # why a token of the vector's own is read
 WHOLE = "total"  # the root of a tree
 CLEAR = 3.0  # how many times a total its mass may be for parts to be told as shares of it
+NEURONS = 5  # of an MLP that are listed
 NOTHING = 1e-9  # of a change, in logits: below it nothing is told
 
 
@@ -27,6 +31,7 @@ class Target:
         mass: the size of all last writers together, whatever cancels.
         paths: of each node of its tree, by address: its change.
         below: addresses of the children of each node.
+        neurons: those of each MLP that are listed, and the rest of them.
     """
 
     token: str
@@ -35,6 +40,7 @@ class Target:
     mass: float
     paths: Mapping[str, float]
     below: Mapping[str, Sequence[str]]
+    neurons: Sequence[Any] = ()
 
     @cached_property
     def writers(self) -> dict[str, float]:
@@ -77,7 +83,7 @@ class View:
 
     Attributes:
         injected: positions with something added.
-        targets: the tokens that gain, largest first, then those that lose.
+        targets: the vector's own tokens; then those that gain, largest first, and those that lose.
     """
 
     prompt: int
@@ -95,15 +101,17 @@ def views(result: Result) -> list[View]:
     """All places, in the order of the prompts."""
     tokens, injected = _texts(result)
     trees = {key: _tree(rows) for key, rows in result.frames["paths"].groupby([*AT, "token_id"], sort=False)}
-    vector = _vector(result)
+    neurons = {key: _neurons(rows) for key, rows in result.frames["neurons"].groupby([*AT, "token_id"], sort=False)}
+    vector = list(_vector(result))
     found = []
     for (prompt, position), rows in result.frames["totals"].groupby(AT, sort=False):
         targets = [
             Target(
                 *(str(r.token), str(r.chosen), float(r.change), float(r.mass)),
                 *trees.get((prompt, position, r.token_id), ({}, {})),
+                neurons.get((prompt, position, r.token_id), ()),
             )
-            for r in records(rows.sort_values("change", ascending=False, kind="stable"))
+            for r in sorted(records(rows), key=lambda r: (r.chosen != OWN, -r.change))
         ]
         at = frozenset(injected[prompt])
         place = Place(tokens[prompt], {layer: at for layer in vector})
@@ -127,6 +135,23 @@ def _texts(result: Result) -> tuple[dict[Any, list[str]], dict[Any, list[int]]]:
         if r.injected:
             injected[r.prompt].append(int(r.position))
     return tokens, injected
+
+
+def _neurons(rows: pd.DataFrame) -> list[Any]:
+    """The neurons of one token, the rest of each MLP behind its own."""
+    found = []
+    for node, own in rows.groupby("node", sort=True):
+        listed, rest = own[own["neuron"] >= 0], own[own["neuron"] < 0]
+        largest = listed.sort_values("flow", key=abs, ascending=False, kind="stable")
+        others = pd.concat([largest.iloc[NEURONS:], rest])
+        found += [SimpleNamespace(name=f"{node}, {int(r.neuron)}", **_numbers(r)) for r in records(largest[:NEURONS])]
+        whole = {"clean": math.nan, "steered": math.nan, **{c: float(others[c].sum()) for c in ("change", "flow")}}
+        found.append(SimpleNamespace(name=f"{node}, all others", **whole))
+    return found
+
+
+def _numbers(row: Any) -> dict[str, float]:
+    return {name: float(getattr(row, name)) for name in ("clean", "steered", "change", "flow")}
 
 
 def _tree(rows: pd.DataFrame) -> tuple[dict[str, float], dict[str, list[str]]]:

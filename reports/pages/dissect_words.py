@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
-from steerscope.reports.pages.dissect_views import Target, View
+from steerscope.reports.pages.dissect_views import OWN, Target, View
 from steerscope.reports.routes import FINAL, OTHERS
 from steerscope.reports.theme import visible
 
@@ -50,10 +50,12 @@ def summary(result: Result, found: Sequence[View]) -> list[str]:
         scale = carriers(found).get(FINAL, 0.0)
         if scale >= LEAST:
             said.append(f"The final norm's scale is {words.percent(scale)} of it: {TEMPERATURE}.")
-    view = found[0]
+    view = max((view for view in found if view.prompt == found[0].prompt), key=lambda view: view.position)
     order = sorted(view.targets, key=lambda target: target.change)
-    shown = [order[-1]] if order[-1].change > 0 else []
-    shown += [order[0]] if order[0].change < 0 else []
+    shown = [target for target in view.targets if target.chosen == OWN][:1]
+    shown += [target for target in order[:-2:-1] if target.change > 0 and target not in shown]
+    shown += [target for target in order[:1] if target.change < 0 and target not in shown]
+    shown = shown[:2] if several else shown
     for n, target in enumerate(shown):
         sentences = told(view, target, in_)
         opening = "In the first prompt, " if several and not n else ""
