@@ -2,9 +2,10 @@
 
 import pytest
 
-from benchmarks.planted import NORMS
-from benchmarks.planted_verdicts import VERDICTS, Reading, faithful, plant_verdict, read
+from benchmarks.planted import NORMS, TARGET
+from benchmarks.planted_verdicts import SIGNAL, VERDICTS, Reading, faithful, plant_verdict, read
 from steerscope.analysis.errors import BadArgument
+from steerscope.tinystories.dissect import dissect
 
 # Decided, pushed and right answers: clean, then steered. Without norm and idle heads, by the plan's own arithmetic.
 CLEAN = (4.0, 0.0, 1.0)
@@ -60,3 +61,40 @@ def test_what_cannot_be_planted_is_refused() -> None:
         plant_verdict("dead")
     with pytest.raises(BadArgument, match="idle=-1"):
         plant_verdict("weaker", idle=-1)
+
+
+# By verdict, what the exact decomposition must give: the change of the target's logit by last writer, as
+# (push, share of the signal that is gained); all else is nothing.
+WRITERS: dict[str, dict[str, tuple[float, float]]] = {
+    "unaffected": {},
+    "weaker": {"A1": (0.0, -0.5)},
+    "rerouted": {"A1": (0.0, -1.0), "B1": (0.0, 1.0)},
+    "overwritten": {"C1": (6.0, 0.0)},
+    "silenced": {"A1": (4.0, -1.0)},
+}
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_the_decomposition_says_what_steering_does_to_the_circuit(verdict: str) -> None:
+    planted = plant_verdict(verdict, idle=0, prompts=4)
+    found = dissect(planted.experiment, tokens=[TARGET], readout="raw", share=0, audit=False).frames
+    assert (found["totals"]["gap"].abs() <= 1e-9 * (1 + found["totals"]["parts_mass"])).all()
+    names = {str(node): role.split(":")[0] for node, role in planted.roles.items()}
+    sums = found["parts"].groupby(["prompt", "writer"])["change"].sum()
+    for p, label in enumerate(planted.labels):
+        expected = {name: push + gain * SIGNAL * label for name, (push, gain) in WRITERS[verdict].items()}
+        for node, name in names.items():
+            assert sums.get((p, node), 0.0) == pytest.approx(expected.get(name, 0.0), abs=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["LN", "RMS"])
+def test_a_rerouted_circuit_shows_in_the_paths_although_nothing_changes(norm: str) -> None:
+    planted = plant_verdict("rerouted", norm=norm, prompts=4)
+    found = dissect(planted.experiment, tokens=[TARGET], readout="raw", share=0, audit=False).frames
+    assert (found["totals"]["gap"].abs() <= 1e-9 * (1 + found["totals"]["parts_mass"])).all()
+    nodes = {role.split(":")[0]: str(node) for node, role in planted.roles.items()}
+    sums = found["parts"].groupby(["prompt", "writer"])["change"].sum()
+    totals = found["totals"].set_index("prompt")["change"]
+    for p, label in enumerate(planted.labels):
+        old, new = (label * sums[p, nodes[name]] for name in ("A1", "B1"))
+        assert old < -1.5 and new > 1.5 and abs(totals[p]) < 0.3
