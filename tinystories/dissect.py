@@ -39,6 +39,7 @@ from .dissection.runs import check_sites
 __all__ = ["COLUMNS", "dissect"]
 
 LIMIT = 1e-4  # of the absolute mass
+FEW, FINE, COARSE = 12, 0.01, 0.05  # prompts, and down to which share paths are opened for so many, or for more
 
 
 @gated
@@ -49,7 +50,7 @@ def dissect(
     at: str | Sequence[int] = "last",
     readout: Literal["centred", "raw", "log_prob"] = "centred",
     most: Whole = 5,
-    share: Share = 0.01,
+    share: Share | None = None,
     audit: bool = True,
 ) -> Result:
     """The change of logits, split exactly into paths from the injection.
@@ -60,7 +61,8 @@ def dissect(
         at: positions where they are read: last, all, or indices.
         readout: centred logits, raw ones, or log-probabilities.
         most: how many that gain, and as many that lose, where tokens are not given.
-        share: paths are opened down to this share of a row's mass; 0 opens all.
+        share: paths are opened down to this share of a row's mass, 0 opens all; by default 0.01, and 0.05 where many
+            prompts are read.
         audit: compare flow with exact patching, and single nodes with Shapley values.
 
     Returns:
@@ -82,6 +84,8 @@ def dissect(
         readout,
         most,
     )
+    if share is None:
+        share = FINE if len(experiment.prompts) <= FEW else COARSE
     found = gathered(experiment, batches(experiment, own, asked), share, audit)
     patched = against_patching(experiment, own) if audit else None
     with_patching(found, patched)

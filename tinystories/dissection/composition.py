@@ -84,10 +84,12 @@ def effects(stack: Stack, rows: Rows) -> Effects:
         if stack.mlps and not stack.form.model.parallel:
             back = back + mlp_back(stack, 1, back, own)[0]
         channels = above.channels(torch.einsum("rid,hed->rihe", back, above.own.W_O), own)
-        for n, channel in enumerate(channels):
-            seen = torch.einsum("rihe,srihe->rsh", channel, read[n][:, own])
-            found.absolute[n] += seen.abs().sum(dim=0).cpu().numpy()
-            found.signed[n] += seen.sum(dim=0).cpu().numpy()
+        for prompt in own.unique().tolist():
+            mine = own == prompt
+            for n, channel in enumerate(channels):
+                seen = torch.einsum("rihe,sihe->rsh", channel[mine], read[n][:, prompt])
+                found.absolute[n] += seen.abs().sum(dim=0).cpu().numpy()
+                found.signed[n] += seen.sum(dim=0).cpu().numpy()
         found.rows += len(own)
     return found
 

@@ -24,6 +24,15 @@ Heads = Float[Tensor, "prompt pos head d_head"]
 Square = Float[Tensor, "prompt head pos pos"]
 
 
+def by_head(x: Float[Tensor, "row a"], weight: Float[Tensor, "head a b"], h: Index) -> Float[Tensor, "row b"]:
+    """Each row through the matrix of its own head."""
+    found = x.new_empty(len(x), weight.shape[2])
+    for head in h.unique().tolist():
+        mine = (h == head).nonzero(as_tuple=True)[0]
+        found[mine] = x[mine] @ weight[head]
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Values:
     """What rows see of one head each, by channel; `_interaction` is that of values and pattern, clean first."""
@@ -134,7 +143,7 @@ class HeadSecants:
 
     def through_value(self, r: Tensor, b: Index, i: Index, h: Index, j: Index) -> Float[Tensor, "row d_model"]:
         """What reads the stream at j through the value there."""
-        return self._stream(self.MA[b, h, i, j][:, None] * r, self.own.W_V[h], b, j)
+        return self._stream(self.MA[b, h, i, j][:, None] * r, self.own.W_V, h, b, j)
 
     def through_key(self, r: Tensor, b: Index, i: Index, h: Index, j: Index) -> Float[Tensor, "row d_model"]:
         """What reads the stream at j through the key there."""
@@ -144,7 +153,7 @@ class HeadSecants:
         for n in (0, 1):
             score = softmax_back(self.by_key[n][b, h, i], above)[row, j]
             found = found + score[:, None] * self.q[n][b, i, h] / 2
-        return self._stream(self._untie(found, self.k_norm, b, j, h), self.own.W_K[h], b, j)
+        return self._stream(self._untie(found, self.k_norm, b, j, h), self.own.W_K, h, b, j)
 
     def through_query(self, r: Tensor, b: Index, i: Index, h: Index) -> Float[Tensor, "row d_model"]:
         """What reads the stream at i through the query there."""
@@ -153,7 +162,7 @@ class HeadSecants:
         for n in (0, 1):
             scores = softmax_back(self.by_query[n][b, h, i], above)
             found = found + torch.einsum("rj,rje->re", scores, self.k[n][b, :, h]) / 2
-        return self._stream(self._untie(found, self.q_norm, b, i, h), self.own.W_Q[h], b, i)
+        return self._stream(self._untie(found, self.q_norm, b, i, h), self.own.W_Q, h, b, i)
 
     def _untie(self, r: Tensor, norm: NormSecant | None, b: Index, at: Index, h: Index) -> Tensor:
         """From a turned and normalized query or key back to what the projection gives."""
@@ -162,8 +171,10 @@ class HeadSecants:
             r = self.own.rotary(r[:, None], at, back=True)[:, 0]
         return r if norm is None else norm.at(b, at, h).back(r)
 
-    def _stream(self, r: Tensor, weight: Float[Tensor, "row d_model d_head"], b: Index, at: Index) -> Tensor:
-        return self.norm.at(b, at).back(torch.einsum("rde,re->rd", weight, r))
+    def _stream(
+        self, r: Tensor, weight: Float[Tensor, "head d_model d_head"], h: Index, b: Index, at: Index
+    ) -> Float[Tensor, "row d_model"]:
+        return self.norm.at(b, at).back(by_head(r, weight.transpose(1, 2), h))
 
     def channels(self, r: Float[Tensor, "row pos head d_head"], b: Index) -> tuple[Tensor, Tensor, Tensor]:
         """What reads all queries, keys and values, from what reads all z: each `[row, pos, head, d_head]`."""

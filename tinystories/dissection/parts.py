@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .heads import by_head
 from .readouts import Rows
 from .stack import Stack, Writers
 from .tree import DIRECT, FINAL, OTHERS
@@ -93,7 +94,7 @@ def _heads(
     pair = torch.cartesian_prod(torch.arange(len(r)), torch.arange(count)).to(r.device)
     for start in range(0, len(pair), CHUNK):
         row, head = pair[start : start + CHUNK].T
-        read = torch.einsum("rd,red->re", r[row], own.own.W_O[head])
+        read = by_head(r[row], own.own.W_O.transpose(1, 2), head)
         seen = own.values(read, rows.b[row], rows.i[row], head)
         nodes = np.array([f"L{layer}H{h}" for h in range(count)], dtype=object)[head.cpu().numpy()]
         table.add(row, seen.q, nodes + ".q", "q", nodes, layer, interaction=seen.q_interaction)

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .heads import Values
+from .heads import Values, by_head
 from .readouts import Rows
 from .stack import Stack
 
@@ -171,7 +171,7 @@ def _mlp(stack: Stack, tree: Tree, stem: Stem, layer: int) -> list[Stem]:
 def _head(stack: Stack, tree: Tree, stem: Stem, layer: int, head: Tensor) -> list[Stem]:
     """A head's channels and sources, and the stems at these."""
     own, stage = stack.heads[layer], 2 * layer
-    r = torch.einsum("rd,red->re", stem.r, own.own.W_O[head])
+    r = by_head(stem.r, own.own.W_O.transpose(1, 2), head)
     seen: Values = own.values(r, stem.b, stem.at, head)
     channels = torch.stack([seen.ov.sum(dim=1), seen.k.sum(dim=1), seen.q], dim=1)
     which, channel, number = tree.children(stem.row, stem.node, channels, list(CHANNELS), ".")
