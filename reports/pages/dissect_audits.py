@@ -16,7 +16,7 @@ from steerscope.reports.records import records
 from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, bold, figure, said
 
 DOWNLOADED = 1000  # rows of a table that a page carries along
-LISTED = 12
+LISTED = 8  # pairs of each kind in a table
 CHANNELS = {"q": "by the query", "k": "by the key", "v": "by the value"}
 
 
@@ -159,15 +159,17 @@ def composition(result: Result) -> list[Section]:
     text = [
         "A composition score says how much of what a head of layer 0 can write a head of layer 1 could read, from the "
         "weights alone, whatever is written. The effect is what the paths of this injection carry there. Ranks are "
-        f"among all pairs of a channel. {_disagreements(rows)}"
+        f"among all pairs of a channel; the table lists the strongest of both kinds. {_disagreements(rows)}"
     ]
     panels = [
-        Panel(f"{words_[0].upper()}{words_[1:]}", _scores(rows[rows["channel"] == channel], in_))
-        for channel, words_ in CHANNELS.items()
-        if (rows["channel"] == channel).any()
+        Panel(_ranked(what, own), _scores(own, in_))
+        for channel, what in CHANNELS.items()
+        if len(own := rows[rows["channel"] == channel])
     ]
-    order = rows.assign(rank=rows[["score_rank", "effect_rank"]].min(axis=1))
-    shown = order.sort_values(["disagree", "rank"], ascending=[False, True], kind="stable").head(LISTED)
+    strongest = rows.sort_values("effect", ascending=False, kind="stable")
+    apart = strongest["disagree"].astype(bool)
+    shown = pd.concat([strongest[apart].head(LISTED), strongest[~apart].head(LISTED)])
+    shown = shown.sort_values("effect", ascending=False, kind="stable")
     columns = ["pair", "channel", "score", "rank by score", f"effect ({in_})", "rank by effect", "disagree"]
     cells = [
         [
@@ -180,6 +182,14 @@ def composition(result: Result) -> list[Section]:
     ]
     marked = frozenset(n for n, r in enumerate(records(shown)) if r.disagree)
     return [Section(title, text, panels, Table(columns, cells, frozenset(columns[2:6]), marked))]
+
+
+def _ranked(what: str, rows: pd.DataFrame) -> str:
+    """The title of a channel, with how far both ranks go together."""
+    title = f"{what[0].upper()}{what[1:]}"
+    if rows["score"].nunique() < 3 or rows["effect"].nunique() < 3:
+        return title
+    return f"{title}: rank correlation {words.number(rows['score_rank'].corr(rows['effect_rank']))}"
 
 
 def _disagreements(rows: pd.DataFrame) -> str:
