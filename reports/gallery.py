@@ -1,10 +1,23 @@
-"""A gallery: one small page that lists many results, each with its numbers and a link to its own page."""
+"""A gallery of dissections: one small page that lists many vectors, each with its numbers and a link to its report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from steerscope.analysis.results.result import Result
+from steerscope.reports import words
 from steerscope.reports.page import Branch, templates
+from steerscope.reports.pages.dissect_views import views
+from steerscope.reports.pages.dissect_words import carriers, gap, in_first
+from steerscope.reports.routes import FINAL
+from steerscope.reports.theme import visible
+
+SHOWN = 6  # writers with a bar of their own
+EXPLAINED = (
+    "Every vector is added to the same prompts, and the change of the logits after each is split exactly into paths. "
+    "Bars are shares of all that was written last, whatever cancels: grey for the final norm's scale, which is "
+    "temperature and not steering. A name leads to the vector's own report."
+)
 
 
 @dataclass(frozen=True)
@@ -28,10 +41,37 @@ class Card:
         return quote(self.link)
 
 
-def gallery(
-    title: str, subtitle: str, text: Sequence[str], groups: Mapping[str, Sequence[Card]], footer: str = ""
-) -> str:
+def card(name: str, about: str, result: Result, numbers: Sequence[tuple[str, str, str]], link: str) -> Card:
+    """The card of a dissection.
+
+    Args:
+        numbers: what is known of the vector beside its dissection.
+    """
+    found = views(result)
+    shares = carriers(found)
+    own = {path: share for path, share in shares.items() if path != FINAL}
+    shown = list(own.items())[:SHOWN]
+    largest = max(shares.values(), default=1.0)
+    bars = [Branch(path, words.percent(share), "", share / largest) for path, share in shown]
+    rest = sum(own.values()) - sum(share for _, share in shown)
+    bars += [Branch("all others", words.percent(rest), "", rest / largest)] if len(own) > len(shown) else []
+    bars.append(Branch("final norm", words.percent(shares.get(FINAL, 0.0)), "temperature", 0.0))
+    numbers = [*numbers, ("temperature", words.percent(shares.get(FINAL, 0.0)), "of all that is written")]
+    numbers.append(("conservation", words.number(gap(result)), "largest gap of the parts"))
+    return Card(name, about, numbers, [*_gainers(result), *in_first(result, found)], bars, link)
+
+
+def _gainers(result: Result) -> list[str]:
+    """The tokens that are among those that gain most after several prompts."""
+    table = result.frames["totals"]
+    count = table.loc[table["chosen"] == "gains", "token"].value_counts()
+    often = [f"“{visible(str(token))}” ({n})" for token, n in count.items() if n > 1]
+    prompts = table["prompt"].nunique()
+    return [f"Most often among those that gain most, of {prompts} prompts: {words.listing(often[:4])}."] if often else []
+
+
+def gallery(title: str, subtitle: str, groups: Mapping[str, Sequence[Card]], footer: str = "") -> str:
     """The page, as HTML without a script; cards stand in groups under a heading each."""
     made = templates().get_template("gallery.html")
-    html = made.render(title=title, subtitle=subtitle, text=text, groups=groups, footer=footer)
+    html = made.render(title=title, subtitle=subtitle, text=[EXPLAINED], groups=groups, footer=footer)
     return html.encode(errors="replace").decode()  # half characters

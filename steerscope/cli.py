@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from steerscope import __version__
 from steerscope.analysis.errors import BadArgument, SteerscopeError
-from steerscope.commands import asked, demo, lens, models, report, sweep, tinystories, vector_tools
+from steerscope.commands import asked, demo, gallery, lens, models, report, sweep, tinystories, vector_tools
 from steerscope.commands.finish import answers, as_text
 from steerscope.questions import QUESTIONS
 
@@ -49,6 +49,7 @@ for question in QUESTIONS.values():
         group = GROUPS.get(question.group, app)
         group.command(question.command.split()[-1], short_help=question.asks)(asked.command(question))
 app.command("report")(report.report)
+tinystories.app.command("gallery")(gallery.gallery)
 for name, members in GROUPS.items():
     app.add_typer(members, name=name)
 

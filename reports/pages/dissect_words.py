@@ -50,18 +50,22 @@ def summary(result: Result, found: Sequence[View]) -> list[str]:
         scale = carriers(found).get(FINAL, 0.0)
         if scale >= LEAST:
             said.append(f"The final norm's scale is {words.percent(scale)} of it: {TEMPERATURE}.")
+    said += in_first(result, found, 2 if several else 3)
+    off = gap(result)
+    return [*said, f"The parts add up to what two plain runs measure, to {words.number(off)} of their size."]
+
+
+def in_first(result: Result, found: Sequence[View], most: int = 1) -> list[str]:
+    """The vector's own token, what gains most and what loses most, where the first prompt is read last."""
     view = max((view for view in found if view.prompt == found[0].prompt), key=lambda view: view.position)
     order = sorted(view.targets, key=lambda target: target.change)
     shown = [target for target in view.targets if target.chosen == OWN][:1]
     shown += [target for target in order[:-2:-1] if target.change > 0 and target not in shown]
     shown += [target for target in order[:1] if target.change < 0 and target not in shown]
-    shown = shown[:2] if several else shown
-    for n, target in enumerate(shown):
-        sentences = told(view, target, in_)
-        opening = "In the first prompt, " if several and not n else ""
-        said.append(opening + " ".join(sentences))
-    off = gap(result)
-    return [*said, f"The parts add up to what two plain runs measure, to {words.number(off)} of their size."]
+    opening = "In the first prompt, " if len(found) > 1 else ""
+    return [
+        ("" if n else opening) + " ".join(told(view, target, unit(result))) for n, target in enumerate(shown[:most])
+    ]
 
 
 def carriers(found: Sequence[View]) -> dict[str, float]:
