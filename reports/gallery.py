@@ -67,7 +67,9 @@ def _gainers(result: Result) -> list[str]:
     count = table.loc[table["chosen"] == "gains", "token"].value_counts()
     often = [f"“{visible(str(token))}” ({n})" for token, n in count.items() if n > 1]
     prompts = table["prompt"].nunique()
-    return [f"Most often among those that gain most, of {prompts} prompts: {words.listing(often[:4])}."] if often else []
+    return (
+        [f"Most often among those that gain most, of {prompts} prompts: {words.listing(often[:4])}."] if often else []
+    )
 
 
 def gallery(title: str, subtitle: str, groups: Mapping[str, Sequence[Card]], footer: str = "") -> str:

@@ -10,17 +10,16 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from steerscope.analysis.errors import BadCorpus
 from steerscope.analysis.gate import Count, Seed, Whole, gated
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.vectors.recipes import make
+from steerscope.analysis.vectors.vector import SteeringVector
 
 from .corpus import topic_stories
 from .zoo import DATA
-
-if TYPE_CHECKING:
-    from steerscope.analysis.model.models import Model
-    from steerscope.analysis.vectors.vector import SteeringVector
 
 TEXTS = 100  # of each side of a mean
 CUT = (6, 40)  # words that a text may have
@@ -51,14 +50,12 @@ class Concept:
         return "front" if self.recipe == "prompt_pair" else "all"
 
     @gated
-    def vector(self, model: "Model", layer: Whole = 0, site: str = "resid_pre", seed: Seed = 0) -> "SteeringVector":
+    def vector(self, model: Model, layer: Whole = 0, site: str = "resid_pre", seed: Seed = 0) -> SteeringVector:
         """The vector, recorded in a model that reads English.
 
         Args:
             seed: of the stories of a mean.
         """
-        from steerscope.analysis.vectors.recipes import make
-
         if self.recipe == "prompt_pair":
             return make(model, "prompt_pair", plus=self.plus[0], minus=self.minus[0], layer=layer, site=site)
         plus, minus = self.texts(seed=seed)

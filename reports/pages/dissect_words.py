@@ -38,7 +38,7 @@ def summary(result: Result, found: Sequence[View]) -> list[str]:
     targets = [target for view in found for target in view.targets]
     if all(target.nothing for target in targets):
         return ["The injection changes no logit that is read here: every part is zero."]
-    in_, several = unit(result), len(found) > 1
+    several = len(found) > 1
     said = []
     if several:
         shares = {path: share for path, share in carriers(found).items() if share >= LEAST}
