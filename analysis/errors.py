@@ -10,6 +10,7 @@
     ├── BadMetric               an unknown metric, or targets that do not fit the tokenizer
     ├── BadCorpus               a training text that cannot be used
     ├── BadLens                 a lens that cannot be read, or one of another model
+    ├── BadCircuit              a circuit, or a task for one, that cannot be read or does not fit the model
     ├── BadArgument             any other argument out of its range
     ├── Overflow                a run whose numbers are beyond what the model's dtype holds
     ├── CannotWrite             a place that the system does not let us write to
@@ -60,6 +61,10 @@ class BadCorpus(SteerscopeError):
 
 class BadLens(SteerscopeError):
     """A lens that cannot be read, or one of another model."""
+
+
+class BadCircuit(SteerscopeError):
+    """A circuit, or a task for one, that cannot be read or does not fit the model."""
 
 
 class BadArgument(SteerscopeError):

@@ -65,6 +65,11 @@ _HOME = {
     "Lens": "analysis.lens.lens",
     "load_lens": "analysis.lens.lens",
     "edge_graph": "circuits.edge_graph",
+    "Circuit": "circuits.circuit",
+    "circuit": "circuits.library",
+    "circuits": "circuits",
+    "task": "circuits.tasks",
+    "tasks": "circuits.tasks",
     "report": "reports.report",
     "SteerscopeError": "analysis.errors",
 }

@@ -14,11 +14,12 @@ from typer.core import TyperGroup
 
 from steerscope import __version__
 from steerscope.analysis.errors import BadArgument, SteerscopeError
-from steerscope.commands import asked, demo, gallery, lens, models, report, sweep, tinystories, vector_tools
+from steerscope.commands import asked, circuits, demo, gallery, lens, models, report, sweep, tinystories, vector_tools
 from steerscope.commands.finish import answers, as_text
 from steerscope.questions import QUESTIONS
 
 GROUPS = {"sweep": sweep.app, "vectors": vector_tools.app, "lens": lens.app, "tinystories": tinystories.app}
+GROUPS["circuits"] = circuits.app
 COMPLETION = ("install_completion", "show_completion")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
@@ -103,11 +104,19 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("Lens", st.Lens, model=model, unembed=tuned.unembed, tuned=None, source="x")
     add("load_lens", st.load_lens, model=model, source="logit")
     add("edge_graph", st.edge_graph, result=result)
+    graph: nx.DiGraph = nx.DiGraph([("L0H1", "L1M")])
+    circuit = st.Circuit(name="c", title="t", model="tiny", graph=graph, n_layers=2, n_heads=4)
+    add("Circuit", st.Circuit, **vars(circuit))
+    add("circuit", st.circuit, name="ioi")
+    add("circuits", st.circuits)
+    add("task", st.task, name="ioi")
+    add("tasks", st.tasks)
     add("report", st.report, folder=saved, to=folder / "page")
     (folder / "p.txt").write_text("One\nTwo\n")
     objects: dict[str, Any] = {"Model": model, "Experiment": experiment, "Injection": injection, "Lens": tuned}
     objects |= {"Prompts": given, "Result": result, "SteeringVector": vector, "Edit": edit}
     objects |= {"Positions": st.Positions(), "VectorBundle": bundled, "Node": st.Node(0), "Site": site}
+    objects |= {"Circuit": circuit}
     by_name: dict[str, Any] = dict(
         text=" Lily", ids=[1, 2], token=1, site=site, layer=0, length=4, rows=1, prompt=st.Layout(4, True)
     )
@@ -135,7 +144,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
         for method in _methods(type(value)):
             bound = getattr(value, method)
             by_name["folder"] = saved if name == "Result" else folder / name
-            by_name["path"] = folder / f"{name}.safetensors"
+            by_name["path"] = folder / f"{name}.{'yaml' if name == 'Circuit' else 'safetensors'}"
             options = {p: by_name[p] for p in inspect.signature(bound).parameters}
             if name in ("Model", "Positions") and "site" in options and method in ("hook", "heads"):
                 options["site"] = "z"

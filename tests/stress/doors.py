@@ -15,6 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import pandas as pd
 import torch
 
@@ -30,6 +31,9 @@ from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.analysis.vectors.vector import SteeringVector
 from steerscope.analysis.vectors.vector_files import read_vector
+from steerscope.circuits.circuit_files import read_circuit
+from steerscope.circuits.exchange import from_circuit_tracer
+from steerscope.circuits.library import circuit
 from steerscope.questions import QUESTIONS
 from steerscope.reports.report import html, report
 from steerscope.tinystories.train import checkpoint_folder, train
@@ -348,6 +352,40 @@ def of_stories(world: World, folder: Path) -> str:
     return word
 
 
+# Circuits.
+
+
+def save_circuit(world: World, folder: Path) -> None:
+    circuit("ioi").save(folder / "run.yaml")
+
+
+def show_circuit(world: World, folder: Path) -> None:
+    for suffix in (".graphml", ".tracer.json"):
+        command("circuits", "show", "ioi", "--out", folder / f"run{suffix}")
+
+
+def ask_task(world: World, folder: Path) -> None:
+    asked = ["--model", SHIPPED, "--task", "gender", "--n", 4]
+    command("circuits", "tasks", *asked, "--out", folder / "run.jsonl")
+
+
+def of_circuit(world: World, folder: Path) -> str:
+    path = folder / "run.yaml"
+    return NEW if path.exists() and read_circuit(path).n_edges == circuit("ioi").n_edges else NOTHING
+
+
+def of_shown(world: World, folder: Path) -> str:
+    graphs = [len(nx.read_graphml(path)) for path in folder.glob("run.graphml")]
+    graphs += [len(from_circuit_tracer(path).graph) for path in folder.glob("run.tracer.json")]
+    assert set(graphs) <= {len(circuit("ioi").graph)}
+    return {0: NOTHING, 1: RESUMABLE, 2: NEW}[len(graphs)]
+
+
+def of_task(world: World, folder: Path) -> str:
+    path = folder / "run.jsonl"
+    return NOTHING if not path.exists() else NEW if len(pd.read_json(path, lines=True)) == 4 else OLD
+
+
 # Commands of questions.
 
 MORE: Mapping[str, tuple[object, ...]] = {
@@ -411,6 +449,9 @@ DOORS: Mapping[str, Door] = {
         "lens train",
         also=(RESUMABLE,),
     ),
+    "Circuit.save": Door(nothing, save_circuit, of_circuit),
+    "circuits show": Door(nothing, show_circuit, of_shown, command="circuits show", also=(RESUMABLE,)),
+    "circuits tasks": Door(nothing, ask_task, of_task, command="circuits tasks"),
     "sweep": Door(nothing, sweep_of, partial(of_sweep, sweep_of), also=(RESUMABLE,)),
     "sweep run": Door(nothing, sweep_command, partial(of_sweep, sweep_command), command="sweep run", also=(RESUMABLE,)),
     "resume": Door(
@@ -449,7 +490,7 @@ DOORS: Mapping[str, Door] = {
     },
 }
 
-SILENT = {"models", "sweep status"}  # commands that write nothing
+SILENT = {"circuits list", "models", "sweep status"}  # commands that write nothing
 WRITERS: Mapping[str, str] = {  # every function that calls the one writer, and a door that reaches it
     "analysis/lens/lens.py:save": "Lens.save",
     "analysis/lens/train.py:_keep": "train_lens",
@@ -461,7 +502,11 @@ WRITERS: Mapping[str, str] = {  # every function that calls the one writer, and 
     "analysis/vectors/bulk.py:build_vectors": "vectors build",
     "analysis/vectors/bundle.py:save": "VectorBundle.save",
     "analysis/vectors/vector.py:save": "SteeringVector.save",
+    "circuits/circuit.py:save": "Circuit.save",
+    "circuits/exchange.py:to_circuit_tracer": "circuits show",
+    "circuits/exchange.py:to_graphml": "circuits show",
     "reports/report.py:report": "report",
+    "steerscope/commands/circuits.py:tasks_": "circuits tasks",
     "steerscope/commands/finish.py:check_out": "a question that keeps",
     "tinystories/card.py:write_model_folder": "train",
     "tinystories/checkpoint.py:save_checkpoint": "train",

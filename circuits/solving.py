@@ -1,0 +1,59 @@
+"""`solved`: how many prompts of a task a model gets right, and by how much."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from scipy.stats import binomtest
+from torch import Tensor
+
+from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import Readout, measure
+from steerscope.analysis.model.models import Model
+from steerscope.analysis.question.answers import padded, together
+from steerscope.analysis.question.prompts import Prompts
+
+
+@dataclass(frozen=True, repr=False)
+class Solved:
+    """What the model gets right.
+
+    Attributes:
+        share: of clean prompts in which the answers have more probability than the distractors.
+        low, high: its interval (Wilson, 95%).
+        difference: mean log odds of answers against distractors, clean.
+        corrupted: the same of the corrupted prompts, by the clean prompts' answers.
+    """
+
+    share: float
+    low: float
+    high: float
+    difference: float
+    corrupted: float
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.share:.0%} right [{self.low:.0%}, {self.high:.0%}], log odds {self.difference:.2f} clean, "
+            f"{self.corrupted:.2f} corrupted"
+        )
+
+
+def log_odds(model: Model, prompts: Prompts) -> Float[Tensor, " prompt"]:
+    """Log odds of each prompt's targets against its distractors, after its last token."""
+    targets, against = padded(prompts.targets).to(model.device), padded(prompts.against).to(model.device)
+
+    def score(readout: Readout) -> Tensor:
+        assert readout.logits is not None
+        rows = torch.tensor([readout.variants[row].prompt for row in readout.row], device=model.device)
+        logits = readout.logits.float()
+        return together(logits, targets[rows]) - together(logits, against[rows])
+
+    return measure(model, prompts.ids, [Variant(prompt=index) for index in range(len(prompts))], None, score).cpu()
+
+
+def solved(model: Model, clean: Prompts, corrupted: Prompts) -> Solved:
+    """What the model gets right."""
+    found, others = log_odds(model, clean), log_odds(model, corrupted)
+    right = int((found > 0).sum())
+    share = binomtest(right, len(clean)).proportion_ci(0.95, method="wilson")
+    return Solved(right / len(clean), float(share.low), float(share.high), float(found.mean()), float(others.mean()))
