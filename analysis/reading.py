@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol, TextIO
 
@@ -351,10 +351,14 @@ JSON = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_constant)
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def _csv(file: BinaryIO, source: Source) -> Iterator[Record]:
-    """A row a record, under a line of names; blank lines are skipped."""
+def csv_rows(file: BinaryIO, source: Source) -> Iterator[tuple[str, list[str]]]:
+    """The rows of CSV, that of the names first, each with the line that it begins in; blank lines are skipped.
+
+    Raises:
+        the source's error: rows of other lengths than the first, or longer than `LONGEST`, or what is no CSV.
+    """
     with _text(file, newline="") as text:
-        line, length = 0, 0
+        line, length, width = 0, 0, None
 
         def limited() -> Iterator[str]:
             nonlocal line, length
@@ -366,29 +370,34 @@ def _csv(file: BinaryIO, source: Source) -> Iterator[Record]:
                     )
                 yield part
 
-        rows = csv.reader(limited(), strict=True)
         try:
-            head = next(rows, None)
-            if head is None:
-                return
-            at = head.index(column(source, head))
-            group = head.index(column(source, head, GROUP)) if GROUP in head and source.whole else None
-            others = [(head.index(column(source, head, name)), name) for name in source.columns]
-            for row in rows:
-                length = 0
-                place = f"line {line}"
+            begin = 1
+            for row in csv.reader(limited(), strict=True):
+                place, begin, length = f"line {begin}", line + 1, 0
                 if not row:
                     continue
-                if len(row) != len(head):
-                    source.refuse(f"{place} has {len(row)} cells under {len(head)} columns", "as many; quote commas")
-                cells = tuple(cell_of(row[n], name, place, source) for n, name in others)
-                yield Record(row[at], None if group is None else group_of(row[group], place, source), place, cells)
+                width = len(row) if width is None else width
+                if len(row) != width:
+                    source.refuse(f"{place} has {len(row)} cells under {width} columns", "as many; quote commas")
+                yield place, row
         except csv.Error as reason:
             source.refuse(
                 f"line {line} is not CSV ({reason})",
                 f"closed quotes and fields of at most {csv.field_size_limit():,} characters; mend it, or write JSONL",
                 reason,
             )
+
+
+def _csv(file: BinaryIO, source: Source) -> Iterator[Record]:
+    """A row a record, under a line of names."""
+    with closing(csv_rows(file, source)) as rows:
+        for _, head in rows:
+            at = head.index(column(source, head))
+            group = head.index(column(source, head, GROUP)) if GROUP in head and source.whole else None
+            others = [(head.index(column(source, head, name)), name) for name in source.columns]
+            for place, row in rows:
+                cells = tuple(cell_of(row[n], name, place, source) for n, name in others)
+                yield Record(row[at], None if group is None else group_of(row[group], place, source), place, cells)
 
 
 FORMATS: dict[str, Format] = {".json": _json, ".jsonl": _json, ".csv": _csv, ".parquet": parquet}

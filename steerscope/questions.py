@@ -72,7 +72,7 @@ class Question:
         return Path(__file__).parent.joinpath(*self.home.split(".")).with_suffix(".py")
 
 
-OTHER_COMMANDS = {"sweep": "sweep run", "train_lens": "lens train"}
+OTHER_COMMANDS = {"sweep": "sweep run", "train_lens": "lens train", "compare_vectors": "vectors compare"}
 _LINES: tuple[tuple[Any, ...], ...] = (
     ("localize", "analysis.carriers.localize", "Which heads and MLPs carry the vector? By any method."),
     ("exact", "analysis.carriers.exact", "Which carry it, by exact patching of every one?", "exact", "localize"),
@@ -93,6 +93,7 @@ _LINES: tuple[tuple[Any, ...], ...] = (
     ),
     ("breakdown", "analysis.breakdown.breakdown", "How large may a coefficient be, and what breaks?", "breakdown"),
     ("sweep", "analysis.sweeps.runner", "Which nodes respond to parts of the vector?", "sweep", "", False),
+    ("compare_vectors", "analysis.origin.compare_vectors", "How alike are vectors?", "compare_vectors", "", False),
     ("train_lens", "analysis.lens.train", "What would each layer predict? A tuned lens.", "lens", "", False),
 )
 QUESTIONS: dict[str, Question] = {line[0]: Question(*line) for line in _LINES}

@@ -98,10 +98,10 @@ def screen(
     """
     options = Statistics(level, alpha, smallest)
     nodes = experiment.reachable
-    top = max(LEAST, ceil(SHARE * len(nodes))) if top is None else top
+    top = many(len(nodes)) if top is None else min(top, len(nodes))
     start = time.perf_counter()
     guess, passes = rank(experiment, ranked_by)
-    chosen, drawn = _choose(guess, min(top, len(nodes)), sample, experiment.seed)
+    chosen, drawn = _choose(guess, top, sample, experiment.seed)
     verified = [nodes[i] for i in sorted({*chosen, *drawn})]
     raw = effects(experiment, verified)
     table, about = carrier_table(experiment, raw, options)
@@ -135,13 +135,30 @@ def screen(
     )
 
 
-def _choose(guess: Values, top: int, sample: int, seed: int) -> tuple[list[int], list[int]]:
-    """The nodes with the largest estimates in either measure, and a random sample of the others."""
+def best_first(guess: Values) -> list[int]:
+    """Places of all nodes in the order of their best rank by either measure, equal ones by their size.
+
+    So the first 2k hold the k largest of each measure, however far a few nodes of one stand above all others.
+
+    Args:
+        guess: estimates, `[measure, node]`.
+    """
     size = np.abs(guess) / np.maximum(np.abs(guess).max(axis=1, keepdims=True), 1e-30)
-    order = np.argsort(-size.max(axis=0), kind="stable")
-    others = order[top:]
-    drawn = np.random.default_rng(seed).permutation(others)[:sample]
-    return order[:top].tolist(), drawn.tolist()
+    ranks = np.argsort(np.argsort(-size, axis=1, kind="stable"), axis=1, kind="stable")
+    order: list[int] = np.lexsort((-size.max(axis=0), ranks.min(axis=0))).tolist()
+    return order
+
+
+def many(nodes: int) -> int:
+    """How many of so many nodes are verified by default."""
+    return min(max(LEAST, ceil(SHARE * nodes)), nodes)
+
+
+def _choose(guess: Values, top: int, sample: int, seed: int) -> tuple[list[int], list[int]]:
+    """The nodes with the largest estimates, and a random sample of the others."""
+    order = best_first(guess)
+    drawn = np.random.default_rng(seed).permutation(order[top:])[:sample]
+    return order[:top], drawn.tolist()
 
 
 def _estimates(

@@ -12,7 +12,8 @@ A row of zeros has no direction: it changes nothing, nor does a rotation where x
 norm_add whose sum is zero. Half precision is computed in float32.
 
 Source: Arditi et al. 2024 (arXiv 2406.11717) for directional ablation; arXiv 2602.01716 for rotations in the plane of
-stream and direction. Rotations in one plane that is fixed beforehand (arXiv 2510.26243, 2601.19375) are others.
+stream and direction. Rotations in one plane that is fixed beforehand (arXiv 2601.19375) are two reflections, which
+are stretches by -1 (`question.bundles.rotation`).
 """
 
 from typing import Literal, get_args

@@ -14,7 +14,7 @@ them is specific to this vector.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ NOISE_ONLY = "isotropic:20"
 MOST = 1000  # reference vectors: each is as many runs as the real one
 TEXTS, TOKENS = 64, 32  # windows of text that a covariance is taken of
 
+Own = tuple[SteeringVector, ...]
 Draw = Callable[[Model, SteeringVector, int, Sequence[int]], list[SteeringVector]]
 
 
@@ -97,7 +98,9 @@ FAMILIES: dict[str, Family] = {
     "shuffled": Family(
         _shuffled, True, "the same texts, labels exchanged", "labelled texts (mean_difference, pairs, caa, pca, probe)"
     ),
-    "concepts": Family(_concepts, False, "other words, recorded the same way", "words (prompt_pair)"),
+    "concepts": Family(
+        _concepts, False, "other words, recorded the same way", "words (prompt_pair, single_prompt, minus_mean)"
+    ),
     "given": Family(None, False, "vectors of yours"),
 }
 OF_LABELS = ("concepts", "shuffled")  # of what a vector's label says, at whatever layer
@@ -176,7 +179,8 @@ def references(
 
     Args:
         given: None for concepts, or exchanged labels, with isotropic ones beside where the vectors' recipe allows it,
-            isotropic ones otherwise; a text such as `concepts:16,isotropic:4`; how many isotropic ones; or vectors.
+            isotropic ones otherwise; a text such as `concepts:16,isotropic:4`; how many isotropic ones; or vectors (of
+            several injections a tuple of one for each, or a bundle by layer).
 
     Raises:
         BadArgument: anything else, an unknown family, one that cannot be drawn for a vector of this origin, or more
@@ -202,9 +206,29 @@ def references(
             "references=[]; expected for example 'concepts:16,isotropic:4', a number of isotropic ones, or vectors; "
             "give 0 for none"
         )
-    own = tuple(tuple(one) if isinstance(one, tuple | list) else (one,) for one in given)
+    own = tuple(
+        tuple(one) if isinstance(one, tuple | list) else in_place(one, vectors) if isinstance(one, Mapping) else (one,)
+        for one in given
+    )
     _check_own(own, vectors)
     return References((), own)
+
+
+def in_place(one: SteeringVector | Mapping[int, SteeringVector], vectors: Sequence[SteeringVector]) -> Own:
+    """A vector, or one a layer, in the place of each of a question's: at its site, its last row where one is needed.
+
+    Raises:
+        BadArgument: a layer of the question has none.
+    """
+    absent = [v.site.layer for v in vectors if isinstance(one, Mapping) and v.site.layer not in one]
+    if absent:
+        raise BadArgument(
+            f"references got {one!r}, which has no vector for layer {absent[0]}; expected one for every layer that is "
+            "injected at; give a file of those"
+        )
+    chosen = [one[v.site.layer] if isinstance(one, Mapping) else one for v in vectors]
+    chosen = [v.row(-1) if real.rows == 1 else v for v, real in zip(chosen, vectors, strict=True)]
+    return tuple(replace(v, site=real.site) for v, real in zip(chosen, vectors, strict=True))
 
 
 def _check_own(own: Sequence[Sequence[Any]], vectors: Sequence[SteeringVector]) -> None:

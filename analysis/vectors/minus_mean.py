@@ -13,12 +13,14 @@ import json
 from collections.abc import Sequence
 
 import torch
+from numpy.random import Generator
 
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 
 from .corpus import corpus_texts
+from .other_words import other_prompts
 from .plans import HERE, Plan, Run, Weighed, make_one, place, whole
 from .texts import Text, tokens_of
 from .vector import SteeringVector
@@ -67,3 +69,11 @@ def plan(model: Model, prompt: Text, corpus: str | Sequence[str] | None = None) 
     source = {"recipe": "minus_mean", "prompt": kept, "corpus": texts, "model": model.name, "label": label}
     nothing = f"the prompt's activation is that of the corpus at {HERE}; expected another; choose another prompt"
     return Plan(source, (whole(ids), *runs), lambda _: Weighed(rows), nothing)
+
+
+def concepts(
+    model: Model, vector: SteeringVector, words: Sequence[str], count: int, generator: Generator
+) -> list[SteeringVector]:
+    """Vectors of other prompts of as many tokens, minus the same mean (see `other_words`)."""
+    corpus = vector.source["corpus"]
+    return other_prompts(model, vector, lambda prompt: plan(model, prompt, corpus), words, count, generator)

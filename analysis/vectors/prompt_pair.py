@@ -9,9 +9,7 @@ arXiv 2308.10248, section 3.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from numpy.random import Generator
@@ -22,11 +20,11 @@ from steerscope.analysis.errors import BadMetric, BadVector
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 
+from .other_words import distinct, ids_of, other_words, rows_like
 from .plans import HERE, Kept, Plan, Weighed, make_one, place, whole
 from .vector import SteeringVector
 
 OPTIONS = ("plus", "minus", "pad")
-TRIES = 20  # draws for each other concept that is wanted: no concept is drawn twice
 EXAMPLE = {"plus": " wedding", "minus": " ship", "layer": 1}
 
 
@@ -101,19 +99,14 @@ def concepts(
         generator: draws the words.
     """
     source = vector.source
-    drawn: list[tuple[list[int], list[int]]] = []
-    for _ in range(TRIES * count):
-        sides = [_other(model, source[side], source, words, generator) for side in ("plus", "minus")]
+    avoid = [source["plus"], source["minus"]]
+
+    def draw() -> tuple[list[int], list[int]] | None:
+        sides = [other_words(model, side, avoid, words, generator) for side in avoid]
         pair = paired(model, sides[0], sides[1], source.get("pad", " "))
-        if pair not in drawn and pair[0] != pair[1]:
-            drawn.append(pair)
-        if len(drawn) == count:
-            break
-    else:
-        raise BadVector(
-            f"there are only {len(drawn)} other concepts for {vector.label} in {model.name}; expected {count}; ask for "
-            "fewer, or for isotropic references"
-        )
+        return None if pair[0] == pair[1] else pair
+
+    drawn = distinct(model, vector, count, draw)
     found = record(model, [ids for pair in drawn for ids in pair], vector.site)
     start = 0 if model.bos is None else 1
     made = []
@@ -125,48 +118,8 @@ def concepts(
             "minus": minus,
             "label": f"{json.dumps(plus, ensure_ascii=False)} - {json.dumps(minus, ensure_ascii=False)}",
         }
-        made.append(_rows_of(SteeringVector(found[2 * n] - found[2 * n + 1], vector.site, about), vector))
+        made.append(rows_like(SteeringVector(found[2 * n] - found[2 * n + 1], vector.site, about), vector))
     return made
-
-
-def _rows_of(made: SteeringVector, like: SteeringVector) -> SteeringVector:
-    """The rows that another vector of as many tokens kept."""
-    if like.source.get("rows") == "mean":
-        return made.mean()
-    row = like.source.get("row")
-    if row is not None and like.rows == 1:
-        one = made.row(row)
-        return one if one.values.any() else made.body.row(row)
-    return replace(made, values=made.values[-like.rows :])
-
-
-def _other(
-    model: Model, side: str | Sequence[int], source: Mapping[str, Any], words: Sequence[str], generator: Generator
-) -> str | list[int]:
-    """Other words with as many tokens as a side has; a blank side as it is."""
-    if isinstance(side, str) and not side.strip():
-        return side
-    wanted = len(_ids(model, side))
-    if model.tokenizer is None:
-        used = {model.bos, model.bos_token, *(i for s in ("plus", "minus") for i in _ids(model, source[s]))}
-        free = [i for i in range(model.d_vocab) if i not in used]
-        return [int(i) for i in generator.choice(free, wanted)]
-    own = " ".join(str(source[s]) if isinstance(source[s], str) else model.text(source[s]) for s in ("plus", "minus"))
-    own = own.casefold()
-    text = side if isinstance(side, str) else model.text(list(side))
-    capital, space = text.strip()[:1].isupper(), text[:1].isspace()
-    free_words = [w for w in words if w not in own and not any(part in w for part in own.split() if len(part) > 3)]
-    ids: list[int] = []
-    for index in generator.permutation(len(free_words)):
-        word = free_words[int(index)]
-        word = word.capitalize() if capital and not ids else word
-        one = _encoded(model, f" {word}" if ids or space else word)
-        if len(one) == 1:
-            ids += one
-        if len(ids) == wanted:
-            return ids
-    # No word is a single token: pieces of words, of which there are always enough.
-    return (_encoded(model, " " + " ".join(generator.permutation(free_words)[:wanted].tolist())))[:wanted]
 
 
 def paired(
@@ -177,7 +130,7 @@ def paired(
     Raises:
         BadVector: both are empty, or the padding is not a single token.
     """
-    first, second = _ids(model, plus), _ids(model, minus)
+    first, second = ids_of(model, plus), ids_of(model, minus)
     length = max(len(first), len(second))
     if length == 0:
         raise BadVector(
@@ -188,16 +141,6 @@ def paired(
         ids + [padding(model, pad)] * (length - len(ids)) if len(ids) < length else ids for ids in (first, second)
     )
     return start + first, start + second
-
-
-def _ids(model: Model, prompt: str | Sequence[int]) -> list[int]:
-    ids = _encoded(model, prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
-    return ids[1:] if model.bos is not None and ids[:1] == [model.bos] else ids
-
-
-def _encoded(model: Model, text: str) -> list[int]:
-    """A side's text: where SentencePiece puts a space before a text, one that stands there already is that space."""
-    return model.encode_inner(text) if text[:1] == " " else model.encode(text)
 
 
 def padding(model: Model, pad: str | int) -> int:

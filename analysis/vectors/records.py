@@ -1,16 +1,15 @@
 """Files whose rows have several texts: pairs, questions with answers, lists of vectors (`.csv`, `.jsonl`, `.json`)."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadVector
-from steerscope.analysis.opening import LARGEST, LONGEST, MOST, Source, encodable, named, opened
-from steerscope.analysis.reading import json_values
+from steerscope.analysis.opening import LARGEST, MOST, Source, encodable, named, opened
+from steerscope.analysis.reading import csv_rows, json_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +60,13 @@ def _json(file: BinaryIO, source: Source) -> Iterator[Row]:
 
 
 def _csv(file: BinaryIO, source: Source) -> Iterator[Row]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    parsed = csv.reader(_limited(text, source), strict=True)
-    try:
-        head = next(parsed, [])
-        twice = [name for name in head if head.count(name) > 1]
-        if twice:
-            source.refuse(f"has several columns named {brief(twice[0])}", "one; rename the others")
-        before = parsed.line_num
-        for cells in parsed:
-            place, before = f"line {before + 1}", parsed.line_num
-            if cells and len(cells) != len(head):
-                source.refuse(f"{place} has {len(cells)} cells under {len(head)} columns", "as many; quote commas")
-            if cells:
+    with closing(csv_rows(file, source)) as found:
+        for _, head in found:
+            twice = [name for name in head if head.count(name) > 1]
+            if twice:
+                source.refuse(f"has several columns named {brief(twice[0])}", "one; rename the others")
+            for place, cells in found:
                 yield Row(place, dict(zip(head, cells, strict=True)))
-    except csv.Error as reason:
-        what = f"line {parsed.line_num} is not CSV ({reason})"
-        source.refuse(what, "closed quotes; mend it, or write JSONL", reason)
-    finally:
-        text.detach()  # it would close the file, which is not its own
-
-
-def _limited(text: Any, source: Source) -> Iterator[str]:
-    for number, line in enumerate(iter(lambda: text.readline(LONGEST + 1), ""), 1):
-        if len(line) > LONGEST or "\0" in line:
-            what = "holds a NUL" if "\0" in line else f"has more than {LONGEST:,} characters"
-            source.refuse(f"line {number} {what}", "text in UTF-8, in shorter lines; convert it")
-        yield line
 
 
 FORMATS = {".csv": _csv, ".jsonl": _json, ".json": _json}

@@ -10,11 +10,13 @@ import json
 from collections.abc import Sequence
 
 import torch
+from numpy.random import Generator
 
 from steerscope.analysis.errors import BadVector
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.models import Model
 
+from .other_words import other_prompts
 from .plans import HERE, Plan, Weighed, make_one, place, whole
 from .texts import Text, tokens_of
 from .vector import SteeringVector
@@ -52,3 +54,10 @@ def plan(model: Model, prompt: Text) -> Plan:
     return Plan(
         source, (whole(ids),), lambda _: Weighed(rows), f"the prompt has no activation at {HERE}; choose another"
     )
+
+
+def concepts(
+    model: Model, vector: SteeringVector, words: Sequence[str], count: int, generator: Generator
+) -> list[SteeringVector]:
+    """Vectors of other prompts of as many tokens (see `other_words`)."""
+    return other_prompts(model, vector, lambda prompt: plan(model, prompt), words, count, generator)

@@ -1,5 +1,6 @@
 """Interactions of pairs as a symmetric matrix, nodes in the order of the model."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from steerscope.reports.records import records
 from steerscope.reports.theme import axis, bold, diverging, figure, said
 
 SHOWN = 40
+ROOM = 12  # nodes whose numbers fit into the cells
 UNSEEN = "#d5d8dc"
 
 
@@ -35,11 +37,18 @@ def strongest(pairs: pd.DataFrame, most: int = SHOWN) -> list[str]:
 
 
 def matrix(
-    pairs: pd.DataFrame, nodes: Sequence[str], unit: str, describe: Hover | None = None, *, towards: int = 1
+    pairs: pd.DataFrame,
+    nodes: Sequence[str],
+    unit: str,
+    describe: Hover | None = None,
+    *,
+    towards: int = 1,
+    numbers: bool = False,
 ) -> go.Figure:
     """One outcome's interactions between some nodes; what is not significant is muted, what was not seen grey.
 
     Args:
+        numbers: whether they stand in the cells, where there is room.
         towards: the sign of the whole effect.
     """
     describe = describe or _hover
@@ -54,6 +63,7 @@ def matrix(
         for row in records(rows[rows["significant"] == significant]):
             for i, j in ((at[row.first], at[row.second]), (at[row.second], at[row.first])):
                 z[i, j], text[i, j], seen[i, j] = row.interaction, describe(row, unit), True
+        shown = [[words.short(value) if math.isfinite(value) else "" for value in line] for line in z]
         chart.add_heatmap(
             z=z,
             **said(text),
@@ -65,6 +75,7 @@ def matrix(
             zmin=-(limit or 1.0),
             zmax=limit or 1.0,
             showscale=False,
+            **({"text": shown, "texttemplate": "%{text}"} if numbers and len(nodes) <= ROOM else {}),
         )
     chart.add_heatmap(
         z=np.where(seen, np.nan, 1.0),

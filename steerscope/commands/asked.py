@@ -5,8 +5,10 @@ from its signature (`steerscope.knobs`).
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -20,8 +22,12 @@ from steerscope.knobs import KINDS, NONE, Knob, Knobs, knobs
 from steerscope.questions import Question
 
 if TYPE_CHECKING:
+    from steerscope.analysis.model.models import Model
     from steerscope.analysis.question.cost import Cost
     from steerscope.analysis.question.experiment import Experiment
+    from steerscope.analysis.question.injection import Injection
+    from steerscope.analysis.vectors.bundle import VectorBundle
+    from steerscope.analysis.vectors.vector import SteeringVector
     from steerscope.commands.inject import Wanted
 
 
@@ -64,6 +70,10 @@ METRIC = (
 REFERENCES = (
     "Vectors of equal norm that ride along, such as concepts:16,isotropic:4; a number is so many isotropic ones. "
     "Default: concepts:12,isotropic:16 of words, shuffled:16,isotropic:12 of a difference of means, else isotropic:20."
+)
+GIVEN = (
+    "A vector of yours that rides along beside those, any number of them: a file of one vector (in place of every "
+    "injection's), or of one a layer."
 )
 PRECISION = (
     "Of reference vectors at single nodes: exact is float32; delta computes changes in bfloat16 and checks itself; "
@@ -228,6 +238,7 @@ def _experiment(
         Groups, typer.Option(help="Prompts that are not independent: found (or named by the file), or each by itself.")
     ] = Groups.auto,
     references: Annotated[str | None, typer.Option(help=REFERENCES)] = None,
+    given: Annotated[list[Path] | None, typer.Option(help=GIVEN)] = None,
     matched: Annotated[Matched, typer.Option(help="References of equal norm, or of equal kl.")] = Matched.norm,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     precision: Annotated[Precision, typer.Option(help=PRECISION)] = Precision.exact,
@@ -239,6 +250,7 @@ def _experiment(
     """The question that the options ask."""
     # What needs no model is refused before one is loaded.
     from steerscope.analysis.question.prompt_files import Table, read_table
+    from steerscope.analysis.vectors.vector_files import read_vector
     from steerscope.commands.finish import hush
     from steerscope.commands.metrics import metric_of, positions_of, scored_cells
     from steerscope.prompt_sets import prompts_file
@@ -265,6 +277,7 @@ def _experiment(
     wanted = metric_of(metric, targets, against, continuation, cells)
     if cells["scored"] is not None:
         where = scored_cells(cells["scored"])
+    own = [read_vector(file) for file in given or ()]
     hush()
 
     from steerscope.analysis.question.experiment import Experiment
@@ -274,10 +287,22 @@ def _experiment(
     loaded = load(model, device=device, dtype=dtype, bos=bos, selfcheck=selfcheck)
     grouped = table.groups if groups is Groups.auto and table.groups else groups.value
     texts = [[{"role": "user", "content": text}] if chat and isinstance(text, str) else text for text in table.prompts]
-    given = make_prompts(loaded, texts, source=prompts or "given", groups=grouped)
+    made = make_prompts(loaded, texts, source=prompts or "given", groups=grouped)
     injections = tuple(injection for one in steering for injection in one.make(loaded))
+    beside = _beside(loaded, injections, references, own)
     more: dict[str, Any] = {"matched": matched.value, "scored": where, "seed": seed, "precision": precision.value}
-    return Experiment(loaded, injections, given, wanted, references, **more)
+    return Experiment(loaded, injections, made, wanted, beside, **more)
+
+
+def _beside(
+    model: "Model", injections: "Sequence[Injection]", asked: str | None, own: "Sequence[SteeringVector | VectorBundle]"
+) -> Any:
+    """The reference vectors: those that are drawn, and a user's own."""
+    from steerscope.analysis.question.references import in_place, references
+
+    vectors = [injection.vector for injection in injections]
+    placed = tuple(in_place(one, vectors) for one in own)
+    return replace(references(asked, model, vectors), own=placed) if placed else asked
 
 
 def _estimated(found: "Cost", stop: bool) -> Answer | None:

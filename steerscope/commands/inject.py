@@ -4,10 +4,13 @@
     plus=" wedding",minus=" ",layer=6,coef=3,operation=add,during=both
     vector=control.gguf,coef=2,positions=all
     vector=refusal.safetensors,operation=ablate,everywhere=true,positions=all
+    recipe=caa,questions=power.jsonl,layers=8-12,coef=2
+    recipe=probe,positive=happy.txt,negative=sad.txt,layer=10,coef=5,positions=all
 
 Commas part the settings, and a value with a comma stands in double quotes: `positions="3,4"`. The same as a JSON object
 does, too, or a file `*.toml` with a table `[[inject]]` for each. A file of vectors by layer is injected at all its
-layers, or at `layer`.
+layers, or at `layer`. A recipe is one of docs/vectors.md, its options are its own; with `layers` it makes a vector for
+each of them. An option `vector` of a recipe's own is that recipe's.
 """
 
 import re
@@ -21,16 +24,16 @@ from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadInjection, SteerscopeError
 from steerscope.analysis.files import read_plain
 from steerscope.analysis.reading import JSON
-from steerscope.analysis.vectors.recipes import ASKED, RECIPES
+from steerscope.analysis.vectors.recipes import ASKED, OFFERED
 from steerscope.commands import vectors
-from steerscope.knobs import KINDS, read
+from steerscope.commands.recipe_options import knobs_of, layers_of, recipe_options
 
 if TYPE_CHECKING:
     from steerscope.analysis.model.models import Model
     from steerscope.analysis.question.injection import Injection
     from steerscope.analysis.vectors.bundle import VectorBundle
 
-OWN = ("vector", "recipe", "layer", "coef", "positions", "operation", "during", "everywhere")
+OWN = ("vector", "recipe", "layer", "layers", "coef", "positions", "operation", "during", "everywhere")
 MOST = 2**20  # bytes of a TOML file
 _SETTING = re.compile(r'\s*([a-z_]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^,"]*?)\s*(,|$)')
 _SPEC = "settings such as vector=v.safetensors,layer=6,coef=10, a JSON object of them, or a file .toml with [[inject]]"
@@ -40,7 +43,7 @@ _SPEC = "settings such as vector=v.safetensors,layer=6,coef=10, a JSON object of
 class Wanted:
     """What is injected, and how: of the command's own options, or of one `--inject`."""
 
-    vector: "vectors.Chosen | VectorBundle"
+    vector: "vectors.Chosen | vectors.Several | VectorBundle"
     layer: int | None = None
     coef: float = 1.0
     positions: str = "front"
@@ -55,10 +58,11 @@ class Wanted:
         from steerscope.analysis.question.injection import Injection
 
         about: Any = (self.coef, self.positions, self.operation, self.during)
-        if not isinstance(self.vector, vectors.Chosen):
-            return bundle(self.vector, *about)
-        made = self.vector.make(model)
-        if (parse_positions(self.positions).repeats or self.during != "prompt") and made.body.rows > 1:
+        made = self.vector.make(model) if isinstance(self.vector, vectors.Chosen | vectors.Several) else self.vector
+        repeats = parse_positions(self.positions).repeats or self.during != "prompt"
+        if isinstance(made, Mapping):
+            return bundle({n: v.row(-1) if repeats and v.rows > 1 else v for n, v in made.items()}, *about)
+        if repeats and made.body.rows > 1:
             made = made.row(-1)  # these take one row: that of the last token, as is usual
         if self.everywhere:
             return everywhere(model, made, *about)
@@ -130,11 +134,22 @@ def _wanted(given: dict[str, str], said: str, seed: int) -> Wanted:
     from steerscope.analysis.question.injection import During, Operation
 
     recipe = given.get("recipe", ASKED[0])
-    _check(recipe in ASKED, said, f"recipe={recipe!r}", f"one of {', '.join(ASKED)}")
-    knobs = {knob.name: knob for knob in read(RECIPES[recipe].source, recipe).own}
+    _check(recipe in OFFERED, said, f"recipe={recipe!r}", f"one of {', '.join(OFFERED)}")
+    knobs = knobs_of(recipe)
+    saved = "vector" in given and not ("recipe" in given and "vector" in knobs)
+    own = {name: value for name, value in given.items() if name in knobs and name not in ("layer", *["vector"] * saved)}
     known = dict.fromkeys([*OWN, *knobs])
     for name in given:
         _check(name in known, said, name, f"some of {', '.join(known)}")
+    _check(not (saved and own), said, f"vector and {next(iter(own), '')}", "one of them")
+    places = given.keys() & {"layer", "layers"}
+    _check(len(places) < 2 and not (saved and "layers" in places), said, "layers", "layer, or layers of a recipe")
+    _check(
+        saved or "layer" not in knobs or bool(places),
+        said,
+        "no layer",
+        "one to record at, such as layer=6, or layers=6-9",
+    )
     layer = _number(int, given, "layer", None, said)
     everywhere = given.get("everywhere", "false")
     _check(everywhere in ("true", "false"), said, f"everywhere={everywhere!r}", "true or false")
@@ -144,28 +159,39 @@ def _wanted(given: dict[str, str], said: str, seed: int) -> Wanted:
         about[name] = given.get(name, usual)
         _check(about[name] in get_args(kinds), said, f"{name}={about[name]!r}", f"one of {', '.join(get_args(kinds))}")
     try:
-        if "vector" in given:
-            stored = _stored(given["vector"], layer)
-            if stored is not None:
-                _check(not about["everywhere"], said, "everywhere=true with vectors by layer", "one vector, or a layer")
-                return Wanted(stored, **about, positions=given.get("positions", "all"))
-        options: dict[str, Any] = {"recipe": recipe, "vector": Path(given["vector"]) if "vector" in given else None}
-        options |= {name: KINDS[knob.kind].type(given[name]) for name, knob in knobs.items() if name in given}
-        [chosen] = vectors.chosen(options | {"layer": layer, "seed": seed})
+        found = _stored(given["vector"], layer) if saved else _made(recipe, own, given, seed)
     except ValueError as error:
         raise BadInjection(f"{said}: {brief(str(error), 200)}; expected {_SPEC}; mend it") from error
     except SteerscopeError as error:
         raise type(error)(f"{said}: {error}") from error
-    return Wanted(chosen, **about, positions=given.get("positions", "front"))
+    several = not isinstance(found, vectors.Chosen)
+    _check(
+        not (several and about["everywhere"]), said, "everywhere=true with vectors by layer", "one vector, or a layer"
+    )
+    return Wanted(found, **about, positions=given.get("positions", "all" if several else "front"))
 
 
-def _stored(path: str, layer: int | None) -> "VectorBundle | None":
-    """The vectors of a file that holds some for several layers, where all of them are wanted."""
+def _made(
+    recipe: str, own: Mapping[str, str], given: Mapping[str, str], seed: int
+) -> "vectors.Chosen | vectors.Several":
+    """What a recipe is asked for, at one layer or several."""
+    options, knobs = recipe_options(recipe, own), knobs_of(recipe)
+    if "seed" in knobs:
+        options.setdefault("seed", seed)
+    if "layers" in given:
+        return vectors.Several(recipe, options, layers_of(given["layers"], "layers"))
+    return vectors.Chosen(recipe, options | ({"layer": int(given["layer"])} if "layer" in knobs else {}))
+
+
+def _stored(path: str, layer: int | None) -> "vectors.Chosen | VectorBundle":
+    """The vector of a file, or all of one that holds several, unless a layer is chosen."""
     from steerscope.analysis.vectors.bundle import VectorBundle
     from steerscope.analysis.vectors.vector_files import read_vector
 
-    found = read_vector(Path(path)) if layer is None else None
-    return found if isinstance(found, VectorBundle) else None
+    found = read_vector(Path(path))
+    if isinstance(found, VectorBundle):
+        return found if layer is None else vectors.Chosen(saved=vectors.saved(Path(path), layer), file=Path(path))
+    return vectors.Chosen(saved=found, file=Path(path))
 
 
 def _number(kind: type, given: Mapping[str, str], name: str, usual: Any, said: str) -> Any:

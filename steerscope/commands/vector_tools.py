@@ -3,25 +3,32 @@
 What a recipe is told is typed as `name=value`, read by the kinds of its signature as every command's options are.
 """
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steerscope.analysis.brief import brief, counted, quoted
-from steerscope.analysis.errors import BadArgument, BadVector, OutputExists
-from steerscope.analysis.vectors.recipes import OFFERED, RECIPES
+from steerscope.analysis.errors import BadArgument, OutputExists
+from steerscope.analysis.vectors.recipes import OFFERED
 from steerscope.commands.finish import Answer, Out
 from steerscope.commands.options import Bos, Device, Dtype, ModelName
-from steerscope.knobs import KINDS, Knob, read
+from steerscope.commands.recipe_options import knobs_of, layers_of, recipe_options
 
 if TYPE_CHECKING:
     from steerscope.analysis.vectors.bundle import VectorBundle
     from steerscope.analysis.vectors.vector import SteeringVector
 
+
+class Carriers(StrEnum):
+    gradient = "gradient"
+    ig = "ig"
+    exact = "exact"
+    none = "none"
+
+
 app = typer.Typer(no_args_is_help=True, help="Steering vectors: make them by a recipe, build a table of them, convert.")
-FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-MOST = 10_000  # layers
 File = Annotated[Path, typer.Option(help="The file to write: .safetensors, or .gguf for a control vector.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace what stands there.")]
 RECIPE = f"How: {', '.join(OFFERED)}."
@@ -50,8 +57,8 @@ def make(
     """
     from steerscope.commands.finish import hush
 
-    options = _options(recipe, told or [])
-    wanted = None if layers in (None, "all") else _layers(str(layers))
+    options = _told(recipe, told or [])
+    wanted = None if layers is None else layers_of(layers)
     if layer is not None and layers is not None:
         raise BadArgument("got --layer and --layers; expected one of them; leave the other out")
     _check_file(out, overwrite)
@@ -137,6 +144,9 @@ def compare(
     out: Out,
     coef: Annotated[float, typer.Option(help="Coefficient of every vector.")] = 1.0,
     positions: Annotated[str, typer.Option(help="last, all, front, middle, back, or indices.")] = "last",
+    carriers: Annotated[
+        Carriers, typer.Option(help="How what every node does is found: by gradients, exact patching, or not at all.")
+    ] = Carriers.gradient,
     references: Annotated[int, typer.Option(help="Random vectors in place of each.")] = 4,
     level: Annotated[float, typer.Option(help="Level of the intervals over prompts.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of resamples and random vectors.")] = 0,
@@ -145,7 +155,7 @@ def compare(
     bos: Bos = None,
     overwrite: Overwrite = False,
 ) -> Answer:
-    """Compares vectors two by two: their cosine, and how far what they do to the logits is correlated.
+    """Compares vectors two by two: their directions, what they do to the logits, and which nodes carry it.
 
     Example: steerscope vectors compare a.safetensors b.gguf --model tinystories-2l --prompts general --out out/compared
     """
@@ -167,6 +177,7 @@ def compare(
     options: dict[str, Any] = {
         "coefficient": coef,
         "positions": positions,
+        "carriers": carriers.value,
         "references": references,
         "level": level,
         "seed": seed,
@@ -175,52 +186,24 @@ def compare(
     return finish(result, out, overwrite)
 
 
-def _options(recipe: str, told: list[str]) -> dict[str, Any]:
+def _told(recipe: str, told: list[str]) -> dict[str, Any]:
     """The recipe's options as values.
 
     Raises:
-        BadVector: no such recipe, or option.
-        BadArgument: an option that is not name=value, or stands there twice, or is none of its kind.
+        BadVector: no such recipe, or an option that it does not have, or lacks.
+        BadArgument: one that is not name=value, or stands there twice, or is none of its kind.
     """
-    if recipe not in OFFERED:
-        raise BadVector(f"{brief(recipe)!r} is no recipe; expected {', '.join(OFFERED)}; choose one")
-    knobs = {knob.name: knob for knob in read(RECIPES[recipe].source, recipe).own}
-    found: dict[str, Any] = {}
+    knobs = knobs_of(recipe)
+    found: dict[str, str] = {}
     for one in told:
         name, between, value = one.partition("=")
-        if not between or name not in knobs or name in found:
+        if not between or name in found:
             there = ", ".join(f"{knob}=..." for knob in knobs if knob != "layer")
             raise BadArgument(f"got {brief(one)!r}; expected, each once, {there}; mend it")
-        found[name] = _value(knobs[name], value)
+        found[name] = value
     if "layer" in found:
         raise BadArgument("got layer=...; expected --layer, or --layers for one vector each; write it so")
-    return found
-
-
-def _value(knob: Knob, text: str) -> Any:
-    kind = KINDS[knob.kind].type
-    try:
-        if kind is bool:
-            return FLAGS[text.lower()]
-        return knob.parse(kind(text))
-    except (ValueError, KeyError):
-        what = "true or false" if kind is bool else "a number"
-        raise BadArgument(f"got {knob.name}={brief(text)!r}; expected {what}; give one") from None
-
-
-def _layers(text: str) -> list[int]:
-    """Layers as typed: numbers and ranges, both ends in them."""
-    found: list[int] = []
-    try:
-        for part in text.split(","):
-            low, between, high = part.partition("-")
-            ends = int(low), int(high) if between else int(low)
-            if not 0 <= ends[0] <= ends[1] < MOST:
-                raise ValueError
-            found += range(ends[0], ends[1] + 1)
-    except ValueError:
-        raise BadArgument(f"--layers {brief(text)!r}; expected for example 8,9 or 8-16 or all; write it so") from None
-    return sorted(set(found))
+    return recipe_options(recipe, found)
 
 
 def _check_file(out: Path, overwrite: bool) -> None:

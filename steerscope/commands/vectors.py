@@ -4,25 +4,28 @@ A recipe's options are read from its signature, as a question's knobs are; `laye
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from types import GenericAlias
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steerscope.analysis.brief import brief, quoted
 from steerscope.analysis.errors import BadArgument, BadVector
-from steerscope.analysis.vectors.recipes import ASKED, RECIPES
-from steerscope.knobs import KINDS, NONE, Knob, read
+from steerscope.analysis.vectors.recipes import ASKED
+from steerscope.commands.recipe_options import knobs_of
+from steerscope.knobs import KINDS, NONE, Knob
 
 if TYPE_CHECKING:
     from steerscope.analysis.model.models import Model
+    from steerscope.analysis.vectors.bundle import VectorBundle
     from steerscope.analysis.vectors.vector import SteeringVector
 
 OF_COMMAND = ("layer", "seed")
+OTHERS = "any other in --inject recipe=NAME,...; docs/vectors.md lists all."
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,20 @@ class Chosen:
         from steerscope.analysis.vectors.recipes import make
 
         return self.saved or make(model, self.recipe, **(self.options or {}))
+
+
+@dataclass(frozen=True)
+class Several:
+    """A vector for each of some layers (None: of all but the first), by a recipe with its options."""
+
+    recipe: str
+    options: Mapping[str, Any]
+    layers: Sequence[int] | None
+
+    def make(self, model: "Model") -> "VectorBundle":
+        from steerscope.analysis.vectors.making import make_bundle
+
+        return make_bundle(model, self.recipe, self.layers, **self.options)
 
 
 def offers(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +83,7 @@ def options(several: bool = False) -> list[inspect.Parameter]:
         kinds.setdefault(knob.name, knob)
     names = f"{'Saved vectors' if several else 'A saved vector'} instead of a recipe."
     found = [
-        _option("recipe", Literal[ASKED], "How the vector is made.", ASKED[0]),
+        _option("recipe", str, f"How the vector is made: {', '.join(ASKED)}; {OTHERS}", ASKED[0]),
         _option("vector", list[Path] if several else Path, names),
     ]
     for knob in kinds.values():
@@ -84,7 +101,14 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
         BadArgument: no layer.
         BadPrompt: a file of texts that cannot be read.
     """
-    recipe, knobs = given["recipe"], _knobs(given["recipe"])
+    recipe = given["recipe"]
+    if recipe not in ASKED:
+        there = ",".join(f"{name}=..." for name in knobs_of(recipe))
+        raise BadVector(
+            f"--recipe {recipe}; expected {', '.join(ASKED)}, whose options stand here; write --inject "
+            f"recipe={recipe},{there}, or make it first with steerscope vectors make {recipe}"
+        )
+    knobs = _knobs(recipe)
     files = _list(given["vector"])
     lists = {knob.name: _list(given.get(knob.name)) for knob in knobs if knob.name not in OF_COMMAND}
     needed = [knob.name for knob in knobs if knob.default is NONE]
@@ -96,7 +120,7 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
         example = " ".join(f"--{name} ..." for name in needed)
         raise BadVector(f"got {what}; expected one of them; give {example} or --vector FILE")
     if files:
-        return [Chosen(saved=_saved(path, given.get("layer")), file=path) for path in files]
+        return [Chosen(saved=saved(path, given.get("layer")), file=path) for path in files]
     of_command = {knob.name: given[knob.name] for knob in knobs if knob.name in OF_COMMAND and knob.name in given}
     if of_command.get("layer", 0) is None:
         raise BadArgument(
@@ -117,7 +141,7 @@ def chosen(given: Mapping[str, Any]) -> list[Chosen]:
     ]
 
 
-def _saved(path: Path, layer: int | None) -> "SteeringVector":
+def saved(path: Path, layer: int | None) -> "SteeringVector":
     """The vector of a file; of several layers the one that is injected at --layer."""
     from steerscope.analysis.vectors.bundle import VectorBundle
     from steerscope.analysis.vectors.vector_files import read_vector
@@ -146,7 +170,7 @@ def _check_own(recipe: str, own: Mapping[str, Any], given: Mapping[str, Any]) ->
 
 
 def _knobs(recipe: str) -> tuple[Knob, ...]:
-    return read(RECIPES[recipe].source, recipe).own
+    return tuple(knobs_of(recipe).values())
 
 
 def _list(given: Any) -> list[Any]:

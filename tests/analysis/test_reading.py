@@ -196,7 +196,7 @@ def test_more_prompts_than_can_be_held_are_refused(
         ("a.jsonl", '{"text": "' + "a" * 200 + '"}', "line 1 has more than 100 characters"),
         ("a.json", '["' + "a" * 200 + '"]', r"entry 1 \(line 1\) has more than 100 characters"),
         ("a.json", '["' + "a" * 200, r"entry 1 \(line 1\) is not JSON"),
-        ("a.csv", "text\n" + '"\n",' * 50, "line 26 ends a row of more than 100 characters"),
+        ("a.csv", "text\n" + '"\n",' * 50, "line 27 ends a row of more than 100 characters"),
         ("a.csv", "text\n" + "a" * 200, "line 2 has more than 100 characters"),
         ("a.parquet", "", "row 1 has more than 100 characters"),
     ],

@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import save_gpt2
+from safetensors.torch import save_file
 
 import steerscope as st
 from steerscope.analysis.errors import BadInjection, SteerscopeError
 from steerscope.analysis.model.models import Model
+from steerscope.analysis.vectors.caa import FIELDS
+from steerscope.analysis.vectors.random import random_like
+from steerscope.analysis.vectors.recipes import OFFERED, RECIPES
 from steerscope.commands.inject import wanted
 
 
@@ -68,6 +72,40 @@ def test_vectors_by_layer_are_injected_at_all_of_them(model: Model, saved: st.St
     assert [facts(i)[1:3] for i in several] == [(2.0, "all")] * 2 and len({i.site.layer for i in several}) == 2
 
 
+@pytest.mark.parametrize("recipe", OFFERED)
+def test_every_recipe_is_asked_for_by_its_own_options(
+    recipe: str, model: Model, saved: st.SteeringVector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As typed, with files for lists, it is the vector that Python makes of the example of the recipe."""
+    options = {**RECIPES[recipe].example}
+    for seed, name in enumerate(("vector", "other")):
+        random_like(saved, seed).save(f"{name}.safetensors")
+    save_file({"W_dec": torch.randn(8, model.d_model)}, options.get("file", "sae.safetensors"))
+    expected = st.make_vector(model, recipe, **options)
+    settings = {"recipe": recipe, "coef": "2", "positions": "last", **{k: typed(k, v) for k, v in options.items()}}
+    [found] = made(model, ",".join(f"{name}={json.dumps(value)}" for name, value in settings.items()))
+    torch.testing.assert_close(found.vector.values[-1], expected.values[-1])
+    assert found.vector.source["recipe"] == recipe and found.coefficient == 2
+    if RECIPES[recipe].planned:
+        settings["layers"] = "1"
+        del settings["layer"], settings["positions"]
+        several = made(model, json.dumps(settings))
+        assert [facts(i)[:3] for i in several] == [("L1.resid_pre", 2.0, "all")]
+        torch.testing.assert_close(several[0].vector.values, expected.values[-1:])
+
+
+def typed(name: str, value: Any) -> str:
+    """An option as one types it; what is a list, as a file of it or with commas."""
+    if isinstance(value, list | tuple) and name in ("positive", "negative", "corpus"):
+        Path(f"{name}.txt").write_text("\n".join(value))
+        return f"{name}.txt"
+    if isinstance(value, list | tuple) and isinstance(value[0], list | tuple):
+        names = ("plus", "minus") if len(value[0]) == 2 else FIELDS
+        Path(f"{name}.jsonl").write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in value))
+        return f"{name}.jsonl"
+    return ("|" if name in ("first", "second") else ",").join(value) if isinstance(value, list | tuple) else str(value)
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
@@ -83,8 +121,17 @@ def test_vectors_by_layer_are_injected_at_all_of_them(model: Model, saved: st.St
         ("vector=v.safetensors,operation=turn", "expected one of add, ablate"),
         ("vector=v.safetensors,everywhere=yes", "expected true or false"),
         ("vector=none.safetensors", "none.safetensors"),
-        ("coef=2", "expected one of them"),
+        ("coef=2,layer=0", "the recipe prompt_pair needs plus; expected plus=..., minus=..., site="),
+        ("plus= dog", "holds no layer; expected one to record at, such as layer=6"),
         ("vector=v.safetensors,plus= dog,layer=0", "expected one of them"),
+        ("vector=v.safetensors,layers=0-1", "expected layer, or layers of a recipe"),
+        ("recipe=caa,questions=q.csv,layer=0,layers=0-1", "expected layer, or layers of a recipe"),
+        ("recipe=caa,questions=q.csv,layers=some", "expected for example 8,9 or 8-16 or all"),
+        ("recipe=caa,layer=1", "the recipe caa needs questions; expected questions=..., site=..., head=..., chat="),
+        ("recipe=caa,questions=q.csv,layer=1,chat=perhaps", "got chat='perhaps'; expected true or false"),
+        ("recipe=caa,questions=q.csv,layer=1,plus= dog", "holds plus; expected some of .*questions, "),
+        ("recipe=probe,positive=v.txt,layer=1", "the recipe probe needs negative; expected positive=..., negative"),
+        ("recipe=magic,layer=1", "expected one of prompt_pair, mean_difference, pairs, caa"),
         ("absent.toml", "cannot be read"),
         ("odd.toml", r"holds no \[\[inject\]\]"),
     ],

@@ -11,7 +11,7 @@ from steerscope.analysis.errors import BadInjection, BadNode, BadVector
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.model.positions import Layout
-from steerscope.analysis.question.bundles import bundle, everywhere
+from steerscope.analysis.question.bundles import bundle, everywhere, rotation
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection, compose
 from steerscope.analysis.question.prompts import make_prompts
@@ -171,6 +171,43 @@ def test_a_bundle_is_one_injection_a_layer(tiny: Model) -> None:
     with pytest.raises(BadVector, match="no vector at layer 3"):
         VectorBundle(vectors).at([0, 3])
     assert list(VectorBundle(vectors).at([1])) == [1]
+
+    heads = [prompt_pair(tiny, " wedding", " ship", 1, site="z", head=head).row(-1) for head in (1, 0)]
+    listed = bundle(heads, 2.0)
+    assert [(i.site, i.coefficient) for i in listed] == [(v.site, 2.0) for v in heads]
+    with pytest.raises(BadInjection, match="at least one"):
+        bundle([])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("degrees", [30.0, 90.0, -170.0, 180.0, 0.0])
+def test_a_rotation_in_a_fixed_plane_is_its_matrix(degrees: float, tiny: Model) -> None:
+    ids = tiny.tokens("One day Lily saw a dragon")
+    one, other = (prompt_pair(tiny, word, " ship", 1).row(-1) for word in (" wedding", " cake"))
+    b1 = one.values[0].double() / one.values[0].double().norm()
+    across = other.values[0].double() - (other.values[0].double() @ b1) * b1
+    plane, angle = torch.stack([b1, across / across.norm()], dim=1), math.radians(degrees)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    matrix = torch.eye(tiny.d_model, dtype=torch.float64) + plane @ (turn - torch.eye(2)) @ plane.T
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(tiny.d_model, dtype=torch.float64))
+
+    def plain(x: torch.Tensor, hook: object) -> torch.Tensor:
+        x = x.clone()
+        x[0, 1:] = (x[0, 1:].double() @ matrix.T).to(x)
+        return x
+
+    expected = tiny.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=[("blocks.1.hook_resid_pre", plain)])[0]
+    found = logits(tiny, ids, list(rotation(one, 3.0 * other, degrees)))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert degrees == 0 or (found - logits(tiny, ids, [])).abs().max() > 1e-2
+
+
+def test_a_rotation_needs_a_plane(tiny: Model) -> None:
+    vector = prompt_pair(tiny, " wedding", " ship", 1)
+    with pytest.raises(BadInjection, match="not parallel"):
+        rotation(vector.row(-1), -2.0 * vector.row(-1), 30.0)
+    with pytest.raises(BadInjection, match="one row each, at one site"):
+        rotation(vector, vector, 30.0)
 
 
 @pytest.mark.parametrize("operation", ["ablate", "set", "clamp", "scale", "rotate", "norm_add"])

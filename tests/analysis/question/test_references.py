@@ -16,8 +16,18 @@ from steerscope.analysis.question.corpora import windows
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.prompts import make_prompts
-from steerscope.analysis.question.references import FAMILIES, OFFERED, TEXTS, TOKENS, WORDS, References, references
+from steerscope.analysis.question.references import (
+    FAMILIES,
+    OFFERED,
+    TEXTS,
+    TOKENS,
+    WORDS,
+    References,
+    in_place,
+    references,
+)
 from steerscope.analysis.results.verdicts import NOISE
+from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.prompt_pair import concepts, paired, prompt_pair
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -113,6 +123,25 @@ def test_vectors_of_a_user_are_taken_at_the_norms_of_the_real_one(tiny: Model) -
         assert torch.cosine_similarity(vector.values[1], given.values[1], dim=0) == pytest.approx(1.0)
         assert vector.label == given.label
     assert asked.basis().families == ("", "given", "given")
+
+
+def test_vectors_by_layer_stand_in_the_places_of_a_bundle(tiny: Model) -> None:
+    def made(word: str) -> VectorBundle:
+        return VectorBundle({layer: prompt_pair(tiny, word, " ship", layer).row(-1) for layer in (0, 1)})
+
+    real, other = made(" wedding"), made(" ring")
+    asked = Experiment(tiny, bundle(real), make_prompts(tiny, PROMPTS), references=[other])
+    [own] = asked.steering[1:]
+    for layer, injection in zip((0, 1), own, strict=True):
+        assert injection.vector.label == other[layer].label and injection.site.layer == layer
+        angle = torch.cosine_similarity(injection.vector.values, other[layer].values, dim=-1)
+        torch.testing.assert_close(angle, torch.ones(1), atol=1e-5, rtol=0)
+    several = everywhere(tiny, real[1])
+    placed = in_place(prompt_pair(tiny, " ring", " ship", 1), [i.vector for i in several])
+    assert [v.site for v in placed] == [i.vector.site for i in several]
+    assert all(torch.equal(v.values, other[1].values) for v in placed)
+    with pytest.raises(BadArgument, match="has no vector for layer 1"):
+        Experiment(tiny, bundle(real), make_prompts(tiny, PROMPTS), references=[other.at([0])])
 
 
 @pytest.mark.parametrize(

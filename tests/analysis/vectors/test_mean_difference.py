@@ -191,7 +191,9 @@ def test_exchanged_labels_are_the_default_where_there_are_enough(tiny: Model) ->
     for vector in (given, pair):
         with pytest.raises(BadArgument, match=r"no shuffled references for .*from labelled texts \(mean_difference"):
             references("shuffled:4", tiny, [vector])
-    with pytest.raises(BadArgument, match=r"no concepts references for .*from words \(prompt_pair\) on tiny"):
+    with pytest.raises(
+        BadArgument, match=r"no concepts references for .*from words \(prompt_pair, single_prompt, minus_mean\) on tiny"
+    ):
         references("concepts:4", tiny, [many])
 
 
