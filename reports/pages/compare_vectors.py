@@ -49,8 +49,8 @@ def _one(row: Any) -> str:
     """How alike two are, where random vectors stand, and whether the pair stands out from all of them."""
     if not words.finite(row.reference):
         return words.ranged(row, "similarity")
-    stands = "further from 0 than with every" if row.beyond else "not further from 0 than with every"
-    return f"{words.ranged(row, 'similarity')}, {stands} random vector ({words.ranged(row, 'reference')})"
+    stands = "further from 0 than all random vectors" if row.beyond else "not further from 0 than all random vectors"
+    return f"{words.ranged(row, 'similarity')}, {stands} ({words.ranged(row, 'reference')})"
 
 
 def _short(label: str) -> str:

@@ -36,7 +36,7 @@ def test_vectors_are_made_converted_built_and_compared(
     assert "1 row could not be built" in capsys.readouterr().out
     compared = ("vectors", "compare", "v.gguf", "built/a.safetensors", "--model", model, "--prompts", "up.txt")
     assert call(monkeypatch, *compared, "--out", "compared") == 0
-    assert len(Result.load("compared").frames["pairs"]) == 1
+    assert list(Result.load("compared").frames["pairs"]["by"]) == ["direction", "effects", "carriers"]
     for wrong, what in (
         (("--layer", 1, "--out", "v.gguf"), "v.gguf' is there; expected a new file"),
         (("--layer", 1, "--layers", "1", "--out", "x.gguf"), "got --layer and --layers"),
