@@ -104,6 +104,42 @@ def native(name: str) -> Any:
         return _lively(boot_native(config)).eval()
 
 
+# More shapes of one and two layers, that only what takes a model apart must tell from the others.
+RARE: dict[str, dict[str, Any]] = {
+    "grouped_partly_rotary_gated": {
+        "normalization_type": "RMS",
+        "gated_mlp": True,
+        "act_fn": "silu",
+        "n_key_value_heads": 2,
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 4,
+    },
+    "capped_logits": {"normalization_type": "LN", "output_logits_soft_cap": 5.0, "act_fn": "gelu"},
+    "mlp_without_norm": {"normalization_type": None, "act_fn": "relu"},
+    "norms_without_weights": {"normalization_type": "RMSPre", "act_fn": "silu"},
+    "final_rms": {"normalization_type": "LN", "final_rms": True, "act_fn": "gelu_new"},
+}
+POST_NORM = ("gemma2", "gemma3")
+SHALLOW = [name for name in (*ARCHITECTURES, *NATIVE, *RARE) if name not in POST_NORM]
+
+
+def shallow(name: str, layers: int, seed: int = 0) -> Any:
+    """A random model of one or two layers of an architecture: of Hugging Face, or of TransformerLens' own."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if name not in ARCHITECTURES:
+            shape: dict[str, Any] = {"d_mlp": 48, "act_fn": "gelu_new"} | (NATIVE | RARE)[name]
+            config = TransformerBridgeConfig(
+                d_model=32, d_head=8, n_heads=4, n_layers=layers, n_ctx=CONTEXT, d_vocab=96, seed=seed, **shape
+            )
+            return _lively(boot_native(config)).eval()
+        kind, options = ARCHITECTURES[name]
+        counts = {key: layers for key in options if key in ("n_layer", "num_layers", "num_hidden_layers")}
+        kinds = {"attention_types": [[["global", "local"][:layers], 1]]} if "attention_types" in options else {}
+        auto: Any = hf.AutoModelForCausalLM
+        return _lively(auto.from_config(getattr(hf, f"{kind}Config")(**options | counts | kinds))).eval()
+
+
 @torch.no_grad()
 def _lively(model: Any) -> Any:
     """Random biases and norms: fresh ones are 0 and 1, and would hide whoever forgets them."""

@@ -27,6 +27,7 @@ from .tree import grow
 FAR = 0.25  # distance from Shapley values: flagged
 STRONGEST = 10  # neurons of each MLP and row
 TINY = 1e-30
+ROUNDING = 1e-10  # of a number in both runs: a mass below is none
 TOTAL = "total"
 
 
@@ -99,6 +100,7 @@ def with_patching(found: Found, patched: Patched | None) -> None:
 def _batch(experiment: Experiment, batch: Batch, share: float, found: Found) -> None:
     stack, rows = batch.stack, batch.rows
     mass = _mass(batch)
+    least = _numpy(ROUNDING * (rows.clean.abs() + rows.steered.abs()))
     split = parts(stack, rows, share * mass)
     change = _numpy(rows.change)
     base = _base(experiment, batch)
@@ -106,7 +108,7 @@ def _batch(experiment: Experiment, batch: Batch, share: float, found: Found) -> 
         split.groupby("row")["change"].agg(["sum", lambda x: x.abs().sum()]).reindex(range(len(base)), fill_value=0.0)
     )
     gap, parts_mass = sums.iloc[:, 0].to_numpy() - change, sums.iloc[:, 1].to_numpy()
-    found.gap("parts", gap, parts_mass)
+    found.gap("parts", gap, np.maximum(parts_mass, least))
     numbers = {"change": change, "clean": _numpy(rows.clean), "steered": _numpy(rows.steered), "chosen": batch.chosen}
     at = [experiment.model.token_text(int(t)) for t in stack.runs.ids[rows.b, rows.i].tolist()]
     numbers |= {"at": at, "mass": _numpy(mass), "parts_mass": parts_mass, "gap": gap}
@@ -115,11 +117,11 @@ def _batch(experiment: Experiment, batch: Batch, share: float, found: Found) -> 
     split["clean_first"] = np.where(split["interaction"].isna(), np.nan, split["change"] - half)
     split["source_token"] = _sources(experiment, batch, split)
     found.add("parts", _with(base, split))
-    _paths(batch, base, share, mass, found)
+    _paths(batch, base, share, mass, least, found)
     through = flow(stack, rows, neurons=True)
     found.add("flow", _flows(base, through, change))
     if not any(heads.injected for heads in stack.heads):
-        found.gap("flow", _numpy(through.total) - change, parts_mass)
+        found.gap("flow", _numpy(through.total) - change, np.maximum(parts_mass, least))
     found.add("neurons", _neurons(batch, base, through))
 
 
@@ -169,14 +171,16 @@ def _sources(experiment: Experiment, batch: Batch, split: pd.DataFrame) -> list[
     return [text(row, source) for row, source in zip(split["row"].tolist(), split["source"].tolist(), strict=True)]
 
 
-def _paths(batch: Batch, base: pd.DataFrame, share: float, mass: Tensor, found: Found) -> None:
+def _paths(
+    batch: Batch, base: pd.DataFrame, share: float, mass: Tensor, least: NDArray[np.float64], found: Found
+) -> None:
     row, parent, change, name = grow(batch.stack, batch.rows, share * mass).names()
     below, has = np.zeros(len(change)), np.zeros(len(change), dtype=bool)
     inner = parent >= 0
     np.add.at(below, parent[inner], change[inner])
     has[parent[inner]] = True
     whole = _numpy(mass)[row]
-    found.gap("paths", np.where(has, below - change, 0.0), whole)
+    found.gap("paths", np.where(has, below - change, 0.0), np.maximum(whole, least[row]))
     name[~inner] = TOTAL
     depth = np.zeros(len(change), dtype=int)
     for node in np.flatnonzero(inner):

@@ -91,6 +91,10 @@ class HeadSecants:
 
         MA, DA = (cc + ss) / 2, ss - cc
         Dz = torch.einsum("bhij,bjhe->bihe", MA, dv) + torch.einsum("bhij,bjhe->bihe", DA, (v[0] + v[1]) / 2)
+        injected = any((site, layer) in runs.edited for site in ("q", "k", "v"))
+        if not injected:  # what sees no change has none, not even by rounding
+            moved = (stream[1] != stream[0]).any(dim=-1).cummax(dim=1).values
+            Dz = torch.where(moved[..., None, None], Dz, 0.0)
         norms = [
             None if norm is None else NormSecant.of(norm, *(repeated(own, x) for x in raw[site]))
             for site, norm in (("q", own.q_norm), ("k", own.k_norm))
@@ -111,7 +115,7 @@ class HeadSecants:
             (scores(q[0], dk), scores(q[1], dk)),
             Dz,
             bias,
-            any((site, layer) in runs.edited for site in ("q", "k", "v")),
+            injected,
         )
 
     @property

@@ -64,7 +64,9 @@ class MLPSecants:
                 for slope, r in zip(_slopes(own, before(x, 0), before(x, 1)), read, strict=True):
                     turned += slope * r[x] / 2
         g = [neurons(own, before(run, run)) for run in (0, 1)]
-        return cls(own, secant, tuple(along), turned, g[1] - g[0], (g[0], g[1]))
+        moved = (stream[1] != stream[0]).any(dim=-1, keepdim=True)
+        change = torch.where(moved, g[1] - g[0], 0.0)  # what sees no change has none, not even by rounding
+        return cls(own, secant, tuple(along), turned, change, (g[0], g[1]))
 
     def frozen(self, r: Float[Tensor, "row d_model"], b: Index, i: Index) -> Float[Tensor, "row d_model"]:
         """What reads the stream before the MLP at frozen scale, from what reads what it writes."""
