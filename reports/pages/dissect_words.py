@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
-from steerscope.reports.pages.dissect_views import OWN, Target, View
+from steerscope.reports.pages.dissect_views import NOTHING, OWN, Target, View
 from steerscope.reports.routes import FINAL, OTHERS
 from steerscope.reports.theme import visible
 
@@ -91,12 +91,15 @@ def told(view: View, target: Target, in_: str) -> list[str]:
     where = f"“{visible(target.token)}” after “{tail(view)}”"
     if target.nothing:
         return [f"{where} does not change."]
+    if abs(target.change) <= NOTHING:
+        cancels = f"{where} does not change: {words.number(target.mass)} {in_} cancel."
+        return [cancels, *temperature(target, in_)]
     way = "rises" if target.change > 0 else "falls"
     found = [f"{where} {way} by {words.number(abs(target.change))} {in_}{_cancelled(target, in_)}."]
     steering = {path: change for path, change in target.writers.items() if path != FINAL}
-    found += _listed(target, steering, "is written by", _writer, in_)
+    found += _listed(target, steering, "written by ", _writer, in_)
     routes = {path: change for path, change in target.routes.items() if _told(path)}
-    found += _listed(target, routes, "is", view.place.said, in_)
+    found += _listed(target, routes, "", view.place.said, in_)
     found += temperature(target, in_)
     return found
 
@@ -131,16 +134,16 @@ def _writer(path: str) -> str:
     return {"direct": "the vector itself, which is injected there"}.get(path, path)
 
 
-def _listed(target: Target, parts: Mapping[str, float], verb: str, say: Callable[[str], str], in_: str) -> list[str]:
+def _listed(target: Target, parts: Mapping[str, float], how: str, say: Callable[[str], str], in_: str) -> list[str]:
     """A sentence on the largest parts that go along with the change, and on what works most against it."""
     towards, whole = (1, "rise") if target.change > 0 else (-1, "fall")
     large = [(path, change) for path, change in parts.items() if abs(change) >= LEAST * target.mass]
     along = [part for part in large if part[1] * towards > 0][:NAMED]
     against = [part for part in large if part[1] * towards < 0][:1]
-    named = [f"{_amount(target, change, in_)} {verb} {say(path)}" for path, change in along]
+    named = [f"{_amount(target, change, in_)} {how}{say(path)}" for path, change in along]
     if named and target.clear:
         named[0] = named[0].replace("%", f"% of the {whole}", 1)
-    opposed = [f"{words.signed(change)} {in_} {verb} {say(path)}" for path, change in against]
+    opposed = [f"{words.signed(change)} {in_} are {how}{say(path)}" for path, change in against]
     if not named and not opposed:
         return []
     if not named:
@@ -149,5 +152,5 @@ def _listed(target: Target, parts: Mapping[str, float], verb: str, say: Callable
 
 
 def _amount(target: Target, change: float, in_: str) -> str:
-    """A part as a share of a total that is clear of zero, else in logits."""
-    return words.percent(change / target.change) if target.clear else f"{words.signed(change)} {in_}"
+    """A part as a share of a total that is clear of zero, else in logits; with its verb."""
+    return f"{words.percent(change / target.change)} is" if target.clear else f"{words.signed(change)} {in_} are"

@@ -34,6 +34,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.questions import QUESTIONS
+from steerscope.tinystories.dissect import dissect
 
 Maker = Callable[..., Result]
 
@@ -235,6 +236,7 @@ def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) ->
     asked = Experiment(model, (Injection(prompt_pair(model, " wedding", " ship", 0), 3.0),), prompts, references=2)
     found["trace"] = trace(asked)
     found["breakdown"] = breakdown(asked, coefficients=[0, 1, 10, 1e4])
+    found["dissect"] = dissect(asked, most=2)
     windows = make_prompts(model, [[3 + (i * j) % 90 for j in range(9)] for i in range(1, 13)])
     _, found["train_lens"] = train_lens(model, windows, folder / "lens", steps=2, batch=4, held_out=4)
     found["sweep"] = make_sweep()

@@ -6,6 +6,7 @@ A new door is a line in `DOORS`; killing, full disks, read-only places, odd name
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -396,17 +397,43 @@ MORE: Mapping[str, tuple[object, ...]] = {
     "sparsify": ("--fractions", "0.5", "--steps", 2),
     "by-position": ("--nodes", "L0M,L1H1"),
     "by_position": ("--nodes", "L0M,L1H1"),
+    "tinystories dissect": ("--most", 1),
 }
 
 
 def ask(name: str, word: str, world: World, folder: Path) -> None:
     vector = ["--plus", " wedding", "--minus", " ship", "--layer", 1 if name == "writers" else 0, "--coef", 3]
     given = ["--model", world.home / "tiny", "--prompts", world.home / "prompts.txt", "--references", 2]
-    command(name, *vector, *given, "--seed", SEEDS[word], *MORE.get(name, ()), "--overwrite", "--out", folder / "run")
+    command(
+        *name.split(),
+        *vector,
+        *given,
+        "--seed",
+        SEEDS[word],
+        *MORE.get(name, ()),
+        "--overwrite",
+        "--out",
+        folder / "run",
+    )
 
 
 def demo(word: str, world: World, folder: Path) -> None:
     command("demo", "--model", SHIPPED, "--references", 2, "--seed", SEEDS[word], "--out", folder / "run")
+
+
+def gallery_command(world: World, folder: Path) -> None:
+    command("tinystories", "gallery", "--model", SHIPPED, "--count", 1, "--overwrite", "--out", folder / "run")
+
+
+def of_gallery(world: World, folder: Path) -> str:
+    page = folder / "run" / "index.html"
+    if not page.exists():
+        return NOTHING  # of its vectors, some may have been dissected: each is whole
+    text = page.read_text()
+    assert text.count("<article") == 12 and text.rstrip().endswith("</html>")
+    for link in re.findall(r'<a href="([^"]+)"', text):
+        assert Result.load((page.parent / link).parent).kind == "dissect"
+    return NEW
 
 
 def report_command(world: World, folder: Path) -> None:
@@ -477,6 +504,7 @@ DOORS: Mapping[str, Door] = {
     "tinystories train": Door(
         nothing, partial(stories_command, NEW), of_stories, command="tinystories train", also=(RESUMABLE,), quick=False
     ),
+    "tinystories gallery": Door(nothing, gallery_command, of_gallery, command="tinystories gallery", quick=False),
     "demo": Door(nothing, partial(demo, NEW), of_result, command="demo", quick=False),
     "demo over another": Door(partial(demo, OLD), partial(demo, NEW), of_result, OLD, "demo", quick=False),
     "a question that keeps": Door(nothing, ask_and_keep, of_result, command="localize", quick=False),
@@ -507,6 +535,7 @@ WRITERS: Mapping[str, str] = {  # every function that calls the one writer, and 
     "circuits/exchange.py:to_graphml": "circuits show",
     "reports/report.py:report": "report",
     "steerscope/commands/circuits.py:tasks_": "circuits tasks",
+    "steerscope/commands/gallery.py:gallery": "tinystories gallery",
     "steerscope/commands/finish.py:check_out": "a question that keeps",
     "tinystories/card.py:write_model_folder": "train",
     "tinystories/checkpoint.py:save_checkpoint": "train",
