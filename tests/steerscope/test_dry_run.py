@@ -44,7 +44,7 @@ def test_every_question_says_what_it_takes_and_stops_there(
         raise AssertionError("the question was asked")
 
     monkeypatch.setattr(Question, "function", _kept(question, never))
-    more = (question.command, *NEEDED.get(question.name, ()), "--dry-run", "--references", "isotropic:5")
+    more = (*question.command.split(), *NEEDED.get(question.name, ()), "--dry-run", "--references", "isotropic:5")
     assert not asked(monkeypatch, model, tmp_path, *more, layer=int(question.name == "writers"))
     said = capsys.readouterr().out
     assert "5 random vectors" in said or "4 random vectors" in said  # some take at most 4
