@@ -70,10 +70,11 @@ _HOME = {
     "circuits": "circuits",
     "task": "circuits.tasks",
     "tasks": "circuits.tasks",
+    "detect_heads": "circuits.detect",
     "report": "reports.report",
     "SteerscopeError": "analysis.errors",
 }
-_RENAMED = {"steering_vector": "prompt_pair"}
+_RENAMED = {"steering_vector": "prompt_pair", "detect_heads": "head_census"}
 
 __all__ = sorted([*_HOME, *QUESTIONS])
 

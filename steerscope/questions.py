@@ -72,7 +72,13 @@ class Question:
         return Path(__file__).parent.joinpath(*self.home.split(".")).with_suffix(".py")
 
 
-OTHER_COMMANDS = {"sweep": "sweep run", "train_lens": "lens train", "compare_vectors": "vectors compare"}
+OTHER_COMMANDS = {
+    "sweep": "sweep run",
+    "train_lens": "lens train",
+    "compare_vectors": "vectors compare",
+    "head_census": "tinystories census",
+    "layer_study": "tinystories layers",
+}
 _LINES: tuple[tuple[Any, ...], ...] = (
     ("localize", "analysis.carriers.localize", "Which heads and MLPs carry the vector? By any method."),
     ("exact", "analysis.carriers.exact", "Which carry it, by exact patching of every one?", "exact", "localize"),
@@ -95,6 +101,8 @@ _LINES: tuple[tuple[Any, ...], ...] = (
     ("sweep", "analysis.sweeps.runner", "Which nodes respond to parts of the vector?", "sweep", "", False),
     ("compare_vectors", "analysis.origin.compare_vectors", "How alike are vectors?", "compare_vectors", "", False),
     ("train_lens", "analysis.lens.train", "What would each layer predict? A tuned lens.", "lens", "", False),
+    ("head_census", "circuits.detect", "What does each attention head do?", "head_census", "", False),
+    ("layer_study", "tinystories.layers", "What does each layer do, under steering too?", "layer_study", "", False),
 )
 QUESTIONS: dict[str, Question] = {line[0]: Question(*line) for line in _LINES}
 

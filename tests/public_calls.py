@@ -14,6 +14,7 @@ from checkpoints import save_gpt2
 import steerscope as st
 from steerscope.analysis.model.models import Model
 from steerscope.questions import QUESTIONS
+from steerscope.tinystories.twelve import twelve
 
 Call = tuple[Callable[..., Any], dict[str, Any]]
 
@@ -45,6 +46,8 @@ def public_calls(folder: Path) -> dict[str, Call]:
         "by_position": {"nodes": ["L1M"]},
         "breakdown": {"coefficients": [1.0], "text": texts},
         "train_lens": {"windows": windows, "out": "lens", "steps": 1, "batch": 2, "held_out": 1},
+        "head_census": {"sequences": 3, "length": 6, "causal": 1, "text": texts},
+        "layer_study": {"model": tuned.model, "vectors": twelve()[:1], "at": ["L0.resid_pre"]},
         "sweep": {"vectors": vector, "prompts": texts, "out": "sweep", "trials": 8, "controls": 0},
     }
     found: dict[str, Call] = {}
@@ -54,7 +57,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
 
     for name, question in QUESTIONS.items():
         subject = {"experiment": experiment} if question.experiment else {"model": model}
-        add(name, getattr(st, name), **subject, **knobs.get(name, {}))
+        add(name, getattr(st, name), **{**subject, **knobs.get(name, {})})
     add("load", st.load, source=str(folder), selfcheck=False, device="cpu", dtype="float32", name="n", bos=False)
     add("Model", Model, **{name: getattr(model, name) for name in inspect.signature(Model).parameters})
     add("Node", st.Node, layer=0, head=1)
@@ -113,6 +116,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("circuits", st.circuits)
     add("task", st.task, name="ioi")
     add("tasks", st.tasks)
+    add("detect_heads", st.detect_heads, model=model, sequences=3, length=6, causal=0, text=())
     add("report", st.report, folder=saved, to=folder / "page")
     (folder / "p.txt").write_text("One\nTwo\n")
     objects: dict[str, Any] = {"Model": model, "Experiment": experiment, "Injection": injection, "Lens": tuned}

@@ -170,6 +170,7 @@ def working_set(model: Model, rows: int, length: int, read: int, reads: Reads, s
     """A generous estimate of the largest working set: a block's activations, what is kept, the logits."""
     wide = 4 * model.d_model * (3 if model.has_mlp else 1)  # gated MLPs hold three wide tensors
     block = length * (8 * model.d_model + wide) + 3 * model.n_heads * length * length
-    kept = length * model.d_model * len(sites)
+    patterns = sum(name == "pattern" for name, _ in sites)
+    kept = length * (model.d_model * (len(sites) - patterns) + model.n_heads * length * patterns)
     per_read = {"logits": 3 * model.d_vocab_out, "hidden": model.d_model, "none": 0}[reads]
     return (rows * (block + kept) + read * per_read) * model.dtype.itemsize

@@ -50,11 +50,21 @@ def record(
         "checks": [dict(c) for c in checks],
         "warnings": advice(experiment),
         "missing": _reasons(experiment) | dict(missing or {}),
+    } | made_now(start)
+    return Result(kind, frames, columns, manifest)
+
+
+def made_now(start: float) -> dict[str, Any]:
+    """When a result was made, in how long and with what: of every manifest, an experiment's or not.
+
+    Args:
+        start: `time.perf_counter()` when the work began.
+    """
+    return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 2),
         "versions": {p: version(p) for p in PACKAGES},
     }
-    return Result(kind, frames, columns, manifest)
 
 
 def tolerance(model: Model, size: float = TYPICAL) -> float:

@@ -1,10 +1,11 @@
-"""`steerscope tinystories train`: train a small story model from text files."""
+"""`steerscope tinystories`: train a small story model, and take story models apart."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from steerscope.commands import studies
 from steerscope.commands.finish import Answer, Out
 
 app = typer.Typer(help="Small story models: train your own.", no_args_is_help=True)
@@ -13,6 +14,10 @@ app = typer.Typer(help="Small story models: train your own.", no_args_is_help=Tr
 @app.callback()
 def _group() -> None:
     """Keeps `train` a subcommand although it is the only one."""
+
+
+app.command("census")(studies.census)
+app.command("layers")(studies.layers)
 
 
 @app.command("train")

@@ -335,6 +335,16 @@ def half_told(world: World, folder: Path) -> None:
     train(world.stories(folder / "run", NEW), stop_after=2)
 
 
+def census_command(word: str, world: World, folder: Path) -> None:
+    sizes = ["--sequences", 4, "--length", 6, "--causal", 1, "--seed", SEEDS[word]]
+    command("tinystories", "census", "--model", world.home / "tiny", *sizes, "--overwrite", "--out", folder / "run")
+
+
+def layers_command(word: str, world: World, folder: Path) -> None:
+    given = ["--at", "L0.resid_pre", "--vectors", "happy", "--seed", SEEDS[word]]
+    command("tinystories", "layers", "--model", SHIPPED, *given, "--overwrite", "--out", folder / "run")
+
+
 def stories_command(word: str, world: World, folder: Path) -> None:
     sizes = ["--layers", 1, "--heads", 2, "--width", 16, "--vocabulary", 300, "--context", 32]
     given = ["--text", world.home / "stories.txt", "--topic-stories", 20, "--steps", 3, "--seed", SEEDS[word]]
@@ -505,6 +515,12 @@ DOORS: Mapping[str, Door] = {
         nothing, partial(stories_command, NEW), of_stories, command="tinystories train", also=(RESUMABLE,), quick=False
     ),
     "tinystories gallery": Door(nothing, gallery_command, of_gallery, command="tinystories gallery", quick=False),
+    "tinystories census": Door(
+        partial(census_command, OLD), partial(census_command, NEW), of_result, OLD, "tinystories census", quick=False
+    ),
+    "tinystories layers": Door(
+        nothing, partial(layers_command, NEW), of_result, command="tinystories layers", quick=False
+    ),
     "demo": Door(nothing, partial(demo, NEW), of_result, command="demo", quick=False),
     "demo over another": Door(partial(demo, OLD), partial(demo, NEW), of_result, OLD, "demo", quick=False),
     "a question that keeps": Door(nothing, ask_and_keep, of_result, command="localize", quick=False),

@@ -112,11 +112,17 @@ CHEAP: dict[str, object] = {
     "context": 16,
     "topic_stories": 5,
     "threads": 1,
+    "sequences": 4,
+    "length": 6,
+    "causal": 1,
+    "at": "L0.resid_pre",
+    "vectors": "happy",
 }
 SAVED = {"vectors make": "pca", "vectors convert": "vector.safetensors", "vectors build": "table.csv"}
 SAVED["vectors compare"] = "vector.safetensors"
 SAVED["circuits show"] = "ioi"
 SAVED |= {"report": "result", "sweep resume": "sweep", "sweep status": "sweep", "sweep report": "sweep"}
+OF_ITS_OWN = {"tinystories layers": {"model": "tinystories-1l"}}  # a model that reads stories
 NOT_THESE = {"nodes": ["sweep run", "localize"], "steps": ["localize"], "sample": ["localize"]}  # of other methods
 NOT_THESE["out"] = ["circuits show", "circuits tasks"]  # files of some suffix
 
@@ -135,7 +141,8 @@ COMMANDS = dict(leaves(typer.main.get_command(cli.app)))
 def cheap(name: str) -> dict[str, str]:
     """The options of a command that works and takes a second."""
     options = {param.name for param in COMMANDS[name].params if param.param_type_name == "option"}
-    return {key: str(CHEAP[key]) for key in CHEAP if key in options and name not in NOT_THESE.get(key, ())}
+    cheapest = CHEAP | OF_ITS_OWN.get(name, {})
+    return {key: str(cheapest[key]) for key in CHEAP if key in options and name not in NOT_THESE.get(key, ())}
 
 
 def made(name: str, **more: str) -> list[str]:
