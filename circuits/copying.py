@@ -80,8 +80,8 @@ def copies(model: Model, tokens: Sequence[int], words: Sequence[int], begin: int
                 beyond = (sign * sample).topk(1 + number, dim=-1).values[:, -1:]  # the first that does not count
                 found.append((sign * at > beyond).double().cpu().numpy())
             told = logits[count:]
-            spread = told.std(dim=-1, keepdim=True).clamp_min(1e-30)
-            scaled = (told[:, list(words)] - told.mean(dim=-1, keepdim=True)) / spread
+            off = told - told.mean(dim=-1, keepdim=True)
+            scaled = off[:, list(words)] / off.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-30)
             topical.append(scaled.double().cpu().numpy())
             named = told.topk(min(NAMED, model.d_vocab_out), dim=-1).indices.tolist()
             top.append(tuple(tuple(row) for row in named))

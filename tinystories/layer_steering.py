@@ -9,14 +9,14 @@ For every vector and site (the stream before a layer, what its attention writes,
 3. Loss on stories of its topic and on others.
 4. Stories that go on from neutral prompts, sampled: the share of its own words in them, early and late; beside it
    the unsteered model, a random direction and another concept, with the same random numbers.
-5. What the effect goes through: how much is lost when one layer's attention, or its MLP, is set back to what it wrote
-   without steering, and what is left when all are.
+5. What the effect goes through: the change of the logits split exactly (`dissect`) into the direct path, what each
+   layer's heads move and where they look, each layer's MLP, and the scale of the final norm.
 
 Source: Turner et al. 2023 (arXiv 2308.10248) for words in sampled text, and perplexity on and off topic.
-What it cannot see: parts that make up for one another: shares that are lost need not add up.
+What it cannot see: single heads, and paths through both layers, which `dissect` names.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.errors import BadInjection, BadMetric, BadVector
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
@@ -41,6 +40,7 @@ from steerscope.analysis.results.verdicts import LEAST, NOISE
 from steerscope.analysis.vectors.vector import SteeringVector
 
 from .corpus import topic_stories
+from .dissect import dissect
 from .zoo import prompts
 
 KL = 0.2  # nats a token
@@ -134,8 +134,8 @@ def steered(
     level: float,
     alpha: float,
     text: bool = True,
-) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The tables of steering, and what is missing in them.
+) -> tuple[dict[str, pd.DataFrame], dict[str, str], float]:
+    """The tables of steering, what is missing in them, and the largest gap of an exact split (of its mass).
 
     Args:
         text: false leaves out losses on stories, and stories that go on.
@@ -144,7 +144,7 @@ def steered(
     targets, lost, words, uses = [], [], [], []
     texts = {one.name: _texts(model, one, seed) for one in subjects} if text else {}
     unsteered = _sampled(model, [None], seed)[0] if text else []
-    total = len(subjects) * len(at)
+    total, worst = len(subjects) * len(at), 0.0
     for cell in track(cells(model, subjects, at, seed, missing), "vectors and sites", total):
         targets.append(_targets(cell, level))
         for kind, own in texts.get(cell.subject.name, {}).items():
@@ -153,13 +153,19 @@ def steered(
                 continue
             lost.append(_loss(cell, kind, own, level))
         words += _words(cell, unsteered, seed, level) if text else []
-        uses += _uses(cell, level)
-    return {
-        "targets": _told(pd.DataFrame(targets), alpha),
-        "text": pd.DataFrame(lost),
-        "words": pd.DataFrame(words),
-        "uses": pd.DataFrame(uses),
-    }, missing
+        used, gap = _uses(cell, level)
+        uses += used
+        worst = max(worst, gap)
+    return (
+        {
+            "targets": _told(pd.DataFrame(targets), alpha),
+            "text": pd.DataFrame(lost),
+            "words": pd.DataFrame(words),
+            "uses": pd.DataFrame(uses),
+        },
+        missing,
+        worst,
+    )
 
 
 def _targets(cell: Cell, level: float) -> dict[str, Any]:
@@ -268,43 +274,33 @@ def _words(cell: Cell, unsteered: Sequence[Sequence[int]], seed: int, level: flo
     return rows
 
 
-def _uses(cell: Cell, level: float) -> list[dict[str, Any]]:
-    """What the effect loses when a part of a layer is set back to what it wrote without steering."""
+def _uses(cell: Cell, level: float) -> tuple[list[dict[str, Any]], float]:
+    """The change of the logits of the vector's own words, less that of those they are compared with, at the last
+    position, split exactly by layer and kind of path; and the largest gap of the split."""
     experiment = cell.experiment
-    nodes = list(experiment.reachable)
-    groups: dict[str, list[Any]] = {}
-    for node in nodes:
-        groups.setdefault(f"L{node.layer} {'MLP' if node.head is None else 'attention'}", []).append(node)
-    patches, edits, whole = experiment.patches(None, nodes), experiment.edits(0), experiment.effect()
-    by_prompt = experiment.prompts.by_group
-
-    def without(chosen: Sequence[Any]) -> Values:
-        """The effect with nodes set back; what is injected behind a node is added again behind it."""
-        variants = [
-            Variant(p, (*(patches[node][p] for node in chosen), *edits[p])) for p in range(len(experiment.prompts))
-        ]
-        return np.asarray(experiment.score(variants) - experiment.value(None))
-
-    rows = []
-    parts: Mapping[str, Callable[[], Values]] = {
-        "direct": lambda: without(nodes),
-        **{name: (lambda own=own: whole - without(own)) for name, own in groups.items()},  # type: ignore[misc]
-    }
-    for name, of in parts.items():
-        values = of()
+    own, against = (
+        [experiment.model.target(word) for word in words] for words in (cell.subject.raises, cell.subject.lowers)
+    )
+    found = dissect(experiment, tokens=[*own, *against], share=1.0, audit=False)
+    weight = dict.fromkeys(own, 1 / len(own)) | dict.fromkeys(against, -1 / len(against))
+    parts, by_prompt = found.frames["parts"], experiment.prompts.by_group
+    named = [_part(kind, layer) for kind, layer in zip(parts["kind"], parts["layer"], strict=True)]
+    weighed = parts.assign(part=named, change=parts["change"] * parts["token_id"].map(weight))
+    table = weighed.pivot_table(index="prompt", columns="part", values="change", aggfunc="sum", fill_value=0.0)
+    table = table.reindex(range(len(experiment.prompts)), fill_value=0.0)
+    whole, rows = table.sum(axis=1).to_numpy(dtype=float), []
+    for name in table.columns:
+        values = table[name].to_numpy(dtype=float)
         low, high = interval(values, level, by_prompt)
         share_low, share_high = ratio_interval(values, whole, level, by_prompt)
-        told = np.isfinite(share_low)
-        rows.append(
-            {
-                **cell.place,
-                "part": name,
-                "effect": float(values.mean()),
-                "low": float(low),
-                "high": float(high),
-                "share": float(values.mean() / whole.mean()) if told else np.nan,
-                "share_low": float(share_low),
-                "share_high": float(share_high),
-            }
-        )
-    return rows
+        numbers = {"effect": values.mean(), "low": low, "high": high, "share_low": share_low, "share_high": share_high}
+        share = values.mean() / whole.mean() if np.isfinite(share_low) else np.nan
+        rows.append({**cell.place, "part": name, "share": float(share), **{k: float(x) for k, x in numbers.items()}})
+    return rows, max(check["value"] for check in found.manifest["checks"])
+
+
+def _part(kind: str, layer: int) -> str:
+    """What a kind of path is called, with its layer."""
+    if kind in ("direct", "final norm"):
+        return kind
+    return f"L{layer} {'MLP' if kind in ('input', 'scale') else 'moves' if kind == 'ov' else 'looks'}"

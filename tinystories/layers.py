@@ -23,8 +23,9 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import parse_site
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
-from steerscope.analysis.tools.record import made_now
+from steerscope.analysis.tools.record import check, made_now
 
+from .dissect import LIMIT
 from .layer_roles import KINDS, agreement_table, text_table
 from .layer_steering import KL, SAMPLED, Subject, sites, steered
 from .twelve import twelve
@@ -87,14 +88,18 @@ COLUMNS: Frames = {
     "uses": {
         **_PLACE,
         "part": Column(
-            "direct: what is left when all attention and MLPs from the site on are set back to their clean outputs; "
-            "others: what is lost when this part alone is set back",
+            "of the exact split at the last position: direct, what is injected there itself; L0 moves, what heads of "
+            "the layer move of what changed; L0 looks, that they look elsewhere; L0 MLP; final norm, its scale",
             role="label",
         ),
-        "effect": Column("of the effect on the vector's own words", "nats", "estimate"),
-        "low": Column("lower end of its interval over prompts", "nats", "low"),
-        "high": Column("upper end of its interval over prompts", "nats", "high"),
-        "share": Column("of the whole effect; missing where that is not told from zero; shares need not add up"),
+        "effect": Column(
+            "mean change of the logits of its own words, less that of those they are compared with",
+            "logits",
+            "estimate",
+        ),
+        "low": Column("lower end of its interval over prompts", "logits", "low"),
+        "high": Column("upper end of its interval over prompts", "logits", "high"),
+        "share": Column("of the whole effect; missing where that is not told from zero"),
         "share_low": Column("lower end of the share's interval"),
         "share_high": Column("upper end of the share's interval"),
     },
@@ -154,7 +159,7 @@ def layer_study(
         raise BadArgument("at=(); expected at least one injection site; give for example L0.resid_pre")
     _check_english(model)
     loss, agreement = text_table(model, seed, level), agreement_table(model, seed, level)
-    found, missing = steered(model, subjects, places, seed, level, alpha)
+    found, missing, gap = steered(model, subjects, places, seed, level, alpha)
     frames = {**found, "loss": loss, "agreement": agreement}
     empty = {name: pd.DataFrame(columns=list(columns)) for name, columns in COLUMNS.items()}
     return Result(
@@ -170,7 +175,7 @@ def layer_study(
             "level": level,
             "alpha": alpha,
             "seed": seed,
-            "checks": [],
+            "checks": [check("parts of every effect add up to it (of their absolute mass)", gap, LIMIT)],
             "missing": missing,
             **made_now(start),
         },

@@ -122,9 +122,7 @@ def _used(result: Result) -> list[str]:
             if own["share"].abs().max() >= 0.02
         ]
         many = f"the {count} vectors that are told" if count > 1 else "the one vector that is told"
-        found.append(
-            f"At {site}, of the effect of {many}, these shares are lost with, or left to: {words.listing(named)}."
-        )
+        found.append(f"At {site}, the effect of {many} splits into {words.listing(named)}.")
     return found
 
 
@@ -310,9 +308,10 @@ def _uses(result: Result) -> Section:
     )
     chart.update_layout(margin_l=240)
     text = (
-        "Of every effect that is told from random directions: what is left when all attention and MLPs from the site "
-        "on are set back to what they wrote without steering (direct), and what is lost when one part is. Parts work "
-        "together and make up for one another, so the shares need not add up. Pale cells are not told from zero."
+        "Every effect that is told from random directions, at the last position of neutral prompts, split exactly: the "
+        "direct path from what is injected there; what each layer's heads move, and that they look elsewhere; each "
+        "layer's MLP; and the scale of the final norm, which is temperature and not steering. Shares add up to 1; pale "
+        "cells are not told from zero."
     )
     return Section(title, [text], [Panel("Share of the effect", chart)])
 

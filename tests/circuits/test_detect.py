@@ -202,6 +202,7 @@ def test_what_a_head_does_in_a_repetition_is_that_of_plain_passes(model: Model) 
             tokens = torch.tensor([list(twice)])
             clean = model.bridge(tokens)[0].log_softmax(-1)
             edited = model.bridge.run_with_hooks(tokens, fwd_hooks=[(name, patch)])[0].log_softmax(-1)
+            clean, edited = clean.detach(), edited.detach()
             drops = [float((clean - edited)[q, twice[q + 1]]) for q in second[:-1]]
             assert found.values[row, number] == pytest.approx(np.mean(drops), abs=1e-4)
             others = [
@@ -249,7 +250,7 @@ def test_what_a_head_copies_is_its_weights_product(small_models: Any, name: str)
                     assert [t in order[:most] for t in tokens] == [bool(x) for x in found.raised[node, row]]
                     assert [t in order[-most:] for t in tokens] == [bool(x) for x in found.lowered[node, row]]
                 else:
-                    scaled = (logits[words] - logits.mean()) / logits.std()
+                    scaled = (logits[words] - logits.mean()) / logits.std(correction=0)
                     np.testing.assert_allclose(found.topical[node, 0], scaled.numpy(), atol=1e-3)
                     assert list(found.top[node][0]) == order[:5]
 

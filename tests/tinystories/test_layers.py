@@ -114,13 +114,13 @@ def test_effects_are_those_of_an_experiment(model: Model, found: Result) -> None
 
 
 def test_what_is_left_is_the_injection_through_the_last_norm_alone(model: Model, found: Result) -> None:
-    """Behind all attention and MLPs nothing can be lost: all of the effect is direct."""
-    uses = found.frames["uses"].query("site == 'L1.mlp_out'")
-    assert set(uses["part"]) == {"direct", "L1 attention", "L1 MLP"}
-    for _, own in uses.groupby("vector"):
-        share = own.set_index("part")["share"]
-        assert share["direct"] == pytest.approx(1, abs=1e-4)
-        assert share["L1 attention"] == pytest.approx(0, abs=1e-4) == share["L1 MLP"]
+    """Behind all attention and MLPs there is no other path; before them shares add up, too."""
+    uses = found.frames["uses"]
+    assert set(uses.query("site == 'L1.mlp_out'")["part"]) == {"direct", "final norm"}
+    assert {"L0 moves", "L0 looks", "L0 MLP", "L1 moves", "L1 looks", "L1 MLP"} < set(uses["part"])
+    for _, own in uses.groupby(["vector", "site"]):
+        assert own["share"].sum() == pytest.approx(1, abs=1e-4)
+    assert all(check["passed"] for check in found.manifest["checks"])
 
 
 def test_real_vectors_are_told_and_their_page_says_so(found: Result) -> None:
@@ -134,12 +134,12 @@ def test_real_vectors_are_told_and_their_page_says_so(found: Result) -> None:
 def test_no_sentence_about_steering_survives_random_vectors(model: Model) -> None:
     """Thirty-two in the place of real ones, at two sites."""
     drawn = [Drawn(n, f"random {n}") for n in range(32)]
-    tables, missing = steered(model, drawn, [Site("resid_pre", 0), Site("resid_pre", 1)], 0, 0.95, 0.05, text=False)
+    tables, missing, _ = steered(model, drawn, [Site("resid_pre", 0), Site("resid_pre", 1)], 0, 0.95, 0.05, text=False)
     assert not missing and len(tables["targets"]) == 64
     assert (tables["targets"]["verdict"] == "untested").all()
     result = layer_study(model, vectors=drawn[:2], at=["L1.resid_pre"])
     said = " ".join(headline(result))
-    assert "none of 2 pairs of vector and site raises its own words" in said and "these shares" not in said
+    assert "none of 2 pairs of vector and site raises its own words" in said and "splits into" not in said
     assert "no effect is told from random directions" in render(page(result))
 
 
