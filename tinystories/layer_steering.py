@@ -17,7 +17,7 @@ What it cannot see: single heads, and paths through both layers, which `dissect`
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -43,9 +43,10 @@ from .corpus import topic_stories
 from .dissect import dissect
 from .zoo import prompts
 
-KL = 0.2  # nats a token
-NOISY, OTHERS = 12, 12  # reference vectors of each kind
-SAMPLED, EARLY = 40, 15  # tokens that a story goes on for, and those that count as early
+KL = 0.5  # nats a token
+NOISY, OTHERS = 12, 8  # reference vectors of each kind
+PROMPTS, SPLIT = 24, 8  # neutral prompts, and those of which effects are split
+SAMPLED, EARLY = 30, 12  # tokens that a story goes on for, and those that count as early
 TEXTS, LENGTH = 24, 64  # stories of each kind for losses, and their tokens
 FIRST = 3  # the first position that is scored: behind BOS and the rows of a pair
 NAMES = ("resid_pre", "attn_out", "mlp_out")
@@ -99,7 +100,7 @@ def cells(
     model: Model, subjects: Sequence[Subject], at: Sequence[Site], seed: int, missing: dict[str, str]
 ) -> Iterator[Cell]:
     """All that can be made; why others cannot goes into `missing`."""
-    asked = make_prompts(model, prompts("off_topic"))
+    asked = make_prompts(model, prompts("off_topic")[:PROMPTS])
     scored = range(FIRST, max(map(len, asked.ids)))
     for site in at:
         vectors = {one.name: one.vector(model, site.layer, site.name, seed) for one in subjects}
@@ -243,7 +244,7 @@ def _loss(cell: Cell, kind: str, ids: Sequence[tuple[int, ...]], level: float) -
 
 def _sampled(model: Model, runs: Sequence[tuple[Injection, ...] | None], seed: int) -> list[list[list[int]]]:
     """Stories that go on from neutral prompts, under each of several injections, with the same random numbers."""
-    asked = make_prompts(model, prompts("off_topic"))
+    asked = make_prompts(model, prompts("off_topic")[:PROMPTS])
     layouts = asked.layouts(model)
     rows = [
         row(model, ids, injections or (), seed + n, layouts[n])
@@ -277,7 +278,7 @@ def _words(cell: Cell, unsteered: Sequence[Sequence[int]], seed: int, level: flo
 def _uses(cell: Cell, level: float) -> tuple[list[dict[str, Any]], float]:
     """The change of the logits of the vector's own words, less that of those they are compared with, at the last
     position, split exactly by layer and kind of path; and the largest gap of the split."""
-    experiment = cell.experiment
+    experiment = replace(cell.experiment, prompts=cell.experiment.prompts.first(SPLIT))
     own, against = (
         [experiment.model.target(word) for word in words] for words in (cell.subject.raises, cell.subject.lowers)
     )

@@ -66,7 +66,7 @@ def _agreement_said(result: Result) -> list[str]:
             f"Pronouns are not shown to agree with names: the one that agrees is ahead by "
             f"{words.ranged(whole, 'ahead')} logits."
         ]
-    least = min(rows.values(), key=lambda r: r.ahead)
+    least = min((r for r in rows.values() if not str(r.part).startswith("all")), key=lambda r: r.ahead, default=whole)
     return [
         f"The pronoun that agrees with the name is ahead by {words.ranged(whole, 'ahead')} logits, at "
         f"{words.percent(whole.right)} of the prompts; least is left of it without {least.part} "

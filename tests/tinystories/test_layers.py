@@ -97,7 +97,7 @@ def test_effects_are_those_of_an_experiment(model: Model, found: Result) -> None
     vector = subject.vector(model, 1, "mlp_out")
     from steerscope.tinystories.zoo import prompts
 
-    texts = prompts("off_topic")
+    texts = prompts("off_topic")[:24]
     effects = []
     for text in texts:
         ids = torch.tensor([model.tokens(text)])
