@@ -117,6 +117,8 @@ RARE: dict[str, dict[str, Any]] = {
     "capped_logits": {"normalization_type": "LN", "output_logits_soft_cap": 5.0, "act_fn": "gelu"},
     "mlp_without_norm": {"normalization_type": None, "act_fn": "relu"},
     "norms_without_weights": {"normalization_type": "RMSPre", "act_fn": "silu"},
+    "solu": {"normalization_type": "LN", "act_fn": "solu"},
+    "solu_with_its_norm": {"normalization_type": "LN", "act_fn": "solu_ln"},
     "final_rms": {"normalization_type": "LN", "final_rms": True, "act_fn": "gelu_new"},
 }
 POST_NORM = ("gemma2", "gemma3")

@@ -19,7 +19,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.tinystories.dissection.composition import scores
 from steerscope.tinystories.dissection.form import form
 
-FAST = ("gpt2", "gptj", "qwen3", "grouped_partly_rotary_gated", "native_attention_only", "capped_logits")
+FAST = ("gpt2", "gptj", "qwen3", "grouped_partly_rotary_gated", "native_attention_only", "capped_logits", "solu")
 ALL = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SHALLOW]
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35, 2, 7, 8, 1, 40], [2, 71, 82, 81, 8]]  # beyond the windows of local attention
 LIMIT = 1e-9  # of the absolute mass; 1e-4 is promised
@@ -248,16 +248,15 @@ def test_what_it_cannot_take_apart_is_refused_in_a_sentence() -> None:
         st.dissect(load(shallow("gemma2", 2), name="gemma"), given, PROMPTS, references=0)
     with pytest.raises(UnsupportedModel, match="3 layers.*one or two.*localize"):
         st.dissect(load(shallow("gpt2", 3), name="three"), given, PROMPTS, references=0)
-    for shape, sentence in (
-        ({"attn_scores_soft_cap": 2.0, "act_fn": "relu"}, "patterns of layer 0.*localize"),
-        ({"act_fn": "solu_ln"}, "MLP of layer 0.*localize"),
-    ):
-        config: dict[str, Any] = {"normalization_type": "LN", "d_mlp": 48, "seed": 0} | shape
-        bridge = boot_native(
-            TransformerBridgeConfig(d_model=32, d_head=8, n_heads=4, n_layers=1, n_ctx=64, d_vocab=96, **config)
-        )
-        with pytest.raises(UnsupportedModel, match=sentence):
-            st.dissect(load(bridge, name="odd"), given, PROMPTS, references=0)
+    config: dict[str, Any] = {"normalization_type": "LN", "d_mlp": 48, "seed": 0, "act_fn": "relu", "d_vocab": 96}
+    config |= {"d_model": 32, "d_head": 8, "n_heads": 4, "n_layers": 1, "n_ctx": 64}
+    capped = boot_native(TransformerBridgeConfig(**config, attn_scores_soft_cap=2.0))
+    with pytest.raises(UnsupportedModel, match="patterns of layer 0.*localize"):
+        st.dissect(load(capped, name="capped"), given, PROMPTS, references=0)
+    odd = boot_native(TransformerBridgeConfig(**config))
+    odd.blocks[0].mlp.original_component.act = lambda x: torch.relu(x) ** 1.5
+    with pytest.raises(UnsupportedModel, match="MLP of layer 0.*localize"):
+        st.dissect(load(odd, name="odd"), given, PROMPTS, references=0)
     at_pattern = st.SteeringVector(torch.ones(1, 64), st.Site("pattern", 0, 1), {"recipe": "given"})
     with pytest.raises(BadInjection, match="L0H1.pattern"):
         st.dissect(deep, st.Injection(at_pattern, 0.1, positions=(1,)), PROMPTS, references=0)

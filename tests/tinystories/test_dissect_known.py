@@ -16,6 +16,7 @@ from steerscope.analysis.engine.plain import plain_hooks, plain_logits
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.norms import Norm
+from steerscope.tinystories.dissection.activations import Pointwise
 from steerscope.tinystories.dissection.flow import flow
 from steerscope.tinystories.dissection.form import MLP, form
 from steerscope.tinystories.dissection.mlps import MLPSecants
@@ -207,7 +208,7 @@ def test_with_an_identity_and_no_norm_secant_shapley_and_integrated_gradients_ag
     generator = torch.Generator().manual_seed(0)
     clean, first, second = torch.randn(3, 1, 1, 6, generator=generator, dtype=torch.float64)
     W_in, W_out = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((6, 9), (9, 6)))
-    mlp = MLP(None, W_in, torch.zeros(9).double(), None, torch.zeros(9).double(), W_out, lambda x: 1.0 * x)
+    mlp = MLP(None, W_in, torch.zeros(9).double(), None, torch.zeros(9).double(), W_out, Pointwise(lambda x: 1.0 * x))
     own = MLPSecants.of(mlp, torch.stack([clean, clean + first + second]))
     r, zero = torch.randn(1, 6, generator=generator, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
     ours = own.frozen(r, zero, zero) @ torch.stack([first[0, 0], second[0, 0]]).T

@@ -7,7 +7,7 @@
 4. So is one whose MLP is not `W_out act(W_in n)`, gated or not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from steerscope.analysis.errors import UnsupportedModel
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.norms import Norm
 
+from .activations import Activation, Pointwise, SoLU
 from .double import Double
 
 INSTEAD = "use localize, which patches any model that loads"
@@ -86,7 +87,7 @@ class MLP:
     W_gate: Float[Tensor, "d_model neuron"] | None
     b_gate: Float[Tensor, " neuron"]
     W_out: Float[Tensor, "neuron d_model"]
-    act: Callable[[Tensor], Tensor]
+    act: Activation
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +180,7 @@ def _mlp(model: Model, bridge: Any, block: Any, layer: int) -> MLP:
         None if W_gate is None else W_gate.detach().clone(),
         bias("b_gate"),
         W_out.detach().clone(),
-        torch.relu,
+        Pointwise(torch.relu),
     )
     return _with_act(model, mlp, made, layer)
 
@@ -191,15 +192,16 @@ def _with_act(model: Model, mlp: Any, made: MLP, layer: int) -> MLP:
     given = mlp(n)
     given = given - mlp(torch.zeros_like(n))
     worst = float("inf")
-    for act in _acts(model):
+    for act in _acts(model, mlp):
         own = replace(made, act=act)
         found = written(own, n) - written(own, torch.zeros_like(n))
         worst = float((found - given).abs().max() / given.abs().max().clamp_min(1e-30)) if given.any() else 0.0
         if worst <= CLOSE:
             return own
     raise UnsupportedModel(
-        f"the MLP of layer {layer} of {model.name} ({model.architecture}) has a form that is not known (relative error "
-        f"{worst:.2g}); expected W_out act(W_in n) or its gated form, with one activation for every neuron; {INSTEAD}"
+        f"the MLP of layer {layer} of {model.name} ({model.architecture}) has a form that is not known (relative "
+        f"error {worst:.2g}); expected W_out act(W_in n) or its gated form, with one activation for every neuron, or "
+        f"SoLU; {INSTEAD}"
     )
 
 
@@ -215,8 +217,8 @@ def written(mlp: MLP, n: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows
     return hidden(mlp, n) @ mlp.W_out
 
 
-def _acts(model: Model) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Activation functions: those that the model's configuration names, then all that are pointwise and common."""
+def _acts(model: Model, mlp: Any) -> Iterator[Activation]:
+    """Activation functions: those that the model's configuration names, then those that are common."""
     from transformers.activations import ACT2FN
 
     config = getattr(getattr(model.bridge, "original_model", None), "config", None)
@@ -225,7 +227,9 @@ def _acts(model: Model) -> Iterator[Callable[[Tensor], Tensor]]:
     common = ["gelu_new", "gelu", "relu", "silu", "quick_gelu", "relu2", "tanh", "linear"]
     for name in dict.fromkeys([*names, *common]):
         if isinstance(name, str) and name in ACT2FN:
-            yield ACT2FN[name]
+            yield Pointwise(ACT2FN[name])
+    inner = getattr(getattr(mlp, "original_component", mlp), "ln", None)
+    yield SoLU(None if inner is None else _norm(model, inner, mlp.W_in.shape[1]))
 
 
 def _norm(model: Model, module: Any, width: int) -> Norm | None:

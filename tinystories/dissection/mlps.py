@@ -15,11 +15,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .form import MLP, hidden
-from .secants import NormSecant, divided_difference
+from .activations import Secant
+from .form import MLP
+from .secants import NormSecant
 
 Index = Int[Tensor, " row"]
 Neurons = Float[Tensor, "prompt pos neuron"]
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """How neurons follow what one of their matrices reads: a secant, times the other factor of a gate.
+
+    Attributes:
+        secant: None where the matrix is read as it is.
+        times: None where there is no other factor.
+    """
+
+    secant: Secant | None
+    times: Neurons | None = None
+
+    def forward(self, step: Neurons) -> Neurons:
+        step = step if self.secant is None else self.secant.forward(step)
+        return step if self.times is None else step * self.times
+
+    def back(self, above: Float[Tensor, "row neuron"], b: Index, i: Index) -> Float[Tensor, "row neuron"]:
+        """What reads what the matrix reads, at positions of prompts."""
+        above = above if self.times is None else above * self.times[b, i]
+        return above if self.secant is None else self.secant.at(b, i).back(above)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +50,16 @@ class MLPSecants:
     """Of a batch of prompts.
 
     Attributes:
-        along: by matrix that reads the normalized stream (W_in, or gate and W_in) the slope of each neuron along X,
-            over sigma.
+        inverse: 1 / sigma of both runs.
+        along: by sigma, of each matrix that reads the normalized stream the secant of the neurons along X.
         turned: slope of each neuron along 1 / sigma.
         Dg: how each neuron's output changes.
     """
 
     own: MLP
     norm: NormSecant
-    along: tuple[Neurons, ...]
+    inverse: Float[Tensor, "run prompt pos"]
+    along: tuple[list[Factor], ...]
     turned: Neurons
     Dg: Neurons
     g: tuple[Neurons, Neurons]
@@ -54,26 +78,26 @@ class MLPSecants:
         def before(x: int, sigma: int) -> list[Tensor]:
             return [r[x] * inverse[sigma][..., None] + b for r, b in zip(read, rest, strict=True)]
 
-        along = [torch.zeros_like(read[0][0]) for _ in matrices]
-        for sigma in (0, 1):
-            for total, slope in zip(along, _slopes(own, before(0, sigma), before(1, sigma)), strict=True):
-                total += slope * inverse[sigma][..., None] / 2
-        turned = torch.zeros_like(along[0])
+        along = tuple(secants_of(own, before(0, sigma), before(1, sigma)) for sigma in (0, 1))
+        turned = torch.zeros_like(read[0][0])
         if norm is not None:
             for x in (0, 1):
-                for slope, r in zip(_slopes(own, before(x, 0), before(x, 1)), read, strict=True):
-                    turned += slope * r[x] / 2
+                for one, r in zip(secants_of(own, before(x, 0), before(x, 1)), read, strict=True):
+                    turned += one.forward(r[x]) / 2
         g = [neurons(own, before(run, run)) for run in (0, 1)]
         moved = (stream[1] != stream[0]).any(dim=-1, keepdim=True)
         change = torch.where(moved, g[1] - g[0], 0.0)  # what sees no change has none, not even by rounding
-        return cls(own, secant, tuple(along), turned, change, (g[0], g[1]))
+        return cls(own, secant, inverse, along, turned, change, (g[0], g[1]))
 
     def frozen(self, r: Float[Tensor, "row d_model"], b: Index, i: Index) -> Float[Tensor, "row d_model"]:
         """What reads the stream before the MLP at frozen scale, from what reads what it writes."""
         above = r @ self.own.W_out.T
         found = torch.zeros_like(r)
-        for (W, _), slope in zip(matrices_of(self.own), self.along, strict=True):
-            found = found + (above * slope[b, i]) @ W.T
+        for n, (W, _) in enumerate(matrices_of(self.own)):
+            seen = [
+                one[n].back(above, b, i) * run[b, i][:, None] for one, run in zip(self.along, self.inverse, strict=True)
+            ]
+            found = found + (seen[0] + seen[1]) / 2 @ W.T
         return found if self.norm.norm is None else self.norm.norm.centre(self.norm.norm.weight * found)
 
     def scale(self, r: Float[Tensor, "row d_model"], b: Index, i: Index) -> Float[Tensor, "row d_model"]:
@@ -100,12 +124,9 @@ def neurons(own: MLP, before: list[Tensor]) -> Tensor:
     return own.act(before[0]) if own.W_gate is None else own.act(before[0]) * before[1]
 
 
-def _slopes(own: MLP, a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
-    """By matrix, the secant of the neurons between two corners."""
-    slope = divided_difference(own.act, a[0], b[0])
+def secants_of(own: MLP, a: list[Tensor], b: list[Tensor]) -> list[Factor]:
+    """By matrix, how the neurons change between two corners."""
+    secant = own.act.secant(a[0], b[0])
     if own.W_gate is None:
-        return [slope]
-    return [slope * (a[1] + b[1]) / 2, (own.act(a[0]) + own.act(b[0])) / 2]
-
-
-__all__ = ["MLPSecants", "hidden", "matrices_of", "neurons"]
+        return [Factor(secant)]
+    return [Factor(secant, (a[1] + b[1]) / 2), Factor(None, (own.act(a[0]) + own.act(b[0])) / 2)]
