@@ -161,7 +161,7 @@ def _wedding(model: Model, data: Path, count: int, most: int, out: Path) -> Made
 
 
 def _love(model: Model, data: Path, count: int, most: int, out: Path) -> Made:
-    vector = make_vector(model, "prompt_pair", plus=" Love", minus=" Hate", layer=6)
+    vector = make_vector(model, "prompt_pair", plus=" Love", minus=" Hate", layer=15)
     return (Injection(vector, 5.0),), f"concepts:{most}", shipped("general")[:count]
 
 
@@ -171,7 +171,7 @@ def _french(model: Model, data: Path, count: int, most: int, out: Path) -> Made:
     def made(name: str) -> Any:
         with (data / "pairs" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             listed = [(" " + row["output"], " " + row["input"]) for row in itertools.islice(csv.DictReader(file), 64)]
-        return make_vector(model, "pairs", pairs=listed, layer=10)
+        return make_vector(model, "pairs", pairs=listed, layer=15)
 
     names = ("english_german", "english_spanish", "antonym", "present_past", "singular_plural", "country_capital")
     others = [(made(name),) for name in names[:most]]
@@ -210,21 +210,21 @@ LETTERS = ({" (A)", " (B)"}, {"(A)", "(B)"})
 
 def _bundle(model: Model, data: Path, count: int, most: int, out: Path) -> Made:
     """Contrastive activation addition at three layers; others: the same of other behaviours."""
-    layers = (10, 12, 14)
+    layers = (14, 16, 18)
     own = _caa(model, data, "survival_instinct", layers)
     others = [tuple(_caa(model, data, name, layers).values()) for name in BEHAVIOURS[:most]]
     return bundle(own, 4.0), others, shipped("general")[:count]
 
 
 def _control(model: Model, data: Path, count: int, most: int, out: Path) -> Made:
-    """Happy against sad at six layers, through a file as llama.cpp reads it; others: the same of other words."""
+    """Happy against sad at four layers, through a file as llama.cpp reads it; others: the same of other words."""
 
     def made(plus: str, minus: str) -> VectorBundle:
         positive, negative = (
             [f"I met {who} yesterday. A very {does.format(word)}" for who in PERSONS for does in DOES]
             for word in (plus, minus)
         )
-        return make_bundle(model, "mean_difference", range(10, 16), positive=positive, negative=negative)
+        return make_bundle(model, "mean_difference", range(16, 20), positive=positive, negative=negative)
 
     path = out / "happy.gguf"
     out.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def test_vectors_are_made_converted_built_and_compared(
         (("--layer", 1, "--out", "v.gguf"), "v.gguf' is there; expected a new file"),
         (("--layer", 1, "--layers", "1", "--out", "x.gguf"), "got --layer and --layers"),
         (("--layers", "3-1", "--out", "x.gguf"), "expected for example 8,9 or 8-16 or all"),
-        (("tones=3", "--out", "x.gguf"), "got 'tones=3'; expected, each once, positive=..."),
+        (("tones=3", "--out", "x.gguf"), "the recipe mean_difference got tones; expected positive=..."),
     ):
         assert call(monkeypatch, *made, *wrong) == 2
         assert what in capsys.readouterr().err
