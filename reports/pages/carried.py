@@ -17,6 +17,7 @@ from steerscope.reports.pages.common import model_name, shares
 from steerscope.reports.records import largest, records
 
 MOST = 5  # nodes named in a list
+FEW = 3  # of those that no verdict speaks of
 OTHERS = {"isotropic": "random vector", "covariance": "covariance-matched random vector"}
 OTHERS |= {"shuffled": "label-exchanged vector", "concepts": "other word", "given": "given vector"}
 MOSTLY = 0.5  # of the variance between groups of prompts
@@ -61,7 +62,18 @@ def carried(result: Result, table: pd.DataFrame, done: str) -> list[str]:
         )
     if "less" in by:
         found.append(f"Less than of reference vectors: {_contrasts(by['less'])}.")
-    return [*found, *_against(by)]
+    return [*found, *_against(by), *_unsaid(result, by)]
+
+
+def _unsaid(result: Result, by: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The largest nodes of which no verdict speaks, so that a reader does not take them for small."""
+    smallest = result.manifest.get("smallest", 0.02)
+    rows = by["untested"] if "untested" in by else pd.DataFrame({"share": []})
+    rows = rows[rows["share"].abs() >= smallest]
+    named = [contrast(r) for r in records(largest(rows, FEW))] if len(rows) else []
+    if not named:
+        return []
+    return [f"Largest of those that nothing can be said of, as they are: {words.listing(_cut(named, rows))}."]
 
 
 def _against(by: Mapping[str, pd.DataFrame]) -> list[str]:

@@ -26,6 +26,7 @@ SAID = {  # how a sentence begins, and what it may say it of
     "Shared with": ("shared",),
     "Less than": ("less",),
     "Working against": ("against",),
+    "Largest of those that nothing can be said of": ("untested", "untested"),
     "Lost when a node is set back at one position alone, beyond": TOLD,
     "Later nodes that make up": TOLD,
     "Later nodes hardly make up": TOLD,
