@@ -6,6 +6,7 @@ house's own marks (`bold`, new lines) become tags. plotly's script stands in the
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -87,8 +88,9 @@ class Branch:
     @property
     def bar(self) -> str:
         """Place, length and colour of the bar, as CSS."""
-        width = 50 * min(abs(self.size), 1.0)
-        return f"left:{50 - width * (self.size < 0):.1f}%;width:{width:.1f}%;background:{side(self.size)}"
+        size = self.size if math.isfinite(self.size) else 0.0
+        width = 50 * min(abs(size), 1.0)
+        return f"left:{50 - width * (size < 0):.1f}%;width:{width:.1f}%;background:{side(size)}"
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def templates() -> Environment:
 def _shade(heat: float) -> str:
     """A colour of that strength over the page's own paper."""
     red, green, blue = (int((POSITIVE if heat > 0 else NEGATIVE)[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{DEEPEST * min(abs(heat), 1.0):.2f})"
+    strength = min(abs(heat), 1.0) if math.isfinite(heat) else 0.0
+    return f"rgba({red},{green},{blue},{DEEPEST * strength:.2f})"
 
 
 def _chart(figure: go.Figure, name: str) -> Markup:

@@ -75,7 +75,9 @@ def page(result: Result) -> Page:
 
 def chosen(title: str, asks: str, choices: Sequence[Choice]) -> list[Section]:
     """What one chooses from; the one thing by itself, where there is no choice."""
-    return list(choices[0].sections) if len(choices) == 1 else [Section(title, asks=asks, choices=choices)]
+    if len(choices) > 1:
+        return [Section(title, asks=asks, choices=choices)]
+    return [section for choice in choices for section in choice.sections]
 
 
 def _named(view: View, every: Sequence[View]) -> str:

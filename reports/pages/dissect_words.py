@@ -36,6 +36,8 @@ def unit(result: Result) -> str:
 def summary(result: Result, found: Sequence[View]) -> list[str]:
     """What heads the page: who writes the change, the first prompt's largest gain and loss, what is temperature."""
     targets = [target for view in found for target in view.targets]
+    if not targets:
+        return ["No logit was read: the tables of this result have no rows."]
     if all(target.nothing for target in targets):
         return ["The injection changes no logit that is read here: every part is zero."]
     several = len(found) > 1
@@ -43,16 +45,19 @@ def summary(result: Result, found: Sequence[View]) -> list[str]:
     if several:
         shares = {path: share for path, share in carriers(found).items() if share >= LEAST}
         listed = [f"{_writer(path)} ({words.percent(share)})" for path, share in list(shares.items())[:4]]
-        said.append(
-            f"Of all that is written at {len(found)} places to {len(targets)} tokens, whatever cancels, the largest "
-            f"shares are those of {words.listing(listed)}."
-        )
+        if listed:
+            said.append(
+                f"Of all that is written at {len(found)} places to {len(targets)} tokens, whatever cancels, the largest "
+                f"shares are those of {words.listing(listed)}."
+            )
         scale = carriers(found).get(FINAL, 0.0)
         if scale >= LEAST:
             said.append(f"The final norm's scale is {words.percent(scale)} of it: {TEMPERATURE}.")
     said += in_first(result, found, 2 if several else 3)
     off = gap(result)
-    return [*said, f"The parts add up to what two plain runs measure, to {words.number(off)} of their size."]
+    if words.finite(off):
+        said.append(f"The parts add up to what two plain runs measure, to {words.number(off)} of their size.")
+    return said
 
 
 def in_first(result: Result, found: Sequence[View], most: int = 1) -> list[str]:
@@ -89,6 +94,8 @@ def gap(result: Result) -> float:
 def told(view: View, target: Target, in_: str) -> list[str]:
     """Sentences on a target at a place."""
     where = f"“{visible(target.token)}” after “{tail(view)}”"
+    if not (words.finite(target.change) and words.finite(target.mass)):
+        return [f"Of {where} the change is not known."]
     if target.nothing:
         return [f"{where} does not change."]
     if abs(target.change) <= NOTHING:

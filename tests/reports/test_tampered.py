@@ -87,7 +87,7 @@ def planted(result: Result, text: str, keep: Callable[[str, str], bool] = lambda
 def named_only(column: str, role: str) -> bool:
     """Columns by whose words a page chooses: left as they are, so that everything is drawn."""
     known = {"outcome", "quantity", "frozen", "scope", "part", "set", "by", "order", "design", "lens", "kind", "node"}
-    known |= {"where", "family", "cause", "what", "verified", "sender", "receiver", "injected"}
+    known |= {"where", "family", "cause", "what", "verified", "sender", "receiver", "injected", "path", "parent"}
     return role in ("measure", "verdict", "node") or column in known
 
 
