@@ -7,16 +7,16 @@ from urllib.parse import quote
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.page import Branch, templates
+from steerscope.reports.pages.dissect_tree import bars
 from steerscope.reports.pages.dissect_views import views
 from steerscope.reports.pages.dissect_words import carriers, gap, in_first
 from steerscope.reports.routes import FINAL
 from steerscope.reports.theme import visible
 
-SHOWN = 6  # writers with a bar of their own
 EXPLAINED = (
     "Every vector is added to the same prompts, and the change of the logits after each is split exactly into paths. "
-    "Bars are shares of all that was written last, whatever cancels: grey for the final norm's scale, which is "
-    "temperature and not steering. A name leads to the vector's own report."
+    "Bars are shares of all that was written last, whatever cancels; the final norm's scale, which is temperature and "
+    "not steering, has none. A name leads to the vector's own report."
 )
 
 
@@ -49,16 +49,9 @@ def card(name: str, about: str, result: Result, numbers: Sequence[tuple[str, str
     """
     found = views(result)
     shares = carriers(found)
-    own = {path: share for path, share in shares.items() if path != FINAL}
-    shown = list(own.items())[:SHOWN]
-    largest = max(shares.values(), default=1.0)
-    bars = [Branch(path, words.percent(share), "", share / largest) for path, share in shown]
-    rest = sum(own.values()) - sum(share for _, share in shown)
-    bars += [Branch("all others", words.percent(rest), "", rest / largest)] if len(own) > len(shown) else []
-    bars.append(Branch("final norm", words.percent(shares.get(FINAL, 0.0)), "temperature", 0.0))
     numbers = [*numbers, ("temperature", words.percent(shares.get(FINAL, 0.0)), "of all that is written")]
     numbers.append(("conservation", words.number(gap(result)), "largest gap of the parts"))
-    return Card(name, about, numbers, [*_gainers(result), *in_first(result, found)], bars, link)
+    return Card(name, about, numbers, [*_gainers(result), *in_first(result, found)], bars(shares), link)
 
 
 def _gainers(result: Result) -> list[str]:

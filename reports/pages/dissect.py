@@ -9,9 +9,9 @@ from steerscope.reports.figures.routes import bands
 from steerscope.reports.page import Choice, Page, Panel, Piece, Section, Table
 from steerscope.reports.pages.common import framed, legend, model_name
 from steerscope.reports.pages.dissect_audits import audits, composition, downloads, glance
-from steerscope.reports.pages.dissect_tree import tree
+from steerscope.reports.pages.dissect_tree import bars, tree
 from steerscope.reports.pages.dissect_views import OWN, Target, View, views
-from steerscope.reports.pages.dissect_words import readout, summary, tail, told, unit
+from steerscope.reports.pages.dissect_words import carriers, readout, summary, tail, told, unit
 from steerscope.reports.reading import drawing
 from steerscope.reports.routes import FINAL, last_move
 from steerscope.reports.theme import visible
@@ -35,6 +35,10 @@ TREE = (
 TEXT = (
     "Under each token stands what is moved from it, by the last head on the way that moves between positions, in "
     "{unit}; orange raises the token that is read, blue lowers it."
+)
+OVERALL = (
+    "Shares of all that is written last, over all prompts and tokens, whatever cancels. What stands here is large, "
+    "whether it helps the vector's words or not."
 )
 NEURONS = (
     "Those with the largest flow, and all others in one row. What a neuron writes here goes straight to the logits: of "
@@ -67,10 +71,21 @@ def page(result: Result) -> Page:
         f"What does {words.listing(words.some(labels))} do inside {model_name(result)}?",
         subtitle,
         summary(result, found),
-        [*chosen("Prompt by prompt", "Prompt", places), *composition(result), *audits(result), legend(result, READING)]
+        [
+            *_overall(found),
+            *chosen("Prompt by prompt", "Prompt", places),
+            *composition(result),
+            *audits(result),
+            legend(result, READING),
+        ]
         + [downloads(result)],
         glance(result, found),
     )
+
+
+def _overall(found: Sequence[View]) -> list[Section]:
+    """Who writes it, over several places."""
+    return [Section("Over all prompts", [OVERALL], branches=bars(carriers(found)))] if len(found) > 1 else []
 
 
 def chosen(title: str, asks: str, choices: Sequence[Choice]) -> list[Section]:

@@ -1,12 +1,14 @@
 """The tree of last writers, opened as far as there is room: what is largest first, five children and a remainder."""
 
 import heapq
+from collections.abc import Mapping
 
 from steerscope.reports import words
 from steerscope.reports.page import Branch
 from steerscope.reports.pages.dissect_views import WHOLE, Target
 from steerscope.reports.routes import FINAL, OTHERS, Place, named
 
+WRITERS = 6  # with a bar of their own
 CHILDREN = 5  # of a row that are shown; the others are one row
 ROUNDED = 1e-9  # of the mass: a smaller remainder is none
 
@@ -15,6 +17,17 @@ def tree(place: Place, target: Target, rows: int) -> list[Branch]:
     """The last writers and what opens below them, about so many rows; the final norm's scale stands last."""
     largest = max(map(abs, target.writers.values()), default=0.0) or 1.0
     return _Grown(place, target, _opened(target, rows), largest).below(WHOLE)
+
+
+def bars(shares: Mapping[str, float]) -> list[Branch]:
+    """Shares of last writers as bars, the largest first; the final norm's scale stands last, without one."""
+    own = {path: share for path, share in shares.items() if path != FINAL}
+    shown = list(own.items())[:WRITERS]
+    largest = max(own.values(), default=1.0)
+    found = [Branch(path, words.percent(share), "", share / largest) for path, share in shown]
+    rest = sum(own.values()) - sum(share for _, share in shown)
+    found += [Branch("all others", words.percent(rest), "", rest / largest)] if len(own) > len(shown) else []
+    return [*found, Branch("final norm's scale", words.percent(shares.get(FINAL, 0.0)), "temperature", 0.0)]
 
 
 def _opened(target: Target, rows: int) -> set[str]:

@@ -47,8 +47,8 @@ def summary(result: Result, found: Sequence[View]) -> list[str]:
         listed = [f"{_writer(path)} ({words.percent(share)})" for path, share in list(shares.items())[:4]]
         if listed:
             said.append(
-                f"Of all that is written at {len(found)} places to {len(targets)} tokens, whatever cancels, the largest "
-                f"shares are those of {words.listing(listed)}."
+                f"Of all that is written at {len(found)} places to {len(targets)} tokens, whatever cancels, the "
+                f"largest shares are those of {words.listing(listed)}."
             )
         scale = carriers(found).get(FINAL, 0.0)
         if scale >= LEAST:

@@ -1,5 +1,6 @@
 """`steerscope tinystories gallery`: the twelve vectors dissected, and one page that links their reports."""
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,7 +82,7 @@ def _experiment(
 
 
 def _folder(concept: "Concept") -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in concept.name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", concept.name.lower())
 
 
 def _heading(kind: str) -> str:
