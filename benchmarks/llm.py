@@ -35,9 +35,9 @@ from steerscope.analysis.engine.run import Precision, Readout
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import Score
 from steerscope.analysis.question.outputs import pieced
 from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.tools.patching import MEASURES, patched
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.loader import load

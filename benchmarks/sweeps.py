@@ -22,10 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import gpt2_small, line, processor, product_rate, quiet
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import Readout
+from steerscope.analysis.executors.executors import Ray
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.sweeps.bench import Bench, answer, bench
 from steerscope.analysis.sweeps.design import Trial
-from steerscope.analysis.sweeps.executors import Ray
 from steerscope.analysis.sweeps.plan import plan
 from steerscope.analysis.sweeps.store import Store
 from steerscope.analysis.sweeps.work import Block

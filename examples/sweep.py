@@ -8,7 +8,7 @@ import sys
 import torch
 
 import steerscope as st
-from steerscope.analysis.sweeps.executors import Processes
+from steerscope.analysis.executors.executors import Processes
 
 out = sys.argv[1] if len(sys.argv) > 1 else "out/sweeps"
 

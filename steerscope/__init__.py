@@ -60,6 +60,7 @@ _HOME = {
     "Edit": "analysis.engine.edits",
     "Variant": "analysis.engine.edits",
     "run": "analysis.engine.run",
+    "executor": "analysis.engine.elsewhere",
     "Result": "analysis.results.result",
     "Column": "analysis.results.schema",
     "Lens": "analysis.lens.lens",

@@ -6,18 +6,22 @@ KL to the clean run.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from torch import Tensor
 
 from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.errors import SteerscopeError
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.metrics import Metric, Score, Scored
+from steerscope.analysis.question.metrics import Metric
 from steerscope.analysis.question.outputs import Outputs
+from steerscope.analysis.question.scored import Scored
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.results.schema import Column, Frames
 
 from .outcomes import COEFFICIENT, DISTURBED, Asked, of_runs
@@ -74,14 +78,25 @@ def _one_direction(experiment: Experiment) -> Metric:
     change = (experiment.steered.logits - experiment.clean.logits).double()
     change = (change - change.mean(dim=-1, keepdim=True)).mean(dim=0)
     unit = change / change.norm().clamp_min(1e-30)
+    return Metric(
+        "one logit direction", "logits", partial(_moved_along, unit), options={"of": "the injection as given"}
+    )
 
-    def prepare(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
-        def score(readout: Readout) -> Tensor:
-            assert readout.logits is not None
-            moved = readout.logits - clean.logits[scored.places(readout)]
-            found: Tensor = moved @ unit.to(moved)
-            return found
 
-        return score
+def _moved_along(unit: Float[Tensor, " vocab"], scored: Scored, clean: Outputs, steered: Outputs) -> Score:
+    return Along(scored, clean, unit)
 
-    return Metric("one logit direction", "logits", prepare, options={"of": "the injection as given"})
+
+@dataclass(frozen=True, eq=False)
+class Along:
+    """A score: the change of the logits from the clean run, along one direction."""
+
+    scored: Scored
+    clean: Outputs
+    unit: Float[Tensor, " vocab"]
+
+    def __call__(self, readout: Readout) -> Float[Tensor, " read"]:
+        assert readout.logits is not None
+        moved = readout.logits - self.clean.logits[self.scored.places(readout)]
+        found: Tensor = moved @ self.unit.to(moved)
+        return found

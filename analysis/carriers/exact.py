@@ -25,9 +25,9 @@ from steerscope.analysis.origin.writers import COLUMNS as WRITERS
 from steerscope.analysis.origin.writers import written
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.generation import complete, row, surprises
-from steerscope.analysis.question.metrics import divergence
 from steerscope.analysis.question.outputs import pieced
 from steerscope.analysis.question.reading import values_at
+from steerscope.analysis.question.scores import divergence
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.engine.backward import backward
+from steerscope.analysis.engine.backward import backward, gradients
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Activations, Experiment
@@ -32,7 +32,7 @@ def input_estimates(experiment: Experiment) -> Float[Values, "measure input head
     """Estimates for every head that the injection can reach, in the order of `experiment.reachable`."""
     model, prompts = experiment.model, experiment.prompts.full
     layers = sorted({node.layer for node in experiment.reachable})
-    gradients = _gradients(experiment, layers)
+    backs = _gradients(experiment, layers)
     found = np.zeros((len(MEASURES), len(INPUTS), len(layers), model.n_heads, len(prompts)))
     for place, layer in enumerate(layers):
         sites = [(name, layer) for name in (*INPUTS, "pattern")]  # not kept: patterns of all layers would be large
@@ -44,8 +44,8 @@ def input_estimates(experiment: Experiment) -> Float[Values, "measure input head
             values = [_repeated(r[p]["v", layer], model.n_heads) for r in runs]
             for measure, (back, own, q, k, v, w) in enumerate(
                 (
-                    (gradients[p][layer][1], steered, other_q, other_k, values[1], values[0]),
-                    (gradients[p][layer][0], clean, other_k, other_q, values[0], values[1]),
+                    (backs[p][layer][1], steered, other_q, other_k, values[1], values[0]),
+                    (backs[p][layer][0], clean, other_k, other_q, values[0], values[1]),
                 )
             ):
                 sign = 1.0 if measure == 0 else -1.0
@@ -64,10 +64,11 @@ def _gradients(experiment: Experiment, layers: list[int]) -> list[dict[int, list
     prompts = experiment.prompts.full
     found: list[dict[int, list[Tensor]]] = [{} for _ in prompts]
 
-    def collect(indices: list[int], site: str, layer: int, x: Tensor, g: Tensor) -> None:
+    def put(seen: tuple[list[int], tuple[str, int], Tensor]) -> None:
+        indices, (_, layer), g = seen
         for row, index in enumerate(indices):
             p = index // 2
-            found[p].setdefault(layer, []).append(g[row, : len(prompts[p])].clone())
+            found[p].setdefault(layer, []).append(g[row, : len(prompts[p])])
 
     groups = [[Variant(p), Variant(p, experiment.edits(0)[p])] for p in range(len(prompts))]
     backward(
@@ -77,7 +78,8 @@ def _gradients(experiment: Experiment, layers: list[int]) -> list[dict[int, list
         experiment.scored_positions.positions,
         experiment.along,
         [("z", layer) for layer in layers],
-        collect,
+        gradients,
+        put,
         reads=experiment.reads,
         budget=experiment.budget,
         name=experiment.metric.name,

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment, beyond_rounding
-from steerscope.analysis.question.metrics import Score
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.results.effects import Statistics, nonzero
 from steerscope.analysis.results.schema import Column, Frame
 from steerscope.analysis.results.stats import nonzero_p, numbered, percentiles, prediction_p, ratio_interval, resampled
 from steerscope.analysis.results.verdicts import LEAST, NOISE
+from steerscope.analysis.tools.keeping import Arrays, each
 from steerscope.analysis.tools.patching import MEASURES, patched
 
 from .order import BEAM, ENOUGH, MOST, Order, descending, search
@@ -309,14 +309,21 @@ def _vectors(
     if 0 not in known:
         return [], about
     sizes, same, best, frames = _few(_sizes(len(places))), {}, {}, []
-    for vector in track([0, *clouds["noise"], *clouds["meaning"]], "sets of every vector"):
-        joint = _Joint(experiment, vector, experiment.own(vector))
-        for m, measure in enumerate(MEASURES):
-            towards = np.sign(totals[vector].mean())
-            orders = _by_singles(towards * own[vector, m], places, halves)
-            best[measure, vector] = _curve(joint, measure, orders, sizes)
-            if vector:
-                same[measure, vector] = _curve(joint, measure, fitted[measure], sizes)
+
+    def read(vector: int) -> Arrays:
+        joint, towards = _Joint(experiment, vector, experiment.own(vector)), np.sign(totals[vector].mean())
+        orders = [_by_singles(towards * own[vector, m], places, halves) for m in range(len(MEASURES))]
+        both = [orders, [fitted[measure] for measure in MEASURES]][: 1 + bool(vector)]
+        return tuple(
+            np.stack([_curve(joint, measure, one, sizes) for measure, one in zip(MEASURES, of, strict=True)])
+            for of in both
+        )
+
+    chosen = [0, *clouds["noise"], *clouds["meaning"]]
+    kept = each(experiment, "sets of every vector", read, sizes, fitted, vectors=chosen)
+    for vector, found in zip(chosen, kept, strict=True):
+        for curves, of in zip((best, same), found, strict=False):
+            curves.update({(measure, vector): curve for measure, curve in zip(MEASURES, of, strict=True)})
     for measure in MEASURES:
         frames.append(_rows(measure, "own", sizes, best[measure, 0], totals[0], groups, options))
         real = float((best[measure, 0].mean(-1) / totals[0].mean()).mean())

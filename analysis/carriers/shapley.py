@@ -31,7 +31,7 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Count, Level, Share, Whole, gated
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.metrics import Score
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.results.effects import EFFECTS, NUMBERS, Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames

@@ -3,7 +3,8 @@
 1. Run a chunk of variants, a row each, through the hooks of a `Pass`; between blocks keep the stream alone
    (activation checkpointing).
 2. Go back from the scores, last block first: compute the block's activations once more, then their gradients.
-3. Hand each site's activation and gradient to `collect` as they appear, and forget them.
+3. Hand each site's activation and gradient to `collect` as they appear, and forget them. What it gives back goes to
+   `put`, chunk by chunk: `collect` runs where the chunk does, which may be another process (see `elsewhere`).
 
 Variants of one group are rows of one chunk, so that `collect` can compare them: the clean run beside the
 steered one, or the steps of a path between the two.
@@ -12,9 +13,11 @@ Source: Chen et al. 2016 (arXiv 1604.06174) for checkpointing.
 What it cannot see: patterns (their gradient is that of `z` times `v`).
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,9 +27,9 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from steerscope.analysis.errors import BadMetric
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.progress import track
 
 from .edits import Variant
+from .elsewhere import answers
 from .finite import check_finite, check_numbers, is_finite
 from .requests import check_request
 from .run import chunked, embed
@@ -38,7 +41,8 @@ NO_GRADIENT = (
     "differentiable operations; use exact patching instead"
 )
 KEPT = 2**28  # bytes of activations that may be kept instead of being computed again
-Collect = Callable[[list[int], str, int, Tensor, Tensor], None]
+Collect = Callable[[list[int], str, int, Tensor, Tensor], Any]
+Rules = Callable[[Model], tuple[Sequence[tuple[str, Hook]], Callable[[], None]]]
 
 
 def backward(
@@ -49,10 +53,11 @@ def backward(
     score: Callable[[Readout], Float[Tensor, " read"]],
     sites: Sequence[tuple[str, int]],
     collect: Collect,
+    put: Callable[[Any], None] | None = None,
     *,
     reads: Reads = "logits",
     budget: int | None = None,
-    rules: Sequence[tuple[str, Hook]] = (),
+    rules: Rules | None = None,
     recompute: bool | None = None,
     name: str = "the score",
     what: str | None = None,
@@ -65,8 +70,10 @@ def backward(
         sites: activations whose gradients are wanted, as (name, layer); no `pattern`.
         collect: called as collect(indices, site, layer, activation, gradient) with the numbers of the
             chunk's variants (counted over all groups) and two tensors `[rows, pos, ...]`, padded on the right.
+        put: called with everything that `collect` has given but None, in order.
         budget: bytes that a chunk may take; worked out by default.
-        rules: further hooks, which may change what flows back (or forward).
+        rules: makes further hooks, which may change what flows back (or forward), and a function that is called behind
+            a chunk, to see that they did.
         name: of the score, for errors.
         recompute: false keeps all activations of a chunk, a fourth faster; where they fit, by default.
 
@@ -79,35 +86,75 @@ def backward(
     first = [0]
     for group in groups:
         first.append(first[-1] + len(group))
-    with torch.no_grad():
-        embedded = embed(model, prompts)
-    values: dict[int, Tensor] = {}
     heads = [Variant(group[0].prompt) for group in groups]
     copies = GRADIENT * max(map(len, groups), default=1)
     streams = [("resid_pre", layer) for layer in range(model.n_layers)]
     chunks = list(chunked(model, prompts, heads, positions, reads, streams, budget, copies))
     if recompute is None:
         recompute = recomputes(model, prompts, groups)
-    for chunk in track(chunks, what) if what else chunks:
-        indices = [i for g in chunk for i in range(first[g], first[g + 1])]
-        own = [variants[i] for i in indices]
-        probe = _Probe(frozenset(sites), recompute, _of(model, indices, collect))
-        row = Pass(model, prompts, own, positions, reads, (), probe)
-        with _frozen(model), _checkpointed(model, recompute), torch.enable_grad():
-            start = embedded.detach().requires_grad_()
-            with model.bridge.hooks(fwd_hooks=[*row.hooks(start), *rules]):
-                readout = row.read(model.bridge(row.tokens, use_cache=False))  # a cache would grow again
-                means = readout.mean(score(readout))
-                if not means.requires_grad:
-                    raise BadMetric(NO_GRADIENT.format(name=name))
-                if is_finite(readout):
-                    torch.autograd.backward(means.sum(), inputs=[start])
-        check_finite(model, prompts, readout)
-        for place, index in enumerate(indices):
-            values[index] = means[place].detach()
+    numbers = [[i for g in chunk for i in range(first[g], first[g + 1])] for chunk in chunks]
+    job = Backward(model, prompts, positions, reads, tuple(sites), score, collect, rules, recompute, name)
+    values: dict[int, Tensor] = {}
+    asked = [(indices, [variants[i] for i in indices]) for indices in numbers]
+    for indices, (means, collected) in zip(numbers, answers(job, asked, what), strict=True):
+        values.update(zip(indices, means, strict=True))
+        with torch.no_grad():
+            for one in collected if put is not None else ():
+                put(one)
     found = torch.stack([values[i] for i in range(len(variants))])
     check_numbers(model, found, name)
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Backward:
+    """What the chunks of a way back have in common: a job (see `elsewhere`)."""
+
+    model: Model
+    prompts: Sequence[Sequence[int]]
+    positions: Sequence[Sequence[int]]
+    reads: Reads
+    sites: Sequence[tuple[str, int]]
+    score: Callable[[Readout], Float[Tensor, " read"]]
+    collect: Collect
+    rules: Rules | None
+    recompute: bool
+    name: str
+
+    @cached_property
+    def _embedded(self) -> Tensor:
+        with torch.no_grad():
+            return embed(self.model, self.prompts)
+
+    def __call__(self, chunk: tuple[list[int], Sequence[Variant]]) -> tuple[Float[Tensor, " row"], list[Any]]:
+        """The mean score of each row, and what `collect` gave."""
+        (indices, own), model = chunk, self.model
+        collected: list[Any] = []
+        probe = _Probe(frozenset(self.sites), self.recompute, _of(model, indices, self.collect, collected))
+        row = Pass(model, self.prompts, own, self.positions, self.reads, (), probe)
+        hooks, acted = ((), None) if self.rules is None else self.rules(model)
+        with warnings.catch_warnings(), _frozen(model), _checkpointed(model, self.recompute), torch.enable_grad():
+            # What a rule edits in a norm stays as it was, but for its way back.
+            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+            start = self._embedded.detach().requires_grad_()
+            with model.bridge.hooks(fwd_hooks=[*row.hooks(start), *hooks]):
+                readout = row.read(model.bridge(row.tokens, use_cache=False))  # a cache would grow again
+                means = readout.mean(self.score(readout))
+                if not means.requires_grad:
+                    raise BadMetric(NO_GRADIENT.format(name=self.name))
+                if is_finite(readout):
+                    torch.autograd.backward(means.sum(), inputs=[start])
+        check_finite(model, self.prompts, readout)
+        if acted is not None:
+            acted()
+        return means.detach(), collected
+
+
+def gradients(
+    indices: list[int], site: str, layer: int, activation: Tensor, gradient: Tensor
+) -> tuple[list[int], tuple[str, int], Tensor]:
+    """What `backward` collects, where all of a site's gradients are wanted: which rows, the site, their gradients."""
+    return indices, (site, layer), gradient.clone()
 
 
 def recomputes(model: Model, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Variant]]) -> bool:
@@ -148,11 +195,15 @@ class _Probe:
             self.found(site, layer, pair["activation"], pair["gradient"])
 
 
-def _of(model: Model, indices: list[int], collect: Collect) -> Callable[[str, int, Tensor, Tensor], None]:
+def _of(
+    model: Model, indices: list[int], collect: Collect, into: list[Any]
+) -> Callable[[str, int, Tensor, Tensor], None]:
     def found(site: str, layer: int, activation: Tensor, gradient: Tensor) -> None:
         check_numbers(model, gradient, f"the gradient at L{layer}.{site}")
         with torch.no_grad():
-            collect(indices, site, layer, activation, gradient)
+            one = collect(indices, site, layer, activation, gradient)
+        if one is not None:
+            into.append(one)
 
     return found
 

@@ -1,7 +1,7 @@
 """The wavefront: many edited forward passes of many prompts, in one growing batch.
 
 `run` cuts the variants into chunks that fit the memory and the caches, and makes a `Pass` of each
-(see `wavefront`).
+(see `wavefront`), here or in another process (see `elsewhere`).
 
 Nothing is approximated; what is shared would have been computed twice to the same numbers. The
 model runs on one dummy row of tokens, so that its masks and rotary tables are built for a batch of
@@ -12,6 +12,8 @@ What it cannot see: positions after the prompt's end, encoder-decoders, layers t
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import psutil
@@ -22,9 +24,9 @@ from torch import Tensor
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Bytes, gated
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.progress import track
 
 from .edits import Variant
+from .elsewhere import answers, sharers
 from .finite import check_finite
 from .requests import check_request
 from .wavefront import Pass, Precision, Readout, Reads
@@ -67,18 +69,9 @@ def run(
         BadPrompt, BadNode, BadArgument: see `check_request`.
         Overflow: something that is read is not finite.
     """
-    reading = [tuple(p) for p in positions] if positions is not None else [(len(p) - 1,) for p in prompts]
-    check_request(model, prompts, variants, reading, sites)
-    with torch.set_grad_enabled(grad):
-        embedded = embed(model, prompts)
-    chunks = list(chunked(model, prompts, variants, reading, reads, sites, budget))
-    how: Precision = "delta" if precision == "delta" and model.dtype == torch.float32 and not grad else "exact"
-    for chunk in track(chunks, what) if what else chunks:
-        rows = [variants[index] for index in chunk]
-        with torch.set_grad_enabled(grad):  # never across a yield: it would leak into the caller
-            readout = Pass(model, prompts, rows, reading, reads, sites, precision=how).run(embedded)
-        check_finite(model, prompts, readout)
-        yield chunk, readout
+    given = prompts, variants, positions, reads, sites, budget, grad, what, precision
+    for chunk, readout in _chunks(model, *given, _bare):
+        yield chunk, replace(readout, variants=[variants[index] for index in chunk])
 
 
 def measure(
@@ -99,15 +92,75 @@ def measure(
     """
     if not len(variants):
         raise BadArgument("no variants to run; expected at least one; give one for each prompt")
+    given = {"sites": (), "budget": None, "what": None, "precision": "exact"} | options
+    found = _chunks(model, prompts, variants, positions, reads, grad=grad, made=score, **given)
     order: list[int] = []
-    parts = []
-    for chunk, readout in run(model, prompts, variants, positions, reads=reads, grad=grad, **options):
+    parts: list[Tensor] = []
+    for chunk, values in found:
         order += chunk
-        with torch.set_grad_enabled(grad):
-            parts.append(score(readout))
+        parts.append(values)
     with torch.set_grad_enabled(grad):
         values = torch.cat(parts)
         return values[torch.argsort(torch.tensor(order, device=values.device))]
+
+
+def _chunks(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    variants: Sequence[Variant],
+    positions: Sequence[Sequence[int]] | None,
+    reads: Reads,
+    sites: Sequence[tuple[str, int]],
+    budget: int | None,
+    grad: bool,
+    what: str | None,
+    precision: Precision,
+    made: Callable[[Readout], Any],
+) -> Iterator[tuple[list[int], Any]]:
+    """Indices of each chunk's variants, and what is made of its readout."""
+    reading = [tuple(p) for p in positions] if positions is not None else [(len(p) - 1,) for p in prompts]
+    check_request(model, prompts, variants, reading, sites)
+    chunks = list(chunked(model, prompts, variants, reading, reads, sites, budget))
+    how: Precision = "delta" if precision == "delta" and model.dtype == torch.float32 and not grad else "exact"
+    job = Forward(model, prompts, reading, reads, tuple(sites), how, made, grad)
+    rows = [[variants[index] for index in chunk] for chunk in chunks]
+    yield from zip(chunks, answers(job, rows, what, here=grad), strict=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """What the chunks of a run have in common: a job (see `elsewhere`).
+
+    Attributes:
+        made: what is made of a chunk's readout.
+    """
+
+    model: Model
+    prompts: Sequence[Sequence[int]]
+    reading: Sequence[Sequence[int]]
+    reads: Reads
+    sites: Sequence[tuple[str, int]]
+    precision: Precision
+    made: Callable[[Readout], Any]
+    grad: bool
+
+    @cached_property
+    def _embedded(self) -> Tensor:
+        with torch.set_grad_enabled(self.grad):
+            return embed(self.model, self.prompts)
+
+    def __call__(self, chunk: Sequence[Variant]) -> Any:
+        with torch.set_grad_enabled(self.grad):  # never across a yield: it would leak into the caller
+            one = Pass(self.model, self.prompts, chunk, self.reading, self.reads, self.sites, precision=self.precision)
+            readout = one.run(self._embedded)
+        check_finite(self.model, self.prompts, readout)
+        with torch.set_grad_enabled(self.grad):
+            return self.made(readout)
+
+
+def _bare(readout: Readout) -> Readout:
+    """A readout without its variants: who asked has them."""
+    return replace(readout, variants=())
 
 
 def embed(model: Model, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompt pos d_model"]:
@@ -141,7 +194,7 @@ def chunked(
     order = sorted(
         range(len(variants)), key=lambda i: (len(prompts[variants[i].prompt]), variants[i].prompt, _layer(variants[i]))
     )
-    limit = _free_memory(model.device) // 4 if budget is None else budget
+    limit = _free_memory(model.device) // 4 // sharers() if budget is None else budget
     tokens_limit = CPU_TOKENS if budget is None and model.device.type == "cpu" else None
     chunk: list[int] = []
     longest = read = 0

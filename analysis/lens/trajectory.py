@@ -22,7 +22,7 @@ from steerscope.analysis.gate import Level, Whole, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.positions import later
 from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.question.metrics import divergence
+from steerscope.analysis.question.scores import divergence
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.stats import mean_interval
 

@@ -16,7 +16,7 @@ What it cannot see: better sets of dimensions than these orders give; other base
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Annotated, Any, Final, Literal
 
@@ -31,7 +31,6 @@ from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.run import Reads
 from steerscope.analysis.errors import BadArgument, BadInjection
 from steerscope.analysis.gate import Level, Share, Whole, Within, gated
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
 from steerscope.analysis.question.inquiries import check_adds
 from steerscope.analysis.question.metrics import kl
@@ -40,6 +39,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.tools.gradients import Steps
 from steerscope.analysis.tools.injected_gradient import injected_gradient
+from steerscope.analysis.tools.keeping import Arrays, each
 from steerscope.analysis.tools.patching import against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
 
@@ -175,12 +175,17 @@ def sparsify(
         )
     widths = tuple(i.vector.values.shape[1] for i in experiment.injections)
     tried = Tried(tuple(dict.fromkeys(orders)), (False, True)[: 1 + rescale], _distinct(fractions, widths), widths)
-    curves, checks, gradients, gap = [], [], None, None
-    for vector in track(experiment.vectors, "sparse vectors"):
+
+    def read(vector: int) -> Arrays:
         work = _Vector(experiment, vector, tried, draws, steps)
-        curves.append(work.curves())
-        if vector == 0:
-            gradients, checks = work.gradients, work.checks(curves[0])
+        kept = [] if vector or work.gradients is None else [gradient.numpy() for gradient in work.gradients]
+        return (*vars(work.curves()).values(), *kept)
+
+    found = list(each(experiment, "sparse vectors", read, tried, draws, steps))
+    count, gap = len(fields(Curves)), None
+    curves = [Curves(*arrays[:count]) for arrays in found]
+    gradients = [torch.from_numpy(array) for array in found[0][count:]] or None
+    checks = _Vector(experiment, 0, tried, draws, steps, gradients).checks(curves[0])
     edits, total = experiment.edits(0)[0], curves[0].total
     asked = (options, experiment.prompts.by_group)
     if gradients is not None:
@@ -224,6 +229,7 @@ class _Vector:
     tried: Tried
     draws: int
     steps: int
+    gradients: Gradients = None  # made, where an order asks for them
 
     def __post_init__(self) -> None:
         asked, own = self.experiment, self.experiment.own(self.vector)
@@ -233,8 +239,7 @@ class _Vector:
         along = own if self.vector else asked.along
         self.scores = [along, own, kl().prepare(asked.scored_positions, asked.clean, asked.steered)]
         self.clean = np.stack([asked.value(None, score) for score in self.scores])
-        self.gradients: Gradients = None
-        if "gradient" in self.tried.orders:
+        if "gradient" in self.tried.orders and self.gradients is None:
             reads: Reads = "logits" if self.vector else asked.reads
             self.gradients = injected_gradient(asked, self.vector, along, self.steps, reads)
 

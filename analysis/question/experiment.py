@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from steerscope.analysis.brief import brief
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.engine.plain import plain_additions
-from steerscope.analysis.engine.run import Precision, Readout, Reads, measure
+from steerscope.analysis.engine.run import Precision, Reads, measure
 from steerscope.analysis.errors import BadPrompt
 from steerscope.analysis.gate import Bytes, Seed, Whole, gated
 from steerscope.analysis.model.models import Model
@@ -32,12 +31,14 @@ from .describing import described
 from .disturbance import at_kl, check_scale
 from .injection import Injection, composed, puts
 from .inquiries import check_edits, check_injections, check_outputs, check_values, check_vector
-from .metrics import Metric, Score, Scored, divergence, logit_direction, taken
-from .outputs import Outputs, pieced, with_logits
+from .metrics import Metric, logit_direction
+from .outputs import Outputs, pieced
 from .prompts import Prompts, make_prompts
 from .reading import Activations, first_change, read, set_to, values_at
 from .references import References, references
 from .runs import ROUNDING, Runs, beyond_rounding
+from .scored import Scored
+from .scores import Means, Score, divergence
 from .scoring import scoring
 from .size import check_moved, largest
 
@@ -359,12 +360,7 @@ class Experiment:
             return np.zeros((len(variants), len(scores)))
         reads = reads or self.reads
         own = reads == "logits" and self.scored_positions.reads == "hidden"  # made of states, in pieces
-
-        def every(readout: Readout) -> Tensor:
-            parts = with_logits(readout, self.model.bridge.unembed, self.scored_positions.vocab) if own else [readout]
-            values = torch.cat([torch.stack([taken(score, part) for score in scores]) for part in parts], dim=1)
-            return torch.stack([readout.mean(row) for row in values], dim=-1)
-
+        every = Means(tuple(scores), self.model.bridge.unembed if own else None, self.scored_positions.vocab)
         given: dict[str, Any] = {"reads": "hidden" if own else reads, "budget": self.budget, "precision": precision}
         found = measure(self.model, self.prompts.full, variants, self.scored_positions.positions, every, **given)
         return found.cpu().numpy()

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -324,16 +324,28 @@ def surprises(
     reading = [tuple(range(start, len(f) - 1)) or (start,) for start, f in zip(first, full, strict=True)]
     width = max(map(len, full)) + 1
     tokens = torch.tensor([[*f, *[0] * (width - len(f))] for f in full], device=model.device)
-    starts = torch.tensor(first, device=model.device)
-
-    def losses(readout: Readout) -> Tensor:
-        assert readout.logits is not None
-        prompt = torch.tensor([v.prompt for v in readout.variants], device=model.device)[readout.row]
-        following = tokens[prompt, readout.position + 1]
-        own = -readout.logits.log_softmax(-1).gather(1, following[:, None])[:, 0].double()
-        found = own.new_zeros(len(readout.variants), width)
-        found[readout.row, readout.position - starts[prompt]] = own
-        return found
-
+    losses = _Losses(tokens, torch.tensor(first, device=model.device))
     table = measure(model, full, [Variant(i) for i in range(len(full))], reading, losses).cpu().numpy()
     return [table[i, : len(own)] for i, own in enumerate(made)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Losses:
+    """The loss of every token that follows a read position, by its place behind the first: `[row, place]`.
+
+    Attributes:
+        tokens: of every prompt, padded.
+        starts: by prompt, the first position that is read.
+    """
+
+    tokens: Int[Tensor, "prompt pos"]
+    starts: Int[Tensor, " prompt"]
+
+    def __call__(self, readout: Readout) -> Float[Tensor, "row place"]:
+        assert readout.logits is not None
+        prompt = torch.tensor([v.prompt for v in readout.variants], device=self.tokens.device)[readout.row]
+        following = self.tokens[prompt, readout.position + 1]
+        own = -readout.logits.log_softmax(-1).gather(1, following[:, None])[:, 0].double()
+        found = own.new_zeros(len(readout.variants), self.tokens.shape[1])
+        found[readout.row, readout.position - self.starts[prompt]] = own
+        return found

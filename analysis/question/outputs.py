@@ -43,6 +43,10 @@ class Outputs:
     def __repr__(self) -> str:
         return f"<Outputs: logits of {self.shape[1]} tokens at {counted(self.shape[0], 'position')}>"
 
+    def __getstate__(self) -> dict[str, object]:
+        """For another process: logits that can be made again are."""
+        return self.__dict__ | ({"_logits": None} if self._unembed is not None else {})
+
     @property
     def states(self) -> Float[Tensor, "scored width"]:
         """What determines the run's logits: the final states, or they themselves."""

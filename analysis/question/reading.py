@@ -10,8 +10,9 @@ from steerscope.analysis.engine.edits import Edit, Variant, changed_at
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.model.nodes import Node
 
-from .metrics import Projection, Score, Scored, taken
 from .outputs import Outputs, with_logits
+from .scored import Scored
+from .scores import Projection, Score, taken
 
 Activations = list[dict[tuple[str, int], Tensor]]  # by prompt
 

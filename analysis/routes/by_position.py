@@ -31,12 +31,12 @@ from torch import Tensor
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.gate import Level, Share, Whole, gated
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment, beyond_rounding
 from steerscope.analysis.results.effects import NODE, NUMBERS, Statistics, node_columns, partial_estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.verdicts import TOLD
+from steerscope.analysis.tools.keeping import Arrays, each
 from steerscope.analysis.tools.patching import MEASURES, against_plain, patched
 from steerscope.analysis.tools.places import ORDER, Places, added, places
 from steerscope.analysis.tools.record import check, record, tolerance
@@ -140,11 +140,14 @@ def by_position(
     names = [name for name in ORDER if any(name in row for row in at)]
     heads = [node for node in carriers if node.head is not None]
     clean, mixed = _reads(experiment, heads, at, names, None)
-    found, read = [], []
-    for vector in track(experiment.vectors, "positions"):
-        found.append(_effects(experiment, carriers, at, [*names, ALL], vector))
-        read.append(_reads(experiment, heads, at, names, vector)[0])
+
+    def of_vector(vector: int) -> Arrays:
+        effects = _effects(experiment, carriers, at, [*names, ALL], vector)
+        reads = _reads(experiment, heads, at, names, vector)[0]
         experiment.own_effect(vector)  # kept from here on, its run is not
+        return effects, reads
+
+    found, read = zip(*each(experiment, "positions", of_vector, *carriers), strict=True)
     values, own, total = found[0][0], np.stack([one[-1] for one in found]), experiment.effect()
     size = np.abs(values[:, :, -1].mean(axis=-1)).max(axis=0)
     detailed = [carriers[i] for i in np.argsort(-size, kind="stable")[:DETAILED]]

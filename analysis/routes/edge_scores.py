@@ -16,7 +16,9 @@ prompt with and without the injection.
 What it cannot see: what gradients cannot (see `gradient`); small edges are ranked badly (Kendall below Pearson).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.norms import Norm, norm_of
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.metrics import Score
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.tools.gradients import COMPLETE, finer, gap
 from steerscope.analysis.tools.writes import changes, injected_stream, stage
 
@@ -137,28 +139,14 @@ def edge_scores(
     moved, injected = _moved(experiment, vector), _injected(experiment, vector)
     place = {receiver: i for i, receiver in enumerate(inputs_of(model, first))}
     found = np.zeros((len(senders_of(experiment)), len(place), len(prompts)))
-    layers = {layer: Layer(model, layer) for layer in range(first, model.n_layers)}
     sites = [("resid_post", model.n_layers - 1)]
-    sites += [(name, layer) for layer, own in layers.items() for name in own.sites]
-    waiting: dict[tuple[int, int], dict[str, tuple[Tensor, Tensor]]] = {}
+    sites += [(name, layer) for layer in range(first, model.n_layers) for name in Layer(model, layer).sites]
 
-    def collect(indices: list[int], site: str, layer: int, x: Tensor, g: Tensor) -> None:
-        if site == "resid_post":
-            streams = {Input(model.n_layers, "logits"): g}
-        else:
-            own = waiting.setdefault((layer, indices[0]), {})
-            own[site] = (x, g)
-            if len(own) < len(layers[layer].sites):
-                return
-            streams = layers[layer].streams(waiting.pop((layer, indices[0])))
-        for receiver, gradient in streams.items():
-            weight = torch.as_tensor(weights / 2).to(gradient)
-            for at in range(0, len(indices), steps):
-                p = indices[at] // steps
-                mean = torch.einsum("k,kpm->pm", weight, gradient[at : at + steps, : len(prompts[p])])
-                own_scores = torch.einsum("spm,pm->s", moved[p], mean)
-                found[1:, place[receiver], p] = own_scores.double().cpu().numpy()
-                found[0, place[receiver], p] = float((injected[p][_reads_at(model, receiver)] * mean).sum())
+    def put(read: list[tuple[Input, int, Tensor]]) -> None:
+        for receiver, p, mean in read:
+            own_scores = torch.einsum("spm,pm->s", moved[p], mean)
+            found[1:, place[receiver], p] = own_scores.double().cpu().numpy()
+            found[0, place[receiver], p] = float((injected[p][_reads_at(model, receiver)] * mean).sum())
 
     steered = [experiment.edits(vector, float(x + 1) / 2) for x in points]
     backward(
@@ -168,12 +156,55 @@ def edge_scores(
         experiment.scored_positions.positions,
         score or experiment.along,
         sites,
-        collect,
+        AtInputs(model, first, (weights / 2).tolist(), [len(ids) for ids in prompts]),
+        put,
         reads=experiment.reads,
         budget=experiment.budget,
         name=experiment.metric.name,
     )
     return np.where(connected(experiment)[:, :, None], found, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class AtInputs:
+    """Gradients with respect to the stream, as each input sees it, averaged over steps: what `backward` collects.
+
+    Attributes:
+        first: the first layer that is wanted.
+        weights: of the steps.
+        lengths: of the prompts.
+    """
+
+    model: Model
+    first: int
+    weights: Sequence[float]
+    lengths: Sequence[int]
+    waiting: dict[tuple[int, int], dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    @cached_property
+    def layers(self) -> dict[int, "Layer"]:
+        return {layer: Layer(self.model, layer) for layer in range(self.first, self.model.n_layers)}
+
+    def __call__(
+        self, indices: list[int], site: str, layer: int, x: Tensor, g: Tensor
+    ) -> list[tuple[Input, int, Float[Tensor, "pos d_model"]]] | None:
+        """Receiver, prompt and mean, as soon as a layer has all that it takes."""
+        if site == "resid_post":
+            streams = {Input(self.model.n_layers, "logits"): g}
+        else:
+            own = self.waiting.setdefault((layer, indices[0]), {})
+            own[site] = (x, g)
+            if len(own) < len(self.layers[layer].sites):
+                return None
+            streams = self.layers[layer].streams(self.waiting.pop((layer, indices[0])))
+        steps, found = len(self.weights), []
+        for receiver, gradient in streams.items():
+            weight = torch.tensor(self.weights, dtype=torch.float64).to(gradient)
+            for at in range(0, len(indices), steps):
+                p = indices[at] // steps
+                rows = gradient[at : at + steps, : self.lengths[p]]
+                found.append((receiver, p, torch.einsum("k,kpm->pm", weight, rows)))
+        return found
 
 
 def _moved(experiment: Experiment, vector: int) -> list[Float[Tensor, "node pos d_model"]]:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from steerscope.analysis.gate import Level, Share, Whole, Within, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.results.effects import AGREEMENT, NUMBERS, Statistics, agreement, estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frame, Frames
 from steerscope.analysis.results.verdicts import leave_one_out
 from steerscope.analysis.tools.gradients import COMPLETE, Steps
+from steerscope.analysis.tools.keeping import Arrays, each
 from steerscope.analysis.tools.patching import MEASURES
 from steerscope.analysis.tools.record import record
 
@@ -94,12 +95,17 @@ def edges(
     experiment, model = experiment.held.fewer(references_at_most), experiment.model
     basis = experiment.basis()
     s, r = np.nonzero(connected(experiment))
-    found = complete_scores(experiment, 0, steps)
-    scores, own = found.values[s, r], np.zeros((len(experiment.vectors), len(s), len(experiment.prompts)))
-    for vector in track(experiment.vectors, "edges"):
+
+    def read(vector: int, score: Score | None = None) -> Arrays:
+        one = complete_scores(experiment, vector, steps, score)
+        return one.values[s, r], np.array([one.steps, one.gap])
+
+    def read_own(vector: int) -> Arrays:
         same = vector == 0 and experiment.metric.own_direction
-        one = found if same else complete_scores(experiment, vector, steps, experiment.own(vector))
-        own[vector] = one.values[s, r]
+        return (scores,) if same else read(vector, experiment.own(vector))[:1]
+
+    [(scores, (taken, gap))] = each(experiment, "edges along the metric", read, steps, vectors=[0])
+    own = np.stack([values for (values,) in each(experiment, "edges", read_own, steps)])
     order = np.argsort(-np.abs(scores.mean(-1)), kind="stable")
     top, listed = order[:verify], order[:LISTED]
     drawn = np.random.default_rng(experiment.seed).permutation(order[verify:])[:sample]
@@ -136,9 +142,9 @@ def edges(
         count=len(s),
         listed=len(listed),
         shared=model.n_heads // model.n_kv_heads,
-        steps=found.steps,
-        gap=found.gap,
-        complete=bool(found.gap < COMPLETE),
+        steps=int(taken),
+        gap=float(gap),
+        complete=bool(gap < COMPLETE),
         total=total,
         level=level,
         alpha=alpha,

@@ -36,13 +36,13 @@ from steerscope.analysis.errors import BadArgument, BadNode
 from steerscope.analysis.gate import Level, Share, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site, parse_node
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Edits, Experiment
-from steerscope.analysis.question.metrics import Score
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.verdicts import leave_one_out
+from steerscope.analysis.tools.keeping import Arrays, each
 from steerscope.analysis.tools.patching import MEASURES, against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
 from steerscope.analysis.tools.writes import Run, injected_stream, moves, stage
@@ -139,9 +139,13 @@ def path_effect(
     for sender, receiver in pairs:
         check_path(experiment, sender, receiver)
     basis = experiment.basis()
-    along, first = _read(experiment, pairs, 0, [experiment.along, experiment.own(0)])
-    rest = [_read(experiment, pairs, v, [experiment.own(v)])[0] for v in track(experiment.vectors[1:], "paths")]
-    own = np.stack([first, *rest])
+    named = [f"{sender or INJECTION} -> {receiver}" for sender, receiver in pairs]
+
+    def read(vector: int) -> Arrays:
+        return (_read(experiment, pairs, vector, experiment.readings(vector)),)
+
+    found = [values for (values,) in each(experiment, "paths", read, *named)]
+    along, own = found[0][0], np.stack([values[-1] for values in found])
     frames = []
     for index, measure in enumerate(MEASURES):
         ends = {"sender": [str(s or INJECTION) for s, _ in pairs], "receiver": [str(r) for _, r in pairs]}

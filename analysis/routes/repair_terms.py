@@ -20,8 +20,8 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.model.norms import Norm, norm_of
 from steerscope.analysis.question.experiment import Activations, Edits, Experiment
-from steerscope.analysis.question.metrics import Score
 from steerscope.analysis.question.outputs import Outputs
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.tools.writes import changes
 
 PARTS = ("direct", "nodes", "norm", "remainder", "net", "direct_live")

@@ -34,12 +34,12 @@ from numpy.typing import NDArray
 from steerscope.analysis.engine.edits import Edit, Variant
 from steerscope.analysis.gate import Level, Share, Whole, gated
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.effects import NODE, NUMBERS, Statistics, estimates, node_columns
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import ratio_interval
+from steerscope.analysis.tools.keeping import Arrays, each
 from steerscope.analysis.tools.patching import against_plain
 from steerscope.analysis.tools.record import check, record, tolerance
 from steerscope.analysis.tools.strongest import chosen
@@ -123,13 +123,20 @@ def self_repair(
     carriers, rule = chosen(experiment, nodes, TOP, ("necessity",))
     later = [[n for n in experiment.reachable if after(experiment.model, c, n)] for c in carriers]
     experiment.patches(None, carriers)  # of all carriers in one run
-    found: list[list[Removal]] = []
-    for vector in track(experiment.vectors, "self-repair"):
+
+    def read(vector: int) -> Arrays:
         experiment.activations(vector, sites(experiment.model, min(c.layer for c in carriers)))
         scores = experiment.readings(vector)
         row = [removal(experiment, vector, c, rest, scores) for c, rest in zip(carriers, later, strict=True)]
-        found.append(row)
         experiment.own_effect(vector)  # kept from here on, its run is not
+        gaps = np.array([r.gap for r in row])
+        return np.stack([r.parts for r in row]), np.concatenate([r.later for r in row], axis=1), gaps
+
+    ends = np.cumsum([len(nodes) for nodes in later])[:-1]
+    found = [
+        [Removal(*one) for one in zip(parts, np.split(after_it, ends, axis=1), gaps.tolist(), strict=True)]
+        for parts, after_it, gaps in each(experiment, "self-repair", read, *carriers)
+    ]
     parts = np.array([r.parts[0] for r in found[0]])  # [carrier, part, prompt]
     own = np.array([[r.parts[-1] for r in row] for row in found])  # [vector, carrier, part, prompt]
     total = float(experiment.effect().mean())

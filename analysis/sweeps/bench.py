@@ -26,8 +26,9 @@ from steerscope.analysis.engine.run import Readout, Reads, measure, run
 from steerscope.analysis.errors import BadArgument, BrokenInvariant, Overflow
 from steerscope.analysis.gate import Count, gated, shown
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.question.metrics import METRICS, Metric, Scored
+from steerscope.analysis.question.metrics import METRICS, Metric
 from steerscope.analysis.question.prompts import Prompts
+from steerscope.analysis.question.scored import Scored
 from steerscope.analysis.vectors.vector import SteeringVector
 
 from .design import Trial

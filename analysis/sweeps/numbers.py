@@ -18,8 +18,9 @@ from torch import Tensor
 
 from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.question.metrics import Metric, Scored, own_direction
+from steerscope.analysis.question.metrics import Metric, own_direction
 from steerscope.analysis.question.outputs import Outputs
+from steerscope.analysis.question.scored import Scored
 
 ROWS = 1024  # scored positions that are worked on together
 PIECE = {"cpu": 1024}  # of the vocabulary, by device; all of it elsewhere

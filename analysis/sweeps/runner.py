@@ -6,20 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from steerscope.analysis.errors import BadArgument, SteerscopeError
+from steerscope.analysis.executors.executors import Executor, local, named
+from steerscope.analysis.executors.executors import executor as executor_of
 from steerscope.analysis.gate import Level, Share, gated, shown
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.results.result import Result
 
 from .bench import answer, bench
-from .executors import Executor, Processes, Ray, local
-from .executors import executor as executor_of
 from .plan import Loader, Plan, plan, reopen
 from .store import Store
 from .summary import COLUMNS as COLUMNS  # the question's own, beside its function
@@ -68,7 +67,8 @@ def sweep(
         vectors: one or several steering vectors at `resid_pre`, or (mode given) dictionaries from nodes to vectors.
         prompts: texts, lists of token ids, or `Prompts`; the last token of each is only predicted.
         out: folder of the run.
-        executor: local, processes or ray; or `Processes(n)`, `Ray(address)` of `steerscope.analysis.sweeps.executors`.
+        executor: local, processes or ray; or `Processes(n)`, `Ray(address)` of
+            `steerscope.analysis.executors.executors`.
         level: of the intervals.
         alpha: threshold on corrected p-values.
         smallest: effect of interest, as a share of the whole.
@@ -84,7 +84,7 @@ def sweep(
         OutputExists: the folder holds another sweep; the message names every difference.
         DiskFull, CannotWrite: what was written stays good.
     """
-    store, executor = Store(out), _executor(executor)
+    store, executor = Store(out), executor_of(executor)
     made = plan(model, vectors, prompts, **options)
     begin(made, store)
     run(made, store, executor)
@@ -115,7 +115,7 @@ def resume(
     smallest: Share = 0.02,
 ) -> Result:
     """Goes on with a run that was stopped or killed; the rows are those of a run that was not."""
-    store, executor = Store(folder), _executor(executor)
+    store, executor = Store(folder), executor_of(executor)
     run(reopen(store, model, loader), store, executor)
     return summarize(store, level=level, alpha=alpha, smallest=smallest)
 
@@ -123,14 +123,14 @@ def resume(
 @gated
 def run(made: Plan, store: Store, executor: str | Executor[Block, Answer] = "local") -> Session:
     """Runs the blocks that are not there yet. Stop it at any moment; call it again to go on."""
-    executor = _executor(executor)
+    executor = executor_of(executor)
     if executor is not local and made.work.loader is None:
         raise BadArgument(
             f"{made.model.name} is only in memory, and workers must load it; expected a folder or a hub name; "
             "save the model and load it from there, or use the executor local"
         )
     with store.lock():
-        session = Session(_name(executor), damaged=tuple(path.name for path in store.set_aside()))
+        session = Session(named(executor), damaged=tuple(path.name for path in store.set_aside()))
         done = store.done()
         if len(done) == made.blocks:
             return session
@@ -162,28 +162,9 @@ def _note(session: Session, store: Store, start: float) -> None:
     store.log({"ended": datetime.now(UTC).isoformat(timespec="seconds"), **vars(session)})
 
 
-def _executor(executor: str | Executor[Block, Answer]) -> Executor[Block, Answer]:
-    if isinstance(executor, str):
-        return executor_of(executor)
-    try:
-        signature(executor).bind(answer, ())
-    except (TypeError, ValueError) as error:
-        raise BadArgument(
-            f"executor={shown(executor)} takes no function and tasks ({error}); expected local, processes, ray, "
-            "or a function like them; choose one"
-        ) from error
-    return executor
-
-
 def _check_answer(found: object) -> None:
     if not isinstance(found, Answer):
         raise BadArgument(
             f"the executor gave {shown(found)}; expected what the function it was given returns, for every task; mend "
             "the executor"
         )
-
-
-def _name(executor: Any) -> str:
-    if isinstance(executor, Processes | Ray):
-        return f"{type(executor).__name__.lower()}" + (f", {executor.workers} workers" if executor.workers else "")
-    return str(getattr(executor, "__name__", executor))

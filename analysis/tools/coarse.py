@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from steerscope.analysis.engine.delta import PAYS, gain
 from steerscope.analysis.engine.edits import Variant
+from steerscope.analysis.engine.run import Readout
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.metrics import Projection, Score
-from steerscope.analysis.question.outputs import Outputs
+from steerscope.analysis.question.scores import Projection
 
 LIMIT = 2.0**-8  # of an effect's size
 TOLD = 2.0**-7  # of it: how far an effect may be off, as it is told
@@ -106,7 +107,7 @@ def coarse_scores(
     score = experiment.own(vector)
     assert isinstance(score, Projection)
     reads = experiment.scored_positions.reads
-    sizes_from = [_size(score, experiment.outputs_of(of)) for of in (None, vector)]
+    sizes_from = [Size(score, experiment.outputs_of(of).states) for of in (None, vector)]
     found = experiment.scores(variants, [score, *sizes_from], reads, "delta")
     values, sizes = found[:, :1].copy(), np.where([bool(v.base) for v in variants], found[:, 2], found[:, 1])
     tried = _tried(sizes, np.random.default_rng([experiment.seed, 5, vector]))
@@ -119,10 +120,19 @@ def coarse_scores(
     return values, np.array([off.max(initial=0.0) / LIMIT, bound, len(tried), len(variants)])
 
 
-def _size(score: Projection, base: Outputs) -> Score:
-    states = base.hidden
-    assert states is not None
-    return lambda readout: score.size(readout, states)
+@dataclass(frozen=True, eq=False)
+class Size:
+    """A score: how much another one would differ from that of a base, if nothing in the change cancelled.
+
+    Attributes:
+        base: its final states.
+    """
+
+    score: Projection
+    base: Float[Tensor, "scored d_model"]
+
+    def __call__(self, readout: Readout) -> Float[Tensor, " read"]:
+        return self.score.size(readout, self.base)
 
 
 def _tried(sizes: Float[Values, " variant"], generator: np.random.Generator) -> NDArray[np.int64]:

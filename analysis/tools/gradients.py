@@ -23,10 +23,10 @@ What it cannot see: anything a straight line does not: saturation (`gradient`), 
 each misses of planted relays. So every result says how far it is from exact patching on a sample of nodes.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -34,20 +34,18 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.engine.backward import backward, recomputes
+from steerscope.analysis.engine.backward import Rules, backward, recomputes
 from steerscope.analysis.engine.edits import Variant
-from steerscope.analysis.engine.wavefront import Hook
 from steerscope.analysis.errors import BadArgument, BadMetric
 from steerscope.analysis.gate import MOST, Within
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.metrics import Score
+from steerscope.analysis.question.scores import Score
 
 from .patching import MEASURES
-from .relevance import relevance, secants
+from .relevance import relevance, secants, secants_without
 
 Values = NDArray[np.float64]
-Rules = Sequence[tuple[str, Hook]]
 BACKWARD = 3  # forward-equivalents of a row: forward, and twice that for the way back
 CONDUCTANCE = ("conductance",)
 COMPLETE = 0.01  # of the effect: the gap that integration is content with
@@ -146,44 +144,33 @@ def rank(experiment: Experiment, method: str = "gradient") -> tuple[Float[Values
     return np.broadcast_to(means, (len(MEASURES), means.shape[1])).copy(), found.passes
 
 
-def _gradient(experiment: Experiment, vector: int, steps: int, score: Score, rules: Rules = ()) -> Estimates:
+def _gradient(experiment: Experiment, vector: int, steps: int, score: Score, rules: Rules | None = None) -> Estimates:
     at, passes = _ends(experiment, vector, score, rules)
     return Estimates(experiment.reachable, MEASURES, at, passes)
 
 
 def _relp(experiment: Experiment, vector: int, steps: int, score: Score) -> Estimates:
-    rules, fired = relevance(experiment.model)
-    with warnings.catch_warnings():  # what is edited in a norm stays as it was, but for its way back
-        warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
-        found = _gradient(experiment, vector, steps, score, rules)
-    fired()
-    return found
+    return _gradient(experiment, vector, steps, score, relevance)
 
 
 def _repaired(experiment: Experiment, vector: int, steps: int, score: Score) -> Estimates:
     """Secants through every softmax; and GradDrop: a backward pass a layer, in which that layer hands nothing back."""
     model = experiment.model
-    turned = secants(model)
-    plain = _gradient(experiment, vector, steps, score, turned)
+    plain = _gradient(experiment, vector, steps, score, secants)
     first = min(node.layer for node in experiment.reachable)
     layers = range(first, model.n_layers)
     if len(layers) < 2:
         return plain
     total = [np.zeros_like(x) for x in plain.at]
     for layer in layers:
-        names = ("attn_out", "mlp_out") if model.has_mlp else ("attn_out",)
-        rules = [*turned, *((model.hook(name, layer), _stop) for name in names)]
         own = [i for i, node in enumerate(experiment.reachable) if node.layer == layer]
-        for x, y in zip(total, _gradient(experiment, vector, steps, score, rules).at, strict=True):
+        dropped = _gradient(experiment, vector, steps, score, partial(secants_without, layer))
+        for x, y in zip(total, dropped.at, strict=True):
             y[:, own] = 0  # nothing reaches the dropped layer's own nodes
             x += np.abs(y)
     scale = 1 / (len(layers) - 1)  # every node is in one of the layers
     at = [np.copysign(np.maximum(np.abs(p), x * scale), p) for p, x in zip(plain.at, total, strict=True)]
     return Estimates(plain.nodes, plain.measures, at, plain.passes * (1 + len(layers)))
-
-
-def _stop(x: Tensor, hook: object) -> Tensor:
-    return x.detach()
 
 
 def _integrated(experiment: Experiment, vector: int, steps: int, score: Score) -> Estimates:
@@ -196,17 +183,24 @@ def _integrated(experiment: Experiment, vector: int, steps: int, score: Score) -
     return replace(found, passes=passes)
 
 
-def _ends(experiment: Experiment, vector: int, score: Score, rules: Rules) -> tuple[list[Values], float]:
+def _ends(experiment: Experiment, vector: int, score: Score, rules: Rules | None) -> tuple[list[Values], float]:
     """Gradients times the change of every node, at every position: in the steered run, and in the clean one."""
     found = [np.zeros((len(MEASURES), len(experiment.reachable), len(ids))) for ids in experiment.prompts.full]
 
-    def collect(p: int, block: int, site: tuple[str, int], rows: Tensor, back: Tensor) -> None:
-        change = rows[1] - rows[0]
-        for measure, gradient in enumerate((back[1], back[0])):
-            _put(experiment, found[p][measure], site, (gradient * change).sum(dim=-1))
+    def put(p: int, block: int, site: tuple[str, int], products: Tensor) -> None:
+        for measure, product in enumerate(products):
+            _put(experiment, found[p][measure], site, product)
 
-    _, passes = _backward(experiment, vector, [(0.0, 1.0)], score, collect, (), rules)
+    _, passes = _backward(experiment, vector, [(0.0, 1.0)], score, change_of_ends, put, (), rules)
     return found, passes
+
+
+def change_of_ends(
+    site: tuple[str, int], rows: Float[Tensor, "2 pos ..."], back: Float[Tensor, "2 pos ..."]
+) -> Float[Tensor, "measure pos ..."]:
+    """Gradient times change, summed over dimensions: with the gradient of the steered run, and of the clean one."""
+    change = rows[1] - rows[0]
+    return torch.stack([(gradient * change).sum(dim=-1) for gradient in (back[1], back[0])])
 
 
 def _conductance(experiment: Experiment, vector: int, steps: int, score: Score) -> Estimates:
@@ -219,16 +213,32 @@ def _conductance(experiment: Experiment, vector: int, steps: int, score: Score) 
     shares = ((1 - np.cos(np.pi * np.arange(steps + 1) / steps)) / 2).tolist()
     blocks = [shares[k : k + BLOCK + 1] for k in range(0, steps, BLOCK)]
 
-    def collect(p: int, block: int, site: tuple[str, int], rows: Tensor, back: Tensor) -> None:
-        _put(experiment, found[p][0], site, _integral(back, rows).sum(dim=-1))
-        if site in injected:
+    def put(p: int, block: int, site: tuple[str, int], made: tuple[Tensor, Tensor | None]) -> None:
+        product, back = made
+        _put(experiment, found[p][0], site, product)
+        if back is not None:
             along = torch.tensor(blocks[block]).to(back).reshape(-1, *[1] * (back.ndim - 1))
             whole[p] += _along(experiment, vector, p, site, _integral(back, along))
 
-    values, passes = _backward(experiment, vector, blocks, score, collect, sorted(injected), ())
+    reduced = Conducted(frozenset(injected))
+    values, passes = _backward(experiment, vector, blocks, score, reduced, put, sorted(injected), None)
     ends = values.reshape(len(prompts), -1)
     path = np.stack([whole, ends[:, -1] - ends[:, 0]])
     return Estimates(experiment.reachable, CONDUCTANCE, found, passes, path, steps)
+
+
+@dataclass(frozen=True)
+class Conducted:
+    """The integral of a site's gradient over its activation, summed over dimensions; of injected sites the gradients
+    themselves, too.
+    """
+
+    injected: frozenset[tuple[str, int]]
+
+    def __call__(
+        self, site: tuple[str, int], rows: Float[Tensor, "share pos ..."], back: Float[Tensor, "share pos ..."]
+    ) -> tuple[Tensor, Tensor | None]:
+        return _integral(back, rows).sum(dim=-1), back.clone() if site in self.injected else None
 
 
 def _integral(g: Float[Tensor, "share ..."], x: Float[Tensor, "share ..."]) -> Float[Tensor, "..."]:
@@ -247,19 +257,24 @@ def _put(experiment: Experiment, into: Float[Values, "node pos"], site: tuple[st
             into[i] += values if node.head is None else values[:, node.head]
 
 
+Reduce = Callable[[tuple[str, int], Tensor, Tensor], Any]  # of a site, its activations and gradients, by share
+
+
 def _backward(
     experiment: Experiment,
     vector: int,
     blocks: Sequence[Sequence[float]],
     score: Score,
-    collect: Callable[[int, int, tuple[str, int], Tensor, Tensor], None],
+    reduced: Reduce,
+    put: Callable[[int, int, tuple[str, int], Any], None],
     more: Sequence[tuple[str, int]],
-    rules: Rules,
+    rules: Rules | None,
 ) -> tuple[Float[Values, " row"], float]:
     """Runs every prompt at shares of the coefficient, those of a block side by side; scores, and what it cost.
 
     Args:
-        collect: called as collect(prompt, block, site, activations, gradients), both `[share, pos, ...]`.
+        reduced: what is made of each prompt's and block's activations and gradients, where they are.
+        put: called as put(prompt, block, site, made) with that.
         more: sites to see beside those of the nodes.
     """
     prompts = experiment.prompts.full
@@ -271,15 +286,6 @@ def _backward(
     ]
     of_row = [(g // len(blocks), g % len(blocks), len(group)) for g, group in enumerate(groups) for _ in group]
     sites = sorted({(node.site.name, node.layer) for node in experiment.reachable} | set(more))
-
-    def every(indices: list[int], site: str, layer: int, x: Tensor, g: Tensor) -> None:
-        first = 0
-        while first < len(indices):
-            p, block, size = of_row[indices[first]]
-            rows = slice(first, first + size), slice(len(prompts[p]))
-            collect(p, block, (site, layer), x[rows], g[rows])
-            first += size
-
     values = backward(
         experiment.model,
         prompts,
@@ -287,7 +293,8 @@ def _backward(
         experiment.scored_positions.positions,
         score,
         sites,
-        every,
+        Blocks(of_row, [len(ids) for ids in prompts], reduced),
+        lambda made: [put(*one) for one in made],
         reads=experiment.reads,
         budget=experiment.budget,
         rules=rules,
@@ -295,6 +302,31 @@ def _backward(
     )
     again = recomputes(experiment.model, prompts, groups)  # forward once more
     return values.double().cpu().numpy(), float((BACKWARD + again) * len(of_row))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Cuts the rows of a chunk into prompts and blocks, and reduces each: what `backward` collects.
+
+    Attributes:
+        of_row: by row of all chunks, its prompt, its block, and how many rows that has.
+        lengths: of the prompts.
+    """
+
+    of_row: Sequence[tuple[int, int, int]]
+    lengths: Sequence[int]
+    reduced: Reduce
+
+    def __call__(
+        self, indices: list[int], site: str, layer: int, x: Tensor, g: Tensor
+    ) -> list[tuple[int, int, tuple[str, int], Any]]:
+        found, first = [], 0
+        while first < len(indices):
+            p, block, size = self.of_row[indices[first]]
+            rows = slice(first, first + size), slice(self.lengths[p])
+            found.append((p, block, (site, layer), self.reduced((site, layer), x[rows], g[rows])))
+            first += size
+        return found
 
 
 def _along(experiment: Experiment, vector: int, p: int, site: tuple[str, int], gradient: Tensor) -> float:

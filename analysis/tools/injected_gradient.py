@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerscope.analysis.engine.backward import backward
+from steerscope.analysis.engine.backward import backward, gradients
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.engine.run import Reads
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.metrics import Score
+from steerscope.analysis.question.scores import Score
 
 
 def injected_gradient(
@@ -43,11 +43,12 @@ def injected_gradient(
     ]
     found = [torch.zeros(len(edits), *_shape(edit.value)) for edit in edits[0]]
 
-    def collect(indices: list[int], site: str, layer: int, x: Tensor, g: Tensor) -> None:
+    def put(seen: tuple[list[int], tuple[str, int], Tensor]) -> None:
+        indices, at_site, g = seen
         for row, index in enumerate(indices):
             p, step = divmod(index, steps)
             for i, edit in enumerate(edits[p]):
-                if (edit.site.name, edit.site.layer) == (site, layer) and edit.positions is not None:
+                if (edit.site.name, edit.site.layer) == at_site and edit.positions is not None:
                     at = g[row, list(edit.positions)]
                     at = at if edit.site.head is None else at[:, edit.site.head]
                     rows = at.sum(dim=0, keepdim=True) if _shape(edit.value)[0] == 1 else at
@@ -60,7 +61,8 @@ def injected_gradient(
         experiment.scored_positions.positions,
         score,
         sorted({(edit.site.name, edit.site.layer) for edit in edits[0]}),
-        collect,
+        gradients,
+        put,
         reads=reads,
         budget=experiment.budget,
         name=experiment.metric.name,

@@ -81,7 +81,7 @@ class _Place:
         if self.waiting and self.folder.is_symlink():
             raise CannotWrite(f"{str(self.folder)!r} is a link; expected a folder of steerscope's own; remove it")
         for name, arrays in list(self.waiting.items()):
-            tensors = {f"{i:02}": torch.from_numpy(np.array(array, order="C")) for i, array in enumerate(arrays)}
+            tensors = {f"{i:04}": torch.from_numpy(np.array(array, order="C")) for i, array in enumerate(arrays)}
             write(self.folder / name, tensor_bytes(tensors, {"name": name, "loop": self.loop}))
             del self.waiting[name]
         self.written = time.monotonic()

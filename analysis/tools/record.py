@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from steerscope.analysis.engine.elsewhere import where
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.advice import advice
 from steerscope.analysis.question.experiment import Experiment
@@ -62,6 +63,7 @@ def made_now(start: float) -> dict[str, Any]:
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "executor": where(),
         "seconds": round(time.perf_counter() - start, 2),
         "versions": {p: version(p) for p in PACKAGES},
     }

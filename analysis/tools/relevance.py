@@ -76,13 +76,25 @@ def relevance(model: Model) -> tuple[list[tuple[str, Hook]], Callable[[], None]]
     return rules, check
 
 
-def secants(model: Model) -> list[tuple[str, Hook]]:
-    """The softmaxes' rule as hooks, for chunks whose rows are clean and steered in turn.
+def secants(model: Model) -> tuple[list[tuple[str, Hook]], Callable[[], None]]:
+    """The softmaxes' rule as hooks, for chunks whose rows are clean and steered in turn; and a function that does
+    nothing.
 
     Raises:
         UnsupportedModel: as soon as a pattern comes from no softmax.
     """
-    return [(model.hook("pattern", layer), _turning) for layer in range(model.n_layers)]
+    return [(model.hook("pattern", layer), _turning) for layer in range(model.n_layers)], _nothing
+
+
+def secants_without(layer: int, model: Model) -> tuple[list[tuple[str, Hook]], Callable[[], None]]:
+    """The same, and a layer's nodes hand nothing back."""
+    names = ("attn_out", "mlp_out") if model.has_mlp else ("attn_out",)
+    turned, checked = secants(model)
+    return [*turned, *((model.hook(name, layer), _constant) for name in names)], checked
+
+
+def _nothing() -> None:
+    """No rule to look after."""
 
 
 def _turning(pattern: Tensor, hook: Any) -> None:

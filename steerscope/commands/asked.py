@@ -79,7 +79,7 @@ PRECISION = (
     "Of reference vectors at single nodes: exact is float32; delta computes changes in bfloat16 and checks itself; "
     "auto is delta where that is faster here. The real vector is always exact."
 )
-AROUND = ("out", "overwrite", "report", "dry_run")
+AROUND = ("out", "overwrite", "report", "dry_run", "executor", "workers", "address")
 ONE = ("layer", "coef", "positions", "operation", "during")  # of the one injection that options describe
 OPERATION = (
     "add; norm_add (at an unchanged norm); ablate (coef: the share); set or clamp the component (coef times the "
@@ -117,13 +117,18 @@ def command(question: Question) -> Callable[..., Answer]:
         from steerscope.analysis.results.result import PAGE
 
         check_out(out, overwrite, question.tables, [PAGE] if page else [])
+        from steerscope.analysis.executors.executors import executor as executor_of
+
+        where = given["executor"].value, given["workers"], given["address"]
+        executor_of(*where)  # refuses what is none
+        from steerscope.analysis.engine.elsewhere import executor
         from steerscope.analysis.question.cost import cost
         from steerscope.analysis.tools.keeping import forget, keeping
 
         experiment = _experiment(steering, **{option.name: given[option.name] for option in shared})
         if (told := _estimated(cost(experiment, question.name, **own, **levels), given["dry_run"])) is not None:
             return told
-        with keeping(out):
+        with executor(*where), keeping(out):
             result = question.function(experiment, **own, **levels)
         answer = finish(result, out, overwrite, page)
         forget(out)
@@ -199,6 +204,9 @@ def _around(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what can be told and what it takes, and stop there.")
     ] = False,
+    executor: options.Runs = options.Where.local,
+    workers: options.Workers = None,
+    address: options.Address = None,
 ) -> None:
     """What every command does around its analysis."""
 

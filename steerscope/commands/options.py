@@ -1,9 +1,20 @@
 """Options that several commands share, each written once."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+
+class Where(StrEnum):
+    local = "local"
+    processes = "processes"
+    ray = "ray"
+
+
+Runs = Annotated[Where, typer.Option(help="Where passes run: here, in worker processes, or on Ray.")]
+Workers = Annotated[int | None, typer.Option(help="Workers of processes or ray; one a core (or a GPU) by default.")]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto; by default Ray starts here.")]
 ModelName = Annotated[str, typer.Option("--model", help="Shipped name, Hugging Face folder or hub name.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")]

@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 
 from steerscope.analysis.errors import BadArgument
 from steerscope.commands.finish import Answer, Out
-from steerscope.commands.options import Against, Bos, Device, Dtype, ModelName, Targets
+from steerscope.commands.options import Address, Against, Bos, Device, Dtype, ModelName, Runs, Targets, Where, Workers
 from steerscope.commands.vectors import Chosen, offers
 
 if TYPE_CHECKING:
@@ -28,19 +28,10 @@ class Mode(StrEnum):
     shared = "shared"
 
 
-class Where(StrEnum):
-    local = "local"
-    processes = "processes"
-    ray = "ray"
-
-
 Folder = Annotated[Path, typer.Argument(help="Folder of a sweep.")]
 Level = Annotated[float, typer.Option(help="Level of the intervals.")]
 Alpha = Annotated[float, typer.Option(help="Threshold on corrected p-values.")]
 Smallest = Annotated[float, typer.Option(help="Smallest effect of interest, as a share of the whole.")]
-Runs = Annotated[Where, typer.Option(help="Where trials run: here, in processes, or on Ray.")]
-Workers = Annotated[int | None, typer.Option(help="Workers of processes or ray; one a core (or a GPU) by default.")]
-Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto; by default Ray starts here.")]
 
 
 @app.command("run")
@@ -103,11 +94,11 @@ def run(
     Example: steerscope sweep run --model tinystories-2l --plus " wedding" --minus " " --layer 0
     --trials 20000 --out out/sweep
     """
+    from steerscope.analysis.executors.executors import executor as executor_of
     from steerscope.analysis.question.corpora import windows
     from steerscope.analysis.question.prompt_files import read_prompts
     from steerscope.analysis.question.prompts import make_prompts
     from steerscope.analysis.results.effects import Statistics
-    from steerscope.analysis.sweeps.executors import executor as executor_of
     from steerscope.commands.finish import command_line, hush
     from steerscope.commands.metrics import metric_of
 
@@ -169,8 +160,8 @@ def resume(
     device: Device = None,
 ) -> Answer:
     """Goes on with a run that was stopped or killed, to exactly the rows of one that was not."""
+    from steerscope.analysis.executors.executors import executor as executor_of
     from steerscope.analysis.results.effects import Statistics
-    from steerscope.analysis.sweeps.executors import executor as executor_of
     from steerscope.commands.finish import hush
 
     Statistics(level, alpha, smallest)

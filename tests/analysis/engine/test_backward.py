@@ -108,7 +108,10 @@ def test_the_model_is_left_as_it_was(small_model: Model) -> None:
 
 def test_rules_change_what_flows_back(small_model: Model) -> None:
     last = small_model.n_layers - 1
-    stop = [(small_model.hook("attn_out", last), lambda x, hook: x.detach())]
+
+    def stop(model: Model) -> Any:
+        return [(model.hook("attn_out", last), lambda x, hook: x.detach())], lambda: None
+
     _, whole = found(small_model, [("z", last)])
     _, kept = found(small_model, [("z", last), ("z", 0)], rules=stop)
     assert ("z" in {key[1] for key in whole}) and not any(key[2] == last for key in kept)

@@ -17,9 +17,11 @@ from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.generation import generate
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import METRICS, Metric, Score, Scored, log_prob, perplexity
+from steerscope.analysis.question.metrics import METRICS, Metric, log_prob, perplexity
 from steerscope.analysis.question.outputs import Outputs
 from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.question.scored import Scored
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 IDS = [[1, 2, 3, 4], [5, 6, 7]]

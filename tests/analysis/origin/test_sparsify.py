@@ -17,9 +17,11 @@ from steerscope.analysis.origin.kept import Curves, Tried, smallest
 from steerscope.analysis.origin.sparsify import COLUMNS, Order, sparsify
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import Metric, Score, Scored, kl, log_prob
+from steerscope.analysis.question.metrics import Metric, kl, log_prob
 from steerscope.analysis.question.outputs import Outputs
 from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.question.scored import Scored
+from steerscope.analysis.question.scores import Score
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.injected_gradient import injected_gradient

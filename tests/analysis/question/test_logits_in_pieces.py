@@ -16,9 +16,10 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.question import outputs as module
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import METRICS, Metric, divergence, kl, log_prob, perplexity
+from steerscope.analysis.question.metrics import METRICS, Metric, kl, log_prob, perplexity
 from steerscope.analysis.question.outputs import Outputs, apart, pieced
 from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.question.scores import divergence
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 PEAK = """

@@ -81,16 +81,18 @@ def mean_gradients(asked: Experiment, steps: int) -> Any:
     found = np.zeros((len(asked.reachable), len(PROMPTS)))
     place = {node: i for i, node in enumerate(asked.reachable)}
 
-    def collect(p: int, block: int, site: tuple[str, int], rows: Tensor, back: Tensor) -> None:
+    def product(site: tuple[str, int], rows: Tensor, back: Tensor) -> Any:
         mean = torch.einsum("k,k...->...", torch.tensor(weights / 2).to(back), back[1:-1])
-        product = ((rows[-1] - rows[0]) * mean).sum(dim=(0, -1)).double().numpy()
+        return ((rows[-1] - rows[0]) * mean).sum(dim=(0, -1)).double().numpy()
+
+    def put(p: int, block: int, site: tuple[str, int], product: Any) -> None:
         for head in range(len(product)) if product.ndim else (None,):
             node = Node(site[1], head)
             if node in place and node.site.name == site[0]:
                 found[place[node], p] = product if head is None else product[head]
 
     shares = [0.0, *((points + 1) / 2).tolist(), 1.0]
-    _backward(asked, 0, [shares], asked.along, collect, (), ())
+    _backward(asked, 0, [shares], asked.along, product, put, (), None)
     return found
 
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.executors.executors import Processes, Ray, executor, local
 from steerscope.analysis.loading.loading import load
-from steerscope.analysis.sweeps.executors import Processes, Ray, executor, local
 from steerscope.analysis.sweeps.plan import plan
 from steerscope.analysis.sweeps.runner import begin, run
 from steerscope.analysis.sweeps.store import Store

@@ -244,7 +244,7 @@ def test_the_same_call_goes_on_and_a_finished_run_is_only_read(tiny: Model, tmp_
 def test_a_model_in_memory_cannot_be_sent_to_workers(tiny: Model, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from steerscope.analysis.sweeps.executors import Processes
+    from steerscope.analysis.executors.executors import Processes
 
     found = made(replace(tiny, source=None))
     store = Store(tmp_path / "run")

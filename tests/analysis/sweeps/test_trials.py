@@ -227,8 +227,9 @@ def test_the_vocabulary_in_pieces_gives_what_whole_logits_give(
 ) -> None:
     """Also where logits are so large that their exponentials would overflow."""
     from steerscope.analysis.engine.run import Readout
-    from steerscope.analysis.question.metrics import Scored, own_direction
+    from steerscope.analysis.question.metrics import own_direction
     from steerscope.analysis.question.prompts import Prompts
+    from steerscope.analysis.question.scored import Scored
     from steerscope.analysis.sweeps import numbers
 
     monkeypatch.setattr(numbers, "PIECE", {"cpu": piece})

@@ -12,8 +12,9 @@ from steerscope.analysis.carriers.screen import screen
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.metrics import Projection, log_prob
+from steerscope.analysis.question.metrics import log_prob
 from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.question.scores import Projection
 from steerscope.analysis.tools import coarse
 from steerscope.analysis.tools.patching import effects
 from steerscope.analysis.vectors.prompt_pair import prompt_pair

@@ -143,7 +143,6 @@ def test_conductance_is_gradient_times_change_in_many_small_steps(small_model: M
 def test_relevance_is_conserved_where_nothing_is_added(small_models: Any) -> None:
     """Without biases, what the rules hand back is the same in every layer: the logit itself."""
     model = small_models["llama"]
-    rules, fired = relevance(model)
     totals: dict[int, Tensor] = {}
 
     def collect(indices: list[int], site: str, layer: int, x: Tensor, g: Tensor) -> None:
@@ -154,8 +153,9 @@ def test_relevance_is_conserved_where_nothing_is_added(small_models: Any) -> Non
         return readout.logits[:, TARGET]
 
     sites = [("resid_pre", layer) for layer in range(model.n_layers)]
-    values = backward(model, PROMPTS, [[Variant(0)], [Variant(1)]], [(6,), (4,)], score, sites, collect, rules=rules)
-    fired()
+    values = backward(
+        model, PROMPTS, [[Variant(0)], [Variant(1)]], [(6,), (4,)], score, sites, collect, rules=relevance
+    )
     plain = [plain_logits(model, ids)[-1, TARGET] for ids in PROMPTS]
     torch.testing.assert_close(values, torch.stack(plain).detach(), rtol=1e-4, atol=1e-5)
     for layer in range(model.n_layers):
@@ -169,7 +169,6 @@ def test_the_rules_act_and_leave_the_forward_pass_alone(every_architecture: Mode
     assert np.isfinite(other).all()
     assert abs(plain - other).max() > 1e-4
     clean = [metric(asked, p, []) for p in range(2)]
-    rules, _ = relevance(every_architecture)
     scored = asked.scored_positions
     score = asked.metric.prepare(scored, asked.clean, asked.steered)
     values = backward(
@@ -180,7 +179,7 @@ def test_the_rules_act_and_leave_the_forward_pass_alone(every_architecture: Mode
         score,
         [("z", 0)],
         lambda *found: None,
-        rules=rules,
+        rules=relevance,
     )
     np.testing.assert_allclose(values, clean, rtol=1e-4, atol=1e-4)
 
@@ -214,8 +213,8 @@ def test_secants_act_in_every_architecture_and_leave_the_forward_pass_alone(ever
     """A small injection bends nothing, so that the secant is the slope; a large one moves patterns."""
     for size, same in ((1e-3, True), (4.0, False)):
         asked = experiment(every_architecture, size)
-        plain, _ = _ends(asked, 0, asked.along, ())
-        turned, _ = _ends(asked, 0, asked.along, secants(every_architecture))
+        plain, _ = _ends(asked, 0, asked.along, None)
+        turned, _ = _ends(asked, 0, asked.along, secants)
         scale = max(np.abs(x).max() for x in plain)
         off = max(np.abs(x - y).max() for x, y in zip(plain, turned, strict=True)) / scale
         assert off < 1e-2 if same else off > 5e-3
@@ -230,7 +229,7 @@ def test_secants_act_in_every_architecture_and_leave_the_forward_pass_alone(ever
             asked.along,
             [("z", 0)],
             lambda *found: None,
-            rules=secants(every_architecture),
+            rules=secants,
             recompute=recompute,
         )
         expected = [metric(asked, p, edits) for p in range(2) for edits in ([], list(asked.edits(0)[p]))]
