@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from architectures import native
+from architectures import AT_ONCE, native
 from posted import Deadly, failing, first_alone, killed, posted
 from questions import PROMPTS
 from small_runs import RUNS
@@ -46,6 +46,7 @@ ALL: dict[str, Callable[[Experiment], Result]] = RUNS | {
     "trace": lambda asked: trace(asked),
     "breakdown": lambda asked: breakdown(asked, coefficients=[1.0, 3.0], text=TEXTS),
 }
+LONG = ("exact", "breakdown", "freeze_attention")
 UNLIKE = ("executor", "seconds", "created")  # of manifests
 
 
@@ -96,7 +97,11 @@ def assert_same(found: Result, expected: Result) -> None:
     assert left == right
 
 
-@pytest.mark.parametrize("name", ALL)
+def slow_but(names: Iterable[str], *fast: str) -> list[Any]:
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", slow_but(ALL, *(name for name in ALL if name not in LONG)))
 def test_every_question_has_the_rows_of_a_local_run(name: str, tiny: Model) -> None:
     with executor("local"):
         expected = ALL[name](asked(tiny, name))
@@ -106,10 +111,7 @@ def test_every_question_has_the_rows_of_a_local_run(name: str, tiny: Model) -> N
     assert (expected.manifest["executor"], found.manifest["executor"]) == ("local", "posted")
 
 
-SOME = [name if name in ("exact", "edges") else pytest.param(name, marks=pytest.mark.slow) for name in ALL]
-
-
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", slow_but(ALL, "edges", "shapley"))
 def test_every_question_has_the_rows_of_a_local_run_in_two_processes(name: str, tiny: Model, two: Any) -> None:
     with spread(two) as given:
         found = ALL[name](asked(tiny, name))
@@ -117,18 +119,15 @@ def test_every_question_has_the_rows_of_a_local_run_in_two_processes(name: str, 
     assert_same(found, ALL[name](asked(tiny, name)))
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("log_prob", "kl") else pytest.param(n, marks=pytest.mark.slow) for n in METRICS]
-)
+@pytest.mark.parametrize("name", slow_but(METRICS, "log_prob", "kl"))
 def test_every_metric_travels(name: str, tiny: Model) -> None:
     metric = log_prob([" wedding", " ship"], " dragon") if name == "log_prob" else METRICS[name]()
-    question = asked(tiny, "exact", metric=metric, precision="delta")
-    with executor(posted):
-        found = exact(question, completions=0, attention=False, writers=False)
-    assert_same(
-        found,
-        exact(asked(tiny, "exact", metric=metric, precision="delta"), completions=0, attention=False, writers=False),
-    )
+    found = []
+    for how in (posted, "local"):
+        with executor(how):
+            question = asked(tiny, "exact", metric=metric, precision="delta")
+            found.append(exact(question, completions=0, growing=False, attention=False, writers=False))
+    assert_same(*found)
 
 
 def reading(model: Model, rows: int = 12) -> dict[str, Any]:
@@ -138,8 +137,8 @@ def reading(model: Model, rows: int = 12) -> dict[str, Any]:
     return {"model": model, "prompts": PROMPTS, "variants": variants}
 
 
-@pytest.mark.parametrize("_", [None])
-def test_models_of_every_architecture_travel(_: None, every_architecture: Model) -> None:
+@pytest.mark.parametrize("every_architecture", AT_ONCE, indirect=True)
+def test_models_of_every_architecture_travel(every_architecture: Model) -> None:
     sites = [("z", 1), ("attn_out", 0)]
     given = reading(every_architecture) | {"reads": "logits", "sites": sites}
     here = list(run(**given))
@@ -276,6 +275,7 @@ def test_an_executor_that_is_none_is_refused(how: Any, words: str, small_model: 
 # Workers that die, and Ctrl-C.
 
 
+@pytest.mark.slow
 def test_the_chunk_of_a_killed_worker_runs_again(small_model: Model, tmp_path: Path, two: Any) -> None:
     given = reading(small_model) | {"positions": None}
     with spread(two):
