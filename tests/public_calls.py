@@ -60,6 +60,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
         add(name, getattr(st, name), **{**subject, **knobs.get(name, {})})
     add("load", st.load, source=str(folder), selfcheck=False, device="cpu", dtype="float32", name="n", bos=False)
     add("Model", Model, **{name: getattr(model, name) for name in inspect.signature(Model).parameters})
+    add("executor", st.executor, how="processes", workers=2)
     add("Node", st.Node, layer=0, head=1)
     add("Site", st.Site, name="z", layer=0, head=1)
     add("Positions", st.Positions, place="front", indices=())

@@ -12,7 +12,7 @@ of this process bit for bit, where both have as many threads. What needs gradien
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
@@ -41,10 +41,9 @@ class Job(Protocol):
 
 
 @gated
-@contextmanager
 def executor(
     how: str | Executor[Any, Any] = "processes", workers: Workers | None = None, address: str | None = None
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """All questions that are asked in this block run their passes in worker processes, or on Ray.
 
     Workers start at the first question that has work for several, and stay until the block is left.
@@ -57,15 +56,15 @@ def executor(
     Raises:
         BadArgument: an unknown executor, Ray is not there, or its cluster is not.
     """
-    wanted = executor_of(how, workers, address)
-    if wanted is local:
-        token = _OPEN.set(None)
-        try:
-            yield
-        finally:
-            _OPEN.reset(token)
-        return
-    with opened(wanted) as where, closing(_Elsewhere(where, named(wanted))) as found:
+    return _open(executor_of(how, workers, address))
+
+
+@contextmanager
+def _open(wanted: Executor[Any, Any]) -> Iterator[None]:
+    with ExitStack() as stack:
+        found = None
+        if wanted is not local:
+            found = stack.enter_context(closing(_Elsewhere(stack.enter_context(opened(wanted)), named(wanted))))
         token = _OPEN.set(found)
         try:
             yield

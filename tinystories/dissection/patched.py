@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
-from steerscope.analysis.question.metrics import Projection
+from steerscope.analysis.question.scores import Projection
 from steerscope.analysis.tools.patching import MEASURES, patched
 
 from .batches import alike, two_runs

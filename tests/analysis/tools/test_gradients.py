@@ -249,11 +249,14 @@ def test_sizes_are_never_below_those_of_all_paths_and_a_drop_shows_what_cancels(
     """Two layers: with the second dropped, the first acts directly alone."""
     model = small_models["native_attention_only"]
     asked = experiment(model, 0.5)
-    turned = secants(model)
+
+    def without_the_second(model: Model) -> Any:
+        turned, acted = secants(model)
+        return [*turned, (model.hook("attn_out", 1), lambda x, hook: x.detach())], acted
+
     repaired = estimate(asked, "atp*")
-    plain, _ = _ends(asked, 0, asked.along, turned)
-    stop = (model.hook("attn_out", 1), lambda x, hook: x.detach())
-    direct, _ = _ends(asked, 0, asked.along, [*turned, stop])
+    plain, _ = _ends(asked, 0, asked.along, secants)
+    direct, _ = _ends(asked, 0, asked.along, without_the_second)
     first = [n for n, node in enumerate(asked.reachable) if node.layer == 0]
     for found, every, alone in zip(repaired.at, plain, direct, strict=True):
         assert (np.abs(found) >= np.abs(every) - 1e-9).all()
