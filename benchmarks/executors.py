@@ -58,7 +58,7 @@ def main() -> None:
 
 def asked(model: Model, options: Any) -> Experiment:
     vector = prompt_pair(model, " wedding", " ", layer=min(6, model.n_layers // 5))
-    texts = shipped("general")[: options.prompts]
+    texts: Any = shipped("general")[: options.prompts]
     return Experiment(model, (Injection(vector, 3.0),), texts, references=f"isotropic:{options.references}")
 
 

@@ -308,12 +308,15 @@ def _vectors(
     about: dict[str, Any] = {"vectors": {name: len(cloud) for name, cloud in clouds.items()}, "concentration": {}}
     if 0 not in known:
         return [], about
-    sizes, same, best, frames = _few(_sizes(len(places))), {}, {}, []
+    sizes, frames = _few(_sizes(len(places))), list[pd.DataFrame]()
+    best, same = dict[tuple[str, int], Values](), dict[tuple[str, int], Values]()
 
     def read(vector: int) -> Arrays:
         joint, towards = _Joint(experiment, vector, experiment.own(vector)), np.sign(totals[vector].mean())
-        orders = [_by_singles(towards * own[vector, m], places, halves) for m in range(len(MEASURES))]
-        both = [orders, [fitted[measure] for measure in MEASURES]][: 1 + bool(vector)]
+        orders: list[Sequence[Order]] = [
+            _by_singles(towards * own[vector, m], places, halves) for m in range(len(MEASURES))
+        ]
+        both: list[list[Sequence[Order]]] = [orders, [fitted[m] for m in MEASURES]][: 1 + bool(vector)]
         return tuple(
             np.stack([_curve(joint, measure, one, sizes) for measure, one in zip(MEASURES, of, strict=True)])
             for of in both

@@ -98,9 +98,10 @@ def backward(
     asked = [(indices, [variants[i] for i in indices]) for indices in numbers]
     for indices, (means, collected) in zip(numbers, answers(job, asked, what), strict=True):
         values.update(zip(indices, means, strict=True))
-        with torch.no_grad():
-            for one in collected if put is not None else ():
-                put(one)
+        if put is not None:
+            with torch.no_grad():
+                for one in collected:
+                    put(one)
     found = torch.stack([values[i] for i in range(len(variants))])
     check_numbers(model, found, name)
     return found

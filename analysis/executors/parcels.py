@@ -109,8 +109,9 @@ class _Memory:
         self.storage, self.start = storage, start
 
     def __reduce__(self) -> tuple[Any, ...]:
-        flat = torch.empty(0, dtype=torch.uint8, device=self.storage.device).set_(self.storage)  # type: ignore[call-overload]
-        return _memory, (pickle.PickleBuffer(flat.cpu().numpy()), self.storage.device.type, self.start)
+        flat = torch.empty(0, dtype=torch.uint8, device=self.storage.device).set_(self.storage)
+        data: Any = flat.cpu().numpy()
+        return _memory, (pickle.PickleBuffer(data), self.storage.device.type, self.start)
 
 
 def _memory(data: bytearray, device: str, even: int) -> _Memory:
@@ -130,5 +131,5 @@ def _tensor(
     wanted: bool | None,
 ) -> Tensor:
     x = torch.empty(0, dtype=dtype, device=memory.storage.device)
-    x.set_(memory.storage, memory.start // dtype.itemsize + offset, shape, stride)  # type: ignore[call-overload]
+    x.set_(memory.storage, memory.start // dtype.itemsize + offset, shape, stride)
     return x if wanted is None else nn.Parameter(x, requires_grad=wanted)

@@ -286,6 +286,11 @@ def _backward(
     ]
     of_row = [(g // len(blocks), g % len(blocks), len(group)) for g, group in enumerate(groups) for _ in group]
     sites = sorted({(node.site.name, node.layer) for node in experiment.reachable} | set(more))
+
+    def put_each(made: list[tuple[int, int, tuple[str, int], Any]]) -> None:
+        for one in made:
+            put(*one)
+
     values = backward(
         experiment.model,
         prompts,
@@ -294,7 +299,7 @@ def _backward(
         score,
         sites,
         Blocks(of_row, [len(ids) for ids in prompts], reduced),
-        lambda made: [put(*one) for one in made],
+        put_each,
         reads=experiment.reads,
         budget=experiment.budget,
         rules=rules,

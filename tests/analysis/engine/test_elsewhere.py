@@ -72,7 +72,12 @@ def spread(how: Any) -> Iterator[Any]:
         workers = 1
 
         def __call__(self, work: Any, tasks: Any) -> Any:
-            return how(work, (given.append(task) or task for task in tasks))
+            def counted() -> Iterator[Any]:
+                for task in tasks:
+                    given.append(task)
+                    yield task
+
+            return how(work, counted())
 
         def sharing(self, name: str, data: bytes) -> Any:
             return how.sharing(name, data)
@@ -155,31 +160,30 @@ def test_models_of_every_architecture_travel(every_architecture: Model) -> None:
             assert a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)
 
 
+def logits(model: Model) -> Tensor:
+    return torch.cat([readout.logits for _, readout in run(**reading(model)) if readout.logits is not None])
+
+
 def test_a_model_that_is_only_in_memory_travels(two: Any) -> None:
     model = load(native("native_with_mlp"))
     assert model.source is None
-    here = [readout.logits for _, readout in run(**reading(model))]
+    here = logits(model)
     with spread(two) as given:
-        there = [readout.logits for _, readout in run(**reading(model))]
-    assert len(given) == len(here) > 1
-    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+        there = logits(model)
+    assert len(given) > 1 and torch.equal(here, there)
 
 
 def test_a_model_that_was_changed_goes_anew(small_model: Model) -> None:
     weight = next(x for name, x in small_model.bridge.named_parameters() if "mlp" in name and x.ndim == 2)
-
-    def logits() -> Tensor:
-        return torch.cat([readout.logits for _, readout in run(**reading(small_model)) if readout.logits is not None])
-
-    before = logits()
+    before = logits(small_model)
     try:
         with executor(posted):
-            assert torch.equal(logits(), before)
+            assert torch.equal(logits(small_model), before)
             with torch.no_grad():
                 weight.mul_(2.0)
-            changed = logits()
+            changed = logits(small_model)
     finally:
-        here = logits()
+        here = logits(small_model)
         with torch.no_grad():
             weight.div_(2.0)
     assert torch.equal(changed, here) and not torch.allclose(changed, before)
@@ -247,7 +251,11 @@ def test_an_error_that_is_none_of_ours_keeps_its_kind_and_says_where_it_was(smal
 
 
 def test_a_metric_without_a_gradient_is_refused_with_the_same_sentence(tiny: Model) -> None:
-    metric = Metric("none", "", lambda scored, clean, steered: lambda readout: readout.logits.argmax(-1).double())
+    def flat(readout: Readout) -> Tensor:
+        assert readout.logits is not None
+        return readout.logits.argmax(-1).double()
+
+    metric = Metric("none", "", lambda scored, clean, steered: flat)
     said = []
     for how in ("local", posted):
         with executor(how), pytest.raises(BadMetric) as found:
