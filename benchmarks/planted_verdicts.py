@@ -206,7 +206,7 @@ VERDICTS: dict[str, Callable[[_Chain], Circuits]] = {
 
 
 def plant_verdict(
-    verdict: str, *, norm: str | None = None, idle: int = 4, prompts: int = 12, seed: int = 0
+    verdict: str, *, norm: str | None = None, idle: int = 4, prompts: int = 12, length: int | None = None, seed: int = 0
 ) -> PlantedVerdict:
     """A planted circuit of two layers, and what steering does to it.
 
@@ -214,7 +214,7 @@ def plant_verdict(
         verdict: one of `VERDICTS`.
         norm: LN, RMS or None.
         idle: heads with small random weights, in each layer, beside the planted ones.
-        prompts: how many, of random tokens, 6 to 10 long, half of them plus.
+        prompts: how many, of random tokens, half of them plus. length: of all; 6 to 10 by default.
 
     Raises:
         BadArgument: an unknown verdict or norm, or sizes out of range.
@@ -224,8 +224,11 @@ def plant_verdict(
             f"verdict={verdict!r}, norm={norm!r}; expected one of {', '.join(VERDICTS)}, and LN, RMS or None; choose "
             "one"
         )
-    if idle < 0 or prompts < 1:
-        raise BadArgument(f"idle={idle}, prompts={prompts}; expected 0 or more idle heads, 1 or more prompts")
+    if idle < 0 or prompts < 1 or not AT < (length or LENGTH) <= LENGTH:
+        raise BadArgument(
+            f"idle={idle}, prompts={prompts}, length={length}; expected 0 or more idle heads, 1 or more prompts, "
+            f"{AT + 1} to {LENGTH} tokens"
+        )
     generator = torch.Generator().manual_seed(seed)
     bridge, builder = blank(2, idle + 2, norm, False, seed, generator)
     chain = _Chain(builder)
@@ -235,7 +238,7 @@ def plant_verdict(
         _tokens(builder, chain.scale)
         circuits = VERDICTS[verdict](chain)
     model = load(bridge, name=f"planted {verdict}")
-    lengths = torch.randint(6, LENGTH + 1, (prompts,), generator=generator).tolist()
+    lengths = torch.randint(length or 6, (length or LENGTH) + 1, (prompts,), generator=generator).tolist()
     ids = [torch.randint(MINUS + 1, TOKENS, (n,), generator=generator).tolist() for n in lengths]
     labels = np.array([1.0 if p % 2 == 0 else -1.0 for p in range(prompts)])
     asked = [

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -30,6 +31,7 @@ from steerscope.analysis.tools import keeping
 from steerscope.analysis.vectors import vector_files
 from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.vector import SteeringVector
+from steerscope.circuits.toys import zoo as toys
 from steerscope.commands.demo import _is_demo
 from steerscope.tinystories.checkpoint import load_checkpoint, read_state
 from steerscope.tinystories.run import Run
@@ -158,8 +160,17 @@ def read_checkpoint(world: World, folder: Path) -> str:
 
 def read_model(world: World, folder: Path) -> str:
     model = load(folder / "run", selfcheck=False)
-    text = model.tokenizer.decode(list(range(0, 300, 7)))
+    text = model.tokenizer.decode(list(range(0, model.d_vocab, 7)))
     return hashed(model.weights_hash, text, repr(model.describe()).replace(str(folder), ""))
+
+
+def copy_toy(world: World, folder: Path) -> None:
+    copytree(toys.ZOO / "toy-ioi-query", folder / "run")
+
+
+def read_toy(world: World, folder: Path) -> str:
+    """A native model, and its card."""
+    return hashed(read_model(world, folder), repr(toys.card(folder / "run")))
 
 
 def read_vector(world: World, folder: Path) -> str:
@@ -228,6 +239,7 @@ KINDS: Mapping[str, Kind] = {
     "lens checkpoint": Kind(half_learned, read_lens_checkpoint),
     "training checkpoint": Kind(half_told, read_checkpoint, flips=400),
     "model": Kind(partial(tell, NEW), read_model, flips=60),
+    "native model": Kind(copy_toy, read_toy, flips=60),
     "vector": Kind(partial(save_vector, NEW), read_vector, flips=5000),
     "control vector": Kind(save_control, read_control, flips=5000),
     "kept part": Kind(keep, read_kept, flips=5000),
@@ -241,6 +253,7 @@ READERS: Mapping[str, str] = {  # every function that reads what is sealed, and 
     "analysis/loading/folders.py:_files": "model",
     "analysis/loading/folders.py:_json": "model",
     "analysis/loading/folders.py:check": "model",
+    "analysis/loading/natives.py:read_native": "native model",
     "analysis/loading/remembered.py:passed": "remembered self-check",
     "analysis/results/result.py:_manifest": "result",
     "analysis/results/result.py:load": "result",
@@ -249,6 +262,7 @@ READERS: Mapping[str, str] = {  # every function that reads what is sealed, and 
     "analysis/tools/keeping.py:find": "kept part",
     "analysis/vectors/arrays.py:safe_tensors": "vector",
     "analysis/vectors/vector.py:load": "vector",
+    "circuits/toys/zoo.py:card": "native model",
     "steerscope/commands/demo.py:_is_demo": "result",
     "tinystories/checkpoint.py:load_checkpoint": "training checkpoint",
     "tinystories/checkpoint.py:read_state": "training checkpoint",
