@@ -42,7 +42,7 @@ def sums(result: Result, name: str = "parts") -> "pd.Series[float]":
 
 
 def largest(result: Result) -> float:
-    return max(check["value"] for check in result.manifest["checks"])
+    return max(float(check["value"]) for check in result.manifest["checks"])
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -159,7 +159,8 @@ def test_composition_scores_are_those_of_whole_matrices() -> None:
     below, above = own.attention
 
     def folded(norm: Any, weight: torch.Tensor) -> torch.Tensor:
-        return (torch.eye(32).double() - 1 / 32) @ (norm.weight[:, None] * weight)
+        found: torch.Tensor = (torch.eye(32).double() - 1 / 32) @ (norm.weight[:, None] * weight)
+        return found
 
     V1, O1 = folded(below.norm, below.W_V[2]), below.W_O[2]
     Q2, K2, V2 = (folded(above.norm, w[1]) for w in (above.W_Q, above.W_K, above.W_V))

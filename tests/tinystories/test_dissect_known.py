@@ -1,6 +1,6 @@
 """Known answers of the exact decomposition: identities, symmetries and limits, each against what needs no secant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -293,29 +293,32 @@ def test_queries_and_keys_are_shared_out_by_four_patterns_of_plain_passes() -> N
     experiment = injected(model)
     secants, _ = both(experiment)
     asked = read(secants, at=(2,))
-    kept = {}
-    edits = experiment.edits(0)[0]
+    sites, edits = ("q", "k", "v", "pattern"), experiment.edits(0)[0]
 
-    def patterns(query: str, key: str) -> Tensor:
-        hooks = plain_hooks(model, edits, len(PROMPT)) if "s" in (query, key) else []
-        wrong = {"q": query, "k": key}
-        hooks += [
-            (model.hook(site, 0), lambda x, hook, s=site: kept["c", s]) for site, of in wrong.items() if of == "c"
-        ]
-        seen = {}
-        sites = ("q", "k", "v", "pattern")
-        keep = [(model.hook(s, 0), lambda x, hook, s=s: seen.__setitem__(s, x.detach())) for s in sites]
+    def run(hooks: Sequence[Any]) -> dict[str, Tensor]:
+        """What a plain hooked pass holds at the sites."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(site: str) -> Callable[..., None]:
+            return lambda x, hook: seen.update({site: x.detach()})
+
         with torch.no_grad():
-            model.bridge.run_with_hooks(torch.tensor([PROMPT]), fwd_hooks=[*hooks, *keep] if kept else keep)
-        kept.update({("s" if kept else "c", s): x for s, x in seen.items() if (("s" if kept else "c"), s) not in kept})
-        return seen["pattern"][0, :, 2]
+            model.bridge.run_with_hooks(
+                torch.tensor([PROMPT]), fwd_hooks=[*hooks, *((model.hook(site, 0), keep(site)) for site in sites)]
+            )
+        return seen
 
-    clean = patterns("c", "c")
-    steered = patterns("s", "s")
-    mixed = {pair: patterns(*pair) for pair in (("s", "c"), ("c", "s"))}
-    by_query = (mixed["s", "c"] - clean + steered - mixed["c", "s"]) / 2
-    by_key = (mixed["c", "s"] - clean + steered - mixed["s", "c"]) / 2
-    middle = (kept["c", "v"] + kept["s", "v"])[0] / 2
+    steer = plain_hooks(model, edits, len(PROMPT))
+    kept = {"c": run([]), "s": run(steer)}
+
+    def mixed(site: str) -> Tensor:
+        """The pattern of the steered run with queries (or keys) of the clean one."""
+        return run([*steer, (model.hook(site, 0), lambda x, hook: kept["c"][site])])["pattern"][0, :, 2]
+
+    clean, steered = (kept[of]["pattern"][0, :, 2] for of in ("c", "s"))
+    by_query = (mixed("k") - clean + steered - mixed("q")) / 2
+    by_key = (mixed("q") - clean + steered - mixed("k")) / 2
+    middle = (kept["c"]["v"] + kept["s"]["v"])[0] / 2
     W_U = model.bridge.unembed.W_U.detach()
     for row, token in enumerate(TOKENS):
         r = W_U[:, token] - W_U.mean(dim=1)

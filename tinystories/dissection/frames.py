@@ -104,15 +104,14 @@ def _batch(experiment: Experiment, batch: Batch, share: float, found: Found) -> 
     split = parts(stack, rows, share * mass)
     change = _numpy(rows.change)
     base = _base(experiment, batch)
-    sums = (
-        split.groupby("row")["change"].agg(["sum", lambda x: x.abs().sum()]).reindex(range(len(base)), fill_value=0.0)
-    )
-    gap, parts_mass = sums.iloc[:, 0].to_numpy() - change, sums.iloc[:, 1].to_numpy()
+    size = split["change"].to_numpy(dtype=float)
+    gap, parts_mass = (np.bincount(split["row"], weights, len(base)) for weights in (size, np.abs(size)))
+    gap = gap - change
     found.gap("parts", gap, np.maximum(parts_mass, least))
-    numbers = {"change": change, "clean": _numpy(rows.clean), "steered": _numpy(rows.steered), "chosen": batch.chosen}
     at = [experiment.model.token_text(int(t)) for t in stack.runs.ids[rows.b, rows.i].tolist()]
-    numbers |= {"at": at, "mass": _numpy(mass), "parts_mass": parts_mass, "gap": gap}
-    found.add("totals", base.assign(**numbers))
+    numbers = {"change": change, "clean": _numpy(rows.clean), "steered": _numpy(rows.steered), "mass": _numpy(mass)}
+    totals = pd.DataFrame(numbers | {"parts_mass": parts_mass, "gap": gap})
+    found.add("totals", pd.concat([base, totals.assign(chosen=list(batch.chosen), at=at)], axis=1))
     half = split["interaction"].fillna(0.0) / 2
     split["clean_first"] = np.where(split["interaction"].isna(), np.nan, split["change"] - half)
     split["source_token"] = _sources(experiment, batch, split)
@@ -267,7 +266,8 @@ def _texts(experiment: Experiment) -> pd.DataFrame:
 
 
 def _over(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(a, b, out=np.full(len(a), np.nan), where=np.abs(b) > TINY)
+    found: NDArray[np.float64] = np.divide(a, b, out=np.full(len(a), np.nan), where=np.abs(b) > TINY)
+    return found
 
 
 def _numpy(x: Tensor) -> NDArray[Any]:
