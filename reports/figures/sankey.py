@@ -15,7 +15,7 @@ from steerscope.reports.theme import NEGATIVE, NEUTRAL, POSITIVE, bold, figure, 
 
 CLEAR = 0.42  # opacity of a band
 LINE = 40  # height of a stop, in points
-CARRIED = 0.8  # of the width, for all but the last column: its names stand before it
+CARRIED = 0.74  # of the width, for all but the last column: its names stand before it
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def sankey(routes: Sequence[Route], unit: str, ends: Mapping[str, float] | None 
         arrangement="snap",
         textfont={"size": 12.5, "shadow": "none"},
         node={
-            "label": [_label(name, ends if column == last else {}, unit) for column, name in places],
+            "label": [_label(name, ends if column == last else {}) for column, name in places],
             "color": [_colour(ends[name]) if column == last and name in ends else NEUTRAL for column, name in places],
             "x": [_across(column, last) for column, _ in places],
             "y": _heights(places, through, ends),
@@ -97,8 +97,8 @@ def _heights(
     return found
 
 
-def _label(name: str, ends: Mapping[str, float], unit: str) -> str:
-    return f"{name}  {words.signed(ends[name])} {unit}".strip() if name in ends else name
+def _label(name: str, ends: Mapping[str, float]) -> str:
+    return f"{name}  {words.signed(ends[name])}" if name in ends else name
 
 
 def _colour(change: float) -> str:

@@ -108,7 +108,7 @@ def _place(view: View, in_: str, rows: int) -> list[Section]:
     where = f"after “{tail(view)}”"
     if all(target.nothing for target in view.targets):
         return [Section(f"Nothing changes {where}", ["The injection changes no logit that is read here."])]
-    panel = Panel(f"What changes {where}", bands(view.place, view.position, _both_sides(view), in_))
+    panel = Panel(f"What changes {where}, in {in_}", bands(view.place, view.position, _both_sides(view), in_))
     tokens = [Choice(_titled(target, in_), _token(view, target, in_, rows)) for target in view.targets]
     return [Section("From the injection to the tokens", [PICTURE], [panel]), *chosen("Token by token", "Token", tokens)]
 

@@ -22,7 +22,7 @@ def tree(place: Place, target: Target, rows: int) -> list[Branch]:
 def bars(shares: Mapping[str, float]) -> list[Branch]:
     """Shares of last writers as bars, the largest first; the final norm's scale stands last, without one."""
     own = {path: share for path, share in shares.items() if path != FINAL}
-    shown = list(own.items())[:WRITERS]
+    shown = [(path, share) for path, share in own.items() if path != OTHERS][:WRITERS]
     largest = max(own.values(), default=1.0)
     found = [Branch(path, words.percent(share), "", share / largest) for path, share in shown]
     rest = sum(own.values()) - sum(share for _, share in shown)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 PROMPTS = "off_topic"
+RANDOM = 8  # random vectors of equal norm, beside each
 
 
 def gallery(
@@ -77,7 +78,7 @@ def _experiment(
 
     injection = Injection(concept.vector(model, layer, seed=seed), coef, positions=concept.positions)
     metric = log_prob(concept.raises, concept.lowers)
-    more: dict[str, Any] = {"references": 0, "scored": "last", "seed": seed}
+    more: dict[str, Any] = {"references": f"isotropic:{RANDOM}", "scored": "last", "seed": seed}
     return Experiment(model, (injection,), make_prompts(model, texts), metric, **more)
 
 
@@ -104,5 +105,7 @@ def _effect(asked: "Experiment") -> tuple[str, str, str]:
 
     effect = asked.effect()
     low, high = interval(effect, groups=asked.prompts.by_group)
+    beside = [asked.effect(vector).mean() for vector in asked.vectors[1:]]
     note = f"nats, its words against others{words.between(low, high)}"
+    note += f"; {RANDOM} random vectors {words.signed(min(beside))} to {words.signed(max(beside))}"
     return "steers", words.signed(effect.mean()), note
