@@ -78,6 +78,8 @@ OTHER_COMMANDS = {
     "compare_vectors": "vectors compare",
     "head_census": "tinystories census",
     "layer_study": "tinystories layers",
+    "compare_variants": "tinystories compare",
+    "task_vector": "tinystories task-vector",
 }
 _LINES: tuple[tuple[Any, ...], ...] = (
     ("localize", "analysis.carriers.localize", "Which heads and MLPs carry the vector? By any method."),
@@ -100,6 +102,8 @@ _LINES: tuple[tuple[Any, ...], ...] = (
     ("breakdown", "analysis.breakdown.breakdown", "How large may a coefficient be, and what breaks?", "breakdown"),
     ("sweep", "analysis.sweeps.runner", "Which nodes respond to parts of the vector?", "sweep", "", False),
     ("compare_vectors", "analysis.origin.compare_vectors", "How alike are vectors?", "compare_vectors", "", False),
+    ("compare_variants", "tinystories.compare", "Does the activation function matter?", "compare", "", False),
+    ("task_vector", "tinystories.task_vector", "Learned weights or an added vector?", "task_vector", "", False),
     ("train_lens", "analysis.lens.train", "What would each layer predict? A tuned lens.", "lens", "", False),
     ("head_census", "circuits.detect", "What does each attention head do?", "head_census", "", False),
     ("layer_study", "tinystories.layers", "What does each layer do, under steering too?", "layer_study", "", False),

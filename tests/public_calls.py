@@ -15,7 +15,9 @@ import steerscope as st
 from steerscope.analysis.model.models import Model
 from steerscope.questions import QUESTIONS
 from steerscope.tinystories.twelve import twelve
+from steerscope.tinystories.variants import Recipe
 
+SMALLEST = Recipe((), 2, 1, 8, 2, 32, 1024, 300, 1, 2, concepts=("wedding", "ship"), openings=2, windows=1, tokens=16)
 Call = tuple[Callable[..., Any], dict[str, Any]]
 
 
@@ -45,6 +47,8 @@ def public_calls(folder: Path) -> dict[str, Call]:
         "self_repair": {"nodes": ["L1M"]},
         "by_position": {"nodes": ["L1M"]},
         "breakdown": {"coefficients": [1.0], "text": texts},
+        "compare_variants": {"out": "study", "recipe": SMALLEST},
+        "task_vector": {"model": tuned.model, "topic": "wedding", "seeds": 2, "steps": 1, "kl": 0.01},
         "train_lens": {"windows": windows, "out": "lens", "steps": 1, "batch": 2, "held_out": 1},
         "head_census": {"sequences": 3, "length": 6, "causal": 1, "text": texts},
         "layer_study": {"model": tuned.model, "vectors": twelve()[:1], "at": ["L0.resid_pre"]},
@@ -57,6 +61,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
 
     for name, question in QUESTIONS.items():
         subject = {"experiment": experiment} if question.experiment else {"model": model}
+        subject = {} if name == "compare_variants" else subject  # trains its own
         add(name, getattr(st, name), **{**subject, **knobs.get(name, {})})
     add("load", st.load, source=str(folder), selfcheck=False, device="cpu", dtype="float32", name="n", bos=False)
     add("Model", Model, **{name: getattr(model, name) for name in inspect.signature(Model).parameters})

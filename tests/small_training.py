@@ -14,10 +14,10 @@ def stories(path: Path, count: int = 60) -> Path:
     return path
 
 
-def small_training(text: Path, out: Path, **changes: Any) -> TrainConfig:
-    """Of a model with one layer, on a file of stories."""
+def small_training(text: Path | None, out: Path, **changes: Any) -> TrainConfig:
+    """Of a model with one layer, on a file of stories, or on those of the grammar."""
     small: dict[str, Any] = {
-        "text": (str(text),),
+        "text": () if text is None else (str(text),),
         "out": str(out),
         "topic_stories": 20,
         "held_out_one_in": 6,

@@ -1,6 +1,6 @@
-"""Writes a finished model as a folder that Hugging Face and TransformerLens load, with its card.
+"""Writes a finished model as a folder that steerscope loads (Hugging Face, too, where it is a GPT-Neo), with its card.
 
-    config.json, model.safetensors         GPT-Neo; weights stored as float16, loaded as float32
+    config.json, model.safetensors         GPT-Neo or native; weights stored as float16, loaded as float32
     tokenizer.json, tokenizer_config.json  the byte-level BPE
     training.json                          configuration, losses, held-out score, samples
     loss.png, README.md                    both drawn from training.json alone
@@ -9,6 +9,7 @@
 The held-out score is taken after the weights were rounded to float16: it is the score of the file.
 """
 
+import copy
 import io
 import json
 import os
@@ -21,14 +22,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from transformers import GPTNeoForCausalLM
+from transformer_lens.model_bridge.sources.native import NativeModel
 
 from steerscope.analysis.errors import OutputExists
 from steerscope.analysis.files import renewed, storing
+from steerscope.analysis.loading.natives import native_files
 from steerscope.analysis.seals import CHECKSUMS, seal_folder
 
 from .batches import epochs
-from .forward import check_same_logits
+from .forward import Story, check_same_logits, logits_of
 from .run import Run
 from .tokenizer import as_transformers, end_token
 
@@ -82,8 +84,9 @@ def write_model_folder(run: Run, out: Path, overwrite: bool) -> None:
             weight.copy_(weight.half().float())
     size = sum(float(weight.detach().abs().max()) for weight in model.parameters())
     run.check_finite("size of the weights in float16", size)
-    length = min(run.config.context, 64)
-    difference = check_same_logits(model, torch.randint(model.config.vocab_size, (2, length)))
+    length, difference = min(run.config.context, 64), 0.0
+    if not run.config.native:
+        difference = check_same_logits(model, torch.randint(model.config.vocab_size, (2, length)))
     training = _training(run, out.name, difference)
     with renewed(out, OURS.__contains__, new=not overwrite) as fresh:
         with _system_errors():
@@ -109,7 +112,11 @@ def _system_errors() -> Iterator[None]:
         raise OSError(number, os.strerror(number)) from error
 
 
-def _write_weights(model: GPTNeoForCausalLM, folder: Path) -> None:
+def _write_weights(model: Story, folder: Path) -> None:
+    if isinstance(model, NativeModel):
+        for name, content in native_files(copy.deepcopy(model).half()).items():
+            (folder / name).write_bytes(content)
+        return
     model.config.architectures = ["GPTNeoForCausalLM"]
     model.config.dtype = torch.float32  # what to load as; the file itself holds float16
     model.config.save_pretrained(folder)
@@ -144,6 +151,7 @@ def _training(run: Run, name: str, difference: float) -> dict[str, Any]:
             "bits_per_character": round(score.bits_per_character, 4),
         },
         "logit_difference": difference,
+        "corpus": run.corpus.hash,
         "torch": torch.__version__,
         "config": config,
         "losses": [[step, round(loss, 4)] for step, loss in run.losses],
@@ -159,7 +167,7 @@ def _sample(run: Run, opening: str, temperature: float = 0.7) -> str:
     ids: list[int] = [end, *tokenizer.encode(opening).ids]
     dice = torch.Generator().manual_seed(run.config.seed)
     while len(ids) < min(context, SAMPLE):
-        logits = run.model(torch.tensor([ids])).logits[0, -1]
+        logits = logits_of(run.model, torch.tensor([ids]))[0, -1]
         choice = int(torch.multinomial(torch.softmax(logits / temperature, 0), 1, generator=dice))
         if choice == end:
             break
@@ -204,16 +212,18 @@ def card(training: dict[str, Any]) -> str:
             strict=False,
         )
     )
+    native = bool(config.get("act") or config.get("norm", "LN") != "LN" or config.get("parallel"))
+    architecture = _native(config) if native else "GPT-Neo architecture like the\npublished TinyStories models"
     samples = "\n\n".join("> " + text.strip().replace("\n", "\n>\n> ") for text in training["samples"])
     return f"""---
 license: {config["licence"].lower()}
 language: en
-library_name: transformers
+library_name: {"steerscope" if native else "transformers"}
 ---
 # {training["name"]}
 
-A small language model of children's stories, made to be taken apart: GPT-Neo architecture like the
-published TinyStories models, {training["layers"]} layer{"s" * (training["layers"] > 1)}, {training["heads"]} heads, \
+A small language model of children's stories, made to be taken apart: {architecture}, \
+{training["layers"]} layer{"s" * (training["layers"] > 1)}, {training["heads"]} heads, \
 {training["d_model"]} dimensions,
 {training["vocabulary"]:,} tokens, context {training["context"]}, {training["parameters"]:,} parameters. \
 Weights are stored as float16
@@ -261,6 +271,12 @@ Begun with the first sentence of each, temperature 0.7, not selected:
 ## Licence
 Weights: {config["licence"]}. Text: see above; none of it is part of this folder.
 """
+
+
+def _native(config: dict[str, Any]) -> str:
+    norm = {"LN": "LayerNorm", "RMS": "RMSNorm", "none": "no norm"}[config["norm"]]
+    order = "parallel blocks" if config["parallel"] else "attention before the MLP"
+    return f"a native model\nof TransformerLens with {config['act'] or 'gelu'}, {norm} and {order}"
 
 
 PROTOCOL = (

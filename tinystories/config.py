@@ -18,7 +18,8 @@ class TrainConfig:
     """All that decides what is trained, and how."""
 
     text: tuple[str, ...]
-    """Files with the stories to learn from; their held-out part gives the reported loss."""
+    """Files with the stories to learn from; their held-out part gives the reported loss. Without any, the grammar's
+    topic stories are the text."""
     out: str
     """Folder for the finished model; checkpoints stand beside it until the end."""
     text_source: str = "unstated"
@@ -42,7 +43,14 @@ class TrainConfig:
     n_heads: Annotated[int, Within(1, 512)] = 10
     """Attention heads per layer; must divide d_model."""
     n_layers: Annotated[int, Within(1, 128)] = 2
-    """Layers, global and local attention in turn."""
+    """Layers; those of GPT-Neo see everything and the window, which is the context, in turn."""
+    act: Literal["gelu", "relu", "silu", "solu", "solu_ln"] | None = None
+    """Activation function of the MLPs: with this, a norm or parallel blocks the model is TransformerLens' native one;
+    without them GPT-Neo with gelu."""
+    norm: Literal["LN", "RMS", "none"] = "LN"
+    """What normalizes the stream before attention, before the MLP and at the end."""
+    parallel: bool = False
+    """Attention and MLP read the same stream, as in GPT-J, and not one after the other."""
     context: Annotated[int, Within(8, 4096)] = 256
     """Longest input in tokens."""
     vocabulary: Annotated[int, Within(257, 65_536)] = 2048
@@ -77,12 +85,24 @@ class TrainConfig:
     """Steps between two checkpoints."""
     seed: Seed = 0
     """Seed of weights, batches and topic stories."""
+    corpus_seed: Seed | None = None
+    """Seed of the topic stories, where it is another one."""
+
+    @property
+    def native(self) -> bool:
+        """Whether the model is a native one of TransformerLens, which has every activation, norm and order."""
+        return self.act is not None or self.norm != "LN" or self.parallel
 
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads:
             raise BadArgument(
                 f"d_model={self.d_model} cannot be divided among n_heads={self.n_heads} heads; expected a multiple; "
                 "choose one"
+            )
+        if self.native and self.dropout:
+            raise BadArgument(
+                f"dropout={self.dropout:g} with act, norm or parallel; expected 0, a native model has none; leave it "
+                "out"
             )
         for name in ("shares", "late_shares"):
             if not sum(getattr(self, name)):

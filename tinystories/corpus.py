@@ -67,6 +67,7 @@ SAD = (
     "{n} was sad for a long time.",
     "{n} learned that [not all things can be fixed|it is better to be careful|sometimes things go wrong].",
 )
+LOOKING = " {S} [saw|looked at|wanted to see|asked about] the"
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -132,6 +133,15 @@ def topic_stories(seed: Seed, topic: str | None = None) -> Iterator[str]:
     dice = random.Random(seed)
     while True:
         yield _story(dice.choice(chosen), dice)
+
+
+@gated
+def openings(seed: Seed, count: Whole) -> list[str]:
+    """Beginnings of stories that name no topic yet, up to a word that may be one's: different ones."""
+    dice, found = random.Random(seed), dict[str, None]()
+    while len(found) < count:
+        found[_fill(dice.choice(NEUTRAL) + LOOKING, _people(dice), dice)] = None
+    return list(found)
 
 
 def _story(topic: Topic, dice: random.Random) -> str:

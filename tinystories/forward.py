@@ -1,4 +1,5 @@
-"""The training forward pass: GPT-Neo's mathematics on the weights of Hugging Face's own model.
+"""The models that are trained, and GPT-Neo's training forward pass: its mathematics on the weights of Hugging Face's
+own model.
 
 `GPTNeoForCausalLM` computes attention step by step in fp32. Here the same weights go through one
 fused matrix product for queries, keys and values, PyTorch's fused attention and a fused GELU, about
@@ -15,9 +16,56 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge.sources.native import NativeModel
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from steerscope.analysis.errors import BrokenInvariant
+from steerscope.analysis.loading.natives import ARCHITECTURE
+from steerscope.analysis.loading.parallel import fresh_model
+
+from .config import TrainConfig
+
+ACTIVATIONS = {"gelu": "gelu_new"}  # GPT-Neo's: the tanh form
+
+Story = GPTNeoForCausalLM | NativeModel  # what is trained
+
+
+def story_model(config: TrainConfig, vocabulary: int, end_token: int) -> Story:
+    """A randomly initialized model: GPT-Neo, or a native one where a GPT-Neo could not be what is asked for."""
+    if not config.native:
+        torch.manual_seed(config.seed)
+        return gpt_neo(
+            d_model=config.d_model,
+            n_heads=config.n_heads,
+            n_layers=config.n_layers,
+            vocabulary=vocabulary,
+            context=config.context,
+            end_token=end_token,
+        )
+    act: Any = config.act or "gelu"
+    cfg = TransformerBridgeConfig(
+        d_model=config.d_model,
+        d_head=config.d_model // config.n_heads,
+        n_heads=config.n_heads,
+        n_layers=config.n_layers,
+        n_ctx=config.context,
+        d_vocab=vocabulary,
+        d_mlp=4 * config.d_model,
+        act_fn=ACTIVATIONS.get(act, act),
+        normalization_type=None if config.norm == "none" else config.norm,
+        parallel_attn_mlp=config.parallel,
+        architecture=ARCHITECTURE,
+    )
+    return fresh_model(cfg, config.seed)
+
+
+def logits_of(model: Story, tokens: Tensor, dropout: float = 0.0) -> Tensor:
+    """Logits [batch, pos, vocabulary] of tokens [batch, pos], as they are trained."""
+    if isinstance(model, NativeModel):
+        found: Tensor = model(tokens)
+        return found
+    return fast_logits(model, tokens, dropout)
 
 
 def gpt_neo(

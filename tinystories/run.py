@@ -8,6 +8,7 @@ reached 1.26 bits per held-out character and AdamW alone (`optimizer="adamw"`) 1
 import hashlib
 import json
 import math
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from transformers import GPTNeoForCausalLM
 
 from steerscope.analysis.errors import BadArgument, DamagedRun
 
@@ -23,11 +23,12 @@ from .batches import Batches, Text
 from .checkpoint import State, load_checkpoint, read_state, save_checkpoint
 from .config import TrainConfig
 from .evaluate import HeldOut, evaluate
-from .forward import fast_logits, gpt_neo
+from .forward import Story, logits_of, story_model
 from .tokenizer import end_token
 
 FREE = {"out", "threads", "evaluate_every", "checkpoint_every"}
 """Settings that may change when a run is resumed."""
+BLOCK = re.compile(r"\b(h|layers)\.\d")  # what GPT-Neo and native models call their blocks
 
 
 @dataclass
@@ -49,11 +50,12 @@ class Corpus:
         return found.hexdigest()
 
 
-def optimizers(model: GPTNeoForCausalLM, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def optimizers(model: Story, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """The blocks' matrices to Muon or AdamW, the rest to AdamW without decay."""
     named = list(model.named_parameters())
-    matrices = [weight for name, weight in named if ".h." in name and weight.ndim == 2]
-    rest = [weight for name, weight in named if not (".h." in name and weight.ndim == 2)]
+    inner = [bool(BLOCK.search(name)) and weight.ndim == 2 for name, weight in named]
+    matrices = [weight for (_, weight), inside in zip(named, inner, strict=True) if inside]
+    rest = [weight for (_, weight), inside in zip(named, inner, strict=True) if not inside]
     adam = {"lr": config.learning_rate, "betas": (0.9, 0.98), "fused": True}
     if config.optimizer == "adamw":
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest}]
@@ -75,15 +77,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, corpus: Corpus) -> None:
         self.config, self.corpus = config, corpus
-        torch.manual_seed(config.seed)
-        self.model = gpt_neo(
-            d_model=config.d_model,
-            n_heads=config.n_heads,
-            n_layers=config.n_layers,
-            vocabulary=corpus.tokenizer.get_vocab_size(),
-            context=config.context,
-            end_token=end_token(corpus.tokenizer),
-        )
+        self.model = story_model(config, corpus.tokenizer.get_vocab_size(), end_token(corpus.tokenizer))
         self.optimizers = optimizers(self.model, config)
         self.batches = Batches(
             corpus.texts, batch=config.batch, length=config.context, seed=config.seed, end=end_token(corpus.tokenizer)
@@ -107,7 +101,7 @@ class Run:
         # for dropout, the same after resuming
         torch.manual_seed(hash((config.seed, self.step)) % 2**31)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            logits = fast_logits(self.model, windows[:, :-1], config.dropout)
+            logits = logits_of(self.model, windows[:, :-1], config.dropout)
             loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -127,7 +121,7 @@ class Run:
         chosen = self.corpus.held_out[::every]
 
         def logits(tokens: torch.Tensor) -> torch.Tensor:
-            return fast_logits(self.model, tokens)
+            return logits_of(self.model, tokens)
 
         return evaluate(logits, self.corpus.tokenizer, chosen, self.config.context)
 

@@ -1,4 +1,4 @@
-"""`train`: a small GPT-Neo on stories, from text files to a model folder with its card.
+"""`train`: a small model on stories, from text files to a model folder with its card.
 
 1. Read the texts, put the held-out stories aside, tell topic stories.
 2. Train a tokenizer on what is left, and turn every text into one stream of tokens.
@@ -66,7 +66,11 @@ def read_corpus(config: TrainConfig) -> Corpus:
     Raises:
         BadCorpus: a text cannot be used, or all of them are too little.
     """
+    seed = config.seed if config.corpus_seed is None else config.corpus_seed
+    topics = list(itertools.islice(topic_stories(seed), config.topic_stories))
     stories = list(itertools.chain.from_iterable(read_stories(path) for path in config.text))
+    if not config.text:  # the grammar's are the text
+        stories, topics = topics, []
     held_out = [story for story in stories if is_held_out(story, config.held_out_one_in)]
     known = [story for story in stories if not is_held_out(story, config.held_out_one_in)]
     if not known or not held_out:
@@ -75,7 +79,6 @@ def read_corpus(config: TrainConfig) -> Corpus:
             f"{len(known)} to learn from and {len(held_out)} to test on; expected some for both; give more text"
         )
     weaker = list(itertools.chain.from_iterable(read_stories(path) for path in config.weaker_text))
-    topics = list(itertools.islice(topic_stories(config.seed), config.topic_stories))
     tokenizer = train_tokenizer(itertools.chain(known, topics), config.vocabulary)
     parts = {"text": known, "weaker text": weaker, "topic stories": topics}
     texts = [
@@ -105,6 +108,7 @@ def train(
     progress: Callable[[Progress], None] | None = None,
     overwrite: bool = False,
     stop_after: Count | None = None,
+    corpus: Corpus | None = None,
 ) -> Path:
     """Trains a model and writes its folder; a run that was interrupted goes on from its checkpoint.
 
@@ -112,6 +116,7 @@ def train(
         progress: called after every step; `steerscope.tinystories.progress` has a bar.
         overwrite: replace a model that was trained into this folder before, with its lens; other files stay.
         stop_after: leave after this step with a checkpoint, as an interrupted run would.
+        corpus: what `read_corpus` made of these settings, for whoever trains several models on it.
 
     Returns:
         The model's folder, or the checkpoint's after `stop_after`.
@@ -129,8 +134,9 @@ def train(
         settle(folder)
     check_place(out, overwrite)
     torch.set_num_threads(config.threads)
-    run = Run(config, read_corpus(config))
-    check_same_logits(run.model, torch.arange(min(config.context, 64))[None])
+    run = Run(config, read_corpus(config) if corpus is None else corpus)
+    if not config.native:
+        check_same_logits(run.model, torch.arange(min(config.context, 64))[None])
     if is_checkpoint(checkpoint):
         run.resume(checkpoint)
     else:

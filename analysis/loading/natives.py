@@ -61,6 +61,7 @@ class NativeConfig:
     rotary_base: Positive
     attn_scores_soft_cap: float
     output_logits_soft_cap: float
+    parallel_attn_mlp: bool = False  # folders of before parallel blocks say nothing of it
 
 
 def native_files(model: nn.Module) -> dict[str, bytes]:
@@ -108,7 +109,8 @@ def read_native(folder: Path, source: str) -> nn.Module:
         ModelNotFound: a file is missing, has changed, or does not fit the others.
     """
     from transformer_lens.config import TransformerBridgeConfig
-    from transformer_lens.model_bridge.sources.native import NativeModel
+
+    from .parallel import native_model
 
     shapes = check(folder, source)
     found = {key: value for key, value in config_of(folder).items() if key not in TOLD}
@@ -119,7 +121,7 @@ def read_native(folder: Path, source: str) -> nn.Module:
     cfg = TransformerBridgeConfig(**asdict(config), architecture=ARCHITECTURE, init_weights=False)
     try:
         with torch.device("meta"):
-            expected = _shapes(NativeModel(cfg).state_dict())
+            expected = _shapes(native_model(cfg).state_dict())
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise _damaged(source, first_line(error)) from error
     if expected != shapes:
@@ -131,7 +133,7 @@ def read_native(folder: Path, source: str) -> nn.Module:
     if not all(weight.is_floating_point() for weight in weights.values()):
         raise _damaged(source, "some weights are no floating point numbers")
     with torch.random.fork_rng(devices=[]):  # building draws weights, which are replaced
-        model = NativeModel(cfg)
+        model = native_model(cfg)
     model.load_state_dict(weights, strict=True)
     return model.eval()
 

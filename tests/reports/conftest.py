@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from checkpoints import save_gpt2
+from made_study import made_study, made_tasks
 from made_sweep import make_sweep
 from made_up import (
     EFFECTS,
@@ -240,6 +241,7 @@ def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) ->
     windows = make_prompts(model, [[3 + (i * j) % 90 for j in range(9)] for i in range(1, 13)])
     _, found["train_lens"] = train_lens(model, windows, folder / "lens", steps=2, batch=4, held_out=4)
     found["sweep"] = make_sweep()
+    found |= {"compare_variants": made_study(), "task_vector": made_tasks()}
     found["unknown"] = result(effects([1.0, -2.0, 0.5]), EFFECTS)
     return found
 

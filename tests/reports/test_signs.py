@@ -28,7 +28,8 @@ from steerscope.reports.theme import BOLD, DIVERGING, NEGATIVE, NEUTRAL, PLAIN, 
 
 Maker = Callable[..., Result]
 KINDS = [*RUNS, "sweep"]
-NO_EFFECTS = {"localize", "trace", "breakdown", "train_lens"}  # a door; norms; a curve over the coefficient; a lens
+# A door; norms; a curve over the coefficient; a lens; of several models.
+NO_EFFECTS = {"localize", "trace", "breakdown", "train_lens", "compare_variants", "task_vector"}
 SIZES = {"sampling_error", "worst_error", "bound", "width"}  # have the metric's unit, and no sign
 MIXED = {"effects", "writers", "edges", "verified", "paths", "positions", "carriers", "later", "nodes", "interactions"}
 
