@@ -24,10 +24,10 @@ import torch
 from safetensors.torch import save
 from transformer_lens.model_bridge.sources.native import NativeModel
 
-from steerscope.analysis.errors import OutputExists
+from steerscope.analysis.errors import DamagedRun, OutputExists
 from steerscope.analysis.files import renewed, storing
 from steerscope.analysis.loading.natives import native_files
-from steerscope.analysis.seals import CHECKSUMS, seal_folder
+from steerscope.analysis.seals import CHECKSUMS, check_folder_seal, read_json, seal_folder
 
 from .batches import epochs
 from .forward import Story, check_same_logits, logits_of
@@ -68,6 +68,16 @@ def check_place(out: Path, overwrite: bool) -> None:
             f"{str(out)!r} holds a model already; expected a new folder; choose another, or pass --overwrite "
             "(overwrite=True)"
         )
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What `training.json` of a model says.
+
+    Raises:
+        DamagedRun: a file of the folder is missing, or has changed since it was written.
+    """
+    check_folder_seal(folder, DamagedRun, "model")
+    return read_json(folder / NUMBERS, DamagedRun, "card of a model", needed=lambda found: False)
 
 
 def write_model_folder(run: Run, out: Path, overwrite: bool) -> None:

@@ -15,7 +15,7 @@ prompts and stories are the same for all models, and an interval says nothing of
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice, product
@@ -38,7 +38,7 @@ from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.seals import digest, read_json, sealed
 from steerscope.analysis.tools.record import PACKAGES
 
-from .card import NUMBERS
+from .card import read_card
 from .corpus import openings
 from .run import Corpus
 from .seeds import differences, summarized
@@ -131,23 +131,39 @@ def _each(out: Path, recipe: Recipe, corpus: Corpus, loss: float) -> Iterator[tu
     for seed, variant in track(todo, "models"):
         name = f"{variant.replace(' ', '-')}-{seed}"
         path = out / "measured" / f"{name}.json"
-        if path.is_file():
-            found = read_json(path, DamagedRun, "measurement")
-            if found.get("study") != study:
-                raise BadArgument(
-                    f"{str(path)!r} belongs to a study of other settings; expected the same; use them, or choose "
-                    "another folder"
-                )
-        else:
+        if not path.is_file():
             folder = trained(config(recipe, variant, seed, out / "models" / name), corpus)
-            found = {"study": study, **_measure(folder, recipe, corpus, unigram, loss)}
-            write(path, sealed(found))
-        yield variant, seed, found
+            keep(path, study, _measure(folder, recipe, corpus, unigram, loss))
+        yield variant, seed, kept(path, study)
+
+
+def keep(path: Path, study: str, found: Mapping[str, Any]) -> None:
+    """Writes what was measured of a model.
+
+    Args:
+        study: the hash of the settings that it belongs to.
+    """
+    write(path, sealed({"study": study, **found}))
+
+
+def kept(path: Path, study: str) -> dict[str, Any]:
+    """What was measured of a model.
+
+    Raises:
+        DamagedRun: it has changed since it was written.
+        BadArgument: it belongs to other settings.
+    """
+    found = read_json(path, DamagedRun, "measurement")
+    if found.get("study") != study:
+        raise BadArgument(
+            f"{str(path)!r} belongs to a study of other settings; expected the same; use them, or choose another folder"
+        )
+    return found
 
 
 def _measure(folder: Path, recipe: Recipe, corpus: Corpus, unigram: float, loss: float) -> dict[str, Any]:
     """What a trained model is, and how it is steered."""
-    card = read_json(folder / NUMBERS, DamagedRun, "card of a model", needed=lambda found: False)
+    card = read_card(folder)
     model = load(folder)
     text = _text(model, recipe, corpus)
     rows = measured(model, recipe.concepts, openings(1, recipe.openings), text, loss)

@@ -37,7 +37,7 @@ from steerscope.analysis.vectors.prompt_pair import prompt_pair
 
 from .topics import TOPICS
 
-SIZES = np.geomspace(0.01, 100, 17)  # of what is added, over the stream's own
+SIZES = np.geomspace(0.01, 100, 13)  # of what is added, over the stream's own
 MEASURES = {
     "effect": ("effect where as much is added as there is", "nats"),
     "per_norm": ("the same for each unit of norm", "nats per unit of norm"),

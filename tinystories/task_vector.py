@@ -164,6 +164,7 @@ def task_vector(
         "other_topic": other,
         "recipe": {"seeds": seeds, "steps": steps, "batch": batch, "rate": rate, "seed": seed, "windows": LEARNED},
         "kl": kl,
+        "seed": seed,
         "prompts": {"count": len(texts.openings)},
         "text": {"on_topic": len(texts.on), "off_topic": len(texts.off), "tokens": TOKENS},
         "level": level,

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from steerscope.analysis.errors import BadArgument, DamagedRun
+from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Count, Seed, Within, gated
-from steerscope.analysis.seals import read_json
 
-from .card import NUMBERS
+from .card import NUMBERS, read_card
 from .config import TrainConfig
 from .run import Corpus
 from .topics import TOPICS
@@ -50,17 +49,17 @@ class Recipe:
     variants: tuple[str, ...] = tuple(VARIANTS)
     seeds: Annotated[int, Within(2, 100)] = 3
     layers: Annotated[int, Within(1, 8)] = 2
-    width: Annotated[int, Within(4, 1024)] = 48
+    width: Annotated[int, Within(4, 1024)] = 64
     heads: Count = 4
-    context: Annotated[int, Within(16, 1024)] = 64
+    context: Annotated[int, Within(16, 1024)] = 128
     vocabulary: Annotated[int, Within(257, 65_536)] = 1024
     stories: Annotated[int, Within(50, 100_000)] = 3000
     steps: Count = 400
-    batch: Count = 8
+    batch: Count = 16
     learning_rate: Annotated[float, Within(0, 1, open=True)] = 4e-3
     concepts: tuple[str, ...] = ("wedding", "dragon", "ship", "garden", "snow", "music")
     openings: Count = 12
-    windows: Count = 12
+    windows: Count = 8
     tokens: Annotated[int, Within(4, 1024)] = 48
 
     def __post_init__(self) -> None:
@@ -118,12 +117,13 @@ def trained(settings: TrainConfig, corpus: Corpus | None = None, progress: Any =
 
     Raises:
         BadArgument: a model of other settings, or of another corpus, is there.
+        DamagedRun: a file of it has changed since it was written.
         OutputExists, DiskFull, CannotWrite: as `train`.
     """
     out = Path(settings.out)
     if not (out / NUMBERS).is_file():
         return train(settings, corpus=corpus, progress=progress)
-    there = read_json(out / NUMBERS, DamagedRun, "card of a model", needed=lambda found: False)
+    there = read_card(out)
     known = there.get("config")
     told = asdict(settings) | {"text": [Path(path).name for path in settings.text]}
     told |= {"weaker_text": [Path(path).name for path in settings.weaker_text]}

@@ -120,7 +120,7 @@ def compare(
     ] = "gelu,relu,silu,solu,RMSNorm,no norm,parallel",
     seeds: Annotated[int, typer.Option(help="Models of each variant; the sample that intervals are over.")] = 3,
     steps: Annotated[int, typer.Option(help="Steps of training, the same for all.")] = 400,
-    width: Annotated[int, typer.Option(help="Width of the stream; a multiple of the heads.")] = 48,
+    width: Annotated[int, typer.Option(help="Width of the stream; a multiple of the heads.")] = 64,
     heads: Annotated[int, typer.Option(help="Heads a layer.")] = 4,
     stories: Annotated[int, typer.Option(help="Stories of the grammar.")] = 3000,
     loss: Annotated[float, typer.Option(help="Share of the perplexity that a safe size may cost.")] = 0.1,

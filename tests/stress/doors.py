@@ -21,10 +21,12 @@ import pandas as pd
 import torch
 
 from steerscope import cli
+from steerscope.analysis.errors import DamagedRun
 from steerscope.analysis.lens.lens import load_lens
 from steerscope.analysis.lens.train import train_lens
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.results.result import MANIFEST, PAGE, Result
+from steerscope.analysis.seals import read_json
 from steerscope.analysis.sweeps.runner import resume, sweep
 from steerscope.analysis.sweeps.store import Store
 from steerscope.analysis.tools import keeping
@@ -37,7 +39,9 @@ from steerscope.circuits.exchange import from_circuit_tracer
 from steerscope.circuits.library import circuit
 from steerscope.questions import QUESTIONS
 from steerscope.reports.report import html, report
+from steerscope.tinystories.compare import compare_variants
 from steerscope.tinystories.train import checkpoint_folder, train
+from steerscope.tinystories.variants import Recipe
 
 from .children import child
 from .world import NEW, NOTHING, OLD, RESUMABLE, SEEDS, World, world
@@ -397,6 +401,44 @@ def of_task(world: World, folder: Path) -> str:
     return NOTHING if not path.exists() else NEW if len(pd.read_json(path, lines=True)) == 4 else OLD
 
 
+STUDY: Mapping[str, Any] = {"layers": 1, "width": 8, "heads": 2, "stories": 150, "steps": 1}
+
+
+def study_of(world: World, folder: Path) -> None:
+    few: Mapping[str, Any] = {"concepts": ("wedding", "ship"), "openings": 2, "windows": 1, "tokens": 16}
+    compare_variants(folder / "run", Recipe((), 2, **STUDY, **few))
+
+
+def study_command(world: World, folder: Path) -> None:
+    given = [word for name, value in STUDY.items() for word in (f"--{name}", value)]
+    command(
+        "tinystories", "compare", "--variants", "gelu", "--seeds", 2, *given, "--overwrite", "--out", folder / "run"
+    )
+
+
+def of_measured(world: World, folder: Path) -> str:
+    """Every measurement that is there is whole."""
+    out = folder / "run"
+    there = [read_json(path, DamagedRun, "measurement") for path in sorted(out.glob("measured/*.json"))]
+    assert all(found["rows"] for found in there)
+    return NEW if len(there) == 2 else RESUMABLE if out.exists() and any(out.iterdir()) else NOTHING
+
+
+def of_study(world: World, folder: Path) -> str:
+    out = folder / "run"
+    if not (out / MANIFEST).exists():
+        return RESUMABLE if out.exists() and any(out.iterdir()) else NOTHING
+    assert of_measured(world, folder) == NEW
+    result = Result.load(out)
+    assert (out / PAGE).read_bytes() == html(result).encode(errors="replace")
+    return NEW
+
+
+def task_command(word: str, world: World, folder: Path) -> None:
+    given = ["--seeds", 2, "--steps", 1, "--kl", 0.01, "--seed", SEEDS[word], "--overwrite"]
+    command("tinystories", "task-vector", "--model", SHIPPED, *given, "--out", folder / "run")
+
+
 # Commands of questions.
 
 MORE: Mapping[str, tuple[object, ...]] = {
@@ -521,6 +563,13 @@ DOORS: Mapping[str, Door] = {
     "tinystories layers": Door(
         nothing, partial(layers_command, NEW), of_result, command="tinystories layers", quick=False
     ),
+    "compare_variants": Door(nothing, study_of, of_measured, also=(RESUMABLE,), quick=False),
+    "tinystories compare": Door(
+        nothing, study_command, of_study, command="tinystories compare", also=(RESUMABLE,), quick=False
+    ),
+    "tinystories task-vector": Door(
+        nothing, partial(task_command, NEW), of_result, command="tinystories task-vector", quick=False
+    ),
     "demo": Door(nothing, partial(demo, NEW), of_result, command="demo", quick=False),
     "demo over another": Door(partial(demo, OLD), partial(demo, NEW), of_result, OLD, "demo", quick=False),
     "a question that keeps": Door(nothing, ask_and_keep, of_result, command="localize", quick=False),
@@ -555,6 +604,7 @@ WRITERS: Mapping[str, str] = {  # every function that calls the one writer, and 
     "steerscope/commands/finish.py:check_out": "a question that keeps",
     "tinystories/card.py:write_model_folder": "train",
     "tinystories/checkpoint.py:save_checkpoint": "train",
+    "tinystories/compare.py:keep": "compare_variants",
 }
 MAY_BE_LOST: Mapping[str, str] = {  # functions whose files nobody misses, so that no error of the system is told
     "analysis/loading/remembered.py:remember": "a self-check that is not remembered is made again"

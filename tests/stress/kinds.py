@@ -33,6 +33,7 @@ from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.vector import SteeringVector
 from steerscope.circuits.toys import zoo as toys
 from steerscope.commands.demo import _is_demo
+from steerscope.tinystories import compare
 from steerscope.tinystories.checkpoint import load_checkpoint, read_state
 from steerscope.tinystories.run import Run
 from steerscope.tinystories.train import checkpoint_folder, read_corpus
@@ -231,6 +232,15 @@ def read_remembered(world: World, folder: Path) -> str:
     return "passed"
 
 
+def measure(world: World, folder: Path) -> None:
+    rows = [{"concept": "wedding", "measure": "effect", "value": 1.5}]
+    compare.keep(folder / "run", "study", {"model": {"loss": 1.0}, "rows": rows})
+
+
+def read_measured(world: World, folder: Path) -> str:
+    return hashed(compare.kept(folder / "run", "study"))
+
+
 KINDS: Mapping[str, Kind] = {
     "result": Kind(partial(save, NEW), read_result, (PAGE,)),
     "sweep": Kind(sweep_of, read_sweep, (LOG, ".lock"), flips=400),
@@ -243,6 +253,7 @@ KINDS: Mapping[str, Kind] = {
     "vector": Kind(partial(save_vector, NEW), read_vector, flips=5000),
     "control vector": Kind(save_control, read_control, flips=5000),
     "kept part": Kind(keep, read_kept, flips=5000),
+    "measurement": Kind(measure, read_measured, flips=5000),
     "remembered self-check": Kind(remember, read_remembered),
 }
 READERS: Mapping[str, str] = {  # every function that reads what is sealed, and the kind whose bits are flipped for it
@@ -264,6 +275,8 @@ READERS: Mapping[str, str] = {  # every function that reads what is sealed, and 
     "analysis/vectors/vector.py:load": "vector",
     "circuits/toys/zoo.py:card": "native model",
     "steerscope/commands/demo.py:_is_demo": "result",
+    "tinystories/card.py:read_card": "model",
+    "tinystories/compare.py:kept": "measurement",
     "tinystories/checkpoint.py:load_checkpoint": "training checkpoint",
     "tinystories/checkpoint.py:read_state": "training checkpoint",
     "tinystories/zoo.py:_card": "model",
