@@ -8,7 +8,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.figures.dots import dots, names
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, framed, legend, model_name, of
+from steerscope.reports.pages.common import everything, framed, legend, model_name
 from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
 from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, figure
@@ -20,18 +20,22 @@ OWN = "task vector"
 def headline(result: Result) -> list[str]:
     """Losses and cosines of the task vector, and against the activation vector."""
     topic, level = result.manifest["topic"], float(result.manifest.get("level", 0.95))
-    own = {r.measure: r for r in records(of(result, "arms", arm=OWN))}
-    found = [
-        f"At a KL of {words.number(result.manifest['kl'])} nats, weights that learned more about {topic} change the "
-        f"loss of {topic} stories by {_value(own['on topic'])} and that of other stories by {_value(own['off topic'])}."
-    ]
-    cosine = own["cosine with the activation vector"]
-    if words.finite(cosine.value):
+    own = [row for row in records(result.frames["arms"]) if str(row.arm).startswith(OWN)]
+    found, on, off = [], _of(own, "on topic"), _of(own, "off topic")
+    if on and off:
+        found.append(
+            f"At a KL of {words.number(result.manifest['kl'])} nats, weights that learned more about {topic} change "
+            f"the loss of {topic} stories by {_value(on)} and that of other stories by {_value(off)}."
+        )
+    cosine, seeds = _of(own, "cosine with the activation vector"), _of(own, "cosine with task vectors")
+    if cosine and seeds and words.finite(cosine.value):
         found.append(
             f"Their change of the logits has a cosine of {_value(cosine)} with that of the activation vector, and of "
-            f"{_value(own['cosine with task vectors'])} with those of other seeds of fine-tuning."
+            f"{_value(seeds)} with those of other seeds of fine-tuning."
         )
-    for row in records(of(result, "differences", measure="on topic")):
+    for row in records(result.frames["differences"]):
+        if not str(row.measure).startswith("on topic"):
+            continue
         told = words.finite(row.p) and row.p < 1 - level
         less = "less" if row.difference < 0 else "more"
         found.append(
@@ -41,6 +45,11 @@ def headline(result: Result) -> list[str]:
             else f"Against the {row.against}, no difference of the loss on the topic is told{_interval(row)}."
         )
     return found
+
+
+def _of(rows: list[Any], measure: str) -> Any:
+    """The first row of a measure; none where there is none."""
+    return next((row for row in rows if str(row.measure).startswith(measure)), None)
 
 
 def _value(row: Any) -> str:
