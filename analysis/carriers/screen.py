@@ -1,7 +1,7 @@
 """Screen and verify: gradients rank all nodes, exact patching verifies the top and a random sample of the rest.
 
 1. Estimate necessity and sufficiency of every node from gradients (`gradients.rank`).
-2. Patch exactly the nodes with the largest estimates, and a random sample of the others.
+2. Patch exactly the nodes with the largest estimates of either measure, and a random sample of the others.
 3. Patch all nodes that were not verified at once: exactly what they carry together.
 4. Bound what one of them alone may carry: the largest estimate among them plus the largest error on the
    random sample. With m sampled nodes such a bound covers a share `level'` of the rest with the stated

@@ -39,9 +39,9 @@ def headline(result: Result) -> list[str]:
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     text = [
-        "Gradients rank all nodes; those with the largest estimates, and a random sample of the others, are patched "
-        "exactly. p-values are corrected as if every node had been patched: which ones were was seen from the same "
-        "prompts."
+        "Gradients rank all nodes; those with the largest estimates of either measure, and a random sample of the "
+        "others, are patched exactly. p-values are corrected as if every node had been patched: which ones were was "
+        "seen from the same prompts."
     ]
     return layout(
         result,
