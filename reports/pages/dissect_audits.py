@@ -36,7 +36,7 @@ def glance(result: Result, found: Sequence[View]) -> list[tuple[str, str, str]]:
         numbers.append(("temperature", words.percent(shares["final norm"]), note))
     if patched := _patching(result):
         note = f"flow with exact patching, {patched[1]} nodes"
-        numbers.append(("audit", words.number(patched[0]), f"correlation of {note}"))
+        numbers.append(("audit", words.number(patched[0], 4), f"correlation of {note}"))
     worst = _distances(result)
     if len(worst):
         numbers.append(
@@ -56,18 +56,21 @@ def _flow(result: Result) -> Section:
     if rows.empty:
         return Section(title, [], [Panel(title, None, missing(result, "audit", "no audit was asked for"))])
     found = _patching(result)
-    corr = f"Their correlation is {words.number(found[0])}. " if found else ""
+    corr = f"Their correlation is {words.number(found[0], 4)}. " if found else ""
     text = (
         "The flow through a node is the sum of all paths through it. It is no patching effect, and should come close "
         "to the mean of necessity (lost when the node is clean in the steered run) and sufficiency (there when it "
         f"alone is steered). {corr}Bars end at these two. Far from the line, the tree tells "
         "something else than patching does."
     )
-    return Section(title, [text], [Panel("Every node", _against(rows, "mean of necessity and sufficiency"))])
+    heads = rows[rows["node"].astype(str).str.contains("H", regex=False)]
+    panels = [Panel("Every node", _against(rows))]
+    panels += [Panel("Heads alone", _against(heads))] if 0 < len(heads) < len(rows) else []
+    return Section(title, [text], panels)
 
 
-def _against(rows: pd.DataFrame, what: str) -> go.Figure:
-    """Our number against another, a point a node, with the line on which both are the same."""
+def _against(rows: pd.DataFrame) -> go.Figure:
+    """Flow against the mean of necessity and sufficiency, a point a node, with the line on which both are the same."""
     chart = figure(height=380)
     ends = [*rows["ours"].dropna(), *rows["reference"].dropna(), 0.0]
     margin = 0.06 * (max(ends) - min(ends) or 1.0)
@@ -94,7 +97,7 @@ def _against(rows: pd.DataFrame, what: str) -> go.Figure:
         },
         **said([_hover(r) for r in records(rows)]),
     )
-    chart.update_xaxes(axis(f"{what} (logits)"), range=limits)
+    chart.update_xaxes(axis("mean of necessity and sufficiency (logits)"), range=limits)
     chart.update_yaxes(axis("flow (logits)"), range=limits)
     return chart
 
