@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .activations import SoLU
 from .form import MLP, hidden
 from .mlps import MLPSecants
 from .readouts import Rows
@@ -96,7 +97,7 @@ def _mlp(
 
     def game(members: Bool[Tensor, "coalition player"]) -> Float[Tensor, "coalition number"]:
         found = []
-        for piece in members.to(steps.device).split(AT_ONCE):
+        for piece in torch.split(members.to(steps.device), AT_ONCE):
             stream = start + piece.to(steps) @ steps
             found.append(hidden(single, stream if single.norm is None else single.norm(stream)) @ above)
         return torch.cat(found).double()
@@ -108,10 +109,12 @@ def _mlp(
 def _single(own: MLP) -> MLP:
     """An MLP in single precision: an audit needs no more."""
     norm = own.norm
+    act = own.act
+    if isinstance(act, SoLU) and act.norm is not None:
+        act = SoLU(replace(act.norm, weight=act.norm.weight.float(), bias=act.norm.bias.float()))
     made = None if norm is None else replace(norm, weight=norm.weight.float(), bias=norm.bias.float())
-    names = ("W_in", "b_in", "W_gate", "b_gate", "W_out")
-    weights = {name: None if getattr(own, name) is None else getattr(own, name).float() for name in names}
-    return replace(own, norm=made, **weights)
+    gate = None if own.W_gate is None else own.W_gate.float()
+    return MLP(made, own.W_in.float(), own.b_in.float(), gate, own.b_gate.float(), own.W_out.float(), act)
 
 
 def _heads(
@@ -141,7 +144,8 @@ def _heads(
         for what, steps in moved.items():
             start = own.scores(what, b, i, head)
             weights = own.by_query if what == "q" else own.by_key
-            ours = sum(s @ softmax_back(w[b, head, i], values.T).T for s, w in zip(steps, weights, strict=True)) / 2
+            back = [s @ softmax_back(w[b, head, i], values.T).T for s, w in zip(steps, weights, strict=True)]
+            ours = (back[0] + back[1]) / 2
 
             def game(
                 members: Tensor, start: list[Tensor] = start, steps: list[Tensor] = steps, values: Tensor = values

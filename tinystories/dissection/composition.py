@@ -84,7 +84,7 @@ def effects(stack: Stack, rows: Rows) -> Effects:
         if stack.mlps and not stack.form.model.parallel:
             back = back + mlp_back(stack, 1, back, own)[0]
         channels = above.channels(torch.einsum("rid,hed->rihe", back, above.own.W_O), own)
-        for prompt in own.unique().tolist():
+        for prompt in torch.unique(own).tolist():
             mine = own == prompt
             for n, channel in enumerate(channels):
                 seen = torch.einsum("rihe,sihe->rsh", channel[mine], read[n][:, prompt])

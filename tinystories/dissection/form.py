@@ -51,7 +51,7 @@ class Rotary:
         sin = -sin if back else sin
         pairs = cos.shape[-1]
         turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
-        a, b = (turned[..., ::2], turned[..., 1::2]) if self.adjacent else turned.split(pairs, dim=-1)
+        a, b = (turned[..., ::2], turned[..., 1::2]) if self.adjacent else (turned[..., :pairs], turned[..., pairs:])
         parts = (a * cos - b * sin, b * cos + a * sin)
         joined = torch.stack(parts, dim=-1).flatten(-2) if self.adjacent else torch.cat(parts, dim=-1)
         return torch.cat([joined, rest], dim=-1)
@@ -151,12 +151,10 @@ def _read(model: Model, double: Double, bridge: Any) -> Form:
 
 def _attention(model: Model, block: Any) -> Attention:
     attn, shared = block.attn, model.n_heads // model.n_kv_heads
-    weights = {name: getattr(attn, name).detach().clone() for name in ("W_Q", "W_K", "W_V", "W_O")}
-    for name in ("W_K", "W_V"):
-        if weights[name].shape[0] != model.n_heads:
-            weights[name] = weights[name].repeat_interleave(shared, dim=0)
-    norms = {name: _norm(model, getattr(attn, name, None), model.d_head) for name in ("q_norm", "k_norm")}
-    return Attention(norm=_norm(model, getattr(block, "ln1", None), model.d_model), **weights, **norms)
+    W_Q, W_K, W_V, W_O = (getattr(attn, name).detach().clone() for name in ("W_Q", "W_K", "W_V", "W_O"))
+    W_K, W_V = (w if len(w) == model.n_heads else w.repeat_interleave(shared, dim=0) for w in (W_K, W_V))
+    q_norm, k_norm = (_norm(model, getattr(attn, name, None), model.d_head) for name in ("q_norm", "k_norm"))
+    return Attention(_norm(model, getattr(block, "ln1", None), model.d_model), W_Q, W_K, W_V, W_O, q_norm, k_norm)
 
 
 def _mlp(model: Model, bridge: Any, block: Any, layer: int) -> MLP:
@@ -170,8 +168,9 @@ def _mlp(model: Model, bridge: Any, block: Any, layer: int) -> MLP:
         )
 
     def bias(name: str) -> Tensor:
-        found = getattr(mlp, name, None)
-        return W_in.new_zeros(W_in.shape[1]) if found is None else found.detach().clone()
+        given = getattr(mlp, name, None)
+        found: Tensor = W_in.new_zeros(W_in.shape[1]) if given is None else given.detach().clone()
+        return found
 
     made = MLP(
         _norm(model, norm, model.d_model),

@@ -81,8 +81,8 @@ def _audit(experiment: Experiment, batch: Batch, found: Found) -> None:
     for own in audits(batch.stack, batch.rows, b, i, experiment.seed):
         players, numbers = own.ours.shape
         frame = base.iloc[np.tile(_numpy(own.rows), players)].reset_index(drop=True).drop(columns="token_id")
-        values = {"ours": own.ours, "reference": own.reference, "distance": own.distance.expand(players, numbers)}
-        frame = frame.assign(**{name: _numpy(value).reshape(-1) for name, value in values.items()})
+        frame["ours"], frame["reference"] = _numpy(own.ours).reshape(-1), _numpy(own.reference).reshape(-1)
+        frame["distance"] = np.tile(_numpy(own.distance), players)
         frame = frame.assign(what=own.what, node=own.node, player=np.repeat(own.players, numbers), method=own.method)
         found.add("audit", frame.assign(necessity=np.nan, sufficiency=np.nan, flagged=frame["distance"] > FAR))
 

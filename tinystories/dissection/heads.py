@@ -27,7 +27,7 @@ Square = Float[Tensor, "prompt head pos pos"]
 def by_head(x: Float[Tensor, "row a"], weight: Float[Tensor, "head a b"], h: Index) -> Float[Tensor, "row b"]:
     """Each row through the matrix of its own head."""
     found = x.new_empty(len(x), weight.shape[2])
-    for head in h.unique().tolist():
+    for head in torch.unique(h).tolist():
         mine = (h == head).nonzero(as_tuple=True)[0]
         found[mine] = x[mine] @ weight[head]
     return found

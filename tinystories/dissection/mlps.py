@@ -69,11 +69,10 @@ class MLPSecants:
         secant = NormSecant.of(own.norm, stream[0], stream[1])
         norm = own.norm
         X = stream if norm is None else norm.weight * norm.centre(stream)
-        shift = 0.0 if norm is None else norm.bias
         inverse = torch.ones_like(stream[..., 0]) if norm is None else 1 / norm.scale(stream)
         matrices = matrices_of(own)
         read = [X @ W for W, _ in matrices]  # by matrix, [run, prompt, pos, neuron]
-        rest = [shift @ W + b if norm is not None else b for W, b in matrices]
+        rest = [b if norm is None else norm.bias @ W + b for W, b in matrices]
 
         def before(x: int, sigma: int) -> list[Tensor]:
             return [r[x] * inverse[sigma][..., None] + b for r, b in zip(read, rest, strict=True)]

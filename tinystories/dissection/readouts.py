@@ -67,7 +67,7 @@ def rows(form: Form, runs: Runs, asked: Sequence[tuple[int, int, int]], readout:
     b, i, token = (torch.tensor(column, device=device) for column in zip(*asked, strict=True))
     logits = runs.logits[:, b, i]
     clean, steered = (values(own, readout).gather(-1, token[:, None])[:, 0] for own in logits)
-    places, which = torch.stack([b, i]).unique(dim=1, return_inverse=True)
+    places, which = torch.unique(torch.stack([b, i]), dim=1, return_inverse=True)
     raw = runs.logits[:, places[0], places[1]]
     mean = torch.zeros_like(raw[0])
     if readout == "centred":

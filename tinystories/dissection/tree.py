@@ -13,7 +13,7 @@ Names: `L1M<-L1H3.ov<-4<-L0H2.k<-1` is read from the logits back: the last MLP, 
 from position 4 what head 2 of layer 0 wrote there, since the key of position 1 changed.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -51,7 +51,11 @@ class Stem:
     joint: str = "<-"
 
     def some(self, chosen: Tensor | slice) -> "Stem":
-        return Stem(*(getattr(self, name)[chosen] for name in ("node", "row", "b", "at", "r")), self.stage, self.joint)
+        return self.under(self.node[chosen], chosen)
+
+    def under(self, node: Tensor, chosen: Tensor | slice) -> "Stem":
+        """The same for other nodes, which see what some of these see."""
+        return replace(self, node=node, row=self.row[chosen], b=self.b[chosen], at=self.at[chosen], r=self.r[chosen])
 
 
 @dataclass(eq=False)
@@ -146,12 +150,12 @@ def _opened(stack: Stack, tree: Tree, stem: Stem) -> list[Stem]:
     for layer in range(len(found.heads)):
         mine = (place[:, 0] == layer) & (place[:, 1] >= 0)
         if mine.any():
-            own = Stem(number[mine], *(x[which[mine]] for x in (stem.row, stem.b, stem.at, stem.r)), stem.stage)
+            own = replace(stem.under(number[mine], which[mine]), joint="<-")
             made += _head(stack, tree, own, layer, place[mine, 1])
     for layer in range(len(found.mlps)):
         mine = (place[:, 0] == layer) & (place[:, 1] < 0)
         if mine.any():
-            own = Stem(number[mine], *(x[which[mine]] for x in (stem.row, stem.b, stem.at, stem.r)), stem.stage)
+            own = replace(stem.under(number[mine], which[mine]), joint="<-")
             made += _mlp(stack, tree, own, layer)
     return made
 
