@@ -66,6 +66,8 @@ _HOME = {
     "Lens": "analysis.lens.lens",
     "load_lens": "analysis.lens.lens",
     "edge_graph": "circuits.edge_graph",
+    "scrub": "circuits.scrub",
+    "Claim": "circuits.scrub",
     "Circuit": "circuits.circuit",
     "circuit": "circuits.library",
     "circuits": "circuits",

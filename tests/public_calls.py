@@ -123,6 +123,11 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("task", st.task, name="ioi")
     add("tasks", st.tasks)
     add("detect_heads", st.detect_heads, model=model, sequences=3, length=6, causal=0, text=())
+    answered = st.log_prob(st.PerPrompt([7, 8]), against=st.PerPrompt([8, 7]))
+    alike = st.Experiment(model, (injection,), [[1, 2, 3, 4, 5], [2, 3, 4, 5, 6]], answered, references=0)
+    claim = st.Claim("L1M", at=(4,))
+    add("Claim", st.Claim, node="L1H0", feature=str, by=None, at=(4,), children=(st.Claim("L0H1", by="v"),))
+    add("scrub", st.scrub, experiment=alike, hypotheses={"a": (claim,)}, steering="none", draws=1, level=0.9)
     add("report", st.report, folder=saved, to=folder / "page")
     (folder / "p.txt").write_text("One\nTwo\n")
     objects: dict[str, Any] = {"Model": model, "Experiment": experiment, "Injection": injection, "Lens": tuned}
