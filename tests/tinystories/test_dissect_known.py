@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.norms import Norm
 from steerscope.tinystories.dissection.activations import Pointwise
+from steerscope.tinystories.dissection.audit import audits
 from steerscope.tinystories.dissection.flow import flow
 from steerscope.tinystories.dissection.form import MLP, form
 from steerscope.tinystories.dissection.mlps import MLPSecants
@@ -356,3 +358,55 @@ def test_sampled_shapley_values_add_up_and_come_near_the_exact_ones() -> None:
         steps = np.tanh(np.concatenate([[0], np.cumsum(few.numpy()[order])]))
         drawn[order] += np.diff(steps) / len(orders)
     assert np.abs(exact[:, 0].numpy() - drawn).max() < 0.02
+
+
+def test_shapley_values_of_an_mlp_are_those_of_plain_passes_with_patched_heads() -> None:
+    model = double("gpt2", 1)
+    experiment = injected(model)
+    secants, _ = both(experiment)
+    asked = read(secants, at=(5,))
+    (audit,) = audits(secants, asked, 0, 5)
+    z = [experiment.activations(v, [("z", 0)])[0]["z", 0] for v in (None, 0)]
+    r = secants.final.at(asked.b, asked.i).frozen(asked.reads)
+
+    def value(members: tuple[int, ...]) -> Tensor:
+        seen: dict[str, Tensor] = {}
+
+        def put(x: Tensor, hook: Any) -> Tensor:
+            x = x.clone()
+            x[0, 5, list(members)] = z[1][5, list(members)]
+            return x
+
+        def keep(x: Tensor, hook: Any) -> None:
+            seen["mlp"] = x[0, 5].detach()
+
+        with torch.no_grad():
+            hooks = [(model.hook("z", 0), put), (model.hook("mlp_out", 0), keep)]
+            model.bridge.run_with_hooks(torch.tensor([PROMPT]), fwd_hooks=hooks)
+        return r @ seen["mlp"]
+
+    orders = list(permutations(range(4)))
+    expected = torch.zeros(4, len(TOKENS)).double()
+    values = {own: value(own) for size in range(5) for own in combinations(range(4), size)}
+    for order in orders:
+        for n, head in enumerate(order):
+            step = values[tuple(sorted(order[: n + 1]))] - values[tuple(sorted(order[:n]))]
+            expected[head] += step / len(orders)
+    assert audit.players == ["L0H0", "L0H1", "L0H2", "L0H3"] and audit.method == "exact"
+    assert torch.allclose(audit.reference, expected, atol=1e-5)  # an audit is made in single precision
+    assert torch.allclose(audit.ours.sum(dim=0), expected.sum(dim=0), atol=1e-10)
+    far = (audit.ours - expected).abs().sum(dim=0) / expected.abs().sum(dim=0)
+    assert torch.allclose(audit.distance, far, atol=1e-4) and 1e-4 < float(far.max()) < 0.3
+
+
+def test_audits_of_queries_and_keys_share_out_what_the_split_shares_out() -> None:
+    secants, _ = both(injected(double("llama", 2)))
+    asked = read(secants, at=(5,))
+    found = [audit for audit in audits(secants, asked, 0, 5) if audit.what in ("q", "k")]
+    assert {audit.node for audit in found} == {f"L1H{head}" for head in range(4)} and len(found) == 8
+    table = parts(secants, asked, torch.zeros_like(asked.change))
+    for audit in found:
+        whole = table[(table["writer"] == audit.node) & (table["kind"] == audit.what)]
+        total = np.bincount(whole["row"], whole["change"], len(TOKENS))
+        for values in (audit.ours, audit.reference):
+            assert np.allclose(values.sum(dim=0), total, atol=1e-10)
