@@ -9,6 +9,7 @@ import pytest
 import torch
 from architectures import SHALLOW, boot_native, shallow
 from transformer_lens import TransformerBridgeConfig
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 import steerscope as st
 from steerscope.analysis.engine.plain import plain_logits
@@ -240,6 +241,26 @@ def test_flow_agrees_with_exact_patching_on_a_shipped_model(name: str) -> None:
     for measure in ("necessity", "sufficiency"):
         own = exact[exact["measure"] == measure].set_index("node")["effect"]
         assert np.allclose(found[measure], own[found.index], atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [1, 2])
+def test_models_of_the_size_of_the_published_ones_add_up(layers: int) -> None:
+    """Random weights in the configurations of TinyStories-1Layer-21M and TinyStories-2Layers-33M."""
+    config = GPTNeoConfig(
+        vocab_size=50257,
+        hidden_size=1024,
+        num_layers=layers,
+        num_heads=16,
+        attention_types=[[["global", "local"][:layers], 1]],
+        window_size=256,
+        max_position_embeddings=2048,
+    )
+    torch.manual_seed(0)
+    model = load(GPTNeoForCausalLM(config).eval(), name="published")
+    given = st.Injection(vector(model, st.Site("resid_pre", 0), 1), 0.1, positions=(1,))
+    result = st.dissect(model, given, PROMPTS, references=0, most=2, audit=False)
+    assert result.frames["totals"]["change"].abs().max() > 0.01 and largest(result) < LIMIT
 
 
 def test_what_it_cannot_take_apart_is_refused_in_a_sentence() -> None:

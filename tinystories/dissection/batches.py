@@ -15,6 +15,7 @@ from .runs import Runs, fitted, runs
 from .stack import Stack, stack
 
 TOKENS = 512  # positions of a batch
+LOGITS = 10_000_000  # of a batch, at all positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def alike(experiment: Experiment, chosen: Sequence[int]) -> list[tuple[int, ...]
         by_length.setdefault(len(experiment.prompts.ids[prompt]), []).append(prompt)
     found = []
     for length, own in sorted(by_length.items()):
-        step = max(1, TOKENS // length)
+        step = max(1, min(TOKENS, LOGITS // experiment.model.d_vocab_out) // length)
         found += [tuple(own[start : start + step]) for start in range(0, len(own), step)]
     return found
 

@@ -136,7 +136,7 @@ def _read(model: Model, double: Double, bridge: Any) -> Form:
             attention.append(_attention(model, block))
             if model.has_mlp:
                 mlps.append(_mlp(model, bridge, block, layer))
-        unembedding = bridge.unembed.W_U.detach().clone()
+        unembedding = bridge.unembed.W_U.detach()
     except (AttributeError, NotImplementedError, TypeError, RuntimeError) as error:
         raise UnsupportedModel(
             f"{model.name} ({model.architecture}) keeps its weights in a form that dissect does not know "
