@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol, TextIO
@@ -351,7 +351,7 @@ JSON = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_constant)
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def csv_rows(file: BinaryIO, source: Source) -> Iterator[tuple[str, list[str]]]:
+def csv_rows(file: BinaryIO, source: Source) -> Generator[tuple[str, list[str]], None, None]:
     """The rows of CSV, that of the names first, each with the line that it begins in; blank lines are skipped.
 
     Raises:

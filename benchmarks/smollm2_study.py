@@ -33,6 +33,7 @@ from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.question.references import References
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.gradients import rank
+from steerscope.analysis.tools.keeping import forget, keeping
 from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.caa import read_questions
 from steerscope.analysis.vectors.making import make_bundle, make_vector
@@ -145,9 +146,11 @@ def _once(folder: Path, ask: Callable[[], Result]) -> Result:
     """A result that is there, or that is made and saved with its page."""
     if not (folder / "manifest.json").exists():
         start = time.process_time()
-        made = ask()
+        with keeping(folder):  # vectors that are done stay, where it is stopped
+            made = ask()
         made.save(folder)
         report(folder)
+        forget(folder)
         (folder.parent / f"{folder.name}.seconds").write_text(f"{time.process_time() - start:.0f}\n")
     return Result.load(folder)
 
@@ -210,7 +213,7 @@ LETTERS = ({" (A)", " (B)"}, {"(A)", "(B)"})
 
 def _bundle(model: Model, data: Path, count: int, most: int, out: Path) -> Made:
     """Contrastive activation addition at three layers; others: the same of other behaviours."""
-    layers = (14, 16, 18)
+    layers = (18, 20, 22)
     own = _caa(model, data, "survival_instinct", layers)
     others = [tuple(_caa(model, data, name, layers).values()) for name in BEHAVIOURS[:most]]
     return bundle(own, 4.0), others, shipped("general")[:count]
@@ -224,7 +227,7 @@ def _control(model: Model, data: Path, count: int, most: int, out: Path) -> Made
             [f"I met {who} yesterday. A very {does.format(word)}" for who in PERSONS for does in DOES]
             for word in (plus, minus)
         )
-        return make_bundle(model, "mean_difference", range(16, 20), positive=positive, negative=negative)
+        return make_bundle(model, "mean_difference", range(20, 24), positive=positive, negative=negative)
 
     path = out / "happy.gguf"
     out.mkdir(parents=True, exist_ok=True)
