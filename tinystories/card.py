@@ -2,7 +2,7 @@
 
     config.json, model.safetensors         GPT-Neo or native; weights stored as float16, loaded as float32
     tokenizer.json, tokenizer_config.json  the byte-level BPE
-    training.json                          configuration, losses, held-out score, samples
+    training.json                          configuration, losses, held-out score, samples; studies of shipped ones
     loss.png, README.md                    both drawn from training.json alone
     checksums.json                         of all of them
 
@@ -277,7 +277,7 @@ on the blocks' matrices, gradients clipped at {config["clip"]:g}, dropout {confi
 Begun with the first sentence of each, temperature 0.7, not selected:
 
 {samples}
-
+{studied(training.get("studies"))}
 ## Licence
 Weights: {config["licence"]}. Text: see above; none of it is part of this folder.
 """
@@ -287,6 +287,19 @@ def _native(config: dict[str, Any]) -> str:
     norm = {"LN": "LayerNorm", "RMS": "RMSNorm", "none": "no norm"}[config["norm"]]
     order = "parallel blocks" if config["parallel"] else "attention before the MLP"
     return f"a native model\nof TransformerLens with {config['act'] or 'gelu'}, {norm} and {order}"
+
+
+def studied(studies: dict[str, Any] | None) -> str:
+    """What was found of a shipped model (`benchmarks/cards.py`), in Markdown; nothing of others."""
+    if studies is None:
+        return ""
+    parts = []
+    for study in studies["tables"]:
+        head = "| " + " | ".join(study["columns"]) + " |\n|" + " --- |" * len(study["columns"])
+        rows = "\n".join("| " + " | ".join(row) + " |" for row in study["rows"])
+        text = "\n".join(f"- {sentence}" for sentence in study["says"])
+        parts.append(f"\n## {study['title']}\n{study['about']}\n\n{text}\n\n{head}\n{rows}\n")
+    return "".join(parts)
 
 
 PROTOCOL = (

@@ -9,8 +9,9 @@ For every vector and site (the stream before a layer, what its attention writes,
 3. Loss on stories of its topic and on others.
 4. Stories that go on from neutral prompts, sampled: the share of its own words in them, early and late; beside it
    the unsteered model, a random direction and another concept, with the same random numbers.
-5. What the effect goes through: the change of the logits split exactly (`dissect`) into the direct path, what each
-   layer's heads move and where they look, each layer's MLP, and the scale of the final norm.
+5. What an effect that is told from random directions goes through: the change of the logits split exactly (`dissect`)
+   into the direct path, what each layer's heads move and where they look, each layer's MLP, and the scale of the final
+   norm.
 
 Source: Turner et al. 2023 (arXiv 2308.10248) for words in sampled text, and perplexity on and off topic.
 What it cannot see: single heads, and paths through both layers, which `dissect` names.
@@ -45,9 +46,9 @@ from .zoo import prompts
 
 KL = 0.5  # nats a token
 NOISY, OTHERS = 12, 8  # reference vectors of each kind
-PROMPTS, SPLIT = 24, 8  # neutral prompts, and those of which effects are split
-SAMPLED, EARLY = 30, 12  # tokens that a story goes on for, and those that count as early
-TEXTS, LENGTH = 24, 64  # stories of each kind for losses, and their tokens
+PROMPTS, SPLIT = 16, 8  # neutral prompts, and those of which effects are split
+SAMPLED, EARLY = 24, 10  # tokens that a story goes on for, and those that count as early
+TEXTS, LENGTH = 16, 48  # stories of each kind for losses, and their tokens
 FIRST = 3  # the first position that is scored: behind BOS and the rows of a pair
 NAMES = ("resid_pre", "attn_out", "mlp_out")
 Values = NDArray[np.float64]
@@ -142,28 +143,29 @@ def steered(
         text: false leaves out losses on stories, and stories that go on.
     """
     missing: dict[str, str] = {}
-    targets, lost, words, uses = [], [], [], []
-    texts = {one.name: _texts(model, one, seed) for one in subjects} if text else {}
+    made, lost, words, uses = [], [], [], []
+    told = [tuple(model.tokens(story)) for story in islice(topic_stories(seed + 4001), 40 * TEXTS)] if text else []
+    texts = {one.name: _texts(model, one, told) for one in subjects} if text else {}
     unsteered = _sampled(model, [None], seed)[0] if text else []
     total, worst = len(subjects) * len(at), 0.0
     for cell in track(cells(model, subjects, at, seed, missing), "vectors and sites", total):
-        targets.append(_targets(cell, level))
+        made.append((cell, _targets(cell, level)))
         for kind, own in texts.get(cell.subject.name, {}).items():
             if len(own) < 2:
                 missing[f"loss on {kind}-topic text of {cell.subject.name}"] = "too few stories of the grammar have it"
                 continue
             lost.append(_loss(cell, kind, own, level))
         words += _words(cell, unsteered, seed, level) if text else []
+    targets = _told(pd.DataFrame([row for _, row in made]), alpha)
+    chosen = [
+        cell for (cell, _), verdict in zip(made, targets.get("verdict", []), strict=True) if verdict != "untested"
+    ]
+    for cell in track(chosen, "splitting effects"):
         used, gap = _uses(cell, level)
         uses += used
         worst = max(worst, gap)
     return (
-        {
-            "targets": _told(pd.DataFrame(targets), alpha),
-            "text": pd.DataFrame(lost),
-            "words": pd.DataFrame(words),
-            "uses": pd.DataFrame(uses),
-        },
+        {"targets": targets, "text": pd.DataFrame(lost), "words": pd.DataFrame(words), "uses": pd.DataFrame(uses)},
         missing,
         worst,
     )
@@ -211,12 +213,12 @@ def _told(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     return table.assign(p_holm=random, p_specific=specific, verdict=verdict)
 
 
-def _texts(model: Model, subject: Subject, seed: int) -> dict[str, list[tuple[int, ...]]]:
+def _texts(model: Model, subject: Subject, told: Sequence[tuple[int, ...]]) -> dict[str, list[tuple[int, ...]]]:
     """Stories with several of the vector's own words, and with none of them nor of those that it is compared with."""
     own, against = ({model.target(word) for word in words} for words in (subject.raises, subject.lowers))
     found: dict[str, list[tuple[int, ...]]] = {"on": [], "off": []}
-    for story in islice(topic_stories(seed + 4001), 60 * TEXTS):
-        ids = tuple(model.tokens(story)[: min(LENGTH, model.n_ctx)])
+    for story in told:
+        ids = story[: min(LENGTH, model.n_ctx)]
         count = sum(token in own for token in ids)
         kind = "on" if count >= 2 else "off" if not count and not against & set(ids) else ""
         if kind and len(found[kind]) < TEXTS and len(ids) > FIRST + 1:
@@ -285,7 +287,7 @@ def _uses(cell: Cell, level: float) -> tuple[list[dict[str, Any]], float]:
     found = dissect(experiment, tokens=[*own, *against], share=1.0, audit=False)
     weight = dict.fromkeys(own, 1 / len(own)) | dict.fromkeys(against, -1 / len(against))
     parts, by_prompt = found.frames["parts"], experiment.prompts.by_group
-    named = [_part(kind, layer) for kind, layer in zip(parts["kind"], parts["layer"], strict=True)]
+    named = [part_of(kind, layer) for kind, layer in zip(parts["kind"], parts["layer"], strict=True)]
     weighed = parts.assign(part=named, change=parts["change"] * parts["token_id"].map(weight))
     table = weighed.pivot_table(index="prompt", columns="part", values="change", aggfunc="sum", fill_value=0.0)
     table = table.reindex(range(len(experiment.prompts)), fill_value=0.0)
@@ -300,7 +302,7 @@ def _uses(cell: Cell, level: float) -> tuple[list[dict[str, Any]], float]:
     return rows, max(check["value"] for check in found.manifest["checks"])
 
 
-def _part(kind: str, layer: int) -> str:
+def part_of(kind: str, layer: int) -> str:
     """What a kind of path is called, with its layer."""
     if kind in ("direct", "final norm"):
         return kind

@@ -7,7 +7,7 @@ is that word in its story. Stories of both sides are cut at the same range of le
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -64,10 +64,11 @@ class Concept:
     @gated
     def texts(self, count: Count = TEXTS, seed: Seed = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The stories of the two sides of a mean, each cut after one of its words."""
-        return tuple(_cut(words, count, seed) for words in (self.plus, self.minus))  # type: ignore[return-value]
+        return _cut(self.plus, count, seed), _cut(self.minus, count, seed)
 
 
-def _cut(words: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
+@cache
+def _cut(words: tuple[str, ...], count: int, seed: int) -> tuple[str, ...]:
     """The beginnings of stories up to one of the words, no two alike.
 
     Raises:

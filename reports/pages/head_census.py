@@ -80,9 +80,12 @@ def _sentence(role: str, rows: pd.DataFrame) -> str:
         return f"{said}: {words.listing(words.some(shown, SHOWN))}."
     best = next(records(rows.loc[[rows["score"].idxmax()]]))
     why = [f"a claim needs more than {words.number(best.threshold)}"] if not best.low > best.threshold else []
-    if not best.beyond:
+    if best.score > max(best.control, best.chance) and not best.beyond:
+        told = words.p_value(best.p_holm)
+        why.append(f"it is not told from its control “{best.of}”, {words.number(best.control)} ({told}, Holm)")
+    elif not best.beyond:
         why.append(f"its control “{best.of}” is {words.number(best.control)}, chance {words.number(best.chance)}")
-    elif rows["beyond"].any():
+    else:
         why.append(f"{int(rows['beyond'].sum())} of {len(rows)} heads are above their controls")
     return (
         f"No head {one}: the largest score of {len(rows)} is {words.ranged(best, 'score', unit=unit)}, of "
@@ -152,9 +155,11 @@ def _largest(scores: pd.DataFrame) -> Section:
             numbers = [words.number(x) for x in (r.threshold, r.control)]
             rows.append(
                 [r.role, r.node, words.ranged(r, "score"), *numbers, r.of, words.number(r.chance)]
-                + [words.p_value(r.p_holm), words.number(r.natural), "yes" if r.holds else "no"]
+                + [words.p_value(r.p_holm), words.number(r.natural)]
+                + ["yes" if said else "no" for said in (r.beyond, r.holds)]
             )
-    titles = ["role", "head", "score", "threshold", "control", "which", "chance", "p (Holm)", "natural text", "claimed"]
+    titles = ["role", "head", "score", "threshold", "control", "which", "chance", "p (Holm)", "natural text"]
+    titles += ["above controls", "claimed"]
     text = f"The {TOP} largest scores of every role, and what each must pass."
     return Section(
         "Scores and their controls", [text], table=Table(titles, rows, frozenset(titles[2:5]), frozenset(marked))

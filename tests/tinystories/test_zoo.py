@@ -12,8 +12,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from benchmarks.cards import census
 from steerscope.analysis.errors import DamagedRun
 from steerscope.analysis.seals import CHECKSUMS, check_folder_seal, digest
+from steerscope.loader import load
 from steerscope.tinystories.card import card
 from steerscope.tinystories.corpus import is_held_out, read_stories
 from steerscope.tinystories.evaluate import evaluate
@@ -76,6 +78,27 @@ def test_a_card_is_drawn_from_the_numbers_in_training_json(name: str) -> None:
     assert (config["vocab_size"], config["hidden_size"]) == (entry.vocabulary, entry.d_model)
     assert entry.heads >= 8
     assert config["max_position_embeddings"] == config["window_size"] == entry.context
+
+
+@both
+def test_a_card_tells_what_was_found_of_its_model(name: str) -> None:
+    training = json.loads((shipped()[name] / "training.json").read_text())
+    tables = {table["title"]: table for table in training["studies"]["tables"]}
+    assert list(tables) == ["What each layer does on text", "What the heads do", "One vector taken apart"]
+    text = (shipped()[name] / "README.md").read_text()
+    for title, table in tables.items():
+        assert f"## {title}\n" in text and table["rows"]
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+    assert "## What the heads do" not in card({**training, "studies": None})  # of a model that one trains oneself
+
+
+@both
+@pytest.mark.slow
+def test_the_census_in_a_card_is_that_of_its_model(name: str) -> None:
+    training = json.loads((shipped()[name] / "training.json").read_text())
+    [told] = [table for table in training["studies"]["tables"] if table["title"] == "What the heads do"]
+    found = census(load(name))
+    assert [(row[0], row[1], row[-1]) for row in found["rows"]] == [(row[0], row[1], row[-1]) for row in told["rows"]]
 
 
 @both
