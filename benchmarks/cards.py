@@ -63,7 +63,7 @@ def there(model: Model) -> Study:
 
 def census(model: Model) -> Study:
     """The largest score of every role."""
-    result = head_census(model, topics={topic.name: topic.words for topic in TOPICS})
+    result = head_census(model, sequences=100, topics={topic.name: topic.words for topic in TOPICS})
     rows = []
     for role, own in result.frames["scores"].groupby("role", sort=False):
         best = next(own.loc[[own["score"].idxmax()]].itertuples())

@@ -56,7 +56,7 @@ COLUMNS: Frames = {
         "of": Column("which control that is"),
         "chance": Column("99th percentile of the score with permuted targets", "{unit}"),
         "threshold": Column("what the lower end must pass", "{unit}"),
-        "p_holm": Column("p that score and control are equal, after Holm over all heads and roles"),
+        "p_holm": Column("p that score and control are equal, after Holm over all heads"),
         "beyond": Column("whether the score is above its largest control (Holm) and above chance, whatever its size"),
         "natural": Column("the same score on natural text, where it has one", "{unit}"),
         "unit": Column("unit of the score; empty for a share"),
@@ -199,7 +199,7 @@ def _tables(
     found: Sequence[Measured], limits: Mapping[str, float], level: float, alpha: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     order = {role: number for number, role in enumerate(ROLES)}
-    tests = sum(len(one.nodes) for one in found)
+    tests = max(len(one.nodes) for one in found)
     pairs = [
         judged(one, limits[one.role], tests, level, alpha) for one in sorted(found, key=lambda one: order[one.role])
     ]

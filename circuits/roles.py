@@ -4,7 +4,7 @@ A role is claimed of a head only where all of these hold:
 
 1. the lower end of its score's interval, over sequences or words, lies above the role's threshold;
 2. the score is larger than the largest of its controls, told apart by a paired t over the same sequences after Holm
-   over all heads and roles that were looked at;
+   over all heads (each role is a table of its own, as each measure is elsewhere);
 3. it is larger than the 99th percentile of the same score with permuted targets.
 
 Where 2 and 3 hold and 1 does not, the head is *beyond its controls*: something is there, but less than the role's name
@@ -90,7 +90,7 @@ def judged(
     """A row a head, and a row a head and control.
 
     Args:
-        tests: heads times roles that were looked at.
+        tests: heads that could have been chosen.
     """
     score = found.values.mean(axis=-1)
     low, high = interval(found.values, level, found.groups)

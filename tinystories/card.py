@@ -297,8 +297,8 @@ def studied(studies: dict[str, Any] | None) -> str:
     for study in studies["tables"]:
         head = "| " + " | ".join(study["columns"]) + " |\n|" + " --- |" * len(study["columns"])
         rows = "\n".join("| " + " | ".join(row) + " |" for row in study["rows"])
-        text = "\n".join(f"- {sentence}" for sentence in study["says"])
-        parts.append(f"\n## {study['title']}\n{study['about']}\n\n{text}\n\n{head}\n{rows}\n")
+        text = "".join(f"- {sentence}\n" for sentence in study["says"])
+        parts.append(f"\n## {study['title']}\n{study['about']}\n\n{text}{chr(10) * bool(text)}{head}\n{rows}\n")
     return "".join(parts)
 
 

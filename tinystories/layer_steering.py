@@ -161,7 +161,7 @@ def steered(
         cell for (cell, _), verdict in zip(made, targets.get("verdict", []), strict=True) if verdict != "untested"
     ]
     for cell in track(chosen, "splitting effects"):
-        used, gap = _uses(cell, level)
+        used, gap = uses_of(cell, level)
         uses += used
         worst = max(worst, gap)
     return (
@@ -277,7 +277,7 @@ def _words(cell: Cell, unsteered: Sequence[Sequence[int]], seed: int, level: flo
     return rows
 
 
-def _uses(cell: Cell, level: float) -> tuple[list[dict[str, Any]], float]:
+def uses_of(cell: Cell, level: float) -> tuple[list[dict[str, Any]], float]:
     """The change of the logits of the vector's own words, less that of those they are compared with, at the last
     position, split exactly by layer and kind of path; and the largest gap of the split."""
     experiment = replace(cell.experiment, prompts=cell.experiment.prompts.first(SPLIT))

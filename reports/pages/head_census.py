@@ -41,7 +41,7 @@ SECTIONS = {
 TOP, SHOWN = 5, 6  # rows of a role; names in a sentence
 READING = (
     "A role is claimed of a head where the lower end of its interval lies above the threshold, its score above the "
-    "largest of its controls (paired t over the same sequences, Holm over all heads and roles), and above the 99th "
+    "largest of its controls (paired t over the same sequences, Holm over all heads), and above the 99th "
     "percentile of the same score with permuted targets. Thresholds are conventions: a head under one may do the same "
     "more weakly, and the column “beyond” says where there is more than in the controls, whatever its size."
 )
