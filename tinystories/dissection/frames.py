@@ -194,11 +194,12 @@ def _flows(base: pd.DataFrame, through: Flow, change: NDArray[np.float64]) -> pd
     for layer, heads in enumerate(through.heads):
         columns += [(f"L{layer}H{head}", layer, own) for head, own in enumerate(_numpy(heads).T)]
         columns += [(f"L{layer}M", layer, _numpy(mlp)) for mlp in through.mlps[layer : layer + 1]]
-    pieces = [
-        base.assign(node=node, layer=layer, flow=value, share=_over(value, change)) for node, layer, value in columns
-    ]
-    every = pd.concat([piece.assign(row=np.arange(len(base))) for piece in pieces])
-    return every.sort_values("row", kind="stable").drop(columns="row")
+    names, layers, values = zip(*columns, strict=True)
+    every = np.stack(values, axis=1)  # of each row all nodes
+    found = base.iloc[np.repeat(np.arange(len(base)), len(names))].reset_index(drop=True)
+    size = np.repeat(change, len(names))
+    nodes = {"node": np.tile(names, len(base)), "layer": np.tile(layers, len(base)), "flow": every.reshape(-1)}
+    return pd.concat([found, pd.DataFrame(nodes | {"share": _over(every.reshape(-1), size)})], axis=1)
 
 
 def _neurons(batch: Batch, base: pd.DataFrame, through: Flow) -> pd.DataFrame:

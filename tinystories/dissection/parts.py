@@ -74,8 +74,10 @@ def _mlp(stack: Stack, table: _Table, rows: Rows, r: Float[Tensor, "row d_model"
     row = torch.arange(len(r), device=r.device)
     scale = (own.scale(r, rows.b, rows.i) * stack.change[stage][rows.b, rows.i]).sum(dim=-1)
     table.add(row, scale, f"{node}.scale", "scale", node, layer)
-    for sender, change in by_writer(stack.writers(own.frozen(r, rows.b, rows.i), rows.b, rows.i, stage)):
-        table.add(row, change, f"{node}<-{sender}", "input", node, layer, sender=sender)
+    seen = by_writer(stack.writers(own.frozen(r, rows.b, rows.i), rows.b, rows.i, stage))
+    senders = np.repeat(np.array([sender for sender, _ in seen], dtype=object), len(r))
+    change = torch.cat([change for _, change in seen])
+    table.add(row.repeat(len(seen)), change, f"{node}<-" + senders, "input", node, layer, sender=senders)
 
 
 def by_writer(seen: Writers) -> list[tuple[str, Float[Tensor, " row"]]]:
