@@ -93,18 +93,26 @@ SHIPPED: dict[str, Known] = {
     "toy-ioi-1x2": Known(
         ONE_LAYER, "Two heads of one layer: one adds both names, the other takes away the one that is repeated."
     ),
+    "toy-ioi-1x2-2": Known(
+        replace(ONE_LAYER, seed=5), "As toy-ioi-1x2, from another seed; the heads have changed places."
+    ),
     "toy-ioi-query": Known(
         replace(START_A, seed=3),
-        "Layer 0 tells the last position which name is repeated; by its query, layer 1 looks at the other one.",
+        "Layer 0 tells the last position which name is repeated; by its query, layer 1 chooses where to look.",
     ),
-    "toy-ioi-query-2": Known(replace(START_A, seed=9), "As toy-ioi-query, from another seed."),
+    "toy-ioi-query-2": Known(
+        replace(START_A, seed=9), "As toy-ioi-query: by its query, layer 1 looks at the name that is not repeated."
+    ),
     "toy-ioi-value": Known(
         replace(START_A, seed=1),
-        "Layer 0 puts both names into the repeated one, which is all that layer 1 looks at, and moves.",
+        "At the repeated name, layer 0 looks at the other one and puts it there; layer 1 looks there and moves that.",
+    ),
+    "toy-ioi-mixed": Known(
+        START_A, "Layer 1 looks at the repeated name: for what layer 0 has put there (values), and for the name itself."
     ),
     "toy-ioi-direct": Known(
         replace(START_B, seed=5),
-        "No composition: layer 0 takes away the repeated name, layer 1 adds both, each straight to the logits.",
+        "No composition: what the repeated name decides goes from layer 0 straight to the logits.",
     ),
     "toy-ioi-unsolved": Known(STARTS["unsolved"], "One head alone did not learn it: a control.", solved=False),
     "toy-induction": Known(

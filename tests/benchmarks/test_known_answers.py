@@ -47,6 +47,9 @@ TOLERANCE = 0.1
 NONE, ALL = (-0.1, 0.1), (0.9, 1.1)
 MECHANISM: dict[str, dict[str, tuple[float, float]]] = {
     "toy-ioi-1x2": {"L0H0 -> logits": ALL, "L0H1 -> logits": NONE},
+    "toy-ioi-1x2-2": {"L0H1 -> logits": ALL, "L0H0 -> logits": NONE},
+    "toy-ioi-query-2": {"L0H0 -> L1H0.q": ALL, "L0H0 -> L1H0.k": NONE, "L0H0 -> L1H0.v": NONE, "L0H0 -> logits": NONE},
+    "toy-ioi-mixed": {"L0H0 -> L1H0.v": (0.5, 0.75), "L0H0 -> L1H0.q": NONE, "L0H0 -> logits": NONE},
     "toy-ioi-query": {"L0H0 -> L1H0.q": ALL, "L0H0 -> L1H0.k": NONE, "L0H0 -> L1H0.v": NONE, "L0H0 -> logits": NONE},
     "toy-ioi-value": {"L0H0 -> L1H0.v": ALL, "L0H0 -> L1H0.q": NONE, "L0H0 -> L1H0.k": NONE, "L0H0 -> logits": NONE},
     "toy-ioi-direct": {"L0H0 -> logits": ALL, "L0H0 -> L1H0.q": NONE, "L0H0 -> L1H0.k": NONE, "L0H0 -> L1H0.v": NONE},
@@ -115,9 +118,10 @@ def test_path_patching_is_what_putting_in_the_other_prompts_layer_0_gives(name: 
 
 
 @torch.no_grad()
-def test_one_layer_adds_both_names_and_takes_the_repeated_one_away() -> None:
+@pytest.mark.parametrize(("name", "first", "second"), [("toy-ioi-1x2", 0, 1), ("toy-ioi-1x2-2", 1, 0)])
+def test_one_layer_adds_both_names_and_takes_the_repeated_one_away(name: str, first: int, second: int) -> None:
     """The additive head looks at both names and copies; the contrastive one looks at S and does the opposite."""
-    model, recipe = loaded("toy-ioi-1x2")
+    model, recipe = loaded(name)
     asked = next(iter(questions(model, recipe, 1)))
     names = list(range(1, recipe.names + 1))
     block = model.bridge.blocks[0].attn
@@ -126,11 +130,30 @@ def test_one_layer_adds_both_names_and_takes_the_repeated_one_away() -> None:
     for head in range(2):
         whole = torch.linalg.eigvals(embedding @ block.W_V[head] @ block.W_O[head] @ unembedding)
         copying.append(float(whole.real.sum() / whole.abs().sum()))
-    assert copying[0] < -0.9 and copying[1] > 0.9
+    assert copying[first] < -0.9 and copying[second] > 0.9
     for seen in asked.activations(None, [("pattern", 0)]):
-        contrastive, additive = seen["pattern", 0][:, END]
+        contrastive, additive = seen["pattern", 0][[first, second], END]
         assert contrastive[SUBJECT] > 0.9
         assert additive[[FIRST, SECOND]].tolist() == pytest.approx([0.5, 0.5], abs=0.2)
+
+
+def test_heads_look_where_the_cards_say() -> None:
+    """First layer, second layer, at the last position and at S; IO is the name that is not repeated."""
+    for name in ("toy-ioi-query", "toy-ioi-query-2", "toy-ioi-value", "toy-ioi-mixed"):
+        asked = next(iter(questions(*loaded(name), 1)))
+        for ids, seen in zip(
+            asked.prompts.full, asked.activations(None, [("pattern", 0), ("pattern", 1)]), strict=True
+        ):
+            first, second = seen["pattern", 0][0], seen["pattern", 1][0]
+            copy, other = (FIRST, SECOND) if ids[FIRST] == ids[SUBJECT] else (SECOND, FIRST)
+            if "query" in name:
+                assert first[END, SUBJECT] > 0.7 and second[END, copy] < 0.2
+            if name == "toy-ioi-query-2":
+                assert second[END, other] > 0.8
+            if name == "toy-ioi-value":
+                assert first[SUBJECT, other] > 0.9 and second[END, SUBJECT] > 0.9
+            if name == "toy-ioi-mixed":
+                assert second[END, SUBJECT] > 0.5, (first, second)
 
 
 def test_what_repeats_by_position_does_not_care_for_the_token() -> None:
