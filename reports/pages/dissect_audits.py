@@ -10,7 +10,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.reports import words
 from steerscope.reports.page import Panel, Section, Table
 from steerscope.reports.pages.common import missing
-from steerscope.reports.pages.dissect_views import View
+from steerscope.reports.pages.dissect_views import NOTHING, View
 from steerscope.reports.pages.dissect_words import carriers, gap, unit
 from steerscope.reports.records import records
 from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, bold, figure, said
@@ -158,6 +158,8 @@ def composition(result: Result) -> list[Section]:
     rows, title = result.frames["composition"], "Composition: scores of the weights beside paths"
     if rows.empty:
         return []
+    if not rows["effect"].abs().max() > NOTHING:
+        return [Section(title, ["No path of this injection goes from a head of layer 0 to one of layer 1."])]
     in_ = unit(result)
     text = [
         "A composition score says how much of what a head of layer 0 can write a head of layer 1 could read, from the "

@@ -122,7 +122,7 @@ def _cancelled(target: Target, in_: str) -> str:
     """How much cancels, where that is much."""
     if target.clear:
         return ""
-    return f", what is left of {words.number(target.mass)} {in_} that cancel"
+    return f", what is left of parts of {words.number(target.mass)} {in_} in all"
 
 
 def temperature(target: Target, in_: str) -> list[str]:

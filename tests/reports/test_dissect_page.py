@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from checkpoints import save_gpt2
 from made_dissection import PROMPT, dissection
@@ -23,11 +25,12 @@ from steerscope.reports.figures.routes import bands
 from steerscope.reports.gallery import card, gallery
 from steerscope.reports.page import Branch, Section, render
 from steerscope.reports.pages.dissect import _pieces, headline, page
+from steerscope.reports.pages.dissect_audits import composition
 from steerscope.reports.pages.dissect_tree import tree
 from steerscope.reports.pages.dissect_views import Target, views
 from steerscope.reports.pages.dissect_words import TEMPERATURE, told
 from steerscope.reports.routes import last_move, steps
-from steerscope.tinystories.dissect import dissect
+from steerscope.tinystories.dissect import COLUMNS, dissect
 
 RISE = {"L0M<-L0H3.ov<-1": 1.42, "L0H3.ov<-1": 0.36, "L0H1.k<-1": -0.1, "final norm": 0.32}
 WRITTEN = re.compile(r"([−\d]+)%(?: of the (?:rise|fall))? is written by (\S+?)(?: and|[,;.]|$)")
@@ -75,7 +78,7 @@ def test_of_a_fall_shares_are_shares_of_the_fall() -> None:
 
 def test_where_parts_cancel_they_are_told_in_logits() -> None:
     text = said({"L0M<-L0H3.ov<-1": 5.0, "L0H3.ov<-1": -4.5})
-    assert "rises by 0.500 logits, what is left of 9.50 logits that cancel." in text and "%" not in text
+    assert "rises by 0.500 logits, what is left of parts of 9.50 logits in all." in text and "%" not in text
     assert "+5.00 logits are written by L0M; against it, −4.50 logits are written by L0H3." in text
 
 
@@ -168,6 +171,17 @@ def test_what_heads_of_later_layers_move_is_not_called_the_vector() -> None:
     assert view.place.said("L1H3.ov<-1").startswith("L1H3 moving what changes at position 1")
     assert view.place.said("L0H3.ov<-2").startswith("L0H3 moving what changes at position 2")
     assert view.place.said("L1M<-L0M.scale") == "the changed scale of L0M's norm, read by L1M"
+
+
+def test_where_nothing_goes_through_a_pair_nothing_is_said_of_ranks() -> None:
+    pairs = [("L0H0", "L1H0", 0.2, 1, 0.0, 1, True), ("L0H1", "L1H0", 0.1, 2, 0.0, 2, False)]
+    names = ["sender", "receiver", "score", "score_rank", "effect", "effect_rank", "disagree"]
+    table = pd.DataFrame(pairs, columns=names).assign(channel="q", signed=0.0)
+    result = dissection({" wedding": RISE})
+    for effect, count in ((0.0, 0), (1.0, 1)):
+        frames = {**result.frames, "composition": table.assign(effect=[effect, 0.0])[list(COLUMNS["composition"])]}
+        [section] = composition(replace(result, frames=frames))
+        assert len(section.panels) == count and ("disagree for" in " ".join(section.text)) == bool(count)
 
 
 def test_texts_of_prompts_and_tokens_stay_text() -> None:
