@@ -15,7 +15,7 @@ from steerscope.analysis.engine.run import Readout
 
 KEPT = 2**25  # bytes of logits that a run keeps
 PIECE = 2**22  # bytes of logits that are worked on at a time
-ROWS = 64  # at least, where a run is scored: each piece reads the whole unembedding
+ROWS = 16  # at least, where a run is scored: each piece reads the whole unembedding, and a score holds several of it
 Unembed = Callable[[Tensor], Tensor]
 
 

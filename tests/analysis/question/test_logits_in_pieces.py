@@ -111,7 +111,7 @@ def test_rows_pieces_and_what_is_kept(small_model: Model, small_pieces: None) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["logit_direction", "log_prob"])
+@pytest.mark.parametrize("name", ["logit_direction", "log_prob", "kl"])
 def test_the_peak_stays_within_the_budget(name: str) -> None:
     """400 tokens of 128,000: logits of one run are 205 MB, and an analysis of three prompts held 3 GB of them."""
     budget = 300_000_000
