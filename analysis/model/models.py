@@ -283,7 +283,14 @@ class Model:
         piece = self.tokenizer.convert_ids_to_tokens(token)
         if isinstance(piece, str) and piece.startswith("▁"):  # SentencePiece drops the space when it decodes
             return " " + piece[1:]
-        return self.text([token])
+        return self._between + self.text([token])
+
+    @cached_property
+    def _between(self) -> str:
+        """What a text has between two tokens although neither holds it: the space of a vocabulary of words."""
+        *_, token = self.encode_inner("a") or [0]
+        one, two = self.text([token]), self.text([token, token])
+        return " " if one and two == f"{one} {one}" else ""
 
     @gated(error=BadMetric)
     def single_token(self, text: str | int) -> int:

@@ -108,5 +108,6 @@ def test_text_becomes_the_words_of_the_task() -> None:
     model = st.load("toy-ioi-query", selfcheck=False)
     ids = model.tokens("Anna Ben MID Ben END")
     assert ids == [BOS, 1, 2, 21, 2, 22] and len(ids) == END + 1
-    assert model.text(ids[1:]) == "Anna Ben MID Ben END" and model.target("Anna") == 1
+    assert model.text(ids[1:]) == "Anna Ben MID Ben END" and model.target("Anna") == model.target(" Anna") == 1
+    assert "".join(map(model.token_text, ids[1:])) == " Anna Ben MID Ben END"
     assert set(tokenizer_files(toy("toy-ioi-query").recipe)) <= {p.name for p in (ZOO / "toy-ioi-query").iterdir()}
