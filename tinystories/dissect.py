@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from steerscope.analysis.errors import BadArgument
-from steerscope.analysis.gate import Share, Whole, gated
+from steerscope.analysis.gate import Count, Share, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.positions import parse_positions
 from steerscope.analysis.question.experiment import Experiment
@@ -49,7 +49,7 @@ def dissect(
     tokens: Sequence[str | int] | str | None = None,
     at: str | Sequence[int] = "last",
     readout: Literal["centred", "raw", "log_prob"] = "centred",
-    most: Whole = 5,
+    most: Count = 5,
     share: Share | None = None,
     audit: bool = True,
 ) -> Result:

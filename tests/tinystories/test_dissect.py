@@ -257,7 +257,8 @@ def test_models_of_the_size_of_the_published_ones_add_up(layers: int) -> None:
         max_position_embeddings=2048,
     )
     torch.manual_seed(0)
-    model = load(GPTNeoForCausalLM(config).eval(), name="published")
+    random: Any = GPTNeoForCausalLM(config)
+    model = load(random.eval(), name="published")
     given = st.Injection(vector(model, st.Site("resid_pre", 0), 1), 0.1, positions=(1,))
     result = st.dissect(model, given, PROMPTS, references=0, most=2, audit=False)
     assert result.frames["totals"]["change"].abs().max() > 0.01 and largest(result) < LIMIT

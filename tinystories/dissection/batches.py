@@ -2,9 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from steerscope.analysis.model.positions import Positions
 from steerscope.analysis.question.experiment import Experiment
@@ -96,8 +93,3 @@ def _wanted(
             wanted += [(b, position, token) for token in why]
             chosen += why.values()
     return wanted, tuple(chosen)
-
-
-def place(device: torch.device, numbers: Any) -> torch.Tensor:
-    """Whole numbers as an index."""
-    return torch.as_tensor(numbers, device=device, dtype=torch.long)

@@ -93,8 +93,8 @@ def with_patching(found: Found, patched: Patched | None) -> None:
         return
     table = patched.table
     off = (table["ours"] - table["reference"]).abs().sum() / max(table["reference"].abs().sum(), TINY)
-    fixed = {"what": "patching", "prompt": -1, "position": -1, "token": "", "player": "", "method": "exact"}
-    found.add("audit", table.assign(**fixed, distance=off, flagged=False))
+    own = table.assign(what="patching", prompt=-1, position=-1, token="", player="", method="exact")
+    found.add("audit", own.assign(distance=off, flagged=False))
 
 
 def _batch(experiment: Experiment, batch: Batch, share: float, found: Found) -> None:

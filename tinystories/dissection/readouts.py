@@ -57,7 +57,7 @@ def values(logits: Float[Tensor, "*rows vocab"], readout: Readout) -> Float[Tens
 def movers(change: Float[Tensor, " vocab"], most: int) -> list[int]:
     """The tokens that gain most, then those that lose most."""
     order = change.argsort(descending=True, stable=True).tolist()
-    most = min(most, len(order) // 2) or len(order)
+    most = max(1, min(most, len(order) // 2))
     return list(dict.fromkeys([*order[:most], *order[-most:]]))
 
 

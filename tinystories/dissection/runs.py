@@ -16,7 +16,7 @@ from steerscope.analysis.engine.edits import Edit
 from steerscope.analysis.errors import BadInjection, Overflow, UnsupportedModel
 from steerscope.analysis.model.models import Model
 
-from .double import Double, Hook, edit_hooks
+from .double import Hook, edit_hooks
 from .form import CLOSE, INSTEAD, Attention, Form, Rotary, tables
 
 SITES = ("resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out")
@@ -163,6 +163,3 @@ def keys(own: Attention, k: Float[Tensor, "*rows pos kv_head d_head"]) -> Float[
 def repeated(own: Attention, x: Float[Tensor, "*rows pos kv_head d_head"]) -> Float[Tensor, "*rows pos head d_head"]:
     shared = len(own.W_Q) // x.shape[-2]
     return x if shared == 1 else x.repeat_interleave(shared, dim=-2)
-
-
-__all__ = ["Double", "Runs", "check_sites", "fitted", "keys", "repeated", "runs"]

@@ -9,8 +9,8 @@ With D y = y_s - y_c (steered minus clean) and M y their mean:
 
 For small changes all of them are the Jacobian. Swapped runs give the same map.
 
-Source: shared identities of divided differences; the logarithmic mean for softmaxes as in LMDI decompositions
-(Ang 2004); products as in Shapley 1953 for two players.
+Source: Shapley 1953 for products; the logarithmic mean is that of index decompositions without a residual (Ang 2004,
+LMDI); the rest are divided differences.
 """
 
 from collections.abc import Callable
