@@ -1,7 +1,7 @@
 """The page of `dissect`: its sentences are claims that hold, its trees, texts and bands add up."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,3 +237,16 @@ def _holds(result: Result) -> None:
     for target in found:
         assert sum(target.writers.values()) == pytest.approx(target.change, abs=1e-6)
         assert sum(target.routes.values()) == pytest.approx(target.change, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_in_a_browser_one_prompt_and_one_token_are_seen_and_drawn(
+    browse: Callable[[Path], str], tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    targets = {" wedding": RISE, " ring": random_ends(2)}
+    path.write_text(render(page(dissection(targets, prompts=3))), encoding="utf-8")
+    document = browse(path)
+    assert document.count('<div class="choice" hidden=""') == 2 + 3  # prompts, and the second token of each
+    assert document.count('<div class="choice">') == 1 + 3
+    assert document.count('class="chart js-plotly-plot"') == 1
