@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from steerscope.reports.theme import visible
 
 DIRECT, FINAL, OTHERS = "direct", "final norm", "others"
+READ = {"scale": "the scale of {}'s norm", "q": "{}'s query"}  # by whom something is read
 PART = re.compile(r"L(\d+)(?:H(\d+)|M)(\.ov|\.k|\.q|\.scale)?")
 
 
@@ -81,7 +82,7 @@ class Place:
             return "the vector itself, straight to the logits"
         along = steps(cut(address))
         first = along[-1]
-        readers = [step.node if step.channel != "scale" else f"the scale of {step.node}'s norm" for step in along[:-1]]
+        readers = [READ.get(step.channel, "{}").format(step.node) for step in along[:-1]]
         into = f", read by {', then by '.join(reversed(readers))}" if readers else ""
         return f"{self._first(first, bool(readers))}{into}"
 

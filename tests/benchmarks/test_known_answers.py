@@ -13,6 +13,7 @@ from steerscope.circuits.toys.questions import questions
 from steerscope.circuits.toys.recipes import SHIPPED, Recipe
 from steerscope.circuits.toys.tasks import END, FIRST, SECOND, SUBJECT
 from steerscope.circuits.toys.zoo import toy
+from steerscope.tinystories.dissect import dissect
 
 COUNT = 3
 BY_POSITION = "toy-repeat-by-position"  # nothing that it does goes by what the token is
@@ -162,3 +163,10 @@ def test_what_repeats_by_position_does_not_care_for_the_token() -> None:
         for name in (BY_POSITION, "toy-induction")
     ]
     assert abs(effects[0]) < 0.1 * abs(effects[1])
+
+
+def test_a_single_pair_of_heads_has_nothing_to_disagree_about() -> None:
+    asked = next(iter(questions(*loaded("toy-ioi-query"), 1)))
+    table = dissect(asked, at="last", audit=False).frames["composition"]
+    assert len(table) == 3 and not table["disagree"].any()
+    assert table["effect"].idxmax() == table.index[table["channel"] == "q"][0]

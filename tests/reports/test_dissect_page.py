@@ -171,6 +171,7 @@ def test_what_heads_of_later_layers_move_is_not_called_the_vector() -> None:
     assert view.place.said("L1H3.ov<-1").startswith("L1H3 moving what changes at position 1")
     assert view.place.said("L0H3.ov<-2").startswith("L0H3 moving what changes at position 2")
     assert view.place.said("L1M<-L0M.scale") == "the changed scale of L0M's norm, read by L1M"
+    assert view.place.said("L1H2.q<-L0H1.ov<-1").endswith(", read by L1H2's query")
 
 
 def test_where_nothing_goes_through_a_pair_nothing_is_said_of_ranks() -> None:

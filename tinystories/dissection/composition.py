@@ -118,5 +118,5 @@ def table(form: Form, found: Effects) -> pd.DataFrame:
             own[f"{name}_rank"] = own[name].rank(ascending=False, method="first").astype(int)
         first, half = max(1, round(TENTH * len(own))), len(own) / 2
         low, high = own[["score_rank", "effect_rank"]].min(axis=1), own[["score_rank", "effect_rank"]].max(axis=1)
-        pieces.append(own.assign(disagree=(low <= first) & (high > half)))
+        pieces.append(own.assign(disagree=(low <= first) & (high > max(half, first))))  # one pair has one rank
     return pd.concat(pieces, ignore_index=True)
