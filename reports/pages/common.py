@@ -153,7 +153,8 @@ def metric_name(manifest: Any) -> str:
     metric = manifest.get("metric", {})
     parts = [str(metric.get("name", "metric")).replace("_", " ")]
     for word, key in (("of", "targets"), ("against", "against")):
-        parts += [f"{word} {', '.join(map(repr, metric[key]))}"] if metric.get(key) else []
+        named = metric.get(key)  # in words, where each prompt has its own
+        parts += [f"{word} {named if isinstance(named, str) else ', '.join(map(repr, named))}"] if named else []
     return " ".join(parts)
 
 

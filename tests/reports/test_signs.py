@@ -14,6 +14,7 @@ from made_up import effects, fitting, made_references
 from made_up import result as made_result
 from small_runs import RUNS
 
+from steerscope.analysis.question.answers import PerPrompt
 from steerscope.analysis.question.metrics import log_prob
 from steerscope.analysis.results.result import Result
 from steerscope.questions import QUESTIONS, page_of
@@ -262,6 +263,9 @@ def test_the_metric_is_named_with_what_its_targets_are_compared_with() -> None:
     named = metric_name({"metric": {"name": metric.name, **metric.options}})
     assert named == "log prob of 31 against 7"
     assert metric_name({"metric": {"name": "log_prob", "targets": [" A"]}}) == "log prob of ' A'"
+    own = log_prob(PerPrompt([31, 7]), against=PerPrompt([7, 31]))
+    named = metric_name({"metric": {"name": own.name, **own.options}})
+    assert named == "log prob of each prompt's own against each prompt's own"
 
 
 def test_zero_is_neither_and_without_a_total_numbers_are_judged_by_themselves() -> None:
