@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steerscope.analysis.errors import BadInjection, BadMetric, BadVector
+from steerscope.analysis.errors import BadArgument, BadInjection, BadMetric, BadVector
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.progress import track
@@ -115,17 +115,23 @@ def cells(
                 metric = log_prob(subject.raises, subject.lowers)
                 first = Experiment(model, plain, asked, metric, 0, scored=scored, seed=seed)
                 scaled = first.at_kl(first.injections, KL)
-                beside = _beside(vector, others)
-                yield Cell(subject, site, Experiment(model, scaled, asked, metric, beside, scored=scored, seed=seed))
+                yield Cell(subject, site, _with_references(replace(first, injections=scaled), others))
             except (BadInjection, BadMetric, BadVector) as error:
                 missing[f"{subject.name} at {site}"] = str(error)
 
 
-def _beside(vector: SteeringVector, others: Sequence[SteeringVector]) -> References | str:
-    """Random directions; of a pair of prompts other words, recorded the same way, of others the vectors beside it."""
-    if vector.source.get("recipe") == "prompt_pair":
-        return f"isotropic:{NOISY},concepts:{OTHERS}"
-    return References((("isotropic", NOISY),), tuple((other,) for other in others[:OTHERS]))
+def _with_references(asked: Experiment, others: Sequence[SteeringVector]) -> Experiment:
+    """Random directions beside it, and other concepts: of a pair of prompts other words, recorded the same way; where
+    there are none (means, rare names) the other vectors of the study."""
+    own = References((("isotropic", NOISY),), tuple((other,) for other in others[:OTHERS]))
+    for given in (f"isotropic:{NOISY},concepts:{OTHERS}", own):
+        try:
+            found = replace(asked, references=given)
+            found.steering  # noqa: B018  (drawn here, where it can be refused)
+        except BadArgument:
+            continue
+        return found
+    return replace(asked, references=f"isotropic:{NOISY}")
 
 
 def steered(

@@ -1,9 +1,10 @@
 """The layer study: its numbers are those of plain passes, and none of its sentences survives a random vector."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -86,6 +87,7 @@ def test_every_token_is_of_one_kind_and_kinds_are_what_they_are_called(model: Mo
     np.testing.assert_allclose(by_kind(values, text.kinds, "other"), own)
 
 
+@pytest.mark.slow
 def test_all_sites_disturb_alike_and_what_cannot_reach_is_told(model: Model, found: Result) -> None:
     targets = found.frames["targets"]
     np.testing.assert_allclose(targets["kl"], KL, rtol=1e-2)
@@ -93,6 +95,7 @@ def test_all_sites_disturb_alike_and_what_cannot_reach_is_told(model: Model, fou
     assert len(targets) == 3 and found.columns == COLUMNS
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_effects_are_those_of_plain_passes(model: Model, found: Result) -> None:
     subject = next(one for one in twelve() if one.name == "wedding stories")
@@ -114,6 +117,7 @@ def test_effects_are_those_of_plain_passes(model: Model, found: Result) -> None:
     assert row["effect"] == pytest.approx(np.mean(effects), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_parts_of_an_effect_add_up_and_behind_all_nodes_it_is_direct(model: Model, found: Result) -> None:
     uses = found.frames["uses"]
     assert {"L0 moves", "L0 looks", "L0 MLP", "L1 moves", "L1 looks", "L1 MLP"} < set(uses["part"])
@@ -125,6 +129,7 @@ def test_parts_of_an_effect_add_up_and_behind_all_nodes_it_is_direct(model: Mode
     assert {row["part"] for row in rows} == {"direct", "final norm"} and gap < 1e-9
 
 
+@pytest.mark.slow
 def test_real_vectors_are_told_and_their_page_says_so(found: Result) -> None:
     targets = found.frames["targets"]
     told = targets.query("vector == 'wedding stories' and site == 'L0.resid_pre'").iloc[0]
@@ -137,22 +142,21 @@ def test_real_vectors_are_told_and_their_page_says_so(found: Result) -> None:
 @pytest.mark.parametrize(
     ("count", "places"), [(5, ["resid_pre"]), pytest.param(32, ["resid_pre", "attn_out"], marks=pytest.mark.slow)]
 )
-def test_no_sentence_about_steering_survives_random_vectors(
-    model: Model, found: Result, count: int, places: list[str]
-) -> None:
+def test_no_sentence_about_steering_survives_random_vectors(model: Model, count: int, places: list[str]) -> None:
     """Random vectors in the place of real ones, with a real one's words."""
     drawn = [Drawn(n, f"random {n}") for n in range(count)]
     tables, missing, _ = steered(model, drawn, [Site(name, 1) for name in places], 0, 0.95, 0.05, text=False)
     pairs = count * len(places)
     assert not missing and len(tables["targets"]) == pairs and tables["uses"].empty
     assert (tables["targets"]["verdict"] == "untested").all()
-    nothing = {name: found.frames[name].iloc[:0] for name in ("text", "words", "uses")}
-    result = replace(found, frames={**found.frames, **nothing, "targets": tables["targets"]})
+    frames = {name: pd.DataFrame(columns=list(columns)) for name, columns in COLUMNS.items()}
+    result = Result("layer_study", frames | {"targets": tables["targets"]}, COLUMNS, {"disturbance": KL})
     said = " ".join(headline(result))
     assert f"none of {pairs} pairs of vector and site raises its own words" in said and "splits into" not in said
     assert "no effect is told from random directions" in render(page(result))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(model: Model) -> None:
     one = [twelve()[3]]
     first, second = (steered(model, one, [Site("resid_pre", 1)], 5, 0.95, 0.05, text=False)[0] for _ in range(2))
@@ -172,4 +176,3 @@ def test_sites_are_all_places_where_nodes_write_or_read(model: Model) -> None:
     assert [str(site) for site in sites(model)] == [
         f"L{layer}.{name}" for layer in (0, 1) for name in ("resid_pre", "attn_out", "mlp_out")
     ]
-    assert len(list(cells(model, twelve()[3:4], sites(model)[-2:], 0, {}))) == 2
