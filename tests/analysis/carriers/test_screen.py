@@ -72,6 +72,17 @@ def test_the_best_ranked_in_either_measure_are_verified(
     assert (table["effect"].isna() == (table["verified"] == "unverified")).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_2k_hold_the_k_largest_of_each_measure(seed: int) -> None:
+    """Whatever stands far out: sizes over many orders of magnitude."""
+    guess = np.random.default_rng(seed).normal(size=(2, 40)) ** 7
+    order = module.best_first(guess)
+    assert sorted(order) == list(range(40))
+    for k in range(1, 21):
+        for own in guess:
+            assert set(np.argsort(-np.abs(own))[:k]) <= set(order[: 2 * k])
+
+
 def test_what_was_missed_is_measured_together_and_bounded_alone(
     experiment: Experiment, estimated: Callable[[Estimator], None]
 ) -> None:
