@@ -79,7 +79,7 @@ class Place:
         if address == FINAL:
             return "the scale of the final norm"
         if address == DIRECT:
-            return "the vector itself, straight to the logits"
+            return "what is injected there, straight to the logits"
         along = steps(cut(address))
         first = along[-1]
         readers = [READ.get(step.channel, "{}").format(step.node) for step in along[:-1]]
@@ -92,7 +92,7 @@ class Place:
         if step.node == OTHERS:
             return "smaller paths" if not read else "smaller parts"
         if step.node in (DIRECT, "injected"):
-            return "the vector itself"
+            return "what is injected"
         if step.channel == "ov" and step.source >= 0:
             own = step.source in self.vector.get(step.layer, frozenset())
             return f"{step.node} moving {'the vector from' if own else 'what changes at'} {self.at(step.source)}"
@@ -108,7 +108,7 @@ class Place:
 def named(address: str, place: Place) -> str:
     """What the last part of an address adds to its parent, for a row of a tree below that parent."""
     if "<-" not in address and "." not in address:
-        return {FINAL: "final norm's scale", DIRECT: "direct: the vector itself"}.get(address, address)
+        return {FINAL: "final norm's scale", DIRECT: "direct: what is injected here"}.get(address, address)
     tail = re.split(r"<-|(?=\.(?:ov|k|q|scale|others)$)", address)[-1]
     if tail.isdigit():
         return f"from {place.at(int(tail))}"
@@ -117,7 +117,7 @@ def named(address: str, place: Place) -> str:
         ".k": "key: looks elsewhere, as keys change",
         ".q": "query: looks elsewhere, as its query changes",
         ".scale": "scale of its norm",
-        DIRECT: "the vector itself",
+        DIRECT: "what is injected",
         "injected": "put in there",
         OTHERS: "smaller ones",
         ".others": "smaller ones",

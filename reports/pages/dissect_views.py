@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
@@ -104,7 +104,8 @@ def views(result: Result) -> list[View]:
     neurons = {key: _neurons(rows) for key, rows in result.frames["neurons"].groupby([*AT, "token_id"], sort=False)}
     vector = list(_vector(result))
     found = []
-    for (prompt, position), rows in result.frames["totals"].groupby(AT, sort=False):
+    places: Iterable[Any] = result.frames["totals"].groupby(AT, sort=False)
+    for (prompt, position), rows in places:
         targets = [
             Target(
                 *(str(r.token), str(r.chosen), float(r.change), float(r.mass)),
@@ -120,9 +121,11 @@ def views(result: Result) -> list[View]:
 
 
 def _vector(result: Result) -> Iterator[int]:
-    """The layer whose heads read the vector itself: where all injections are, if that is before its attention."""
-    sites = {str(one.get("site", "")) for one in result.manifest.get("injections", [])}
-    if len(sites) == 1 and (site := sites.pop()).endswith(".resid_pre"):
+    """The layer whose heads read the vector itself: where all injections add it, if that is before its attention."""
+    injections = result.manifest.get("injections", [])
+    sites = {str(one.get("site", "")) for one in injections}
+    adds = all(one.get("operation", "add") == "add" for one in injections)
+    if adds and len(sites) == 1 and (site := sites.pop()).endswith(".resid_pre"):
         yield int(site.removeprefix("L").split(".")[0])
 
 

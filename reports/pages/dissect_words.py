@@ -138,7 +138,7 @@ def _told(path: str) -> bool:
 
 
 def _writer(path: str) -> str:
-    return {"direct": "the vector itself, which is injected there"}.get(path, path)
+    return {"direct": "what is injected there"}.get(path, path)
 
 
 def _listed(target: Target, parts: Mapping[str, float], how: str, say: Callable[[str], str], in_: str) -> list[str]:

@@ -99,7 +99,7 @@ def test_every_claim_of_a_random_split_holds(seed: int) -> None:
         target.change
     )
     assert ("rises" in text) == (target.change > 0)
-    names = {"the": "direct"}
+    names = {"what": "direct"}
     for share, writer in WRITTEN.findall(text):
         own = target.writers[names.get(writer, writer)]
         assert number(share) == round(100 * own / target.change) and own * target.change > 0 and target.clear
@@ -170,6 +170,11 @@ def test_what_heads_of_later_layers_move_is_not_called_the_vector() -> None:
     assert view.place.said("L0H3.ov<-1").startswith("L0H3 moving the vector from position 1")
     assert view.place.said("L1H3.ov<-1").startswith("L1H3 moving what changes at position 1")
     assert view.place.said("L0H3.ov<-2").startswith("L0H3 moving what changes at position 2")
+    assert view.place.said("L0M<-direct") == "what is injected, read by L0M"
+    turned = dissection({" wedding": RISE})
+    site = {**turned.manifest["injections"][0], "operation": "rotate"}
+    [view] = views(replace(turned, manifest={**turned.manifest, "injections": [site]}))
+    assert view.place.said("L0H3.ov<-1").startswith("L0H3 moving what changes at position 1")
     assert view.place.said("L1M<-L0M.scale") == "the changed scale of L0M's norm, read by L1M"
     assert view.place.said("L1H2.q<-L0H1.ov<-1").endswith(", read by L1H2's query")
 
