@@ -20,7 +20,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.tinystories.dissection.composition import scores
 from steerscope.tinystories.dissection.form import form
 
-FAST = ("gpt2", "gptj", "qwen3", "grouped_partly_rotary_gated", "native_attention_only", "capped_logits", "solu")
+FAST = ("gpt2", "gptj", "grouped_partly_rotary_gated", "solu")
 ALL = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SHALLOW]
 PROMPTS = [[3, 14, 15, 9, 26, 5, 35, 2, 7, 8, 1, 40], [2, 71, 82, 81, 8]]  # beyond the windows of local attention
 LIMIT = 1e-9  # of the absolute mass; 1e-4 is promised
@@ -80,7 +80,8 @@ def test_totals_are_what_single_plain_passes_measure() -> None:
             assert set(rows["token_id"]) == {*order[:2].tolist(), *order[-2:].tolist()}
 
 
-SITES = [("resid_pre", None), ("q", 1), ("k", 0), ("v", 1), ("z", 2), ("attn_out", None), ("mlp_out", None)]
+MORE_SITES = [("k", 0), ("v", 1), ("attn_out", None), ("resid_pre", None)]
+SITES = [("q", 1), ("z", 2), ("mlp_out", None), *(pytest.param(*site, marks=pytest.mark.slow) for site in MORE_SITES)]
 
 
 @pytest.mark.parametrize("layer", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -93,7 +94,13 @@ def test_an_injection_at_any_site_adds_up(site: str, head: int | None, layer: in
 
 
 @pytest.mark.parametrize(
-    ("operation", "coefficient"), [("ablate", 1.0), ("rotate", 60.0), ("set", 2.0), ("norm_add", 3.0)]
+    ("operation", "coefficient"),
+    [
+        ("ablate", 1.0),
+        ("rotate", 60.0),
+        pytest.param("set", 2.0, marks=pytest.mark.slow),
+        pytest.param("norm_add", 3.0, marks=pytest.mark.slow),
+    ],
 )
 def test_any_operation_at_several_layers_adds_up(operation: Any, coefficient: float) -> None:
     model = small("gptj", 2)
@@ -105,7 +112,7 @@ def test_any_operation_at_several_layers_adds_up(operation: Any, coefficient: fl
     assert result.frames["totals"]["change"].abs().max() > 1e-3 and largest(result) < LIMIT
 
 
-@pytest.mark.parametrize("coefficient", [1e-4, 100.0, -3.0])
+@pytest.mark.parametrize("coefficient", [1e-4, 100.0, pytest.param(-3.0, marks=pytest.mark.slow)])
 def test_any_coefficient_adds_up(coefficient: float) -> None:
     model = small("gpt2", 2)
     given = st.Injection(vector(model, st.Site("resid_pre", 0)), coefficient, positions=(1, 2))
