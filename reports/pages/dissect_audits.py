@@ -13,7 +13,7 @@ from steerscope.reports.pages.common import missing
 from steerscope.reports.pages.dissect_views import NOTHING, View
 from steerscope.reports.pages.dissect_words import carriers, gap, unit
 from steerscope.reports.records import records
-from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, bold, figure, said
+from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, bold, figure, said, visible
 
 DOWNLOADED = 1000  # rows of a table that a page carries along
 LISTED = 8  # pairs of each kind in a table
@@ -27,7 +27,7 @@ def glance(result: Result, found: Sequence[View]) -> list[tuple[str, str, str]]:
     numbers = []
     if targets:
         largest = max(targets, key=lambda target: abs(target.change))
-        numbers.append(("largest change", f"{words.signed(largest.change)} {in_}", f"of “{largest.token}”"))
+        numbers.append(("largest change", f"{words.signed(largest.change)} {in_}", f"of “{visible(largest.token)}”"))
     shares = carriers(found)
     for path, share in list(shares.items())[:1]:
         numbers.append(("largest writer", words.percent(share), f"of the mass is {path}"))
