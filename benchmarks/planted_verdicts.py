@@ -56,7 +56,6 @@ from steerscope.analysis.vectors.vector import SteeringVector
 S, M2, BALANCE = A, N, WIDTH - 1  # dimensions that `planted` has for other uses; the last one keeps means at zero
 PLUS, MINUS, SIGNAL, AT = 3, 4, 2.0, 2  # tokens, what they write, and where they stand
 LOUD = 40.0  # norm of a token, with a norm over the stream
-LAST = "last"
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,7 @@ def plant_verdict(
             make_prompts(model, [_told(own, label * side) for own, label in zip(ids, labels, strict=True)]),
             log_prob([TARGET], [OTHER]),
             references=0,
-            scored=LAST,
+            scored="last",
             seed=seed,
         )
         for side in (1, -1)

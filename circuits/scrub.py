@@ -61,6 +61,7 @@ COLUMNS: Frames = {
 }
 EMBEDDING = "embedding"
 STEERING = Literal["none", "stands", "feature"]
+STEERED: dict[str, list[int | None]] = {"none": [None], "stands": [0], "feature": [None, 0]}
 INPUTS, MOST = ("q", "k", "v"), 50_000
 
 
@@ -209,7 +210,7 @@ class _Scrubber:
     def __init__(self, experiment: Experiment, steering: str) -> None:
         self.experiment, self.subject = experiment, experiment.model
         count = len(experiment.prompts)
-        vectors = {"none": [None], "stands": [0], "feature": [None, 0]}[steering]
+        vectors = STEERED[steering]
         self.data = [(p, vector) for vector in vectors for p in range(count)]
         self.told = [Datum(p, tuple(experiment.prompts.full[p]), vector is not None) for p, vector in self.data]
         self.steering = {vector: experiment.edits_of(vector) for vector in vectors}
@@ -249,7 +250,8 @@ class _Scrubber:
         if feature is None:
             return references
         if feature not in self._groups:
-            values, members = [self._value(feature, datum) for datum in self.told], {}
+            values = [self._value(feature, datum) for datum in self.told]
+            members: dict[Hashable, list[int]] = {}
             for d, value in enumerate(values):
                 members.setdefault(value, []).append(d)
             self._groups[feature] = [np.array(members[value]) for value in values]

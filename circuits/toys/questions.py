@@ -15,6 +15,7 @@ from steerscope.analysis.model.nodes import Site
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import log_prob
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.vectors.vector import SteeringVector
 
 from .recipes import Recipe
@@ -66,4 +67,5 @@ def _asked(
     )
     injection = Injection(vector, 1.0, positions=(position,))
     right, wrong = answers
-    return Experiment(model, (injection,), prompts, log_prob([right], [wrong]), references=0, scored="last")
+    asked = make_prompts(model, prompts)
+    return Experiment(model, (injection,), asked, log_prob([right], [wrong]), references=0, scored="last")

@@ -54,7 +54,7 @@ def train_toy(recipe: Recipe) -> Trained:
         logits = model(batch.ids)[:, list(batch.asked)]
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.answers.flatten())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         if step % 50 == 0 or step == recipe.steps - 1:

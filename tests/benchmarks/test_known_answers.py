@@ -74,14 +74,16 @@ class ByHand:
         self.d_head = model.d_head
 
     def embedded(self, ids: list[int]) -> Tensor:
-        return self.weights["tok_embed.weight"][ids] + self.weights["pos.weight"][: len(ids)]
+        found: Tensor = self.weights["tok_embed.weight"][ids] + self.weights["pos.weight"][: len(ids)]
+        return found
 
     def head(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What it writes; each input has a stream of its own, `[pos, d_model]`."""
 
         def linear(name: str, x: Tensor) -> Tensor:
             at = f"layers.{layer}.attn.{name}"
-            return x @ self.weights[f"{at}.weight"].T + self.weights[f"{at}.bias"]
+            found: Tensor = x @ self.weights[f"{at}.weight"].T + self.weights[f"{at}.bias"]
+            return found
 
         scores = linear("q", q) @ linear("k", k).T / self.d_head**0.5
         scores += torch.triu(torch.full_like(scores, -torch.inf), 1)

@@ -12,6 +12,7 @@ from benchmarks.planted import OTHER, TARGET
 from benchmarks.planted_verdicts import AT, PLUS, PlantedVerdict, plant_verdict
 from steerscope.analysis.errors import BadNode, BadPrompt
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.circuits.scrub import Claim, Datum, Feature, scrub
 from steerscope.circuits.toys.tasks import END, FIRST, SECOND, SUBJECT, ioi_prompt
 
@@ -39,7 +40,8 @@ def everything(planted: PlantedVerdict) -> Experiment:
     right = [TARGET if x[AT] == PLUS else OTHER for x in ids]
     wrong = [OTHER if answer == TARGET else TARGET for answer in right]
     metric = st.log_prob(st.PerPrompt(right), against=st.PerPrompt(wrong))
-    return Experiment(planted.model, planted.experiment.injections, ids, metric, references=0)
+    prompts = make_prompts(planted.model, ids)
+    return Experiment(planted.model, planted.experiment.injections, prompts, metric, references=0)
 
 
 @cache
@@ -71,7 +73,7 @@ def test_the_true_chain_explains_all_and_wrong_ones_nothing(norm: str | None) ->
         wrong_middle=chain(head["A1"], "L0H3"),
         none=(),
     )
-    assert (table.loc[["right", "too_fine"], ["recovered", "squared"]] > 0.97).all(axis=None)
+    assert (table.loc[["right", "too_fine"], ["recovered", "squared"]].to_numpy() > 0.97).all()
     assert (table.drop(["right", "too_fine"])["recovered"].abs() < 0.25).all()
     assert (table.drop(["right", "too_fine"])["squared"] < 0.4).all()
     assert (table["low"] <= table["recovered"]).all() and (table["recovered"] <= table["high"]).all()
@@ -81,7 +83,7 @@ def test_a_whole_model_that_is_claimed_as_it_is_is_recovered_exactly() -> None:
     experiment, _ = planted("unaffected")
     nodes = [str(node) for node in experiment.model.nodes]
     table = found(experiment, all=(Claim("embedding"), *(Claim(node) for node in nodes)))
-    assert table.loc["all", ["recovered", "squared"]].tolist() == pytest.approx([1, 1], abs=1e-5)
+    assert [table[name]["all"] for name in ("recovered", "squared")] == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_under_steering_the_new_chain_explains_and_the_old_one_does_not() -> None:
@@ -105,7 +107,7 @@ def test_with_steering_as_a_feature_both_gates_are_needed() -> None:
     blind = tuple(gated(head[f"{c}1"], head[f"{c}0"], lambda datum: 0) for c in "AB")
     table = found(experiment, "feature", both=both, blind=blind, alone=both[:1])
     assert (table.loc["both", ["recovered", "squared"]] > 0.97).all()
-    assert table.loc["alone", "recovered"] < 0.75 and table.loc["blind", "squared"] < 0.9
+    assert table["recovered"]["alone"] < 0.75 and table["squared"]["blind"] < 0.9
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
@@ -142,7 +144,7 @@ def minimal_ioi() -> Experiment:
     right = [sum(x[FIRST : SECOND + 1]) - s for x, s in zip(ids, repeated, strict=True)]
     metric = st.log_prob(st.PerPrompt(right), against=st.PerPrompt(repeated))
     vector = st.random_like(st.SteeringVector(torch.ones(1, model.d_model), "L0.resid_pre"), seed=0)
-    return Experiment(model, st.Injection(vector, positions=(1,)), ids, metric, references=0)
+    return Experiment(model, (st.Injection(vector, positions=(1,)),), make_prompts(model, ids), metric, references=0)
 
 
 def names(datum: Datum) -> Hashable:
@@ -155,8 +157,8 @@ def subject(datum: Datum) -> int:
 
 def test_a_trained_toy_looks_by_the_query_for_the_name_that_is_not_repeated() -> None:
     end = Claim("L0H0", subject, by="q", at=(END,), children=(Claim("embedding", subject, by="v", at=(SUBJECT,)),))
-    both = [Claim("embedding", names, by=by, at=(FIRST, SECOND)) for by in ("k", "v")]  # type: ignore[arg-type]
-    moved = [Claim("L0H0", names, by=by, at=(FIRST, SECOND)) for by in ("k", "v")]  # type: ignore[arg-type]
+    both = [Claim("embedding", names, by=by, at=(FIRST, SECOND)) for by in ("k", "v")]
+    moved = [Claim("L0H0", names, by=by, at=(FIRST, SECOND)) for by in ("k", "v")]
 
     def tree(*children: Claim) -> tuple[Claim, ...]:
         return (Claim("L1H0", children=children),)
