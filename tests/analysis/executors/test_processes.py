@@ -1,0 +1,37 @@
+"""Worker processes end with the one that started them, however that ends."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+SLEEPING = """
+import signal, time
+from steerscope.analysis.executors.processes import Processes
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run behind a shell
+    with Processes(1).opened() as pool:
+        print(sorted(pool(abs, [-1, -2, -3])), flush=True)
+        list(pool(time.sleep, [600] * 3))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=str)
+def test_workers_end_at_once(how: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "sleeping.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[3])!r})\n{SLEEPING}"
+    )
+    command = [sys.executable, str(tmp_path / "sleeping.py")]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None and run.stdout.readline() == "[1, 2, 3]\n"
+    workers = [p for p in psutil.Process(run.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+    time.sleep(0.5)
+    run.send_signal(how)
+    _, said = run.communicate(timeout=60)
+    gone, alive = psutil.wait_procs(workers, timeout=30)
+    assert len(gone) == 1 and not alive
+    assert run.returncode != 0 and (how == signal.SIGKILL or "KeyboardInterrupt" in said)
