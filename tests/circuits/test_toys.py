@@ -16,6 +16,7 @@ from steerscope.circuits.toys.recipes import INDUCTION, ONE_LAYER, SHIPPED
 from steerscope.circuits.toys.tasks import BOS, END, SUBJECT, ioi, repeated
 from steerscope.circuits.toys.train import accuracy, train_toy
 from steerscope.circuits.toys.zoo import CARD, ZOO, toy, toys
+from steerscope.commands.models import models
 
 SHORT = replace(ONE_LAYER, steps=6, warmup=2)
 every_toy = pytest.mark.parametrize("name", sorted(SHIPPED))
@@ -111,3 +112,9 @@ def test_text_becomes_the_words_of_the_task() -> None:
     assert model.text(ids[1:]) == "Anna Ben MID Ben END" and model.target("Anna") == model.target(" Anna") == 1
     assert "".join(map(model.token_text, ids[1:])) == " Anna Ben MID Ben END"
     assert set(tokenizer_files(toy("toy-ioi-query").recipe)) <= {p.name for p in (ZOO / "toy-ioi-query").iterdir()}
+
+
+def test_the_command_lists_toys_apart_from_models() -> None:
+    listed = models(small=True).found["toys"]
+    assert [one["name"] for one in listed] == sorted(SHIPPED)
+    assert not {one["name"] for one in models(small=False).found["models"]} & set(SHIPPED)
