@@ -45,6 +45,7 @@ def _shipped(name: str) -> Circuit:
     return read_circuit(shipped_circuits()[name])
 
 
+@gated
 def circuits() -> pd.DataFrame:
     """One row for each shipped circuit: name, title, model, nodes, edges, level, confidence, task, rivals, source."""
     rows = []

@@ -263,6 +263,7 @@ def task(name: str) -> Task:
     return TASKS[name]
 
 
+@gated
 def tasks() -> pd.DataFrame:
     """One row for each task: name, what is to be said, what is corrupted, source."""
     rows = [(t.name, t.title, t.corruption, t.source) for t in TASKS.values()]
