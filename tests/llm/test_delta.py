@@ -18,8 +18,8 @@ TEXTS = ["I went up to my friend", "The weather was", "Far out at sea", "Dear Mr
 
 @pytest.fixture(scope="module")
 def exactly(smollm2: st.Model) -> st.Experiment:
-    injection = st.Injection(st.steering_vector(smollm2, " wedding", " ", layer=24), 3.0)
-    return st.Experiment(smollm2, injection, TEXTS, references="isotropic:4", scored="last", seed=1)
+    injection = st.Injection(st.steering_vector(smollm2, " wedding", " ", layer=24).row(-1), 20.0, positions=1)
+    return st.Experiment(smollm2, injection, TEXTS, references="isotropic:4", seed=1)
 
 
 def nodes_of(experiment: st.Experiment) -> list[st.Node]:
@@ -29,6 +29,14 @@ def nodes_of(experiment: st.Experiment) -> list[st.Node]:
 @pytest.fixture(scope="module")
 def truth(exactly: st.Experiment) -> Effects:
     return effects(exactly, nodes_of(exactly))
+
+
+def against_references(raw: Effects) -> np.ndarray:
+    """The prediction t of the real vector's shares among those of its references: what verdicts ask."""
+    shares = raw.own.mean(axis=-1) / raw.basis.own.mean(axis=-1)[:, None, None]
+    others = shares[1:]
+    found: np.ndarray = (shares[0] - others.mean(axis=0)) / (others.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(others)))
+    return found
 
 
 def test_the_real_vector_is_exact_and_references_are_within_the_bound(exactly: st.Experiment, truth: Effects) -> None:
@@ -45,10 +53,7 @@ def test_the_real_vector_is_exact_and_references_are_within_the_bound(exactly: s
     assert (off / whole[:, None, None, None]).max() <= about.bound
     tables = [carrier_table(asked, raw, Statistics())[0] for raw in (found, truth)]
     assert list(tables[0]["verdict"]) == list(tables[1]["verdict"])
-    own = [table[table["node"].isin(NODES)] for table in tables]
-    np.testing.assert_allclose(own[0]["noise_share"], own[1]["noise_share"], atol=about.bound)
-    np.testing.assert_allclose(own[0]["p_noise"], own[1]["p_noise"], rtol=0.1)
-    assert np.isfinite(own[1]["p_noise"]).all() and own[1]["p_noise"].nunique() == 2 * len(NODES)
+    np.testing.assert_allclose(against_references(found), against_references(truth), rtol=0.1, atol=0.05)
 
 
 def test_beyond_the_limit_all_references_run_again_in_float32(
