@@ -191,7 +191,8 @@ def test_a_model_that_was_changed_goes_anew(small_model: Model) -> None:
 
 def test_a_score_of_a_users_own_travels_even_if_it_is_a_closure(small_model: Model) -> None:
     def twice(readout: Readout) -> Tensor:
-        return 2 * first_alone(readout)
+        found: Tensor = 2 * first_alone(readout)
+        return found
 
     given = reading(small_model) | {"positions": None}
     here = measure(**given, score=first_alone)
