@@ -17,10 +17,12 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import log_prob
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.stats import interval
 from steerscope.analysis.seals import seal_folder
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.circuits.detect import head_census
+from steerscope.circuits.roles import ROLES
 from steerscope.loader import load
 from steerscope.reports import words
 from steerscope.reports.pages.head_census import headline
@@ -67,7 +69,7 @@ def census(model: Model) -> Study:
     rows = []
     for role, own in result.frames["scores"].groupby("role", sort=False):
         best = next(own.loc[[own["score"].idxmax()]].itertuples())
-        unit = f" {best.unit}" if best.unit else ""
+        unit = f" {ROLES[str(role)].unit}".rstrip()
         beyond = f"{int(own['beyond'].sum())} of {len(own)}"
         cells = [words.ranged(best, "score") + unit, words.number(best.threshold), words.number(best.control)]
         rows.append(
@@ -88,7 +90,9 @@ def vector(model: Model) -> Study:
     """` wedding` taken apart: the change of some logits at the end of neutral prompts, by layer and kind of path."""
     made = prompt_pair(model, " wedding", " ", 0)
     injection = Injection(made, COEFFICIENT)
-    asked = Experiment(model, injection, prompts("off_topic")[:PROMPTS], log_prob([" wedding"]), references=0)
+    asked = Experiment(
+        model, (injection,), make_prompts(model, prompts("off_topic")[:PROMPTS]), log_prob([" wedding"]), references=0
+    )
     result = dissect(asked, tokens=list(READ), share=1.0, audit=False)
     parts, totals = result.frames["parts"], result.frames["totals"]
     parts = parts.assign(part=[part_of(kind, layer) for kind, layer in zip(parts["kind"], parts["layer"], strict=True)])

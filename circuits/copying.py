@@ -68,7 +68,10 @@ def copies(model: Model, tokens: Sequence[int], words: Sequence[int], begin: int
     final = norm_of(model, getattr(model.bridge, "ln_final", None))
     unembed = model.bridge.unembed.W_U.detach()
     size = [max(1, min(model.d_vocab_out // SHARE, most)) for most in (RAISED, LOWERED)]
-    raised, lowered, topical, top = [], [], [], []
+    raised: list[Values] = []
+    lowered: list[Values] = []
+    topical: list[Values] = []
+    top: list[tuple[tuple[int, ...], ...]] = []
     for layer in track(range(model.n_layers), "what heads copy"):
         writes, _, after = raw_writes(model, layer, z[layer][:, None])
         for own in writes[:, :, 0]:  # of a head: [token, d_model]

@@ -57,11 +57,21 @@ Values = NDArray[np.float64]
 class Subject(Protocol):
     """What is steered with: `twelve.Concept`, or anything like it."""
 
-    name: str
-    kind: str
-    recipe: str
-    raises: tuple[str, ...]
-    lowers: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def kind(self) -> str:
+        """What it is about."""
+
+    @property
+    def raises(self) -> tuple[str, ...]:
+        """Single tokens that it should make more likely."""
+
+    @property
+    def lowers(self) -> tuple[str, ...]:
+        """Single tokens to compare them with."""
 
     @property
     def positions(self) -> str:
@@ -113,7 +123,7 @@ def cells(
             try:
                 plain = Injection(vector, 1.0, positions=subject.positions)
                 metric = log_prob(subject.raises, subject.lowers)
-                first = Experiment(model, plain, asked, metric, 0, scored=scored, seed=seed)
+                first = Experiment(model, (plain,), asked, metric, 0, scored=scored, seed=seed)
                 scaled = first.at_kl(first.injections, KL)
                 yield Cell(subject, site, _with_references(replace(first, injections=scaled), others))
             except (BadInjection, BadMetric, BadVector) as error:
@@ -208,8 +218,8 @@ def _told(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Holm over all vectors and sites: what is told from random vectors, and from other concepts, too."""
     if table.empty:
         return table
-    random = holm(np.maximum(table["p_random"], table["p_prompts"]).to_numpy(dtype=float))
-    specific = holm(table[["p_random", "p_concepts", "p_prompts"]].max(axis=1).to_numpy(dtype=float))
+    random = holm(np.asarray(table[["p_random", "p_prompts"]].max(axis=1), dtype=float))
+    specific = holm(np.asarray(table[["p_random", "p_concepts", "p_prompts"]].max(axis=1), dtype=float))
     along = table["effect"].to_numpy() > 0
     verdict = np.where(
         (random < alpha) & ~along,

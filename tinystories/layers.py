@@ -200,7 +200,7 @@ def _check_english(model: Model) -> None:
 
 def _subjects(vectors: Sequence[Any] | None) -> list[Subject]:
     found: list[Any] = list(twelve() if vectors is None else vectors)
-    wanted = ("name", "kind", "recipe", "raises", "lowers", "positions", "vector")
+    wanted = ("name", "kind", "raises", "lowers", "positions", "vector")
     wrong = next((one for one in found if not all(hasattr(one, name) for name in wanted)), None)
     if wrong is not None or not found:
         got = "none" if wrong is None else f"a {type(wrong).__name__}"

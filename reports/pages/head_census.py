@@ -67,7 +67,7 @@ def _repetition(result: Result) -> list[str]:
 
 
 def _sentences(result: Result) -> list[str]:
-    return [_sentence(role, rows) for role, rows in result.frames["scores"].groupby("role", sort=False)]
+    return [_sentence(str(role), rows) for role, rows in result.frames["scores"].groupby("role", sort=False)]
 
 
 def _sentence(role: str, rows: pd.DataFrame) -> str:
@@ -147,7 +147,8 @@ def _hover(row: Any, unit: str) -> str:
 
 def _largest(scores: pd.DataFrame) -> Section:
     """The heads with the largest scores of every role, beside all that they must pass."""
-    rows, marked = [], set()
+    rows: list[list[str]] = []
+    marked: set[int] = set()
     for _, own in scores.groupby("role", sort=False):
         for r in records(own.sort_values("score", ascending=False, kind="stable").head(TOP)):
             if r.holds:

@@ -94,7 +94,7 @@ def found(model: Model) -> Result:
 
 def claims(result: Result) -> dict[str, list[str]]:
     scores = result.frames["scores"]
-    return {role: list(rows["node"][rows["holds"]]) for role, rows in scores.groupby("role", sort=False)}
+    return {str(role): list(rows["node"][rows["holds"]]) for role, rows in scores.groupby("role", sort=False)}
 
 
 def test_the_heads_of_a_model_that_was_built_by_hand_are_found_and_no_others(found: Result) -> None:
@@ -169,15 +169,14 @@ def test_scores_of_attention_are_those_of_plain_passes(every_architecture: Model
                 return float(np.mean([[float(own[name][head, q, k]) for q, k in places] for own in plain[kind]]))
 
             late, second = range(start + 3, start + 2 * n), range(start + n, start + 2 * n)
-            same = dict(abs=1e-5)
-            assert scores[node, "previous token"] == pytest.approx(mean(False, [(q, q - 1) for q in late]), **same)
-            assert scores[node, "duplicate token"] == pytest.approx(mean(True, [(q, q - n) for q in second]), **same)
-            assert scores[node, "induction"] == pytest.approx(mean(True, [(q, q - n + 1) for q in second]), **same)
-            assert scores[node, "first position"] == pytest.approx(mean(False, [(q, 0) for q in late]), **same)
+            assert scores[node, "previous token"] == pytest.approx(mean(False, [(q, q - 1) for q in late]), abs=1e-5)
+            assert scores[node, "duplicate token"] == pytest.approx(mean(True, [(q, q - n) for q in second]), abs=1e-5)
+            assert scores[node, "induction"] == pytest.approx(mean(True, [(q, q - n + 1) for q in second]), abs=1e-5)
+            assert scores[node, "first position"] == pytest.approx(mean(False, [(q, 0) for q in late]), abs=1e-5)
             unrepeated = mean(False, [(q, q - n + 1) for q in second])
-            assert controls[node, "induction", "same distance, nothing repeated"] == pytest.approx(unrepeated, **same)
+            assert controls[node, "induction", "same distance, nothing repeated"] == pytest.approx(unrepeated, abs=1e-5)
             assert controls[node, "previous token", "3 tokens before"] == pytest.approx(
-                mean(False, [(q, q - 3) for q in late]), **same
+                mean(False, [(q, q - 3) for q in late]), abs=1e-5
             )
 
 
@@ -188,7 +187,8 @@ def test_what_a_head_does_in_a_repetition_is_that_of_plain_passes(model: Model) 
     second, n = list(texts.second), texts.length
     for row, node in enumerate(nodes):
         for number, (twice, once) in enumerate(zip(texts.repeated, texts.unrepeated, strict=True)):
-            name, seen = f"blocks.{node.layer}.attn.hook_z", {}
+            name = f"blocks.{node.layer}.attn.hook_z"
+            seen: dict[str, Any] = {}
 
             def keep(x: Any, hook: Any, seen: dict[str, Any] = seen) -> None:
                 seen["z"] = x.detach().clone()

@@ -30,7 +30,6 @@ class Drawn:
     number: int
     name: str
     kind: str = "topic"
-    recipe: str = "mean_difference"
     raises: tuple[str, ...] = (" wedding", " bride", " ring", " dress")
     lowers: tuple[str, ...] = (" dragon", " knight", " castle", " captain")
     positions: str = "all"
@@ -43,7 +42,8 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return st.load("tinystories-2l", selfcheck=False)
+    found: Model = st.load("tinystories-2l", selfcheck=False)
+    return found
 
 
 @pytest.fixture(scope="module")
