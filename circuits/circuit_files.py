@@ -46,7 +46,7 @@ class _Part(BaseModel):
 
 
 class _Role(_Part):
-    at: Text = ""  # type: ignore[assignment]
+    at: Text = ""
     nodes: Annotated[list[Text], Field(min_length=1)]
 
 
@@ -216,7 +216,7 @@ def _add(graph: Graph, sender: str, receiver: str, edge: _Edge) -> None:
     about = graph.edges[sender, receiver]
     about["inputs"] = tuple(name for name in "qkv" if name in about["inputs"] or name in edge.into)
     if edge.score is not None:
-        about["scores"] = {**about["scores"], **dict.fromkeys(edge.into or [""], edge.score)}
+        about["scores"] = {**about["scores"], **dict.fromkeys((*edge.into,) or ("",), edge.score)}
 
 
 def _node(path: Path, text: str, line: int) -> str:

@@ -37,7 +37,7 @@ def circuit(name: str | Path) -> Circuit:
             f"no circuit {brief(repr(text), 80)}; expected one of {', '.join(known)}, or a file "
             f"({', '.join(SUFFIXES)}); see circuits()"
         )
-    return read_circuit(text)
+    return read_circuit(Path(text))
 
 
 @cache

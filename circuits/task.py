@@ -34,6 +34,7 @@ TRIES, TRIES_EACH = 200, 20  # draws at most, and for each prompt that is wanted
 FEWEST = 4  # words that a slot must have to choose from
 Slots = Mapping[str, str]
 Sides = tuple[str, ...]
+Tokenized = tuple[tuple[tuple[int, ...], str], tuple[tuple[int, ...], str], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -196,10 +197,10 @@ class Task:
                 "the model with its tokenizer"
             )
         kept, refused = self._drawn(model, n, seed)
-        clean, corrupted, places = zip(*(row[:3] for row in kept), strict=True)
-        pairs = [row[3] for row in kept]
+        pairs = [pair for pair, _ in kept]
+        clean, corrupted, places = zip(*(row for _, row in kept), strict=True)
         sides = [tuple(tuple(model.encode_inner(t)[0] for t in side) for side in (p.answers, p.against)) for p in pairs]
-        made = [
+        first, second = (
             Prompts(
                 ids=tuple(ids for ids, _ in texts),
                 texts=tuple(text for _, text in texts),
@@ -208,8 +209,8 @@ class Task:
                 against=tuple(s[1] for s in sides),
             )
             for texts in (clean, corrupted)
-        ]
-        found = solved(model, *made)
+        )
+        found = solved(model, first, second)
         if found.share < least and not ask:
             raise BadCircuit(
                 f"{model.name} does not solve the task {self.name}: {found} of {n} prompts; expected {least:.0%} or "
@@ -218,7 +219,8 @@ class Task:
             )
         return TaskPrompts(
             self.name,
-            *made,
+            first,
+            second,
             tuple(places),
             tuple(p.answers for p in pairs),
             tuple(p.against for p in pairs),
@@ -226,9 +228,9 @@ class Task:
             refused,
         )
 
-    def _drawn(self, model: Model, n: int, seed: int) -> tuple[list[tuple[object, ...]], dict[str, int]]:
+    def _drawn(self, model: Model, n: int, seed: int) -> tuple[list[tuple[Pair, Tokenized]], dict[str, int]]:
         rng, words = np.random.default_rng(seed), Words(model)
-        kept: list[tuple[object, ...]] = []
+        kept: list[tuple[Pair, Tokenized]] = []
         seen: set[str] = set()
         refused: Counter[str] = Counter()
         for _ in range(TRIES + TRIES_EACH * n):
@@ -243,7 +245,7 @@ class Task:
             except BadPrompt as reason:
                 refused[str(reason)] += 1
                 continue
-            kept.append((*row, pair))
+            kept.append((pair, row))
             if len(kept) == n:
                 return kept, dict(refused)
         why = "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(3))
@@ -251,9 +253,6 @@ class Task:
             f"{TRIES + TRIES_EACH * n:,} draws of the task {self.name} gave {len(kept)} prompts for {model.name} "
             f"({brief(why, 300)}); expected {n}; ask for fewer"
         )
-
-
-Tokenized = tuple[tuple[tuple[int, ...], str], tuple[tuple[int, ...], str], dict[str, int]]
 
 
 def tokenized(words: Words, pair: Pair) -> Tokenized:

@@ -115,7 +115,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("Lens", st.Lens, model=model, unembed=tuned.unembed, tuned=None, source="x")
     add("load_lens", st.load_lens, model=model, source="logit")
     add("edge_graph", st.edge_graph, result=result)
-    graph: nx.DiGraph = nx.DiGraph([("L0H1", "L1M")])
+    graph: Any = nx.DiGraph([("L0H1", "L1M")])
     circuit = st.Circuit(name="c", title="t", model="tiny", graph=graph, n_layers=2, n_heads=4)
     add("Circuit", st.Circuit, **vars(circuit))
     add("circuit", st.circuit, name="ioi")

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import pandas as pd
@@ -127,8 +128,8 @@ def test_an_unknown_name_a_missing_file_and_another_model(tmp_path: Path) -> Non
 
 
 def test_a_circuit_of_ones_own_graph_is_held_against_its_model() -> None:
-    graph: nx.DiGraph = nx.DiGraph()
-    options = {"name": "own", "title": "t", "model": "m", "n_layers": 2, "n_heads": 2}
+    graph: Any = nx.DiGraph()
+    options: dict[str, Any] = {"name": "own", "title": "t", "model": "m", "n_layers": 2, "n_heads": 2}
     with pytest.raises(BadCircuit, match="is empty"):
         st.Circuit(graph=graph, **options)
     graph.add_edge("L0H1", "L1M")

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 import steerscope as st
 from steerscope.analysis.errors import BadCircuit
+from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.circuits.solving import log_odds
 from steerscope.circuits.task import SLOT, Words
@@ -20,7 +21,8 @@ GPT2 = Path(__file__).parents[2].parent / "shared/tokenizers/gpt2"
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return st.load("tinystories-2l")
+    model: Model = st.load("tinystories-2l")
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,12 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
     folder = tmp_path_factory.mktemp("gpt2")
     inner = Tokenizer(models.BPE.from_file(str(GPT2 / "vocab.json"), str(GPT2 / "merges.txt")))
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()  # type: ignore[assignment]
-    PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|endoftext|>").save_pretrained(folder)
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made: Any = PreTrainedTokenizerFast
+    made(tokenizer_object=inner, bos_token="<|endoftext|>").save_pretrained(folder)
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=16, n_positions=128)).save_pretrained(folder)
-    return st.load(folder)
+    return load(folder)
 
 
 @pytest.mark.parametrize("name", TASKS)
