@@ -15,6 +15,7 @@ import csv
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,10 @@ def main() -> None:
             alone = Experiment(model, injections, make_prompts(model, prompts), references=0)
             if stage == "screen":
                 beside = _experiment(alone, others, options.random)
-                found = _once(folder / "screen", lambda e=beside: screen(e))
+                found = _once(folder / "screen", partial(screen, beside))
                 lines[name] = _screened(found)
             else:
-                known = _once(folder / "alone", lambda e=alone: exact(e, writers=False, attention=False))
+                known = _once(folder / "alone", partial(exact, alone, writers=False, attention=False))
                 ranked += _ranked(name, alone, known, folder / "ranking.csv")
                 lines[name] |= _exactly(known)
             table = pd.DataFrame.from_dict(lines, orient="index")
@@ -187,16 +188,16 @@ def _refusal(model: Model, data: Path, count: int, most: int, out: Path) -> Made
     def asked(texts: Sequence[str]) -> list[list[dict[str, str]]]:
         return [[{"role": "user", "content": text}] for text in texts]
 
-    sides = ([list(ids) for ids in make_prompts(model, asked(side)).ids] for side in (REFUSED, ANSWERED))
-    vector = mean_difference(model, *sides, layer=15)
+    refused, answered = ([list(ids) for ids in make_prompts(model, asked(side)).ids] for side in (REFUSED, ANSWERED))
+    vector = mean_difference(model, refused, answered, 15)
     several = everywhere(model, vector, during="both")
     others = [_caa(model, data, name, (15,))[15] for name in BEHAVIOURS[:most]]
     given = [tuple(i.vector for i in everywhere(model, other)) for other in others]
     prompts = asked(ASKED[:count])
     for what, injected in (("clean", ()), ("ablated", several)):
         texts = generate_many(model, prompts, injected, tokens=16, temperature=0)
-        refused = sum(text.strip().lower().startswith(NO) for text in texts)
-        print(f"refusal, {what}: {refused} of {len(texts)} begin with a refusal: {texts}", flush=True)
+        begun = sum(str(text).strip().lower().startswith(NO) for text in texts)
+        print(f"refusal, {what}: {begun} of {len(texts)} begin with a refusal: {texts}", flush=True)
     return several, given, prompts
 
 
@@ -283,13 +284,13 @@ def _ranked(name: str, experiment: Experiment, known: Result, file: Path) -> lis
 
 def _screened(found: Result) -> dict[str, Any]:
     """What is told, beside random vectors and other concepts; and what all nodes that were not verified carry."""
-    total = found.frames["totals"].set_index("quantity")
+    total = found.frames["totals"].set_index("quantity").to_dict("index")
     own = found.frames["effects"].query("measure == 'necessity'")
     rest = found.frames["missed"].query("measure == 'necessity'").iloc[0]
     return {
         "nodes": len(found.frames["estimates"]) // 2,
-        "effect": " ".join(f"{total.loc['total', c]:.1f}" for c in ("value", "low", "high")),
-        "kl": f"{total.loc['kl', 'value']:.2f}",
+        "effect": " ".join(f"{float(total['total'][c]):.1f}" for c in ("value", "low", "high")),
+        "kl": f"{float(total['kl']['value']):.2f}",
         "told": ", ".join(own.loc[own["verdict"].isin(["specific", "concept"]), "node"]),
         "specific": ", ".join(own.loc[own["verdict"] == "specific", "node"]),
         "shared": ", ".join(own.loc[own["verdict"] == "shared", "node"]),

@@ -14,6 +14,7 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.origin.compare_vectors import WAYS, compare_vectors
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
@@ -67,8 +68,9 @@ def test_what_is_alike_by_construction_is_found_alike(tiny: Model) -> None:
     alone = compare_vectors(tiny, [vector, vector], TEXTS, references=0, carriers="none").frames["pairs"]
     assert alone["reference"].isna().all() and list(alone["by"]) == ["direction", "effects"]
     other = prompt_pair(tiny, " wedding", " ship", 1, site="z", head=1).row(-1)
-    found = compare_vectors(tiny, [vector, other], TEXTS, carriers="none").frames["pairs"].set_index("by")
-    assert np.isnan(found.loc["direction", "similarity"]) and not found.loc["direction", "beyond"]
+    found = compare_vectors(tiny, [vector, other], TEXTS, carriers="none").frames["pairs"]
+    direction = found[found["by"] == "direction"]
+    assert direction["similarity"].isna().all() and not direction["beyond"].any()
     with pytest.raises(BadVector, match="1 vectors, each with 4 random ones; expected at least 2"):
         compare_vectors(tiny, [vector], TEXTS)
 
@@ -99,7 +101,8 @@ def test_carriers_are_the_correlation_of_what_single_passes_say_of_every_node(ti
     found = compare_vectors(tiny, vectors, TEXTS, coefficient=2.0, carriers="exact", references=1)
     profiles = []
     for vector in vectors:
-        asked = Experiment(tiny, Injection(vector, 2.0, positions="last"), TEXTS, references=0, scored="last")
+        injections, prompts = (Injection(vector, 2.0, positions="last"),), make_prompts(tiny, TEXTS)
+        asked = Experiment(tiny, injections, prompts, references=0, scored="last")
         reached = [i for i, node in enumerate(tiny.nodes) if node in asked.reachable]
         profile = np.zeros((len(TEXTS), 2, len(tiny.nodes)))
         for prompt in range(len(TEXTS)):
