@@ -138,7 +138,7 @@ def _with_references(asked: Experiment, others: Sequence[SteeringVector]) -> Exp
         try:
             found = replace(asked, references=given)
             found.steering  # noqa: B018  (drawn here, where it can be refused)
-        except BadArgument:
+        except (BadArgument, BadVector):
             continue
         return found
     return replace(asked, references=f"isotropic:{NOISY}")
