@@ -88,15 +88,14 @@ def write_model_folder(run: Run, out: Path, overwrite: bool) -> None:
         DiskFull, CannotWrite: the system refuses; what was there stays.
     """
     model = run.model
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(weight.half().float())
     size = sum(float(weight.detach().abs().max()) for weight in model.parameters())
     run.check_finite("size of the weights in float16", size)
-    length, difference = min(run.config.context, 64), 0.0
-    if not run.config.native:
-        difference = check_same_logits(model, torch.randint(model.config.vocab_size, (2, length)))
+    length = min(run.config.context, 64)
+    difference = check_same_logits(model, torch.randint(run.corpus.tokenizer.get_vocab_size(), (2, length)))
     training = _training(run, out.name, difference)
     with renewed(out, OURS.__contains__, new=not overwrite) as fresh:
         with _system_errors():

@@ -123,8 +123,8 @@ def _drop(values: Tensor, rate: float) -> Tensor:
 
 
 @torch.no_grad()
-def check_same_logits(model: GPTNeoForCausalLM, tokens: Tensor, tolerance: float = 1e-4) -> float:
-    """The largest difference between this pass and Hugging Face's own.
+def check_same_logits(model: Story, tokens: Tensor, tolerance: float = 1e-4) -> float:
+    """The largest difference between this pass and Hugging Face's own; none of a native model, which is its own pass.
 
     Args:
         tolerance: of logits up to 1; of larger ones, times the largest.
@@ -132,6 +132,8 @@ def check_same_logits(model: GPTNeoForCausalLM, tokens: Tensor, tolerance: float
     Raises:
         BrokenInvariant: they differ by more.
     """
+    if isinstance(model, NativeModel):
+        return 0.0
     expected = model(tokens).logits
     difference = float((fast_logits(model, tokens) - expected).abs().max())
     most = tolerance * max(1.0, float(expected.abs().max()))

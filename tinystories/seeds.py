@@ -61,7 +61,7 @@ def _of(rows: pd.DataFrame, log: bool) -> Values:
     """Values by seed; those that are missing, or have no logarithm, are left out."""
     values = rows["value"].to_numpy(dtype=float)
     values = values[np.isfinite(values)]
-    return np.log(values[values > 0]) if log else values
+    return np.asarray(np.log(values[values > 0]) if log else values)
 
 
 def _welch(one: Values, base: Values, level: float) -> dict[str, float]:

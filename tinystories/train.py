@@ -135,8 +135,7 @@ def train(
     check_place(out, overwrite)
     torch.set_num_threads(config.threads)
     run = Run(config, read_corpus(config) if corpus is None else corpus)
-    if not config.native:
-        check_same_logits(run.model, torch.arange(min(config.context, 64))[None])
+    check_same_logits(run.model, torch.arange(min(config.context, 64))[None])
     if is_checkpoint(checkpoint):
         run.resume(checkpoint)
     else:

@@ -105,7 +105,7 @@ def page(result: Result) -> Page:
         _learned(result),
         Section("What these sizes can show", _limits(result)),
         legend(result, []),
-        everything(result.frames["measured"], list(result.frames["measured"]), "All measurements", result),
+        everything(result.frames["measured"], list(result.columns["measured"]), "All measurements", result),
     ]
     question = "Do activation, norm and order of attention and MLP matter for steering?"
     return framed(result, question, subtitle, headline(result), sections)

@@ -81,7 +81,7 @@ def page(result: Result) -> Page:
         Section("Beside each other", [*text, *missing], panels),
         _table(result),
         legend(result, []),
-        everything(result.frames["runs"], list(result.frames["runs"]), "All runs", result),
+        everything(result.frames["runs"], list(result.columns["runs"]), "All runs", result),
     ]
     return framed(result, title, subtitle, headline(result), sections)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformer_lens import TransformerBridgeConfig
 
 import steerscope as st
+from steerscope import cli
 from steerscope.analysis.errors import BadArgument, ModelNotFound
 from steerscope.analysis.loading.natives import read_native
 from steerscope.analysis.loading.parallel import fresh_model
@@ -179,3 +180,19 @@ def test_bf16_and_muon_train_native_models_too(tmp_path: Path) -> None:
         n for n, p in after.named_parameters() if not torch.allclose(p, dict(before.named_parameters())[n], atol=1e-4)
     ]
     assert {"layers.0.mlp.fc_in.weight", "tok_embed.weight", "head.weight"} <= set(moved)
+
+
+def test_several_seeds_are_trained_into_folders_of_their_own_and_not_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = "--topic-stories 60 --heads 2 --width 16 --vocabulary 300 --context 32 --steps 1 --layers 1 --act relu"
+    given = [*sizes.split(), "--seeds", "2", "--seed", "4", "--out", str(tmp_path / "run"), "--json"]
+    monkeypatch.setattr("sys.argv", ["steerscope", "tinystories", "train", *given])
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+    folders = {path.name: path for path in (tmp_path / "run").iterdir()}
+    assert set(folders) == {"seed-4", "seed-5"}
+    one, other = (load_file(folder / "model.safetensors") for folder in folders.values())
+    assert not torch.equal(one["tok_embed.weight"], other["tok_embed.weight"])
