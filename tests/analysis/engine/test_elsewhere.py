@@ -46,6 +46,7 @@ ALL: dict[str, Callable[[Experiment], Result]] = RUNS | {
     "trace": lambda asked: trace(asked),
     "breakdown": lambda asked: breakdown(asked, coefficients=[1.0, 3.0], text=TEXTS),
 }
+SHORT = ("path_effect", "by_position", "self_repair", "trace", "sparsify", "writers")  # take few passes
 LONG = ("exact", "breakdown", "freeze_attention")
 UNLIKE = ("executor", "seconds", "created")  # of manifests
 
@@ -53,7 +54,9 @@ UNLIKE = ("executor", "seconds", "created")  # of manifests
 @pytest.fixture(autouse=True)
 def small_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small questions have several, and not too many."""
-    monkeypatch.setattr("steerscope.analysis.engine.run.CPU_TOKENS", 256 if "tiny" in request.fixturenames else 24)
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    tokens = {"trace": 12}.get(name, 48) if name in SHORT else 256 if "tiny" in request.fixturenames else 24
+    monkeypatch.setattr("steerscope.analysis.engine.run.CPU_TOKENS", tokens)
 
 
 @pytest.fixture(scope="module")
