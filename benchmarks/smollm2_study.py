@@ -14,6 +14,7 @@ import argparse
 import csv
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -202,14 +203,11 @@ def _refusal(model: Model, data: Path, count: int, most: int, out: Path) -> Made
 
 
 def _caa(model: Model, data: Path, name: str, layers: Sequence[int]) -> VectorBundle:
-    """Of the first 24 questions of both orders of letters, as many of each."""
-    every = [q for q in read_questions(str(data / "behaviours" / f"{name}.jsonl")) if {q[1], q[2]} in LETTERS]
-    sides = [[q for q in every if q[1].strip()[1] == first][:12] for first in ("A", "B")]
-    few = min(map(len, sides))
-    return make_bundle(model, "caa", layers, questions=[q for side in sides for q in side[:few]])
-
-
-LETTERS = ({" (A)", " (B)"}, {"(A)", "(B)"})
+    """Of the two answers that most questions have, the first 12 questions of each order."""
+    every = [tuple(q) for q in read_questions(str(data / "behaviours" / f"{name}.jsonl"))]
+    (first, second), _ = Counter(tuple(sorted(q[1:])) for q in every).most_common(1)[0]
+    sides = [[q for q in every if q[1:] == order][:12] for order in ((first, second), (second, first))]
+    return make_bundle(model, "caa", layers, questions=[q for side in sides for q in side])
 
 
 def _bundle(model: Model, data: Path, count: int, most: int, out: Path) -> Made:
