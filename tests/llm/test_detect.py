@@ -6,8 +6,8 @@ import steerscope as st
 from steerscope.circuits.detect import head_census
 
 pytestmark = pytest.mark.llm
-# Attention in 40 random words said twice, from TransformerLens' patterns alone. Those words were common ones; the rarer
-# ones of the census are found again less surely, by the same heads in the same order.
+# Attention in 40 random words said twice, from TransformerLens' patterns alone. Which words is not known, and scores of
+# duplicates and induction depend on them (docs/census.md).
 NEAR = {"previous token": 0.05, "duplicate token": 0.12, "induction": 0.12}
 KNOWN = {
     ("L11H1", "previous token"): 0.92,
