@@ -113,7 +113,9 @@ def _composed(path: Path, content: bytes) -> tuple[Any, Lines]:
             text = text.replace("\t", " ")  # JSON may be indented by tabs, YAML not; within its strings there are none
         for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) not in (None, "!"):
-                raise _wrong(path, event.start_mark.line + 1, "holds an alias or a tag of YAML")
+                raise _wrong(
+                    path, (event.start_mark.line if event.start_mark else 0) + 1, "holds an alias or a tag of YAML"
+                )
         root = yaml.compose(text, Loader=_Loader)
         if root is None:
             raise _wrong(path, 1, "is empty")

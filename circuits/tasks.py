@@ -118,7 +118,8 @@ def _agreement(words: Words, rng: Generator, across: bool = False) -> Pair:
     nouns = words.pairs("countable")
     one, other = _some(rng, nouns, 2)
     which = int(rng.integers(2))
-    text = "The{noun} near the{between}" if across else "The{noun}"
+    start = _one(rng, ("The", "Yesterday the", "I think that the", "In the end the", "Of course the", "He said the"))
+    text = start + ("{noun} near the{between}" if across else "{noun}")
     clean = {"noun": one[which]} | ({"between": other[1 - which]} if across else {})
     singular, plural = (" is", " was", " has"), (" are", " were", " have")
     sides = (singular, plural) if which == 0 else (plural, singular)

@@ -30,7 +30,7 @@ from steerscope.analysis.model.nodes import Node
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.metrics import log_prob, perplexity
-from steerscope.analysis.question.prompts import Prompts
+from steerscope.analysis.question.prompts import Prompts, make_prompts
 from steerscope.analysis.results.effects import Statistics
 from steerscope.analysis.tools.patching import effects, patched
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
@@ -102,7 +102,14 @@ def _experiment(model: Model, concepts: tuple[str, ...], topic: str, positions: 
     targets = words(model, topic)
     against = sorted({w for other in concepts if other != topic for w in words(model, other)} - {*targets})
     injection = Injection(prompt_pair(model, f" {topic}", " "), 1.0, positions=positions)
-    return Experiment(model, (injection,), prompts, metric=log_prob(targets, against), references=0, scored="last")
+    return Experiment(
+        model,
+        (injection,),
+        make_prompts(model, prompts),
+        metric=log_prob(targets, against),
+        references=0,
+        scored="last",
+    )
 
 
 def _sized(experiment: Experiment) -> Experiment:

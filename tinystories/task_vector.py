@@ -39,6 +39,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import interval, nonzero_p
@@ -243,7 +244,9 @@ class _Clean:
         """Of texts of one length, behind the first positions."""
         hooks = []
         if injection is not None:  # edits at one site are the same for texts of one length
-            edits = Experiment(self.model, (injection,), texts[:1], references=0, scored="all").edits(0)[0]
+            edits = Experiment(
+                self.model, (injection,), make_prompts(self.model, texts[:1]), references=0, scored="all"
+            ).edits(0)[0]
             hooks = plain_hooks(self.model, edits, len(texts[0]))
         ids = torch.tensor(texts, device=self.model.device)
         found: Tensor = self.model.bridge.run_with_hooks(ids, fwd_hooks=hooks)
@@ -349,7 +352,7 @@ def _table(rows: pd.DataFrame, level: float) -> pd.DataFrame:
     for (measure, arm), own in rows.groupby(["measure", "arm"], sort=False):
         values = own["value"].to_numpy()
         low, high = interval(values, level)
-        about = {"arm": arm, "measure": measure, "unit": MEASURES[measure][1], "value": values.mean()}
+        about = {"arm": arm, "measure": measure, "unit": MEASURES[str(measure)][1], "value": values.mean()}
         found.append(about | {"low": float(low), "high": float(high), "seeds": len(values)})
     return pd.DataFrame(found)
 
@@ -364,6 +367,6 @@ def _differences(rows: pd.DataFrame, level: float) -> pd.DataFrame:
                 continue
             off: Values = values - own[own["arm"] == arm]["value"].mean()
             low, high = interval(off, level)
-            about = {"measure": measure, "against": arm, "unit": MEASURES[measure][1], "difference": off.mean()}
+            about = {"measure": measure, "against": arm, "unit": MEASURES[str(measure)][1], "difference": off.mean()}
             found.append(about | {"low": float(low), "high": float(high), "p": float(nonzero_p(off))})
     return pd.DataFrame(found, columns=list(COLUMNS["differences"]))

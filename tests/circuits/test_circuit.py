@@ -164,11 +164,12 @@ def test_features_of_circuit_tracer_become_the_mlps_of_their_layers(tmp_path: Pa
     circuit = from_circuit_tracer(path)
     assert set(circuit.graph.edges) == {("input", "L3M"), ("L3M", "L4M"), ("L4M", "logits")}
     assert circuit.graph.edges["L3M", "L4M"]["scores"] == {"": 1.5} and circuit.model == "gemma"
-    for wrong in (
+    odd: list[Any] = [
         {"nodes": [{"node_id": 1}], "links": []},
         {"nodes": nodes, "links": [{"source": "x"}]},
         {"nodes": {}},
-    ):
+    ]
+    for wrong in odd:
         path.write_text(json.dumps(wrong))
         with pytest.raises(BadCircuit, match="expected"):
             from_circuit_tracer(path)

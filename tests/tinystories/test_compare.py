@@ -35,7 +35,8 @@ def recipe(**changes: Any) -> Recipe:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     out = tmp_path_factory.mktemp("models") / "native"
     changes = {"topic_stories": 200, "n_layers": 2, "vocabulary": 1024, "act": "relu", "parallel": True, "steps": 20}
-    return st.load(train(small_training(None, out, **changes)))
+    found: Model = st.load(train(small_training(None, out, **changes)))
+    return found
 
 
 # Measures.
@@ -115,7 +116,7 @@ def test_differences_are_those_of_welch_and_ratios_of_logged_measures() -> None:
     for variant in ("relu", "silu"):
         slow = stats.ttest_ind(values[variant], values["gelu"], equal_var=False)
         low, high = slow.confidence_interval(0.95)
-        plain, ratio = (found.loc[measure, variant] for measure in ("effect", "per_norm"))
+        plain, ratio = (found.xs((measure, variant)) for measure in ("effect", "per_norm"))
         assert [plain["p"], plain["low"], plain["high"]] == pytest.approx([slow.pvalue, low, high])
         assert [ratio["p"], ratio["low"], ratio["high"]] == pytest.approx([slow.pvalue, np.exp(low), np.exp(high)])
     assert list(found["p_holm"]) == pytest.approx(
@@ -166,7 +167,8 @@ def test_a_study_that_was_killed_goes_on_and_gives_the_same_tables(
     whole = st.compare_variants(tmp_path / "whole", recipe())
     assert set(whole.frames["models"]["variant"]) == {"gelu", "relu"} and len(whole.frames["models"]) == 4
     assert len(whole.frames["measured"]) == 4 * len(TOPICS) * 6 and len(whole.frames["differences"]) == 6
-    real, done = compare._measure, []
+    real = compare._measure
+    done: list[str] = []
 
     def killed(folder: Path, *rest: Any) -> dict[str, Any]:
         if len(done) == 2:
@@ -181,7 +183,12 @@ def test_a_study_that_was_killed_goes_on_and_gives_the_same_tables(
     trained = {path.name for path in (tmp_path / "cut" / "models").iterdir()}
     assert trained == {"gelu-0", "relu-0", "gelu-1"}  # trained, and not measured yet
     before = (tmp_path / "cut" / "models" / "gelu-1" / "model.safetensors").stat().st_mtime_ns
-    monkeypatch.setattr(compare, "_measure", lambda folder, *rest: (done.append(folder.name), real(folder, *rest))[1])
+
+    def noted(folder: Path, *rest: Any) -> dict[str, Any]:
+        done.append(folder.name)
+        return real(folder, *rest)
+
+    monkeypatch.setattr(compare, "_measure", noted)
     again = st.compare_variants(tmp_path / "cut", recipe())
     assert done == ["gelu-0", "relu-0", "gelu-1", "relu-1"]
     assert (tmp_path / "cut" / "models" / "gelu-1" / "model.safetensors").stat().st_mtime_ns == before

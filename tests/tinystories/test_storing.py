@@ -342,7 +342,7 @@ def test_ctrl_c_at_the_command_line(text: Path, tmp_path: Path, monkeypatch: pyt
 def test_a_rate_at_which_nothing_is_learned_is_named(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(config, read_corpus(config))
     with torch.no_grad():
-        run.model.transformer.wte.weight.fill_(1e30)
+        run.model.get_parameter("transformer.wte.weight").fill_(1e30)
     with pytest.raises(BadArgument, match="loss or its gradient is (nan|inf) behind step 0; .* a learning_rate below"):
         run.one_step()
 

@@ -13,6 +13,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.tinystories import task_vector as module
 from steerscope.tinystories.fine_tune import changed, random_task, task_of, weights_of
 from steerscope.tinystories.task_vector import ACTIVATION, OWN, SKIPPED, _size, _Texts
+from steerscope.tinystories.topics import TOPICS
 
 QUICK: dict[str, Any] = {"seeds": 2, "steps": 8, "kl": 0.05}
 
@@ -27,7 +28,7 @@ def result(model: st.Model) -> Result:
     patch = pytest.MonkeyPatch()
     patch.setattr(module, "TEXTS", 9)
     patch.setattr(module, "LEARNED", 40)
-    found = st.task_vector(model, "wedding", **QUICK)
+    found: Result = st.task_vector(model, "wedding", **QUICK)
     patch.undo()
     return found
 
@@ -60,7 +61,7 @@ def test_losses_are_those_of_plain_passes(model: st.Model, result: Result, monke
     row = runs[(runs["arm"] == ACTIVATION) & (runs["measure"] == "on topic")].iloc[0]
     vector = st.steering_vector(model, " wedding", " ")
     edit = st.Edit(st.Site("resid_pre", 0), "add", float(row["scale"]) * vector.values[1:2], (1,))
-    others = [entry.name for entry in module.TOPICS if entry.name != "wedding"]
+    others = [entry.name for entry in TOPICS if entry.name != "wedding"]
 
     def loss(edits: list[Any]) -> float:
         nats = []

@@ -32,7 +32,8 @@ KINDS: list[dict[str, Any]] = [
 
 
 def small(out: Path, **changes: Any) -> TrainConfig:
-    return small_training(None, out, **{"topic_stories": 60, "n_layers": 2, **changes})
+    found: TrainConfig = small_training(None, out, **{"topic_stories": 60, "n_layers": 2, **changes})
+    return found
 
 
 def name(kind: dict[str, Any]) -> str:
@@ -78,13 +79,14 @@ def by_hand(model: Any, ids: Tensor) -> Tensor:
         return x + norm.bias if cfg.normalization_type == "LN" else x
 
     def linear(x: Tensor, part: Any) -> Tensor:
-        return x @ part.weight.T + (0 if part.bias is None else part.bias)
+        found: Tensor = x @ part.weight.T + (0 if part.bias is None else part.bias)
+        return found
 
     x = model.tok_embed.weight[ids] + model.pos.weight[: ids.shape[1]]
     later = torch.ones(ids.shape[1], ids.shape[1]).triu(1).bool()
     for block in model.layers:
         q, k, v = (
-            linear(normed(x, block.ln1), getattr(block.attn, n)).unflatten(-1, (cfg.n_heads, -1)).transpose(1, 2)
+            linear(normed(x, block.ln1), getattr(block.attn, n)).reshape(*x.shape[:2], cfg.n_heads, -1).transpose(1, 2)
             for n in "qkv"
         )
         scores = (q @ k.transpose(-1, -2) / cfg.d_head**0.5).masked_fill(later, -torch.inf)
@@ -173,7 +175,7 @@ def test_dropout_is_refused_where_there_is_none() -> None:
 def test_bf16_and_muon_train_native_models_too(tmp_path: Path) -> None:
     settings = small(tmp_path / "model", act="solu", bf16=True)
     before = story_model(settings, 300, 0)
-    after = read_native(train(settings), "x")
+    after: Any = read_native(train(settings), "x")
     ids = torch.arange(8)[None]
     assert torch.isfinite(logits_of(after, ids)).all()
     moved = [
