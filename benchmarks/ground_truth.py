@@ -23,7 +23,7 @@ from steerscope.analysis.carriers.shapley import shapley
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.effects import Statistics, estimates
 from steerscope.analysis.results.verdicts import TOLD
-from steerscope.analysis.tools.gradients import rank
+from steerscope.analysis.tools.gradients import estimate
 from steerscope.analysis.tools.patching import effects
 
 TRIED = 20  # random vectors in the place of the planted one
@@ -36,7 +36,7 @@ def exact(measure: int) -> Scores:
 
 
 def gradient(method: str, measure: int) -> Scores:
-    return lambda asked: rank(asked, method)[0][measure]
+    return lambda asked: np.asarray(estimate(asked, method).values.mean(axis=-1)[measure])
 
 
 def values(asked: Experiment) -> Values:
