@@ -28,14 +28,20 @@ from small_runs import small_results
 from steerscope.analysis.breakdown.breakdown import breakdown
 from steerscope.analysis.lens.train import train_lens
 from steerscope.analysis.loading.loading import load
+from steerscope.analysis.origin.compare_vectors import compare_vectors
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.circuits.detect import head_census
+from steerscope.loader import load as load_shipped
 from steerscope.questions import QUESTIONS
+from steerscope.tinystories import layer_roles, layer_steering
 from steerscope.tinystories.dissect import dissect
+from steerscope.tinystories.layers import layer_study
+from steerscope.tinystories.twelve import twelve
 
 Maker = Callable[..., Result]
 
@@ -227,6 +233,24 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
 TEXTS = ["One day Lily saw a dragon", "Tom had a red ball", "The dog ran to the park"]
 
 
+def _layers() -> Result:
+    """A study of the smallest size, of a shipped model: it reads words that a random model does not know."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in {
+            "NOISY": 3,
+            "OTHERS": 3,
+            "PROMPTS": 4,
+            "SPLIT": 2,
+            "SAMPLED": 3,
+            "EARLY": 1,
+            "TEXTS": 3,
+        }.items():
+            patch.setattr(layer_steering, name, size)
+        patch.setattr(layer_roles, "EACH", 1)
+        wedding = next(one for one in twelve() if one.name == "wedding")
+        return layer_study(load_shipped("tinystories-1l", selfcheck=False), vectors=[wedding], at=["L0.resid_pre"])
+
+
 @pytest.fixture(scope="session")
 def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """A result of every kind; "unknown" is one of no question, whose page is drawn from roles."""
@@ -238,6 +262,10 @@ def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) ->
     found["trace"] = trace(asked)
     found["breakdown"] = breakdown(asked, coefficients=[0, 1, 10, 1e4])
     found["dissect"] = dissect(asked, most=2)
+    vectors = [prompt_pair(model, word, " ship", 0).row(-1) for word in (" wedding", " ball")]
+    found["compare_vectors"] = compare_vectors(model, vectors, prompts, references=2)
+    found["head_census"] = head_census(model, sequences=6, causal=1)
+    found["layer_study"] = _layers()
     windows = make_prompts(model, [[3 + (i * j) % 90 for j in range(9)] for i in range(1, 13)])
     _, found["train_lens"] = train_lens(model, windows, folder / "lens", steps=2, batch=4, held_out=4)
     found["sweep"] = make_sweep()
