@@ -170,10 +170,11 @@ def _text_section(result: Result) -> Section:
     if rows.empty:
         return Section("What each layer does on text", [], [Panel("Loss", None, "not measured")])
     names = {part: part for part in rows["part"].drop_duplicates()}
-    kinds = {kind: name for kind, name in KINDS.items() if kind in set(rows["tokens"])}
+    there = list(dict.fromkeys(map(str, rows["tokens"])))
+    kinds = {kind: KINDS.get(kind, kind) for kind in sorted(there, key=lambda kind: [*KINDS, kind].index(kind))}
 
     def hover(row: Any) -> str:
-        return f"{bold(row.part)} silenced, {kinds[row.tokens]}\nloss rises by {words.ranged(row, 'rise')} nats"
+        return f"{bold(row.part)} silenced, {kinds[str(row.tokens)]}\nloss rises by {words.ranged(row, 'rise')} nats"
 
     chart = grid(
         rows,
