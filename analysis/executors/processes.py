@@ -77,7 +77,7 @@ class Pool:
                 while True:
                     waiting += islice(rest, max(0, 2 * self.workers - len(under_way) - len(waiting)))
                     while waiting:
-                        under_way[pool.submit(work, waiting[0])] = waiting[0]
+                        under_way[self._submitted(pool, work, waiting[0])] = waiting[0]
                         waiting.pop(0)
                     if not under_way:
                         return
@@ -111,15 +111,22 @@ class Pool:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            before = set(multiprocessing.active_children())
             threads = max(1, cores() // self.workers)
             self._pool = ProcessPoolExecutor(
                 self.workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(threads,)
             )
-            with _uninterrupted():
-                self._pool.submit(int)  # starts them
-            self._own = [child for child in multiprocessing.active_children() if child not in before]
+            self._own = []
         return self._pool
+
+    def _submitted(self, pool: ProcessPoolExecutor, work: Callable[[Task], Done], task: Task) -> Future[Done]:
+        """A task under way; a worker may start for it, which is then known as ours."""
+        if len(self._own) == self.workers:
+            return pool.submit(work, task)
+        with _uninterrupted():
+            before = set(multiprocessing.active_children())
+            future = pool.submit(work, task)
+            self._own += [child for child in multiprocessing.active_children() if child not in before]
+        return future
 
     def _end(self, at_once: bool = False) -> None:
         pool, self._pool = self._pool, None

@@ -320,11 +320,12 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 def test_a_stopped_command_ends_its_workers_and_goes_on(how: signal.Signals, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\\n".join(TEXTS))
-    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "slow.py").write_text(f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[3])!r})\n{SLOW}")
     command = [sys.executable, str(tmp_path / "slow.py"), "localize", "--model", str(tiny_folder)]
     command += ["--plus", " wedding", "--layer", "0", "--coef", "3", "--prompts", str(tmp_path / "prompts.txt")]
-    command += ["--no-writers", "--no-attention", "--no-growing", "--completions", "0", "--executor", "processes"]
-    command += ["--workers", "2", "--no-selfcheck", "--references", "30"]
+    command += ["--no-writers", "--no-attention", "--no-growing", "--completions", "0", "--no-selfcheck"]
+    command += ["--references", "30"]
+    here, command = command, [*command, "--executor", "processes", "--workers", "2"]
     out = tmp_path / "out"
     given: dict[str, Any] = {"cwd": Path(__file__).parents[3], "stderr": subprocess.PIPE}
     stopped = subprocess.Popen([*command, "--out", str(out)], **given)
@@ -341,7 +342,7 @@ def test_a_stopped_command_ends_its_workers_and_goes_on(how: signal.Signals, tin
     assert not alive
     assert how == signal.SIGKILL or b"vectors, which are kept" in said
     subprocess.run([*command, "--out", str(out)], check=True, **given)
-    subprocess.run([*command[:-6], *command[-3:], "--out", str(tmp_path / "whole")], check=True, **given)
+    subprocess.run([*here, "--out", str(tmp_path / "whole")], check=True, **given)
     assert_same(Result.load(out), replace(Result.load(tmp_path / "whole"), manifest=Result.load(out).manifest))
 
 
