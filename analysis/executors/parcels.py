@@ -13,6 +13,7 @@ becomes a file, and no file is ever read as one.
 import io
 import pickle
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import cloudpickle
@@ -77,6 +78,8 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         return self._known.get(id(found))
 
     def reducer_override(self, found: Any) -> Any:
+        if type(found) is ContextVar:  # of hooks that transformers leaves on a model that was asked for its streams
+            return _unset, (found.name,)
         if type(found) not in (Tensor, nn.Parameter) or found.layout != torch.strided or found.is_meta:
             return super().reducer_override(found)
         x = found.detach()
@@ -87,6 +90,11 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         memory = self._memory.setdefault(storage.data_ptr(), _Memory(storage, even))
         wanted = found.requires_grad if type(found) is nn.Parameter else None
         return _tensor, (memory, x.dtype, x.shape, x.stride(), x.storage_offset(), wanted)
+
+
+def _unset(name: str) -> "ContextVar[Any]":
+    """A variable of a context goes without its value: what it holds here is of a call that runs here."""
+    return ContextVar(name, default=None)
 
 
 class _Unpacker(pickle.Unpickler):

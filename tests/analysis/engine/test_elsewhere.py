@@ -176,19 +176,28 @@ def test_a_model_that_is_only_in_memory_travels(two: Any) -> None:
     assert len(given) > 1 and torch.equal(here, there)
 
 
+def test_a_model_that_transformers_left_its_hooks_on_travels(small_model: Model) -> None:
+    inner = small_model.bridge.original_model
+    with torch.no_grad():
+        inner(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    with executor(posted):
+        found = logits(small_model)
+    assert torch.equal(found, logits(small_model))
+
+
 def test_a_model_that_was_changed_goes_anew(small_model: Model) -> None:
     weight = next(x for name, x in small_model.bridge.named_parameters() if "mlp" in name and x.ndim == 2)
-    before = logits(small_model)
+    before, kept = logits(small_model), weight.detach().clone()
     try:
         with executor(posted):
             assert torch.equal(logits(small_model), before)
             with torch.no_grad():
                 weight.mul_(2.0)
             changed = logits(small_model)
-    finally:
         here = logits(small_model)
+    finally:
         with torch.no_grad():
-            weight.div_(2.0)
+            weight.copy_(kept)
     assert torch.equal(changed, here) and not torch.allclose(changed, before)
 
 
