@@ -18,17 +18,20 @@ from steerscope.analysis import files
 from steerscope.analysis.brief import brief, counted, quoted
 from steerscope.analysis.errors import BadCircuit
 from steerscope.analysis.gate import Within, gated, shown
-from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, parse_node
 
 if TYPE_CHECKING:
+    from steerscope.analysis.model.models import Model
+
     Graph = nx.DiGraph[str]
-else:  # networkx knows of vertices' types in its stubs alone
-    Graph = nx.DiGraph
+else:  # circuits are listed without torch; networkx knows of vertices' types in its stubs alone
+    Model, Graph = Any, nx.DiGraph
 
 INPUT, LOGITS = "input", "logits"  # the vertices that are no nodes: embeddings, and the unembedding
 SUFFIXES = (".yaml", ".yml", ".json")
 INFINITE = float("inf")
+SAID = ("name", "title", "model", "task", "metric", "confidence")  # what a file calls as a `Circuit` does
+SAID += ("sources", "rivals", "detectors", "reported", "caveats")
 Confidence = Literal["primary", "secondary", "weak", "ours"]
 Level = Literal["exact", "group", "none"]
 Size = Annotated[int, Within(1, 100_000)]
@@ -55,8 +58,8 @@ class Circuit:
             itself shows little), "ours" (found with steerscope).
         sources: where it was read.
         rivals: names of circuits for the same task that disagree.
-        detectors: by role, the role of `detect_heads` that finds its nodes in any model. A circuit without nodes and
-            with detectors is measured, see `measured`.
+        detectors: by role, the role of `detect_heads` that finds its nodes in any model. A circuit of detectors alone
+            has no nodes before they are measured.
         reported: figures of the source.
         caveats: what one must know before one believes it.
 
@@ -99,15 +102,11 @@ class Circuit:
                     "of that model; mend it"
                 )
         for sender, receiver, about in self.graph.edges(data=True):
-            if not forward(sender, receiver):
+            fault = fault_of(sender, receiver, about.get("inputs", ()))
+            if fault:
                 raise BadCircuit(
-                    f"circuit {shown(self.name)} has the edge {sender} -> {receiver}, which runs backwards (a circle); "
-                    "expected a sender below its receiver; mend it"
-                )
-            if about.get("inputs") and (receiver == LOGITS or parse_node(receiver).head is None):
-                raise BadCircuit(
-                    f"circuit {shown(self.name)} has the edge {sender} -> {receiver} into "
-                    f"{', '.join(about['inputs'])}; expected q, k and v of heads alone; leave it out"
+                    f"circuit {shown(self.name)}: the edge {sender} -> {receiver} {fault}; expected a sender below its "
+                    "receiver, and q, k and v of heads alone; mend it"
                 )
 
     def __repr__(self) -> str:
@@ -174,10 +173,12 @@ class Circuit:
         """
         if not self.nodes:
             raise BadCircuit(
-                f"circuit {self.name} has no list of nodes, detectors find them in each model; expected a measured "
-                "one; run detect_heads(model) and give it to measured(circuit, census)"
+                f"circuit {self.name} has no list of nodes, detectors find them in each model; expected one "
+                "with nodes; detect_heads(model) says which heads have such roles"
             )
-        found = (model.n_layers, model.n_heads, model.d_model)
+        found = tuple(getattr(model, name, None) for name in ("n_layers", "n_heads", "d_model"))
+        if None in found:
+            raise BadCircuit(f"of got model={shown(model)}; expected a model; make one with steerscope.load")
         if any(size not in (None, own) for size, own in zip(self.shape, found, strict=True)):
             raise BadCircuit(
                 f"circuit {self.name} is one of {self.model} ({_shape(*self.shape)}), and {model.name} has "
@@ -201,6 +202,14 @@ def nodes_of(graph: Any) -> tuple[Node, ...]:
 def forward(sender: str, receiver: str) -> bool:
     """Whether an edge can be there: its sender is computed before its receiver (heads before their layer's MLP)."""
     return receiver != INPUT and sender != LOGITS and _depth(sender) < _depth(receiver)
+
+
+def fault_of(sender: str, receiver: str, inputs: Sequence[str]) -> str:
+    """What is wrong with an edge, in words; empty where nothing is."""
+    if not forward(sender, receiver):
+        return "runs backwards (a circle)"
+    headless = receiver == LOGITS or parse_node(receiver).head is None
+    return "has `into`, which only heads have" if inputs and headless else ""
 
 
 def _depth(vertex: str) -> float:
@@ -227,23 +236,11 @@ def _told(circuit: Circuit) -> dict[str, Any]:
             edges.append({"from": sender, "to": receiver, **({"into": plain} if plain else {})})
         for name, score in scores.items():
             edges.append({"from": sender, "to": receiver, **({"into": [name]} if name else {}), "score": float(score)})
-    told = {
-        "name": circuit.name,
-        "title": circuit.title,
-        "model": circuit.model,
-        "layers": circuit.n_layers,
-        "heads": circuit.n_heads,
-        "width": circuit.d_model,
-        "task": circuit.task,
-        "metric": circuit.metric,
-        "confidence": circuit.confidence,
-        "sources": list(circuit.sources),
-        "rivals": list(circuit.rivals),
-        "detectors": dict(circuit.detectors),
-        "reported": dict(circuit.reported),
-        "caveats": list(circuit.caveats),
-        "roles": roles,
-        "level": circuit.level,
-        "edges": edges,
-    }
+    sizes = dict(zip(("layers", "heads", "width"), circuit.shape, strict=True))
+    told = (
+        {name: getattr(circuit, name) for name in SAID}
+        | sizes
+        | {"roles": roles, "level": circuit.level, "edges": edges}
+    )
+    told = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
     return {name: value for name, value in told.items() if value not in (None, "", [], {})}

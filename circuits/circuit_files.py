@@ -31,7 +31,7 @@ from steerscope.analysis.gate import gated
 from steerscope.analysis.model.nodes import parse_node
 from steerscope.analysis.opening import reading
 
-from .circuit import INPUT, LOGITS, SUFFIXES, Circuit, Confidence, Graph, Level, forward
+from .circuit import INPUT, LOGITS, SAID, SUFFIXES, Circuit, Confidence, Graph, Level, fault_of, forward
 
 LARGEST = 1 << 24  # bytes of a file
 Lines = dict[tuple[str | int, ...], int]
@@ -178,32 +178,21 @@ def _made(path: Path, told: _File, lines: Lines) -> Circuit:
             for sender in _ends(path, edge.sender, told.roles, graph, line)
             for receiver in _ends(path, edge.receiver, told.roles, graph, line)
         ]
-        good = [pair for pair in pairs if forward(*pair)]
-        if not good:
-            raise _wrong(path, line, f"the edge {edge.sender} -> {edge.receiver} runs backwards")
+        good = [pair for pair in pairs if forward(*pair)] or pairs  # of roles; what is left of none is told below
         for sender, receiver in good:
-            if edge.into and (receiver == LOGITS or parse_node(receiver).head is None):
-                raise _wrong(path, line, f"the edge {sender} -> {receiver} has `into`, which only heads have")
+            fault = fault_of(sender, receiver, edge.into)
+            if fault:
+                raise _wrong(path, line, f"the edge {sender} -> {receiver} {fault}")
             _add(graph, sender, receiver, edge)
     level: Level = told.level or ("exact" if told.edges else "none")
     try:
         return Circuit(
-            name=told.name,
-            title=told.title,
-            model=told.model,
+            graph=graph,
+            level=level,
             n_layers=told.layers,
             n_heads=told.heads,
             d_model=told.width,
-            graph=graph,
-            level=level,
-            task=told.task,
-            metric=told.metric,
-            confidence=told.confidence,
-            sources=told.sources,
-            rivals=told.rivals,
-            detectors=told.detectors,
-            reported=told.reported,
-            caveats=told.caveats,
+            **told.model_dump(include=set(SAID)),
         )
     except BadCircuit as error:
         raise BadCircuit(f"{quoted(path)}: {error}") from error

@@ -9,12 +9,9 @@ Prompts are drawn independently and share templates: an interval over them is on
 """
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,14 +24,13 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.prompts import Prompts
 
 from .solving import Solved, solved
+from .words import Words
 
-WORDS = Path(__file__).parent / "data" / "words.toml"
 SLOT = re.compile(r"\{(\w+)\}")
 TRIES, TRIES_EACH = 200, 20  # draws at most, and for each prompt that is wanted
-FEWEST = 4  # words that a slot must have to choose from
 Slots = Mapping[str, str]
 Sides = tuple[str, ...]
-Tokenized = tuple[tuple[tuple[int, ...], str], tuple[tuple[int, ...], str], dict[str, int]]
+Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,62 +54,20 @@ class Pair:
     one: Sequence[str] = ()
 
 
-class Words:
-    """Word lists, as far as a model has them as single tokens (behind a space)."""
+@dataclass(frozen=True)
+class Tokenized:
+    """A pair as a model reads it: the clean text, then the corrupted one.
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self._known: dict[str, list[str]] = {}
-        self._one: dict[str, bool] = {}
+    Attributes:
+        targets, against: tokens of its answers and distractors.
+    """
 
-    @cached_property
-    def _all(self) -> dict[str, object]:
-        return tomllib.loads(WORDS.read_text(encoding="utf-8"))
-
-    def single(self, name: str, fewest: int = FEWEST) -> list[str]:
-        """The words of a list that are one token, with their space.
-
-        Raises:
-            BadCircuit: fewer than `fewest` are.
-        """
-        if name not in self._known:
-            listed = map(str, range(1, 13)) if name == "numerals" else str(self._all[name]).split()
-            self._known[name] = [f" {word}" for word in listed if self.is_one(f" {word}")]
-        if len(self._known[name]) < fewest:
-            raise BadCircuit(
-                f"{len(self._known[name])} words of the list {name!r} are single tokens of {self.model.name}; expected "
-                f"at least {fewest}; this task cannot be asked of its tokenizer, choose another"
-            )
-        return self._known[name]
-
-    def pool(self, *names: str, fewest: int) -> list[str]:
-        """The words of several lists that are one token.
-
-        Raises:
-            BadCircuit: fewer than `fewest` are.
-        """
-        found = list(dict.fromkeys(word for name in names for word in self.single(name, 0)))
-        if len(found) < fewest:
-            raise BadCircuit(
-                f"{len(found)} words of the lists {', '.join(names)} are single tokens of {self.model.name}; expected "
-                f"at least {fewest}; this task cannot be asked of its tokenizer, choose another"
-            )
-        return found
-
-    def pairs(self, name: str) -> list[tuple[str, str]]:
-        """Pairs of words (singular and plural) of which both are one token."""
-        rows = [tuple(row.split()) for row in str(self._all[name]).replace("\n", " ").split(",")]
-        return [(f" {a}", f" {b}") for a, b in rows if self.is_one(f" {a}") and self.is_one(f" {b}")]
-
-    def sayings(self) -> list[list[str]]:
-        """Sayings, their last word, and the word in them that copying would give."""
-        return self._all["sayings"]  # type: ignore[return-value]
-
-    def is_one(self, text: str) -> bool:
-        """Whether a text is one token inside of a text."""
-        if text not in self._one:
-            self._one[text] = len(self.model.encode_inner(text)) == 1
-        return self._one[text]
+    pair: Pair
+    ids: tuple[Ids, Ids]
+    texts: tuple[str, str]
+    places: Mapping[str, int]
+    targets: Ids
+    against: Ids
 
 
 @dataclass(frozen=True, repr=False)
@@ -197,20 +151,17 @@ class Task:
                 "the model with its tokenizer"
             )
         kept, refused = self._drawn(model, n, seed)
-        pairs = [pair for pair, _ in kept]
-        clean, corrupted, places = zip(*(row for _, row in kept), strict=True)
-        sides = [tuple(tuple(model.encode_inner(t)[0] for t in side) for side in (p.answers, p.against)) for p in pairs]
-        first, second = (
+        clean, corrupted = (
             Prompts(
-                ids=tuple(ids for ids, _ in texts),
-                texts=tuple(text for _, text in texts),
+                ids=tuple(row.ids[side] for row in kept),
+                texts=tuple(row.texts[side] for row in kept),
                 source=f"task {self.name}",
-                targets=tuple(s[0] for s in sides),
-                against=tuple(s[1] for s in sides),
+                targets=tuple(row.targets for row in kept),
+                against=tuple(row.against for row in kept),
             )
-            for texts in (clean, corrupted)
+            for side in (0, 1)
         )
-        found = solved(model, first, second)
+        found = solved(model, clean, corrupted)
         if found.share < least and not ask:
             raise BadCircuit(
                 f"{model.name} does not solve the task {self.name}: {found} of {n} prompts; expected {least:.0%} or "
@@ -219,18 +170,18 @@ class Task:
             )
         return TaskPrompts(
             self.name,
-            first,
-            second,
-            tuple(places),
-            tuple(p.answers for p in pairs),
-            tuple(p.against for p in pairs),
+            clean,
+            corrupted,
+            tuple(row.places for row in kept),
+            tuple(row.pair.answers for row in kept),
+            tuple(row.pair.against for row in kept),
             found,
             refused,
         )
 
-    def _drawn(self, model: Model, n: int, seed: int) -> tuple[list[tuple[Pair, Tokenized]], dict[str, int]]:
+    def _drawn(self, model: Model, n: int, seed: int) -> tuple[list[Tokenized], dict[str, int]]:
         rng, words = np.random.default_rng(seed), Words(model)
-        kept: list[tuple[Pair, Tokenized]] = []
+        kept: list[Tokenized] = []
         seen: set[str] = set()
         refused: Counter[str] = Counter()
         for _ in range(TRIES + TRIES_EACH * n):
@@ -241,11 +192,9 @@ class Task:
                 continue
             seen.add(text)
             try:
-                row = tokenized(words, pair)
+                kept.append(tokenized(words, pair))
             except BadPrompt as reason:
                 refused[str(reason)] += 1
-                continue
-            kept.append((pair, row))
             if len(kept) == n:
                 return kept, dict(refused)
         why = "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(3))
@@ -277,13 +226,24 @@ def tokenized(words: Words, pair: Pair) -> Tokenized:
         if slot in pair.one and any(not words.is_one(slots[slot]) for slots in (pair.clean, pair.corrupted)):
             raise BadPrompt(f"{slot} is not one token")
         places |= {name: ends[0] for name, own in pair.at.items() if own == slot}
-    for text in (*pair.answers, *pair.against):
-        after = words.model.following(found[1:] if words.model.has_bos(found) else found, text)
-        if len(after.ids) != 1 or after.ids[0] != words.model.encode_inner(text)[0]:
-            raise BadPrompt("an answer is not one token behind the prompt")
+    targets, against = (
+        tuple(_one_behind(words.model, found, text) for text in side) for side in (pair.answers, pair.against)
+    )
     if set(pair.answers) & set(pair.against):
         raise BadPrompt("answer and distractor are the same")
-    return (tuple(found), clean[0]), (tuple(others), corrupted[0]), places
+    return Tokenized(pair, (tuple(found), tuple(others)), (clean[0], corrupted[0]), places, targets, against)
+
+
+def _one_behind(model: Model, ids: Sequence[int], text: str) -> int:
+    """The token that a text is, behind a prompt and by itself.
+
+    Raises:
+        BadPrompt: it is several, or another one there.
+    """
+    behind = model.following(ids, text).ids
+    if len(behind) != 1 or behind[0] != model.encode_inner(text)[0]:
+        raise BadPrompt("an answer is not one token behind the prompt")
+    return behind[0]
 
 
 def _filled(template: str, slots: Slots) -> tuple[str, dict[str, int]]:

@@ -13,7 +13,8 @@ from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadCircuit
 from steerscope.analysis.gate import gated
 
-from .task import Pair, Task, Words
+from .task import Pair, Task
+from .words import Words
 
 IOI = (
     "When{a} and{b} went to the{place},{s2} gave a{object} to",
@@ -55,13 +56,9 @@ def _greater_than(words: Words, rng: Generator) -> Pair:
     century, year = int(rng.integers(11, 18)), int(rng.integers(2, 98))
     text = "The{noun} lasted from the year " + str(century) + "{year} to the year " + str(century)
     clean = {"noun": _one(rng, words.single("events")), "year": f"{year:02d}"}
-    before = text.format(**clean)
-    ids = words.model.encode(before)
-    first = [words.model.following(ids, f"{y:02d}").ids[:1] for y in range(100)]
-    above, below = (
-        {words.model.token_text(t) for row in rows for t in row} for rows in (first[year + 1 :], first[:year])
-    )
-    both = {*above & below, *(words.model.token_text(t) for t in first[year])}
+    first = words.years(century)
+    above, below = set(first[year + 1 :]), set(first[:year])
+    both = {*above & below, first[year]}
     return Pair(
         text,
         clean,

@@ -99,7 +99,7 @@ def _own_direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
         return _along(scored, clean, _unit(_centred(clean.logits, steered.logits)), which)
     unembedding = _unembedding(scored.model)
     along = pieced(lambda a, b: _unit(_centred(a, b)) @ unembedding.T, clean, steered)
-    return Projection(scored, wide(clean.hidden), along, which)
+    return Projection(scored, clean.hidden, along, which)
 
 
 def _others_direction(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
@@ -138,7 +138,7 @@ def _along(
     """Projection of the change from the clean run on a direction; `which` one, by scored place."""
     if clean.hidden is not None:
         # The same projection, before the unembedding.
-        return Projection(scored, wide(clean.hidden), unit @ _unembedding(scored.model).to(unit).T, which)
+        return Projection(scored, clean.hidden, unit @ _unembedding(scored.model).to(unit).T, which)
     return LogitProjection(scored, clean.logits, unit, which)
 
 

@@ -25,23 +25,30 @@ Score = Callable[[Readout], Float[Tensor, " read"]]
 
 
 @dataclass(frozen=True, eq=False)
-class Projection:
-    """A score: the change of the final stream from an origin, along a direction.
+class _Along:
+    """A score: the change of what is read from an origin, along a direction.
 
     Attributes:
-        origin: the final stream of the run that is 0.
+        origin: what the run that is 0 has there.
         along: the directions.
         which: of them, by scored place.
     """
 
     scored: Scored
-    origin: Float[Tensor, "scored d_model"]
-    along: Float[Tensor, "direction d_model"]
+    origin: Float[Tensor, "scored width"]
+    along: Float[Tensor, "direction width"]
     which: Int[Tensor, " scored"]
 
-    def __call__(self, readout: Readout) -> Float[Tensor, " read"]:
+    def _of(self, readout: Readout, found: Float[Tensor, "read width"]) -> Float[Tensor, " read"]:
         places = self.scored.places(readout)
-        return ((hidden_of(readout) - self.origin[places]) * self.along[self.which[places]]).sum(dim=-1)
+        return ((found - wide(self.origin[places])) * self.along[self.which[places]]).sum(dim=-1)
+
+
+class Projection(_Along):
+    """The change of the final stream, along a direction in it."""
+
+    def __call__(self, readout: Readout) -> Float[Tensor, " read"]:
+        return self._of(readout, hidden_of(readout))
 
     def size(self, readout: Readout, base: Float[Tensor, "scored d_model"]) -> Float[Tensor, " read"]:
         """How much the score of a run would differ from that of a base, if nothing in the change cancelled."""
@@ -51,25 +58,11 @@ class Projection:
         return found
 
 
-@dataclass(frozen=True, eq=False)
-class LogitProjection:
-    """The same of logits, where they are no linear function of the final stream.
-
-    Attributes:
-        origin: the logits of the run that is 0.
-        along: the directions.
-        which: of them, by scored place.
-    """
-
-    scored: Scored
-    origin: Float[Tensor, "scored vocab"]
-    along: Float[Tensor, "direction vocab"]
-    which: Int[Tensor, " scored"]
+class LogitProjection(_Along):
+    """The same of logits, where they are no linear function of the final stream."""
 
     def __call__(self, readout: Readout) -> Float[Tensor, " read"]:
-        places = self.scored.places(readout)
-        change = logits_of(readout) - wide(self.origin[places])
-        return (change * self.along[self.which[places]]).sum(dim=-1)
+        return self._of(readout, logits_of(readout))
 
 
 @dataclass(frozen=True, eq=False)

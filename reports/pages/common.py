@@ -81,6 +81,7 @@ def framed(
     """
     manifest = result.manifest
     titles = {section.title for section in sections}
+    device = manifest.get("model", {}).get("device")
     sections = [replace(s, warnings=[*failed_checks(manifest, only=s.title), *s.warnings]) for s in sections]
     return Page(
         title,
@@ -90,7 +91,7 @@ def framed(
         glance=list(glance),
         sections=[*sections, checks(manifest), whole_manifest(manifest), reproduce(manifest)],
         footer=f"steerscope {manifest.get('versions', {}).get('steerscope', '')} · {manifest.get('created', '')} · "
-        f"{words.number(manifest.get('seconds', math.nan))} seconds on {manifest.get('model', {}).get('device', '?')}",
+        f"{words.number(manifest.get('seconds', math.nan))} seconds" + (f" on {device}" if device else ""),
     )
 
 

@@ -8,12 +8,12 @@ import plotly.graph_objects as go
 
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
-from steerscope.reports.figures.dots import dots, names
+from steerscope.reports.figures.over_seeds import common_unit, over_seeds
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import everything, framed, legend, of
 from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
-from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, figure
+from steerscope.reports.theme import NEUTRAL, axis
 
 TITLES = {
     "effect": "Effect where as much is added as there is",
@@ -127,29 +127,13 @@ def _panels(result: Result) -> list[tuple[str, go.Figure]]:
 def _points(result: Result, rows: pd.DataFrame, measure: str) -> go.Figure:
     apart = of(result, "differences", measure=measure)
     told = {str(v) for v, sure in zip(apart["variant"], apart["told"].astype(bool), strict=True) if sure}
-    rows = rows.reset_index(drop=True)
     sure = [str(v) in told for v in rows["variant"]]
-    chart = figure(height=90 + 30 * max(4, len(rows)), margin={"l": 84, "r": 14, "t": 10, "b": 46})
-    hovers = [f"{r.variant}\n{words.ranged(r, 'value', unit=r.unit)}\n{r.seeds} seeds" for r in records(rows)]
-    dots(
-        chart,
-        rows,
-        range(len(rows)),
-        "value",
-        hovers,
-        colour=[POSITIVE if s else NEUTRAL for s in sure],
-        symbol=["circle" if s else "circle-open" for s in sure],
-        ends=("low", "high"),
-        whisker=NEUTRAL,
-        showlegend=False,
-    )
+    chart = over_seeds(rows, "variant", sure, 84, symbol=["circle" if s else "circle-open" for s in sure])
     base = [v for v, name in zip(rows["value"], rows["variant"], strict=True) if name not in set(apart["variant"])]
     if base and words.finite(base[0]):
         chart.add_vline(x=float(base[0]), line_width=1, line_color=NEUTRAL, line_dash="dash")
-    unit = str(rows["unit"].iloc[0]) if len(rows) else ""
     ratio = len(apart) and str(apart["unit"].iloc[0]) == "times"
-    chart.update_xaxes(axis(f"{unit}{' (log scale)' if ratio else ''}"), type="log" if ratio else "linear")
-    names(chart, [str(v) for v in rows["variant"]], showgrid=True)
+    chart.update_xaxes(axis(f"{common_unit(rows)}{' (log scale)' if ratio else ''}"), type="log" if ratio else "linear")
     return chart
 
 

@@ -2,16 +2,17 @@
 
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from steerscope.analysis.results.result import Result
 from steerscope.reports import words
-from steerscope.reports.figures.dots import dots, names
+from steerscope.reports.figures.over_seeds import common_unit, over_seeds
 from steerscope.reports.page import Page, Panel, Section, Table
 from steerscope.reports.pages.common import everything, framed, legend, model_name
 from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
-from steerscope.reports.theme import NEUTRAL, POSITIVE, axis, figure
+from steerscope.reports.theme import axis
 
 OWN = "task vector"
 
@@ -86,25 +87,9 @@ def page(result: Result) -> Page:
     return framed(result, title, subtitle, headline(result), sections)
 
 
-def _points(rows: Any) -> go.Figure:
-    rows = rows.reset_index(drop=True)
-    own = [name == OWN for name in rows["arm"]]
-    chart = figure(height=90 + 30 * max(4, len(rows)), margin={"l": 190, "r": 14, "t": 10, "b": 46})
-    hovers = [f"{r.arm}\n{words.ranged(r, 'value', unit=r.unit)}\n{r.seeds} seeds" for r in records(rows)]
-    dots(
-        chart,
-        rows,
-        range(len(rows)),
-        "value",
-        hovers,
-        colour=[POSITIVE if o else NEUTRAL for o in own],
-        symbol=["circle"] * len(rows),
-        ends=("low", "high"),
-        whisker=NEUTRAL,
-        showlegend=False,
-    )
-    chart.update_xaxes(axis(str(rows["unit"].iloc[0]) if len(rows) else ""), zeroline=True)
-    names(chart, [str(name) for name in rows["arm"]], showgrid=True)
+def _points(rows: pd.DataFrame) -> go.Figure:
+    chart = over_seeds(rows, "arm", [name == OWN for name in rows["arm"]], 190)
+    chart.update_xaxes(axis(common_unit(rows)), zeroline=True)
     return chart
 
 

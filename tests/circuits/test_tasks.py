@@ -13,8 +13,9 @@ from steerscope.analysis.errors import BadCircuit
 from steerscope.analysis.loading.loading import load
 from steerscope.analysis.model.models import Model
 from steerscope.circuits.solving import log_odds
-from steerscope.circuits.task import SLOT, Words
+from steerscope.circuits.task import SLOT
 from steerscope.circuits.tasks import TASKS
+from steerscope.circuits.words import Words
 
 GPT2 = Path(__file__).parents[2].parent / "shared/tokenizers/gpt2"
 

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steerscope.analysis.model.norms import Norm
+
 from .activations import SoLU
 from .form import MLP, hidden
 from .mlps import MLPSecants
@@ -37,20 +39,44 @@ class Audit:
     players: list[str]
     ours: Float[Tensor, "player number"]
     reference: Float[Tensor, "player number"]
-    distance: Float[Tensor, " number"]
     method: str
+
+    @property
+    def distance(self) -> Float[Tensor, " number"]:
+        """Of the split from Shapley values."""
+        return distance(self.ours, self.reference)
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where audits look: a position of a prompt.
+
+    Attributes:
+        rows: of the numbers that are explained there.
+        reads: what reads the stream before the final norm, of each.
+    """
+
+    b: int
+    i: int
+    rows: Tensor
+    reads: Float[Tensor, "number d_model"]
+    seed: int
 
 
 def audits(stack: Stack, rows: Rows, b: int, i: int, seed: int = 0) -> Iterator[Audit]:
     """All nodes that have several inputs, at a position of a prompt, as last writers."""
     mine = ((rows.b == b) & (rows.i == i)).nonzero(as_tuple=True)[0]
     reads = stack.final.at(rows.b[mine], rows.i[mine]).frozen(rows.reads[mine])
+    place = _Place(b, i, mine, reads, seed)
     for layer, own in enumerate(stack.mlps):
         players, changes = senders(stack, stack.mlp_stage(layer), b)
-        yield from _mlp(stack, own, layer, players, changes[:, i], reads, mine, i, b, seed)
+        players, here = _alive(players, changes[:, i])
+        if len(players) > 1:
+            yield _mlp(stack, own, layer, players, here, place)
     for layer in range(1, stack.layers):
-        players, changes = senders(stack, 2 * layer, b)
-        yield from _heads(stack, layer, players, changes, reads, mine, i, b, seed)
+        players, changes = _alive(*senders(stack, 2 * layer, b))
+        if len(players) > 1:
+            yield from _heads(stack, layer, players, changes, place)
 
 
 def senders(stack: Stack, stage: int, b: int) -> tuple[list[str], Float[Tensor, "player pos d_model"]]:
@@ -77,20 +103,14 @@ def _mlp(
     layer: int,
     players: list[str],
     changes: Float[Tensor, "player d_model"],
-    reads: Float[Tensor, "number d_model"],
-    mine: Tensor,
-    i: int,
-    b: int,
-    seed: int,
-) -> Iterator[Audit]:
-    players, changes = _alive(players, changes)
-    if len(players) < 2:
-        return
+    place: _Place,
+) -> Audit:
+    b, i, reads = place.b, place.i, place.reads
     kept = stack.runs.kept
     clean = kept["resid_pre", layer][0, b, i]
     clean = clean if stack.form.model.parallel else clean + kept["attn_out", layer][0, b, i]
-    at, place = torch.full_like(mine, b), torch.full_like(mine, i)
-    seen = own.frozen(reads, at, place) + own.scale(reads, at, place)
+    at, position = torch.full_like(place.rows, b), torch.full_like(place.rows, i)
+    seen = own.frozen(reads, at, position) + own.scale(reads, at, position)
     ours = changes @ seen.T
     single, above = _single(own.own), (own.own.W_out @ reads.T).float()
     start, steps = clean.float(), changes.float()
@@ -102,41 +122,31 @@ def _mlp(
             found.append(hidden(single, stream if single.norm is None else single.norm(stream)) @ above)
         return torch.cat(found).double()
 
-    reference, method = shapley(game, len(players), seed)
-    yield Audit("mlp", f"L{layer}M", mine, players, ours, reference, distance(ours, reference), method)
+    reference, method = shapley(game, len(players), place.seed)
+    return Audit("mlp", f"L{layer}M", place.rows, players, ours, reference, method)
 
 
 def _single(own: MLP) -> MLP:
     """An MLP in single precision: an audit needs no more."""
-    norm = own.norm
-    act = own.act
-    if isinstance(act, SoLU) and act.norm is not None:
-        act = SoLU(replace(act.norm, weight=act.norm.weight.float(), bias=act.norm.bias.float()))
-    made = None if norm is None else replace(norm, weight=norm.weight.float(), bias=norm.bias.float())
+
+    def narrow(norm: Norm | None) -> Norm | None:
+        return None if norm is None else replace(norm, weight=norm.weight.float(), bias=norm.bias.float())
+
+    act = SoLU(narrow(own.act.norm)) if isinstance(own.act, SoLU) else own.act
     gate = None if own.W_gate is None else own.W_gate.float()
-    return MLP(made, own.W_in.float(), own.b_in.float(), gate, own.b_gate.float(), own.W_out.float(), act)
+    return MLP(narrow(own.norm), own.W_in.float(), own.b_in.float(), gate, own.b_gate.float(), own.W_out.float(), act)
 
 
 def _heads(
-    stack: Stack,
-    layer: int,
-    players: list[str],
-    changes: Float[Tensor, "player pos d_model"],
-    reads: Float[Tensor, "number d_model"],
-    mine: Tensor,
-    i: int,
-    b: int,
-    seed: int,
+    stack: Stack, layer: int, players: list[str], changes: Float[Tensor, "player pos d_model"], place: _Place
 ) -> Iterator[Audit]:
     """Queries and keys of all heads of a layer."""
-    players, changes = _alive(players, changes)
-    if len(players) < 2:
-        return
+    b, i = place.b, place.i
     own = stack.heads[layer]
     normal = own.norm.at(torch.tensor(b)).forward(changes)
     dq, dk = own.projected(normal, torch.tensor(b))
     for head in range(len(own.own.W_O)):
-        values = own.Mv[b, :, head] @ own.own.W_O[head] @ reads.T  # [source, number]
+        values = own.Mv[b, :, head] @ own.own.W_O[head] @ place.reads.T  # [source, number]
         moved = {
             "q": [own.own.scale * dq[:, i, head] @ own.k[n][b, :, head].T for n in (0, 1)],
             "k": [own.own.scale * (dk[:, :, head] @ own.q[n][b, i, head]) for n in (0, 1)],
@@ -154,6 +164,5 @@ def _heads(
                 found = [(s + inside @ step).softmax(dim=-1) @ values for s, step in zip(start, steps, strict=True)]
                 return (found[0] + found[1]) / 2
 
-            reference, method = shapley(game, len(players), seed)
-            node = f"L{layer}H{head}"
-            yield Audit(what, node, mine, players, ours, reference, distance(ours, reference), method)
+            reference, method = shapley(game, len(players), place.seed)
+            yield Audit(what, f"L{layer}H{head}", place.rows, players, ours, reference, method)
