@@ -16,8 +16,7 @@ prompts and stories are the same for all models, and an interval says nothing of
 import json
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
+from contextlib import contextmanager
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +35,7 @@ from steerscope.analysis.question.prompts import Prompts, make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.seals import digest, read_json, sealed
-from steerscope.analysis.tools.record import PACKAGES
+from steerscope.analysis.tools.record import made_now
 
 from .card import read_card
 from .corpus import openings
@@ -114,14 +113,25 @@ def compare_variants(
         KeyboardInterrupt: with what is done; the same goes on from there.
     """
     start, recipe, out = time.perf_counter(), recipe or Recipe(), Path(out)
-    torch.set_num_threads(1)
     corpus = read_corpus(config(recipe, BASE, 0, out / "models" / "any"))
     rows, models = [], []
-    for variant, seed, found in _each(out, recipe, corpus, loss):
-        named = {"variant": variant, "seed": seed}
-        models.append(named | found["model"])
-        rows += [named | row for row in found["rows"]]
+    with _one_thread():
+        for variant, seed, found in _each(out, recipe, corpus, loss):
+            named = {"variant": variant, "seed": seed}
+            models.append(named | found["model"])
+            rows += [named | row for row in found["rows"]]
     return _result(recipe, corpus, rows, models, {"loss": loss, "level": level, "alpha": alpha}, start)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small models are no faster with more, and the numbers of one are the same everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _each(out: Path, recipe: Recipe, corpus: Corpus, loss: float) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -202,9 +212,7 @@ def _result(
         **options,
         "checks": [],
         "missing": {},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - start, 2),
-        "versions": {p: version(p) for p in PACKAGES},
+        **made_now(start),
     }
     return Result("compare_variants", tables(rows, models, options["level"], options["alpha"]), COLUMNS, manifest)
 

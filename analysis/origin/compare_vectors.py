@@ -22,8 +22,6 @@ profiles are estimates, what `gradients.BLIND` says.
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
@@ -39,7 +37,7 @@ from steerscope.analysis.question.references import drawn
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
 from steerscope.analysis.results.stats import draws, percentiles
-from steerscope.analysis.tools.record import PACKAGES
+from steerscope.analysis.tools.record import made_now
 from steerscope.analysis.vectors.bundle import VectorBundle
 from steerscope.analysis.vectors.random import random_like
 from steerscope.analysis.vectors.vector import SteeringVector
@@ -156,9 +154,7 @@ def compare_vectors(
         "seed": seed,
         "checks": [],
         "missing": missing,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - start, 2),
-        "versions": {package: version(package) for package in PACKAGES},
+        **made_now(start),
     }
     return Result("compare_vectors", frames, COLUMNS, about)
 

@@ -73,7 +73,8 @@ def _unsaid(result: Result, by: Mapping[str, pd.DataFrame]) -> list[str]:
     named = [contrast(r) for r in records(largest(rows, FEW))] if len(rows) else []
     if not named:
         return []
-    return [f"Largest of those that nothing can be said of, as they are: {words.listing(_cut(named, rows))}."]
+    about = "Largest of those that nothing can be said of, neither told from reference vectors nor like them"
+    return [f"{about}: {words.listing(_cut(named, rows))}."]
 
 
 def _against(by: Mapping[str, pd.DataFrame]) -> list[str]:

@@ -199,7 +199,7 @@ def _around(
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     alpha: Annotated[float, typer.Option(help="Threshold on corrected p-values.")] = 0.05,
     smallest: Annotated[float, typer.Option(help="Smallest effect of interest, as a share of the whole.")] = 0.02,
-    overwrite: Annotated[bool, typer.Option(help="Replace a result in the folder.")] = False,
+    overwrite: options.Overwrite = False,
     report: Annotated[bool, typer.Option(help="Write report.html beside the tables.")] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what can be told and what it takes, and stop there.")
@@ -248,7 +248,7 @@ def _experiment(
     references: Annotated[str | None, typer.Option(help=REFERENCES)] = None,
     given: Annotated[list[Path] | None, typer.Option(help=GIVEN)] = None,
     matched: Annotated[Matched, typer.Option(help="References of equal norm, or of equal kl.")] = Matched.norm,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    seed: options.RandomSeed = 0,
     precision: Annotated[Precision, typer.Option(help=PRECISION)] = Precision.exact,
     device: options.Device = None,
     dtype: options.Dtype = None,

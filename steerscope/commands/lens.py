@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from steerscope.commands.finish import Answer, Out
-from steerscope.commands.options import Bos, Device, ModelName
+from steerscope.commands.options import Bos, Device, ModelName, Overwrite
 from steerscope.questions import QUESTIONS
 
 app = typer.Typer(no_args_is_help=True, help="Tuned lenses: train one for your model.")
@@ -36,7 +36,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of windows and batches.")] = 0,
     device: Device = None,
     bos: Bos = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a result in the folder.")] = False,
+    overwrite: Overwrite = False,
 ) -> Answer:
     """Trains a tuned lens (all layers at once); a run that was interrupted goes on from its checkpoint.
 

@@ -16,6 +16,8 @@ Runs = Annotated[Where, typer.Option(help="Where passes run: here, in worker pro
 Workers = Annotated[int | None, typer.Option(help="Workers of processes or ray; one a core (or a GPU) by default.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto; by default Ray starts here.")]
 ModelName = Annotated[str, typer.Option("--model", help="Shipped name, Hugging Face folder or hub name.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace a result in the folder.")]
+RandomSeed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the GPU by default, where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")]
 Bos = Annotated[

@@ -5,11 +5,8 @@ from typing import Annotated
 import typer
 
 from steerscope.commands.finish import Answer, Out
-from steerscope.commands.options import Bos, Device, ModelName
+from steerscope.commands.options import Bos, Device, ModelName, Overwrite, RandomSeed
 from steerscope.questions import QUESTIONS
-
-Overwrite = Annotated[bool, typer.Option(help="Replace a result in the folder.")]
-RandomSeed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 
 
 def census(

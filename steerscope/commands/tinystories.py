@@ -9,7 +9,7 @@ import typer
 
 from steerscope.commands import studies
 from steerscope.commands.finish import Answer, Out
-from steerscope.commands.options import Bos, Device, ModelName
+from steerscope.commands.options import Bos, Device, ModelName, Overwrite
 from steerscope.questions import QUESTIONS
 
 app = typer.Typer(help="Small story models: train your own, compare variants.", no_args_is_help=True)
@@ -158,7 +158,7 @@ def task_vector(
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     device: Device = None,
     bos: Bos = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a result in the folder.")] = False,
+    overwrite: Overwrite = False,
 ) -> Answer:
     """Weights that have learned a topic against the topic's activation vector, at equal disturbance.
 
