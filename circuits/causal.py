@@ -43,9 +43,8 @@ def causal(model: Model, texts: Repeats, nodes: Sequence[Node], seed: int, budge
     def score(readout: Readout) -> Tensor:
         """Log-probabilities of all tokens of the part, at each of its places but the last: `[row, place x token]`."""
         assert readout.logits is not None
-        own = torch.tensor([v.prompt for v in readout.variants], device=model.device)[readout.row]
         logits = readout.logits.float()
-        found = logits.gather(1, said[own]) - logits.logsumexp(-1, keepdim=True)
+        found = logits.gather(1, said[readout.prompt]) - logits.logsumexp(-1, keepdim=True)
         return found.view(len(readout.variants), -1)
 
     places = [tuple(second[:-1]) for _ in prompts]
@@ -69,9 +68,8 @@ def repetition(model: Model, texts: Repeats, budget: int | None) -> Float[Values
 
     def score(readout: Readout) -> Tensor:
         assert readout.logits is not None
-        own = torch.tensor([v.prompt for v in readout.variants], device=model.device)[readout.row]
         logits = readout.logits.float()
-        following = said[own, readout.position - second.start]
+        following = said[readout.prompt, readout.position - second.start]
         found = logits.gather(1, following[:, None])[:, 0] - logits.logsumexp(-1)
         return readout.mean(found)
 

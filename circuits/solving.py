@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from scipy.stats import binomtest
 from torch import Tensor
@@ -44,7 +43,7 @@ def log_odds(model: Model, prompts: Prompts) -> Float[Tensor, " prompt"]:
 
     def score(readout: Readout) -> Tensor:
         assert readout.logits is not None
-        rows = torch.tensor([readout.variants[row].prompt for row in readout.row], device=model.device)
+        rows = readout.prompt
         logits = readout.logits.float()
         return together(logits, targets[rows]) - together(logits, against[rows])
 

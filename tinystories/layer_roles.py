@@ -144,8 +144,7 @@ def losses(model: Model, text: Stories) -> dict[str, Values]:
 
     def score(readout: Readout) -> Tensor:
         assert readout.logits is not None
-        window = torch.tensor([v.prompt for v in readout.variants], device=model.device)[readout.row]
-        logits, following = readout.logits.float(), tokens[window, readout.position + 1]
+        logits, following = readout.logits.float(), tokens[readout.prompt, readout.position + 1]
         found = logits.logsumexp(-1) - logits.gather(1, following[:, None])[:, 0]
         return found.view(len(readout.variants), -1)
 

@@ -31,9 +31,10 @@ from steerscope.analysis.model.models import Model
 from .edits import Variant
 from .elsewhere import answers
 from .finite import check_finite, check_numbers, is_finite
+from .readout import Readout, Reads
 from .requests import check_request
 from .run import chunked, embed
-from .wavefront import Hook, Pass, Readout, Reads
+from .wavefront import Hook, Pass
 
 GRADIENT = 3  # a block's activations, their gradients, and what autograd holds on the way
 NO_GRADIENT = (

@@ -15,7 +15,8 @@ from steerscope.analysis.errors import Overflow
 from steerscope.analysis.model.models import Model
 
 from .edits import Variant
-from .wavefront import Pass, Readout
+from .readout import Readout
+from .wavefront import Pass
 
 INSTEAD = "choose a smaller coefficient, or load the model with dtype='float32' or 'float64'"
 

@@ -28,8 +28,9 @@ from steerscope.analysis.model.models import Model
 from .edits import Variant
 from .elsewhere import answers, sharers
 from .finite import check_finite
+from .readout import Readout, Reads
 from .requests import check_request
-from .wavefront import Pass, Precision, Readout, Reads
+from .wavefront import Pass, Precision
 
 __all__ = ["Precision", "Readout", "Reads", "measure", "run"]
 

@@ -15,7 +15,6 @@ differ. So:
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -24,7 +23,6 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BrokenInvariant, UnsupportedModel
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import SCALES
@@ -32,46 +30,12 @@ from steerscope.analysis.model.nodes import SCALES
 from .delta import cheap, plan, with_bases
 from .edits import Edit, Variant
 from .operations import DIRECTED, changed
+from .readout import Readout, Reads
 from .sharing import Layer, Packing, share
 
-Reads = Literal["logits", "hidden", "none"]
 Precision = Literal["exact", "delta"]
 Hook = Callable[[Tensor, Any], Tensor | None]
 LEAST = 1e-37  # attention that is left beside hidden keys: what is less has been rounded away
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Readout:
-    """What a chunk of variants gave.
-
-    Attributes:
-        variants: the variants of this chunk, in order; `row` below counts within them.
-        row: the variant that each read position belongs to.
-        position: its position in the prompt.
-        logits: `None` unless `reads="logits"`.
-        hidden: the stream after the final norm, what the unembedding reads; `None` for `reads="none"`.
-        activations: by (site name, layer): `[rows, pos, ...]`, edits included, padded on the right.
-    """
-
-    variants: Sequence[Variant]
-    row: Int[Tensor, " read"]
-    position: Int[Tensor, " read"]
-    logits: Float[Tensor, "read vocab"] | None
-    hidden: Float[Tensor, "read d_model"] | None
-    activations: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        given = {"logits": self.logits, "hidden": self.hidden}
-        read = [name for name, x in given.items() if x is not None] + [f"L{layer}.{s}" for s, layer in self.activations]
-        what = f"{counted(len(self.variants), 'variant')}, {counted(len(self.row), 'position')}"
-        return f"<Readout of {what}: {brief(', '.join(read) or 'nothing')}>"
-
-    def mean(self, values: Float[Tensor, " read"]) -> Float[Tensor, " rows"]:
-        """Means over the read positions of each row."""
-        rows = len(self.variants)
-        total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, self.row, values)
-        count = torch.bincount(self.row, minlength=rows)
-        return total / count
 
 
 class Probe(Protocol):

@@ -343,7 +343,7 @@ class _Losses:
 
     def __call__(self, readout: Readout) -> Float[Tensor, "row place"]:
         assert readout.logits is not None
-        prompt = torch.tensor([v.prompt for v in readout.variants], device=self.tokens.device)[readout.row]
+        prompt = readout.prompt
         following = self.tokens[prompt, readout.position + 1]
         own = -readout.logits.log_softmax(-1).gather(1, following[:, None])[:, 0].double()
         found = own.new_zeros(len(readout.variants), self.tokens.shape[1])

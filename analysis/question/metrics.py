@@ -191,7 +191,7 @@ def _own_answers(scored: Scored, clean: Outputs, steered: Outputs) -> Score:
             "again for these prompts"
         )
     wanted, others = (padded(side).to(scored.model.device) for side in (prompts.targets, prompts.against))
-    return OwnAnswers(scored, wanted, others if prompts.against else None)
+    return OwnAnswers(wanted, others if prompts.against else None)
 
 
 def _several(tokens: str | int | Sequence[str | int]) -> list[str | int]:

@@ -47,11 +47,7 @@ class Scored:
 
     def places(self, readout: Readout) -> Int[Tensor, " read"]:
         """Where each read position of a readout stands in the one row."""
-        return self._table[self.prompts_of(readout), readout.position]  # type: ignore[attr-defined, no-any-return]
-
-    def prompts_of(self, readout: Readout) -> Int[Tensor, " read"]:
-        """The prompt of each read position of a readout."""
-        return torch.tensor([v.prompt for v in readout.variants], device=readout.row.device)[readout.row]
+        return self._table[readout.prompt, readout.position]  # type: ignore[attr-defined, no-any-return]
 
     def mean(self, values: Float[Tensor, " scored"]) -> Float[Tensor, " prompt"]:
         """Means over the scored positions of each prompt."""

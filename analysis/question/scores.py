@@ -82,12 +82,11 @@ class LogProb:
 class OwnAnswers:
     """The same of each prompt's own answer and distractor, padded as `answers.padded` does."""
 
-    scored: Scored
     targets: Int[Tensor, "prompt token"]
     against: Int[Tensor, "prompt token"] | None
 
     def __call__(self, readout: Readout) -> Float[Tensor, " read"]:
-        logits, prompt = logits_of(readout), self.scored.prompts_of(readout)
+        logits, prompt = logits_of(readout), readout.prompt
         reference = logits.logsumexp(dim=-1) if self.against is None else together(logits, self.against[prompt])
         return together(logits, self.targets[prompt]) - reference
 
