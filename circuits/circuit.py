@@ -30,8 +30,10 @@ else:  # circuits are listed without torch; networkx knows of vertices' types in
 INPUT, LOGITS = "input", "logits"  # the vertices that are no nodes: embeddings, and the unembedding
 SUFFIXES = (".yaml", ".yml", ".json")
 INFINITE = float("inf")
-SAID = ("name", "title", "model", "task", "metric", "confidence")  # what a file calls as a `Circuit` does
-SAID += ("sources", "rivals", "detectors", "reported", "caveats")
+SAID: tuple[str, ...] = (  # what a file calls as a `Circuit` does
+    *("name", "title", "model", "task", "metric", "confidence"),
+    *("sources", "rivals", "detectors", "reported", "caveats"),
+)
 Confidence = Literal["primary", "secondary", "weak", "ours"]
 Level = Literal["exact", "group", "none"]
 Size = Annotated[int, Within(1, 100_000)]
