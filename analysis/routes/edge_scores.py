@@ -77,17 +77,17 @@ def connected(experiment: Experiment) -> Bool[NDArray[np.bool_], "sender receive
     """Whether the receiver's stream holds what the sender writes: where an edge can be."""
     model, injected = experiment.model, injected_at(experiment)
     receivers = inputs_of(model, experiment.reachable[0].layer)
-    return np.array([[_reads(model, s, r, injected) for r in receivers] for s in senders_of(experiment)])
+    return np.array([[reads(model, s, r, injected) for r in receivers] for s in senders_of(experiment)])
 
 
-def _reads(model: Model, sender: Node | None, receiver: Input, injected: tuple[int, int]) -> bool:
+def reads(model: Model, sender: Node | None, receiver: Input, injected: tuple[int, int]) -> bool:
     if sender is None:
-        return injected <= _reads_at(model, receiver)
+        return injected <= reads_at(model, receiver)
     written = (sender.layer, 1) if sender.head is not None and not model.parallel else (sender.layer, 2)
-    return written <= _reads_at(model, receiver)
+    return written <= reads_at(model, receiver)
 
 
-def _reads_at(model: Model, receiver: Input) -> tuple[int, int]:
+def reads_at(model: Model, receiver: Input) -> tuple[int, int]:
     return receiver.layer, 1 if receiver.name == "mlp" and not model.parallel else 0
 
 
@@ -146,7 +146,7 @@ def edge_scores(
         for receiver, p, mean in read:
             own_scores = torch.einsum("spm,pm->s", moved[p], mean)
             found[1:, place[receiver], p] = own_scores.double().cpu().numpy()
-            found[0, place[receiver], p] = float((injected[p][_reads_at(model, receiver)] * mean).sum())
+            found[0, place[receiver], p] = float((injected[p][reads_at(model, receiver)] * mean).sum())
 
     steered = [experiment.edits(vector, float(x + 1) / 2) for x in points]
     backward(
@@ -217,7 +217,7 @@ def _moved(experiment: Experiment, vector: int) -> list[Float[Tensor, "node pos 
 def _injected(experiment: Experiment, vector: int) -> list[dict[tuple[int, int], Float[Tensor, "pos d_model"]]]:
     """By prompt, what is injected before each place where something reads the stream."""
     model = experiment.model
-    places = {_reads_at(model, receiver) for receiver in inputs_of(model, experiment.reachable[0].layer)}
+    places = {reads_at(model, receiver) for receiver in inputs_of(model, experiment.reachable[0].layer)}
     return [
         {place: injected_stream(model, edits, len(ids), place) for place in places}
         for ids, edits in zip(experiment.prompts.full, experiment.edits(vector), strict=True)
