@@ -79,35 +79,47 @@ class CircuitRuns:
                     put[layer, at] = put[layer, at] + kept[key] - mean[key]
         return found
 
-    def run(self, masks: Sequence[Mask], scores: Sequence[Score] | None = None, what: str | None = None) -> Values:
-        """Scores of circuits: `[circuit, prompt, score]`; the contrast's own score by default.
+    def run(
+        self,
+        masks: Sequence[Mask],
+        scores: Sequence[Score] | None = None,
+        prompts: Sequence[int] | None = None,
+        what: str | None = None,
+    ) -> Float[Values, "circuit prompt score"]:
+        """Scores of circuits; the contrast's own score by default.
 
         Args:
             masks: which edges each circuit has.
+            prompts: which prompts are run; all by default.
             what: name for a progress bar.
         """
         contrast, scores = self.contrast, list(scores or [self.contrast.score])
-        if not masks:
-            return np.zeros((0, len(contrast), len(scores)))
+        asked = range(len(contrast)) if prompts is None else prompts
+        values = np.zeros((len(masks), len(asked), len(scores)))
+        if not values.size:
+            return values
         with torch.no_grad():
             embedded = embed(contrast.model, contrast.prompts)
         _ = self.put_in  # made here, not inside of a run
         job = _Runs(self, tuple(scores), _Layers.of(contrast), self.reference, embedded)
-        rows = [(c, p) for p in range(len(contrast)) for c in range(len(masks))]
-        rows.sort(key=lambda row: len(contrast.prompts[row[1]]))
+        rows = [(c, at) for at in range(len(asked)) for c in range(len(masks))]
+        rows.sort(key=lambda row: len(contrast.prompts[asked[row[1]]]))
         each = len(contrast.senders) * max(map(len, contrast.prompts)) * contrast.model.d_model * 4
         size = max(1, (contrast.budget or MEMORY) // each)
         chunks = [rows[at : at + size] for at in range(0, len(rows), size)]
-        values = np.zeros((len(masks), len(contrast), len(scores)))
-        tasks = [([masks[c] & contrast.connected for c, _ in chunk], [p for _, p in chunk]) for chunk in chunks]
+        tasks = [
+            ([masks[c] & contrast.connected for c, _ in chunk], [asked[at] for _, at in chunk]) for chunk in chunks
+        ]
         for chunk, found in zip(chunks, answers(job, tasks, what), strict=True):
-            for (c, p), own in zip(chunk, found.tolist(), strict=True):
-                values[c, p] = own
+            for (c, at), own in zip(chunk, found.tolist(), strict=True):
+                values[c, at] = own
         return values
 
-    def values(self, masks: Sequence[Mask], what: str | None = None) -> Float[Values, "circuit prompt"]:
+    def values(
+        self, masks: Sequence[Mask], prompts: Sequence[int] | None = None, what: str | None = None
+    ) -> Float[Values, "circuit prompt"]:
         """The contrast's score of each circuit."""
-        return self.run(masks, what=what)[:, :, 0]
+        return self.run(masks, None, prompts, what)[:, :, 0]
 
     @cached_property
     def ends(self) -> Float[Values, "two prompt"]:
@@ -181,8 +193,8 @@ class CircuitRuns:
         alone = next((n for n in lengths if lengths.count(n) < 2), None)
         if alone is not None:
             raise BadArgument(
-                f"mean ablation with one prompt of {alone} tokens; expected two or more of each length, since means are "
-                "taken position by position; give prompts of equal length, or ablation='resample'"
+                f"mean ablation with one prompt of {alone} tokens; expected two or more of each length, since means "
+                "are taken position by position; give prompts of equal length, or ablation='resample'"
             )
         means = {
             n: {
@@ -214,7 +226,9 @@ class _Runs:
         variants = [Variant(p, contrast.base[p]) for p in prompts]
         with torch.no_grad():
             probe = _Circuits(self, masks, prompts)
-            one = Pass(self.model, contrast.prompts, variants, scored.positions, contrast.reads, (), probe)
+            own = all(score is contrast.score for score in self.scores)
+            reads = contrast.reads if own else "logits"
+            one = Pass(self.model, contrast.prompts, variants, scored.positions, reads, (), probe)
             readout = one.run(self.embedded)
             check_finite(self.model, contrast.prompts, readout)
             return Means(self.scores, None, scored.vocab)(readout).cpu()
