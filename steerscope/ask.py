@@ -8,6 +8,7 @@ from typing import Any
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.result import Result
 from steerscope.questions import Question
 
 OPTIONS = tuple(field.name for field in fields(Experiment))
@@ -29,7 +30,7 @@ def door(question: Question) -> Callable[..., Any]:
     def ask(*first: Any, **options: Any) -> Any:
         if not first and "experiment" in options:
             first = (options.pop("experiment"),)
-        if first and isinstance(first[0], Experiment):
+        if first and isinstance(first[0], (Experiment, Result) if question.results else Experiment):
             twice = sorted(set(options) & {*OPTIONS, "experiment"})
             if twice:
                 raise BadArgument(

@@ -93,6 +93,7 @@ KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("Sequence[str]", "str | Sequence[str]", "Sequence[Node | str]"), _LIST),
     **dict.fromkeys(("Sequence[Order]", "Sequence[Scope]"), _LIST),
     **dict.fromkeys(("Sequence[float]", "Sequence[Share]"), _FLOATS),
+    "Circuit | str | Sequence[Circuit | str]": Kind(list[str]),
     "Sequence[str] | Sequence[Sequence[int]]": Kind(Path, _texts, "a file of texts"),
 }
 SHARED = ("level", "alpha", "smallest")

@@ -28,6 +28,7 @@ class Question:
             command of their own in `steerscope.commands`.
         group: the group of commands that its command stands in; directly below `steerscope` where empty.
         layer: where its command records and injects if none is given; None where one must be.
+        results: whether it can be asked of a `Result`, too.
     """
 
     name: str
@@ -38,11 +39,12 @@ class Question:
     experiment: bool = True
     group: str = ""
     layer: int | None = None
+    results: bool = False
 
     @property
     def command(self) -> str:
         """What one types after `steerscope`."""
-        if not self.experiment:
+        if self.name in OTHER_COMMANDS:
             return OTHER_COMMANDS[self.name]
         return f"{self.group} {(self.door or self.name).replace('_', '-')}".strip()
 
@@ -80,6 +82,7 @@ OTHER_COMMANDS = {
     "layer_study": "tinystories layers",
     "compare_variants": "tinystories compare",
     "task_vector": "tinystories task-vector",
+    "map_effect": "circuits map",
 }
 _LINES: tuple[tuple[Any, ...], ...] = (
     ("localize", "analysis.carriers.localize", "Which heads and MLPs carry the vector? By any method."),
@@ -106,6 +109,10 @@ _LINES: tuple[tuple[Any, ...], ...] = (
     ("task_vector", "tinystories.task_vector", "Learned weights or an added vector?", "task_vector", "", False),
     ("train_lens", "analysis.lens.train", "What would each layer predict? A tuned lens.", "lens", "", False),
     ("head_census", "circuits.detect", "What does each attention head do?", "head_census", "", False),
+    (
+        *("map_effect", "circuits.map_effect", "Which known circuits does it go through?", "map_effect"),
+        *("", True, "circuits", None, True),
+    ),
     ("layer_study", "tinystories.layers", "What does each layer do, under steering too?", "layer_study", "", False),
 )
 QUESTIONS: dict[str, Question] = {line[0]: Question(*line) for line in _LINES}

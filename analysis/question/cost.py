@@ -306,11 +306,21 @@ def _shapley(experiment: Experiment, knobs: Mapping[str, Any]) -> float:
     return float(_runs(experiment) + rows * _from(experiment))
 
 
+def _map_effect(experiment: Experiment, knobs: Mapping[str, Any]) -> float:
+    """Every node by itself, then of each circuit other sets of its make, by two makes and two measures."""
+    given, nodes = knobs.get("circuit", ""), len(experiment.reachable)
+    circuits = len(given) if isinstance(given, list | tuple) else 1
+    sets = knobs["sets"] if knobs["sets"] is not None else 200 if nodes <= 100 else 99
+    alone = _runs(experiment) + _single(experiment, nodes)
+    return alone + circuits * 4 * (1 + sets) * len(experiment.prompts) * _from(experiment)
+
+
 FORMULAS: dict[str, Callable[[Experiment, Mapping[str, Any]], float]] = {
     "exact": _exact,
     "screen": _screen,
     "attribute": _attribute,
     "shapley": _shapley,
+    "map_effect": _map_effect,
 }
 
 

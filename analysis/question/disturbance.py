@@ -44,19 +44,28 @@ def at_kl(
             coefficient is no strength.
     """
     check_scale(injections)
-
-    def gap(log_factor: float) -> float:
-        return float(np.log(max(kl(_scaled(injections, np.exp(log_factor))).mean(), 1e-12)) - np.log(target))
-
     whole = max((abs(one.coefficient) for one in injections), default=0.0)
     room = 0.99 * most / whole if whole else REACH
-    low, high = np.log(1 / REACH), np.log(np.clip(room, 1 / REACH, REACH))
-    if not target > 0 or gap(low) > 0 or gap(high) < 0:
+    high = float(np.clip(room, 1 / REACH, REACH))
+    factor = factor_at(lambda f: float(kl(_scaled(injections, f)).mean()), target, 1 / REACH, high)
+    if factor is None:
         raise BadInjection(
             f"no coefficient from 1/1000 to 1000 times the given one disturbs by {target:.3g} nats; expected a "
             "disturbance within reach; use matched='norm'"
         )
-    return _scaled(injections, float(np.exp(brentq(gap, low, high, xtol=1e-3))))
+    return _scaled(injections, factor)
+
+
+def factor_at(kl: Callable[[float], float], target: float, low: float, high: float) -> float | None:
+    """The factor from `low` to `high` at which a mean disturbance is `target` nats; None where none is."""
+
+    def gap(log_factor: float) -> float:
+        return float(np.log(max(kl(float(np.exp(log_factor))), 1e-12)) - np.log(target))
+
+    ends = float(np.log(low)), float(np.log(high))
+    if not target > 0 or gap(ends[0]) > 0 or gap(ends[1]) < 0:
+        return None
+    return float(np.exp(brentq(gap, *ends, xtol=1e-3)))
 
 
 def _scaled(injections: Sequence[Injection], factor: float) -> tuple[Injection, ...]:

@@ -127,19 +127,20 @@ def _sources(experiment: Experiment, vector: int, nodes: Sequence[Node]) -> dict
 
 
 def together(
-    experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]], vector: int = 0
+    experiment: Experiment, groups: Sequence[tuple[str, Sequence[Node]]], vector: int = 0, own: bool = False
 ) -> Float[Values, "group prompt"]:
     """Step 4: effect of patching a group of nodes at once: (measure, nodes); zero of an empty one.
 
     Args:
         vector: whose; along the metric for the real one, along its own change for a reference.
+        own: along its own change for the real one, too.
     """
     asked = [(at, measure, members) for at, (measure, members) in enumerate(groups) if members]
     nodes = [n for n in experiment.reachable if any(n in members for _, _, members in asked)]
     found = np.zeros((len(groups), len(experiment.prompts)))
     if not asked:
         return found
-    score = experiment.own(vector) if vector else experiment.along
+    score = experiment.own(vector) if vector or own else experiment.along
     edits, sources = experiment.edits(vector), _sources(experiment, vector, nodes)
     variants = [
         patched(measure, p, edits, [sources[measure][node][p] for node in members])
@@ -148,9 +149,9 @@ def together(
     ]
     reads = experiment.scored_positions.reads if vector else None
     values = experiment.scores(variants, [score], reads)[:, 0].reshape(len(asked), -1)
-    for (at, measure, _), own in zip(asked, values, strict=True):
+    for (at, measure, _), row in zip(asked, values, strict=True):
         lost = measure == "necessity"
-        change = experiment.change(own, vector if lost else None, vector, score)
+        change = experiment.change(row, vector if lost else None, vector, score)
         found[at] = -change if lost else change
     return found
 

@@ -1,0 +1,210 @@
+"""Tables of `map_effect`: circuits and their roles with the shares that they carry, and what a picture needs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from steerscope.analysis.model.nodes import Node
+from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.results.effects import NUMBERS, Statistics, estimates, node_columns
+from steerscope.analysis.results.stats import holm, interval, ratio_interval
+from steerscope.analysis.tools.keeping import Arrays, each
+from steerscope.analysis.tools.patching import together
+
+from .carried import Carried
+from .circuit import Circuit, Graph
+from .enrichment import UNTESTED, Matched, ranked, summed
+from .joint import jointly
+from .map_columns import COLUMNS, MATCHED
+
+ROLE = 3  # nodes of a role that is tested
+JOINED = ", "
+DECIDE = ("joint", "sum")  # of the tests, those that say what a circuit is among others
+
+
+def circuit_table(
+    carried: Carried, circuits: Sequence[Circuit], options: Statistics, experiment: Experiment | None
+) -> pd.DataFrame:
+    """The columns of `circuits`, without `among`: joint shares beside those of reference vectors."""
+    inside = [carried.inside(circuit.nodes) for circuit in circuits]
+    there = [n for n, nodes in enumerate(inside) if nodes]
+    numbers = {
+        m: pd.DataFrame(columns=list(NUMBERS), index=range(len(circuits)), dtype=float) for m in carried.measures
+    }
+    if experiment is not None and there:
+        numbers |= _joint(carried, [inside[n] for n in there], there, len(circuits), options, experiment)
+    tables = []
+    for measure in carried.measures:
+        about = {
+            "circuit": [circuit.name for circuit in circuits],
+            "measure": measure,
+            "nodes": [len(circuit.nodes) for circuit in circuits],
+            "inside": [len(nodes) for nodes in inside],
+            "unreached": [len(c.nodes) - len(nodes) for c, nodes in zip(circuits, inside, strict=True)],
+        }
+        found = numbers[measure].reindex(columns=[*NUMBERS, "share_low", "share_high"])
+        found["verdict"] = found["verdict"].astype(object).where(found["verdict"].notna(), "untested")
+        tables.append(pd.DataFrame(about).join(found))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _joint(
+    carried: Carried,
+    inside: Sequence[Sequence[Node]],
+    rows: Sequence[int],
+    count: int,
+    options: Statistics,
+    experiment: Experiment,
+) -> dict[str, pd.DataFrame]:
+    """By measure, the columns of `NUMBERS` with the share's interval; a row a circuit."""
+    assert carried.basis is not None
+    groups = [(measure, nodes) for measure in carried.measures for nodes in inside]
+
+    def read(vector: int) -> Arrays:
+        own = together(experiment, groups, vector, own=True)
+        same = vector > 0 or experiment.metric.own_direction
+        return own, own if same else together(experiment, groups)
+
+    given = [f"{measure}: {' '.join(map(str, nodes))}" for measure, nodes in groups]
+    found = list(each(experiment, "circuits", read, *given))
+    shape = (len(carried.measures), len(inside), -1)
+    own = np.stack([values for values, _ in found]).reshape(len(found), *shape)
+    along = found[0][1].reshape(shape)
+    tables = {}
+    for m, measure in enumerate(carried.measures):
+        low, high = ratio_interval(along[m], carried.basis.total, options.level, carried.basis.groups)
+        columns = estimates(carried.basis, along[m], own[:, m], options, count)
+        tables[measure] = pd.DataFrame(columns | {"share_low": low, "share_high": high}, index=rows).reindex(
+            range(count)
+        )
+    return tables
+
+
+def with_among(table: pd.DataFrame, tests: pd.DataFrame, carried: Carried, options: Statistics) -> pd.DataFrame:
+    """The same with what each circuit is among sets of its make: by the joint share or the sum, whichever says more;
+    both count (Bonferroni), and all circuits (Holm)."""
+    rows = tests[(tests["matched"] == MATCHED[0]) & tests["test"].isin(DECIDE)]
+    found = rows.groupby(["circuit", "measure"])[["p", "p_below", "least"]].min()
+    found = (found * rows["test"].nunique()).clip(upper=1.0)
+    found["tested"] = rows.groupby(["circuit", "measure"])["sets"].max() > 0
+    for name in ("p", "p_below"):
+        found[f"{name}_holm"] = 1.0
+        for _, own in found[found["tested"]].groupby("measure"):
+            found.loc[own.index, f"{name}_holm"] = holm(own[name].to_numpy(dtype=float))
+    family = found["tested"].groupby("measure").sum()
+    among, places = [], list(zip(table["circuit"], table["measure"], strict=True))
+    for row, place in zip(table.to_dict("records"), places, strict=True):
+        p = found.loc[place]
+        if not carried.clear or not row["inside"]:
+            among.append("undefined")
+        elif p["p_holm"] < options.alpha and _large(row, options):
+            among.append("more")
+        elif p["p_below_holm"] < options.alpha:
+            among.append("less")
+        elif not p["tested"] or p["least"] * family[row["measure"]] >= options.alpha:
+            among.append("cannot tell")
+        else:
+            among.append("alike")
+    numbers = found.loc[places, ["p_holm", "p_below_holm", "least"]].reset_index(drop=True)
+    numbers.columns = pd.Index(["p_more", "p_fewer", "least"])
+    return table.assign(among=among).join(numbers)[list(COLUMNS["circuits"])]
+
+
+def _large(row: dict[str, Any], options: Statistics) -> bool:
+    """Whether a joint share is told from zero and of interest; where none was made, nobody asks."""
+    known = np.isfinite(row["share"])
+    return not known or bool(row["share"] >= options.smallest and row["share_low"] > 0)
+
+
+def role_table(
+    carried: Carried, circuits: Sequence[Circuit], options: Statistics, experiment: Experiment | None, permutations: int
+) -> pd.DataFrame:
+    """The columns of `roles`."""
+    roles = [(circuit.name, role, nodes) for circuit in circuits for role, nodes in circuit.roles.items()]
+    there = [carried.inside(nodes) for _, _, nodes in roles]
+    groups = [(measure, nodes) for measure in carried.measures for nodes in there]
+    values = None if experiment is None else jointly(experiment, groups, "roles")
+    rows: list[dict[str, Any]] = []
+    for m, measure in enumerate(carried.measures):
+        for r, (name, role, nodes) in enumerate(roles):
+            test = UNTESTED
+            if len(there[r]) >= ROLE and carried.clear:
+                matched = Matched(carried.strata, carried.holds(nodes))
+                test = summed(matched, carried.shares[m], permutations, carried.seed) if matched.tested.any() else test
+            numbers = dict.fromkeys(("effect", "low", "high", "share", "share_low", "share_high"), np.nan)
+            if values is not None and there[r]:
+                numbers |= _shares(carried, values[m * len(roles) + r], options)
+            about = {"circuit": name, "role": role, "measure": measure, "nodes": len(nodes), "inside": len(there[r])}
+            said = "tested" if test.sets else "described"
+            rows.append(about | numbers | {"p": test.above, "least": test.least, "said": said})
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS["roles"] if name != "p_holm"]).assign(p_holm=1.0)
+    for _, own in table[table["said"] == "tested"].groupby(["circuit", "measure"]):
+        table.loc[own.index, "p_holm"] = holm(own["p"].to_numpy(dtype=float))
+    return table[list(COLUMNS["roles"])]
+
+
+def _shares(carried: Carried, values: Any, options: Statistics) -> dict[str, float]:
+    assert carried.basis is not None
+    total, groups = carried.basis.total, carried.basis.groups
+    low, high = interval(values, options.level, groups)
+    share_low, share_high = ratio_interval(values, total, options.level, groups)
+    share = values.mean() / total.mean() if carried.clear else np.nan
+    ends = {"low": float(low), "high": float(high), "share_low": float(share_low), "share_high": float(share_high)}
+    return {"effect": float(values.mean()), "share": float(share)} | ends
+
+
+def rank_table(carried: Carried, circuits: Sequence[Circuit], permutations: int) -> pd.DataFrame:
+    """The columns of `ranks`: of circuits that score their edges."""
+    rows = []
+    for circuit in circuits:
+        own = own_scores(circuit)
+        kept = [n for n, node in enumerate(carried.nodes) if node in own]
+        scores = np.array([own[carried.nodes[n]] for n in kept])
+        for m, measure in enumerate(carried.measures):
+            if not own:
+                continue
+            sizes = np.abs(carried.shares[m][kept])
+            known = carried.clear and len(kept) > 1
+            layers = [carried.nodes[n].layer for n in kept]
+            test = ranked(sizes, scores, layers, permutations, carried.seed) if known else UNTESTED
+            about = {"circuit": circuit.name, "measure": measure, "nodes": len(kept)}
+            rows.append(about | {"kendall": test.value, "p": test.above, "least": test.least})
+    return pd.DataFrame(rows, columns=list(COLUMNS["ranks"]))
+
+
+def own_scores(circuit: Circuit) -> dict[Node, float]:
+    """What a circuit itself says of its nodes: the summed sizes of the scores of the edges that leave them."""
+    graph: Graph = circuit.graph
+    found = {}
+    for node in circuit.nodes:
+        scores = [s for _, _, about in graph.out_edges(str(node), data=True) for s in about.get("scores", {}).values()]
+        if scores:
+            found[node] = float(np.abs(scores).sum())
+    return found
+
+
+def drawn(carried: Carried, circuits: Sequence[Circuit]) -> dict[str, pd.DataFrame]:
+    """What a picture of the circuits needs: the columns of `nodes` and `edges`."""
+    nodes, edges = [], []
+    numbers = carried.table.set_index(["measure", "node"])[["effect", "low", "high", "share", "verdict"]]
+    for circuit in circuits:
+        graph: Graph = circuit.graph
+        names = [str(node) for node in circuit.nodes]
+        about = node_columns(circuit.nodes) | {
+            "circuit": circuit.name,
+            "role": [JOINED.join(graph.nodes[name].get("roles", ())) for name in names],
+            "reached": carried.reached(circuit.nodes),
+        }
+        for measure in carried.measures:
+            own = numbers.loc[measure].reindex(names).reset_index(drop=True)
+            own["verdict"] = own["verdict"].where(own["verdict"].notna(), "untested")
+            nodes.append(pd.DataFrame(about).assign(measure=measure).join(own))
+        for sender, receiver, edge in graph.edges(data=True):
+            scores = edge.get("scores", {})
+            inputs = JOINED.join(map(str, edge.get("inputs", ())))
+            score = float(sum(map(abs, scores.values()))) if scores else np.nan
+            edges.append((circuit.name, str(sender), str(receiver), inputs, score))
+    tables = pd.concat(nodes, ignore_index=True)[list(COLUMNS["nodes"])]
+    return {"nodes": tables, "edges": pd.DataFrame(edges, columns=list(COLUMNS["edges"]))}
