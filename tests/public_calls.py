@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from checkpoints import save_gpt2
+from small_circuits import FILE
 
 import steerscope as st
 from steerscope.analysis.model.models import Model
@@ -43,6 +44,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     knobs: dict[str, dict[str, Any]] = {
         "localize": {"method": "exact", "completions": 0, "writers": False, "attention": False, "growing": False},
         "exact": {"completions": 0, "writers": False, "attention": False, "growing": False},
+        "map_effect": {"circuit": str(FILE), "sets": 3, "permutations": 5, "controls": 1},
         "path_effect": {"senders": ["injection"], "receivers": ["logits"]},
         "self_repair": {"nodes": ["L1M"]},
         "by_position": {"nodes": ["L1M"]},

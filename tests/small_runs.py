@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from checkpoints import save_gpt2
+from small_circuits import FILE
 
 from steerscope.analysis.carriers.attribute import attribute
 from steerscope.analysis.carriers.exact import exact
@@ -22,6 +23,7 @@ from steerscope.analysis.routes.edges import edges
 from steerscope.analysis.routes.path_effect import path_effect
 from steerscope.analysis.routes.self_repair import self_repair
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.circuits.map_effect import map_effect
 
 RUNS: dict[str, Callable[[Experiment], Result]] = {
     "exact": lambda asked: exact(asked, completions=1),
@@ -34,6 +36,7 @@ RUNS: dict[str, Callable[[Experiment], Result]] = {
     "path_effect": lambda asked: path_effect(asked, ["injection", "L0H1"], ["L1H2.q", "L1M", "logits"]),
     "by_position": lambda asked: by_position(asked, nodes=["L0M", "L1H1"]),
     "self_repair": lambda asked: self_repair(asked, ["L0M", "L0H1", "L0H2"]),
+    "map_effect": lambda asked: map_effect(asked, str(FILE), sets=5, permutations=20, controls=2),
     "sparsify": lambda asked: sparsify(asked, fractions=[0.1, 0.5], steps=2),
 }
 

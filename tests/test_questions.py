@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from questions import experiment
+from small_circuits import FILE
 
 import steerscope
 from steerscope.analysis.errors import BadArgument, SteerscopeError
@@ -119,7 +120,8 @@ def test_what_makes_no_experiment_is_refused(parts: Parts) -> None:
 
 @pytest.mark.parametrize(("question", "knob"), KNOBS, ids=lambda part: getattr(part, "name", part))
 def test_a_knob_refuses_what_it_does_not_take_by_name(question: Question, knob: str, small_model: Model) -> None:
-    given = {"senders": "injection", "receivers": "logits"} if question.name == "path_effect" else {}
+    needed = {"path_effect": {"senders": "injection", "receivers": "logits"}, "map_effect": {"circuit": str(FILE)}}
+    given = needed.get(question.name, {})
     asked = experiment(small_model)
     for odd in (object(), "\ud800", float("nan"), 1j, [object()], b"L0H0", failing):
         with pytest.raises(SteerscopeError, match=rf"^{question.name} got {knob}=.*; expected .*; ") as refused:

@@ -252,8 +252,8 @@ def _sets(result: Result) -> Section:
     titles = ["circuit", "measure", "test", "of equal", "nodes", "has", "others have"]
     titles += ["p", "Holm", "Holm, less", "least p", "sets"]
     text = [
-        "Grey: 95% of other sets of the circuit's make. Nodes that have no others of their kind are left out here. p: as "
-        "much or more; less: as much or less; least: the smallest p that could have come out."
+        "Grey: 95% of other sets of the circuit's make. Nodes that have no others of their kind are left out here. p: "
+        "as much or more; less: as much or less; least: the smallest p that could have come out."
     ]
     for name, what in (("carriers", "Carriers were not counted"), ("size", "Sets that write as much were not made")):
         if missing(result, name, ""):

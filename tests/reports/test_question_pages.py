@@ -9,6 +9,7 @@ import networkx as nx
 import pandas as pd
 import pytest
 from checkpoints import save_gpt2
+from small_circuits import FILE
 
 from steerscope.analysis.breakdown.breakdown import breakdown
 from steerscope.analysis.carriers.attribute import attribute
@@ -30,6 +31,7 @@ from steerscope.analysis.routes.self_repair import self_repair
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.circuits.edge_graph import INJECTION, LOGITS, edge_graph
+from steerscope.circuits.map_effect import map_effect
 from steerscope.questions import QUESTIONS, page_of
 from steerscope.reports.figures.coefficient import curves
 from steerscope.reports.page import render
@@ -45,6 +47,7 @@ METHODS: dict[str, Callable[[Experiment], Result]] = {
     "by_position": lambda asked: by_position(asked, nodes=["L0M", "L1H1"]),
     "sparsify": lambda asked: sparsify(asked, fractions=[0.1, 0.5], steps=2),
     "self_repair": lambda asked: self_repair(asked, ["L0M", "L0H1"]),
+    "map_effect": lambda asked: map_effect(asked, str(FILE), sets=5, permutations=20, controls=2),
     "trace": lambda asked: trace(asked),
     "breakdown": lambda asked: breakdown(asked, coefficients=[-10, 0, 1, 3, 10, 100, 1e4]),
     "path_effect": lambda asked: path_effect(asked, ["injection", "L0H1"], ["L1H2.q", "L1M", "logits"]),

@@ -6,6 +6,7 @@ from functools import wraps
 from pathlib import Path
 
 import pytest
+from small_circuits import FILE
 
 from steerscope import cli
 from steerscope.analysis.question import cost
@@ -14,6 +15,7 @@ from steerscope.commands.asked import REFERENCES
 from steerscope.questions import QUESTIONS, Question
 
 NEEDED = {"path_effect": ["--senders", "injection", "--receivers", "logits"]}
+NEEDED["map_effect"] = ["--circuit", str(FILE)]
 OWN = [question for question in QUESTIONS.values() if question.experiment and not question.door]
 
 

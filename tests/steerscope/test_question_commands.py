@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_circuits import FILE
 
 from steerscope import cli
 from steerscope.analysis.results.result import Result
@@ -20,6 +21,7 @@ ARGUMENTS = {  # beyond model, vector, prompts and folder
     "breakdown": ["--coefficients 0,1,10,10000"],
     "freeze_attention": ["--by all,layer"],
     "exact": ["--completions 0"],
+    "map_effect": [f"--circuit {FILE} --sets 5", f"--circuit {FILE} --sets 0 --no-targeted"],
     "screen": ["--method screen --top 3"],
     "attribute": ["--method gradient", "--method ig --steps 4 --sample 3"],
     "shapley": ["--method shapley --passes 30"],

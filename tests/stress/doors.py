@@ -19,6 +19,7 @@ from typing import Any
 import networkx as nx
 import pandas as pd
 import torch
+from small_circuits import FILE
 
 from steerscope import cli
 from steerscope.analysis.errors import DamagedRun
@@ -450,6 +451,7 @@ MORE: Mapping[str, tuple[object, ...]] = {
     "by-position": ("--nodes", "L0M,L1H1"),
     "by_position": ("--nodes", "L0M,L1H1"),
     "tinystories dissect": ("--most", 1),
+    "circuits map": ("--circuit", FILE, "--sets", 3, "--controls", 1),
 }
 
 

@@ -20,6 +20,7 @@ import pytest
 import torch
 import typer.main
 from checkpoints import TEXT, save_gpt2
+from small_circuits import FILE
 
 from steerscope import cli
 from steerscope.analysis.model.nodes import Site
@@ -117,6 +118,9 @@ CHEAP: dict[str, object] = {
     "causal": 1,
     "at": "L0.resid_pre",
     "vectors": "happy",
+    "circuit": FILE,
+    "sets": 3,
+    "permutations": 5,
 }
 SAVED = {"vectors make": "pca", "vectors convert": "vector.safetensors", "vectors build": "table.csv"}
 SAVED["vectors compare"] = "vector.safetensors"

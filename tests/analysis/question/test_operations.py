@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_circuits import FILE
 
 from steerscope.analysis.engine.edits import Variant
 from steerscope.analysis.errors import BadInjection
@@ -30,6 +31,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "self_repair": {"nodes": ["L1M", "L0H1"]},
     "by_position": {"nodes": ["L1M", "L1H2"]},
     "screen": {"top": 3},
+    "map_effect": {"circuit": str(FILE), "sets": 5, "permutations": 20},
 }
 KINDS = 5
 REFUSED = ("writers", "sparsify", "breakdown")

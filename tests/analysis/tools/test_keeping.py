@@ -21,6 +21,7 @@ LOOPS = {  # which keeps what, in the order in which they are done
     "by_position": ["positions"],
     "self_repair": ["self-repair"],
     "sparsify": ["sparse vectors"],
+    "map_effect": ["vectors", "circuits"],
 }
 
 
