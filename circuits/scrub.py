@@ -11,358 +11,319 @@ A hypothesis is a tree of claims: a node, as its parent reads it, computes a fea
    any prompt with x's answer.
 5. Scores hide cancellation and saturate, so the outputs themselves are compared, too: 1 - E(f_scrubbed - f)^2 /
    E(f(y) - f(x))^2 over the logits of all answers, less their mean.
+6. Each claim alone: every node between it and the logits is run on x, all of its other inputs x's own; only the claimed
+   write, in the input that reads it, is that of a prompt with the same feature. `branch`: with the claims below it.
+7. Control: the same with the values of all features shuffled over the prompts (one order a draw, the same for all
+   features), so as fine as what is claimed, and about nothing. A feature that tells all prompts apart draws x itself:
+   such a claim alone exchanges nothing and cannot fail.
 
-Under steering every run carries the injection ("stands"), or prompts are counted steered and unsteered, and a feature
-may tell the two apart ("feature").
+"All" and "any" are prompts that can be exchanged: of one length, claimed places where the other has them. Under
+steering every run carries the injection ("stands"), or prompts are counted steered and unsteered, and a feature may
+tell the two apart ("feature").
 
 Source: Chan, Garriga-Alonso et al. 2022 (causal scrubbing); Scheurer et al. 2023 on cancellation.
 What it cannot see: a claim that is finer than the truth stands as well as the true one.
 """
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from steerscope.analysis.brief import brief, counted
-from steerscope.analysis.engine.edits import Edit, Variant
-from steerscope.analysis.engine.run import run
-from steerscope.analysis.errors import BadArgument, BadNode, BadPrompt, UnsupportedModel
-from steerscope.analysis.gate import Count, Level, Whole, gated
+from steerscope.analysis.brief import counted
+from steerscope.analysis.errors import BadArgument, BadCircuit
+from steerscope.analysis.gate import Bytes, Count, Level, Seed, Whole, gated
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.model.nodes import Node, Site, parse_node
-from steerscope.analysis.question.answers import padded, together
+from steerscope.analysis.progress import track
 from steerscope.analysis.question.experiment import Experiment
+from steerscope.analysis.question.injection import Injection
+from steerscope.analysis.question.prompts import Prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.schema import Column, Frames
-from steerscope.analysis.results.stats import interval
-from steerscope.analysis.tools.record import record
-from steerscope.analysis.tools.writes import head_writes
+from steerscope.analysis.results.stats import holm, interval, nonzero_p, ratio_interval
+from steerscope.analysis.tools.record import check, made_now, tolerance
 
+from .features import told, where
+from .hypotheses import hypothesis as named
+from .hypothesis import LOGITS, Claim, Hypothesis, Place, check_claim, places
+from .scrub_data import Data, Dataset, Shuffled, dataset_of
+from .task import TaskPrompts
+from .unrolled import Answers, Read, Step, Unrolled, pruned, untouched, whole
+
+NO_GAIN = "the model answers a prompt no better than another one would: there is nothing to share out"
+STEERING = Literal["none", "stands", "feature"]
+MOST, WORK = 50_000, 1 << 24  # runs in all; numbers of a stream that are held at once
+SHARE, ENDS = "(score - resampled) / (model - resampled)", ("lower end, over prompts", "upper end, over prompts")
 COLUMNS: Frames = {
-    "scrubbed": {
+    "recovered": {
         "hypothesis": Column("its name", role="label"),
-        "recovered": Column("(score - resampled) / (model - resampled): 1 if it explains the score", role="estimate"),
-        "low": Column("lower end, over prompts", role="low"),
-        "high": Column("upper end, over prompts", role="high"),
+        "node": Column("logits: the whole tree; else a claim, by its path from the logits", role="label"),
+        "share": Column(f"{SHARE}, of the whole tree or of this claim alone", role="estimate"),
+        "low": Column(ENDS[0], role="low"),
+        "high": Column(ENDS[1], role="high"),
+        "control": Column("the same with features shuffled over prompts", role="reference"),
+        "control_low": Column(ENDS[0], role="reference_low"),
+        "control_high": Column(ENDS[1], role="reference_high"),
+        "beyond": Column("whether the share is above its control (Holm)", role="verdict"),
+        "p_holm": Column("p that share and control are equal over prompts, after Holm over all rows"),
+        "branch": Column("share of this claim with those of what it reads; missing where there are none"),
+        "branch_low": Column(ENDS[0]),
+        "branch_high": Column(ENDS[1]),
         "squared": Column("1 - mean squared change of the answers' logits over that of another prompt's"),
+        "squared_low": Column(ENDS[0]),
+        "squared_high": Column(ENDS[1]),
         "score": Column("mean log-odds of the right answer, scrubbed", "nats"),
-        "model": Column("the same of the model as it is", "nats"),
-        "resampled": Column("the same of the model on another prompt", "nats"),
-        "claims": Column("how many claims the hypothesis makes"),
+        "feature": Column("what the node is claimed to depend on"),
+        "at": Column("the places that are claimed; all where empty"),
+        "alike": Column("prompts with the same value of the feature, on average; 1: it tells all apart, cannot fail"),
+        "exchanged": Column("prompts that can be exchanged for one another, on average"),
+        "claim": Column("number of the claim in its tree; -1 for the whole"),
+        "within": Column("number of the claim that reads it; -1 for the logits"),
     }
 }
-EMBEDDING = "embedding"
-STEERING = Literal["none", "stands", "feature"]
-STEERED: dict[str, list[int | None]] = {"none": [None], "stands": [0], "feature": [None, 0]}
-INPUTS, MOST = ("q", "k", "v"), 50_000
-
-
-@dataclass(frozen=True)
-class Datum:
-    """What a feature may depend on: a prompt by its number and token ids, and whether it is steered."""
-
-    prompt: int
-    ids: tuple[int, ...]
-    steered: bool
-
-
-Feature = Callable[[Datum], Hashable]
-
-
-@gated
-@dataclass(frozen=True)
-class Claim:
-    """A node, as its parent reads it, computes a feature of the prompt.
-
-    Attributes:
-        node: a head (L1H0), an MLP (L0M), or embedding.
-        feature: of a `Datum`; None for the prompt itself, so that nothing of it may be exchanged.
-        by: through which input of its parent: q, k or v of a head; None of an MLP or the logits.
-        at: positions of its write that are claimed; all by default.
-        children: claims of what the node reads; none: its activation in a plain run.
-    """
-
-    node: str
-    feature: Callable[..., Any] | None = None
-    by: Literal["q", "k", "v"] | None = None
-    at: tuple[Whole, ...] | None = None
-    children: tuple["Claim", ...] = ()
-
-    def __len__(self) -> int:
-        return 1 + sum(map(len, self.children))
+Given = Hypothesis | Sequence[Hypothesis | Claim | str] | Mapping[str, Sequence[Claim]] | str | Path
 
 
 @gated
 def scrub(
-    experiment: Experiment,
-    hypotheses: Mapping[str, Sequence[Claim]],
+    model: Model,
+    hypothesis: Hypothesis | Sequence[Hypothesis | Claim | str] | Mapping[str, Sequence[Claim]] | str | Path,
+    dataset: TaskPrompts | Prompts | Experiment,
     *,
     steering: STEERING = "none",
+    injections: Injection | Sequence[Injection] = (),
+    places: Sequence[Mapping[str, Whole]] | None = None,
+    alone: bool = True,
     draws: Count = 8,
+    seed: Seed | None = None,
     level: Level = 0.95,
+    alpha: Level = 0.05,
+    budget: Bytes | None = None,
 ) -> Result:
-    """How much of the right answers each hypothesis explains.
+    """How much of the right answers a hypothesis explains, as a whole and claim by claim.
 
     Args:
-        experiment: its prompts, all of one length, each with an answer of its own (`log_prob(PerPrompt(...))`), scored
-            at their last position.
-        hypotheses: by name, claims of what the logits read.
+        hypothesis: one or several: a `Hypothesis`, its name or file, claims of what the logits read, or such by name.
+        dataset: prompts with an answer each: a task's, `Prompts` with targets, or an experiment with
+            `log_prob(PerPrompt(...))`, scored at their last position.
         steering: none; in all runs (stands); or in half of them, as a part of what features see (feature).
+        injections: of `steering`, where the dataset is no experiment.
+        places: by prompt, named places; those of the task by default, and END, the last token, in any case.
+        alone: whether each claim is tried alone, too.
         draws: of every prompt.
+        seed: of what is drawn; an experiment's own.
+        level: of intervals over prompts.
+        alpha: of the comparison with the control, after Holm.
+        budget: bytes that the engine may take; worked out by default.
 
     Returns:
-        a `Result` of kind "scrub"; frames and columns as in `COLUMNS`.
+        a `Result` of kind "scrub": `recovered`, a row for each whole tree (`node` is "logits") and each claim alone.
 
     Raises:
-        BadPrompt: prompts of several lengths, or without answers.
+        BadPrompt: prompts without answers, or none that can be exchanged.
         BadNode: a claim of a node that is not there, or that its parent does not read.
-        BadArgument: more draws than rows that are run at once, or a feature that fails.
+        BadCircuit: no such hypothesis, or a place that the prompts have not.
+        BadArgument: more draws than are run, a feature that fails, or steering without injections.
         UnsupportedModel: a norm stands between nodes and the stream.
     """
     start = time.perf_counter()
-    _check(experiment)
-    rows = len(experiment.prompts) * (2 if steering == "feature" else 1) * draws
-    if rows > MOST:
+    asked = _named(hypothesis)
+    given = dataset_of(model, dataset, steering, injections, places, seed, budget)
+    for one in asked:
+        for claim in one.tree:
+            check_claim(model, claim, None)
+    data = Data(given, [claim for one in asked for claim in one.tree])
+    if len(data) * draws > MOST:
         raise BadArgument(
-            f"draws={draws:,} of {counted(len(experiment.prompts), 'prompt')}; expected at most {MOST:,} rows in all; "
-            "draw fewer"
+            f"draws={draws:,} of {counted(len(data), 'prompt')}; expected at most {MOST:,} runs in all; draw fewer"
         )
-    for claims in hypotheses.values():
-        for claim in claims:
-            _check_claim(experiment, claim, None)
-    scrubber = _Scrubber(experiment, steering)
-    table, gain = [], scrubber.model - scrubber.resampled
-    for name, claims in hypotheses.items():
-        found = scrubber.scored(claims, draws)
-        recovered = (found.scores - scrubber.resampled) / (gain if gain > 0 else np.nan)
-        low, high = interval(recovered, level, scrubber.groups)
-        told = {"hypothesis": name, "recovered": recovered.mean(), "low": float(low), "high": float(high)}
-        told |= {"squared": 1 - found.squared / (scrubber.spread or np.nan), "score": found.scores.mean()}
-        table.append(told | {"model": scrubber.model, "resampled": scrubber.resampled, "claims": sum(map(len, claims))})
-    frames = {"scrubbed": pd.DataFrame(table, columns=list(COLUMNS["scrubbed"]))}
-    missing = {} if gain > 0 else {"recovered": "the model answers a prompt no better than another one would: no gain"}
-    about: dict[str, Any] = {"steering": steering, "draws": draws, "level": level}
-    return record("scrub", experiment, frames, COLUMNS, start, checks=[], missing=missing, **about)
+    scrubber = _Scrubber(data, draws, level)
+    rows = [row for one in asked for row in scrubber.rows(one, alone)]
+    p = np.array([row.pop("p") for row in rows])
+    holm_p = np.full(len(p), np.nan)
+    tried = np.isfinite(p)
+    holm_p[tried] = holm(p[tried])
+    table = pd.DataFrame(rows).assign(p_holm=holm_p)
+    table["beyond"] = (table["p_holm"] < alpha) & (table["share"] > table["control"])
+    frames = {"recovered": table[list(COLUMNS["recovered"])]}
+    return Result("scrub", frames, COLUMNS, _manifest(given, asked, scrubber, start, steering, draws, level, alpha))
 
 
-def _check(experiment: Experiment) -> None:
-    lengths = {len(ids) for ids in experiment.prompts.full}
-    if len(lengths) > 1 or not experiment.prompts.targets:
-        raise BadPrompt(
-            f"{counted(len(experiment.prompts), 'prompt')} of {counted(len(lengths), 'length')}, "
-            f"{'with' if experiment.prompts.targets else 'without'} answers of their own; expected one length, since "
-            "activations of one prompt are put into another, and answers: metric=log_prob(PerPrompt([...]))"
+def _named(given: Any) -> list[Hypothesis]:
+    if isinstance(given, Mapping):
+        found = [Hypothesis(name, tuple(claims)) for name, claims in given.items()]
+    elif isinstance(given, Hypothesis | str | Path):
+        found = [given if isinstance(given, Hypothesis) else named(given)]
+    elif given and all(isinstance(one, Claim) for one in given):
+        found = [Hypothesis("hypothesis", tuple(given))]
+    elif any(isinstance(one, Claim) for one in given):
+        raise BadCircuit("claims beside hypotheses; expected one or the other; put the claims into a Hypothesis")
+    else:
+        found = [one if isinstance(one, Hypothesis) else named(one) for one in given]
+    names = [one.name for one in found]
+    if not found or len(set(names)) < len(names):
+        raise BadCircuit(
+            f"hypotheses with the names {', '.join(map(repr, names)) or 'of none'}; expected at least one, each with a "
+            "name of its own; rename them"
         )
-    if any(len(at) != 1 for at in experiment.scored_positions.positions):
-        raise BadPrompt("prompts scored at several positions; expected the last one alone; leave scored out")
-    if experiment.model.post_norm:
-        raise UnsupportedModel(
-            f"{experiment.model.name} has norms between nodes and the stream; scrub assumes writes that add up; use "
-            "path_effect"
-        )
+    return found
 
 
-def _check_claim(experiment: Experiment, claim: Claim, parent: Node | None) -> None:
-    """Refuses a claim that its parent cannot read."""
-    model, length = experiment.model, len(experiment.prompts.full[0])
-    if any(place >= length for place in claim.at or ()):
-        raise BadNode(f"{claim.node} claimed at {claim.at}; expected positions 0 to {length - 1}; choose some of these")
-    node = None if claim.node == EMBEDDING else parse_node(claim.node)
-    if node is not None:
-        model.check(node.site)
-    of = "the logits" if parent is None else str(parent)
-    if (claim.by is not None) != (parent is not None and parent.head is not None):
-        expected = "by='q', 'k' or 'v'" if parent is not None and parent.head is not None else "no by"
-        raise BadNode(f"{claim.node}, read by {of} with by={claim.by!r}; expected {expected}; give that")
-    if node is None and claim.children:
-        raise BadNode(f"{EMBEDDING} with claims of what it reads; expected none: it reads tokens; leave them out")
-    if node is not None and parent is not None and not _before(model, node, parent):
-        raise BadNode(f"{node}, read by {of}, stands after it; expected a node before it; turn them round")
-    for child in claim.children:
-        _check_claim(experiment, child, node)
-
-
-def _before(model: Model, sender: Node, receiver: Node) -> bool:
-    if sender.layer != receiver.layer:
-        return sender.layer < receiver.layer
-    return sender.head is not None and receiver.head is None and not model.parallel
+def _manifest(
+    given: Dataset,
+    asked: Sequence[Hypothesis],
+    scrubber: "_Scrubber",
+    start: float,
+    steering: str,
+    draws: int,
+    level: float,
+    alpha: float,
+) -> dict[str, Any]:
+    told_of = [
+        {name: getattr(one, name) for name in ("name", "title", "model", "task")}
+        | {"claims": len(one), "sources": list(one.sources), "caveats": list(one.caveats)}
+        | {"reported": dict(one.reported), "rivals": list(one.rivals)}
+        for one in asked
+    ]
+    sizes = scrubber.data.aligned.sizes
+    missing = {} if scrubber.clear else {"share": NO_GAIN}
+    if int(scrubber.data.groups.max()) < 1:
+        missing["intervals"] = "one group of prompts (copies, or one template) gives no interval over prompts"
+    return {
+        **given.about,
+        "hypotheses": told_of,
+        "steering": steering,
+        "draws": draws,
+        "level": level,
+        "alpha": alpha,
+        "model_score": float(scrubber.model.mean()),
+        "resampled_score": float(scrubber.resampled.mean()),
+        "alignments": {"count": len(sizes), "smallest": int(sizes.min()), "alone": int((sizes == 1).sum())},
+        "checks": scrubber.checks,
+        "warnings": [],
+        "missing": missing,
+        **made_now(start),
+    }
 
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """Of one hypothesis: scores of prompts, mean over draws, and the mean squared change of the answers' logits."""
+    """By datum: the score, and the squared change of the answers' logits, both means over draws."""
 
-    scores: Float[NDArray[np.float64], " datum"]
-    squared: float
+    score: Float[NDArray[np.float64], " datum"]
+    squared: Float[NDArray[np.float64], " datum"]
 
 
 class _Scrubber:
-    """Runs hypotheses on the data of an experiment."""
+    """Scores hypotheses on data."""
 
-    def __init__(self, experiment: Experiment, steering: str) -> None:
-        self.experiment, self.subject = experiment, experiment.model
-        count = len(experiment.prompts)
-        vectors = STEERED[steering]
-        self.data = [(p, vector) for vector in vectors for p in range(count)]
-        self.told = [Datum(p, tuple(experiment.prompts.full[p]), vector is not None) for p, vector in self.data]
-        self.steering = {vector: experiment.edits_of(vector) for vector in vectors}
-        self.groups = np.tile(experiment.prompts.by_group, len(vectors))
-        self.dice = np.random.default_rng(experiment.seed)
-        self.sides = [padded(side) for side in (experiment.prompts.targets, experiment.prompts.against) if side]
-        self.answers = torch.unique(torch.cat([side[side >= 0] for side in self.sides]))
-        self._plain: dict[str, Float[Tensor, "datum pos d_model"]] = {}
-        self._groups: dict[Any, list[NDArray[np.int64]]] = {}
-        self.logits = self._outputs([self._variant(d) for d in range(len(self.data))])
-        every = np.arange(len(self.data))
-        self.own = self._compared(self.logits)
-        pairs = [self._score(self.logits, np.full_like(every, d)) for d in every]  # all runs with the answer of d
-        self.model = float(self._score(self.logits, every).mean())
-        self.resampled = float(np.mean(pairs))
-        off = self.own[:, None] - self.own[None]
-        self.spread = float((off**2).sum(-1).mean())
+    def __init__(self, data: Data, draws: int, level: float) -> None:
+        self.data, self.draws, self.level = data, draws, level
+        self.answers = Answers(data.dataset.prompts, data.of)
+        self.runs = Unrolled(data, self.answers)
+        self.checks: list[dict[str, object]] = []
+        plain = self.runs.plain()
+        self.own, matrix = self.answers.compared(plain), self.answers.matrix(plain)
+        self.model = np.diagonal(matrix).copy()
+        self.resampled, self.spread = np.empty(len(data)), np.empty(len(data))
+        for d in range(len(data)):
+            others = np.flatnonzero(data.aligned.number == data.aligned.number[d])
+            self.resampled[d] = matrix[others, d].mean()
+            self.spread[d] = ((self.own[others] - self.own[d]) ** 2).sum(-1).mean()
+        self.gain = self.model - self.resampled
+        low, _ = interval(self.gain, level, data.groups)
+        self.clear = bool(self.gain.mean() > 0 and not low <= 0)
 
-    def scored(self, claims: Sequence[Claim], draws: int) -> _Scored:
-        references = np.tile(np.arange(len(self.data)), draws)
-        base = self._any(len(references))
-        change = self._change(claims, references, base)
-        model = self.subject
-        site = Site("mlp_out" if model.has_mlp else "attn_out", model.n_layers - 1)
-        logits = self._outputs([self._variant(b, Edit(site, "add", own)) for b, own in zip(base, change, strict=True)])
-        scores = self._score(logits, references).reshape(draws, -1).mean(0)
-        squared = ((self._compared(logits) - self.own[references]) ** 2).sum(-1).mean()
-        return _Scored(scores, float(squared))
+    def rows(self, one: Hypothesis, each: bool) -> list[dict[str, Any]]:
+        """Of the whole tree, then (`each`) of each claim alone."""
+        found, tree = places(one.tree), one.tree
+        kept = self._scored(untouched(tree), own=True, draws=1)
+        limit = tolerance(self.data.dataset.model, float(np.abs(self.model).max()))
+        off = float(np.abs(kept.score - self.model).max())
+        self.checks.append(check(f"{one.name}, with nothing exchanged, is the model", off, limit))
+        all_of, shuffled = (self._scored(whole(tree), shuffled=s) for s in (False, True))
+        parts = [self.data.parts(place.claim) for place in found]
+        free = any(part is not None for part in parts)  # there is something to shuffle
+        rows = [self._row(one.name, None, all_of, shuffled if free else None, parts)]
+        claims = list(zip(found, parts, strict=True)) if each else []
+        for place, part in track(claims, f"claims of {one.name}", len(claims)):
+            steps = pruned(tree, place.path, branch=False)
+            alone = None if part is None else self._scored(steps, own=True)
+            control = None if part is None else self._scored(steps, own=True, shuffled=True)
+            branch = self._scored(pruned(tree, place.path, branch=True), own=True) if place.claim.children else None
+            rows.append(self._row(one.name, place, alone or self._plain, control, [part], branch, len(rows) - 1))
+        return rows
 
-    # What is drawn.
+    @property
+    def _plain(self) -> _Scored:
+        """Of a claim of the whole prompt: nothing is exchanged."""
+        return _Scored(self.model, np.zeros(len(self.data)))
 
-    def _any(self, count: int) -> Int[NDArray[np.int64], " row"]:
-        return self.dice.integers(len(self.data), size=count)
+    def _row(
+        self,
+        name: str,
+        place: Place | None,
+        found: _Scored,
+        control: _Scored | None,
+        parts: Sequence[Any],
+        branch: _Scored | None = None,
+        number: int = -1,
+    ) -> dict[str, Any]:
+        data = self.data
+        changed = self.spread - found.squared
+        p = np.nan if control is None else float(nonzero_p(found.score - control.score, data.groups))
+        return {
+            "hypothesis": name,
+            "node": LOGITS if place is None else place.name,
+            **self._share("share", "", found),
+            **self._share("control", "control_", control),
+            **self._share("branch", "branch_", branch),
+            **_ratio("squared", "squared_", changed, self.spread, data.groups, self.level),
+            "score": float(found.score.mean()),
+            "feature": "" if place is None else told(place.claim.feature),
+            "at": "" if place is None else where(place.claim.at),
+            "alike": min((1.0 if part is None else part.mean for part in parts), default=np.nan),
+            "exchanged": data.aligned.mean,
+            "claim": number,
+            "within": -1 if place is None else place.within,
+            "p": p if self.clear else np.nan,
+        }
 
-    def _alike(self, feature: Feature | None, references: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each, one with the same feature."""
-        if feature is None:
-            return references
-        if feature not in self._groups:
-            values = [self._value(feature, datum) for datum in self.told]
-            members: dict[Hashable, list[int]] = {}
-            for d, value in enumerate(values):
-                members.setdefault(value, []).append(d)
-            self._groups[feature] = [np.array(members[value]) for value in values]
-        return np.array([self.dice.choice(self._groups[feature][d]) for d in references])
+    def _share(self, name: str, ends: str, found: _Scored | None) -> dict[str, float]:
+        if found is None or not self.clear:
+            return dict.fromkeys((name, f"{ends}low", f"{ends}high"), np.nan)
+        return _ratio(name, ends, found.score - self.resampled, self.gain, self.data.groups, self.level)
 
-    def _value(self, feature: Feature, datum: Datum) -> Hashable:
-        try:
-            value = feature(datum)
-            hash(value)
-        except Exception as error:  # of any type, it is the user's
-            raise BadArgument(
-                f"a feature failed on prompt {datum.prompt} ({type(error).__name__}: {brief(str(error), 100)}); "
-                "expected a function of a Datum that gives a number, a text, or a tuple of them; mend it"
-            ) from error
-        return value
+    def _scored(
+        self, steps: Sequence[Step], own: bool = False, shuffled: bool = False, draws: int | None = None
+    ) -> _Scored:
+        """Every test draws from a stream of its own that begins alike: what is asked beside it changes nothing."""
+        data, draws = self.data, draws or self.draws
+        dice = np.random.default_rng(data.dataset.seed)
+        orders = Shuffled(data, draws, np.random.default_rng([data.dataset.seed, 1])) if shuffled else None
+        references, draw = np.tile(np.arange(len(data)), draws), np.repeat(np.arange(draws), len(data))
+        size = max(1, WORK // (data.length * data.dataset.model.d_model))
+        score, squared = np.zeros(len(data)), np.zeros(len(data))
+        for begin in range(0, len(references), size):
+            chunk = slice(begin, begin + size)
+            rows = references[chunk]
+            read: Read = self.runs.read(steps, rows, own, dice, orders and orders.rows(draw[chunk]))
+            np.add.at(score, rows, self.answers.matrix(read)[np.arange(len(rows)), rows])
+            np.add.at(squared, rows, ((self.answers.compared(read) - self.own[rows]) ** 2).sum(-1))
+        return _Scored(score / draws, squared / draws)
 
-    # What is run.
 
-    def _variant(self, d: int, *edits: Edit) -> Variant:
-        prompt, vector = self.data[d]
-        return Variant(prompt, (*self.steering[vector][prompt], *edits))
-
-    def _change(
-        self, claims: Sequence[Claim], references: NDArray[np.int64], base: NDArray[np.int64]
-    ) -> Float[Tensor, "row pos d_model"]:
-        """What is put into the stream of the base runs, so that it holds what the claims say."""
-        length = len(self.experiment.prompts.full[0])
-        total = torch.zeros(
-            len(base), length, self.subject.d_model, dtype=self.subject.dtype, device=self.subject.device
-        )
-        for claim in claims:
-            at = list(range(length) if claim.at is None else claim.at)
-            new = self._written(claim, self._alike(claim.feature, references))
-            total[:, at] += (new - self._activation(claim.node)[base])[:, at]
-        return total
-
-    def _written(self, claim: Claim, data: NDArray[np.int64]) -> Float[Tensor, "row pos d_model"]:
-        """What a claimed node writes, for each datum."""
-        if not claim.children:
-            return self._activation(claim.node)[data]
-        node, base = parse_node(claim.node), self._any(len(data))
-        given: list[list[Edit]] = [[] for _ in base]
-        for by in INPUTS if node.head is not None else (None,):
-            children = [child for child in claim.children if child.by == by]
-            if children:
-                edits = self._read_as(node, by, self._change(children, data, base), base)
-                for own, edit in zip(given, edits, strict=True):
-                    own.append(edit)
-        if node.head is None:
-            return torch.stack([own[0].value for own in given])  # type: ignore[misc]  # it was read as it is written
-        z = self._seen([self._variant(b, *own) for b, own in zip(base, given, strict=True)], ("z", node.layer))
-        out = self.subject.bridge.blocks[node.layer].attn.W_O[node.head]
-        return torch.einsum("rpd,dm->rpm", z[:, :, node.head], out.to(z))
-
-    def _read_as(
-        self, node: Node, by: str | None, change: Float[Tensor, "row pos d_model"], base: NDArray[np.int64]
-    ) -> list[Edit]:
-        """By row, the edit that sets an input of the node (or the output of an MLP) to what a changed stream gives."""
-        model, layer = self.subject, node.layer
-        between = node.head is None and not model.parallel  # after attention, before the MLP
-        site = Site("attn_out" if between else "resid_pre", layer)
-        variants = [self._variant(b, Edit(site, "add", own)) for b, own in zip(base, change, strict=True)]
-        if node.head is None:
-            return [Edit(node.site, "set", own) for own in self._seen(variants, ("mlp_out", layer))]
-        assert by is not None
-        head = node.head * model.heads(by) // model.n_heads
-        return [Edit(Site(by, layer, head), "set", own[:, head]) for own in self._seen(variants, (by, layer))]
-
-    def _activation(self, name: str) -> Float[Tensor, "datum pos d_model"]:
-        """What a node writes in plain runs."""
-        if name not in self._plain:
-            variants = [self._variant(d) for d in range(len(self.data))]
-            node = None if name == EMBEDDING else parse_node(name)
-            site = ("resid_pre", 0) if node is None else (node.site.name, node.layer)
-            seen = self._seen(variants, site)
-            if node is not None and node.head is not None:
-                seen = torch.stack([head_writes(self.subject, node.layer, z)[node.head] for z in seen])
-            self._plain[name] = seen
-        return self._plain[name]
-
-    def _seen(self, variants: Sequence[Variant], site: tuple[str, int]) -> Float[Tensor, "row pos *width"]:
-        found: list[Tensor] = [torch.empty(0)] * len(variants)
-        budget, length = self.experiment.budget, len(self.experiment.prompts.full[0])
-        for chunk, readout in run(
-            self.subject, self.experiment.prompts.full, variants, reads="none", sites=[site], budget=budget
-        ):
-            for row, index in enumerate(chunk):
-                found[index] = readout.activations[site][row, :length].clone()
-        return torch.stack(found)
-
-    def _outputs(self, variants: Sequence[Variant]) -> Float[Tensor, "row vocab"]:
-        """Logits at the scored position."""
-        found: list[Tensor] = [torch.empty(0)] * len(variants)
-        scored = self.experiment.scored_positions.positions
-        for chunk, readout in run(
-            self.subject, self.experiment.prompts.full, variants, scored, budget=self.experiment.budget
-        ):
-            assert readout.logits is not None
-            for row, index in enumerate(chunk):
-                found[index] = readout.logits[readout.row == row][0].double().cpu()
-        return torch.stack(found)
-
-    # Scores.
-
-    def _score(self, logits: Float[Tensor, "row vocab"], references: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log-odds of each reference's answer; its log-probability, where it has no distractor."""
-        prompts = [self.data[d][0] for d in references]
-        wanted, *others = (together(logits, side[prompts]) for side in self.sides)
-        return np.asarray((wanted - (others[0] if others else logits.logsumexp(-1))).numpy(), dtype=float)
-
-    def _compared(self, logits: Float[Tensor, "row vocab"]) -> NDArray[np.float64]:
-        """The logits of all answers, less their mean."""
-        own = logits[:, self.answers]
-        return np.asarray((own - own.mean(-1, keepdim=True)).numpy(), dtype=float)
+def _ratio(
+    name: str, ends: str, part: NDArray[np.float64], all_of: NDArray[np.float64], groups: Any, level: float
+) -> dict[str, float]:
+    """A share with its interval over prompts."""
+    low, high = ratio_interval(part, all_of, level, groups)
+    size = float(all_of.mean())
+    share = float(part.mean() / size) if size > 0 else np.nan
+    return {name: share, f"{ends}low": float(low), f"{ends}high": float(high)}

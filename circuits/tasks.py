@@ -14,6 +14,7 @@ from steerscope.analysis.errors import BadCircuit
 from steerscope.analysis.gate import gated
 
 from .task import Pair, Task
+from .toys.tasks import LETTERS, NAMES
 from .words import Words
 
 IOI = (
@@ -24,6 +25,7 @@ IOI = (
     "The{place} was quiet when{a} and{b} met there, and{s2} brought a{object} for",
     "Yesterday{a} and{b} found a{object} at the{place}, and{s2} offered it to",
 )
+MINIMAL = "{a}{b} MID{s2} END"
 
 
 def _some(rng: Generator, of: Any, count: int) -> list[Any]:
@@ -35,20 +37,17 @@ def _one(rng: Generator, of: Any) -> Any:
     return of[int(rng.integers(len(of)))]
 
 
-def _ioi(words: Words, rng: Generator, flip: bool = False) -> Pair:
-    names = words.pool("women", "men", fewest=8)
+def _ioi(words: Words, rng: Generator, flip: bool = False, minimal: bool = False) -> Pair:
+    names = words.known(NAMES) if minimal else words.pool("women", "men", fewest=8)
     io, s, *others = _some(rng, names, 5)
     first, second = (io, s) if rng.random() < 0.5 else (s, io)
-    clean = {
-        "a": first,
-        "b": second,
-        "s2": s,
-        "place": _one(rng, words.single("places")),
-        "object": _one(rng, words.single("objects")),
-    }
+    clean = {"a": first, "b": second, "s2": s}
+    if not minimal:
+        clean |= {"place": _one(rng, words.single("places")), "object": _one(rng, words.single("objects"))}
     changed = {"s2": io} if flip else dict(zip(("a", "b", "s2"), others, strict=True))
     mine = {"IO": "a" if first == io else "b", "S1": "a" if first == s else "b", "S2": "s2"}
-    return Pair(_one(rng, IOI), clean, {**clean, **changed}, (io,), (s,), mine, ("a", "b", "s2"))
+    text = MINIMAL if minimal else _one(rng, IOI)
+    return Pair(text, clean, {**clean, **changed}, (io,), (s,), mine, ("a", "b", "s2"))
 
 
 def _greater_than(words: Words, rng: Generator) -> Pair:
@@ -167,10 +166,11 @@ def _copy_suppression(words: Words, rng: Generator) -> Pair:
     return Pair(start + text, {"word": clean}, {"word": changed}, (f" {answer}",), (f" {copied}",), {"copied": "word"})
 
 
-def _induction(words: Words, rng: Generator) -> Pair:
+def _induction(words: Words, rng: Generator, letters: bool = False) -> Pair:
     """Random words, repeated up to a random place: at several lengths, or a model may go by position."""
-    pool = words.pool("nouns", "objects", "places", "capitalised", "arguments", fewest=40)
-    size = int(rng.integers(8, 20))
+    lists = ("nouns", "objects", "places", "capitalised", "arguments")
+    pool = words.known(tuple(LETTERS)) if letters else words.pool(*lists, fewest=40)
+    size = int(rng.integers(*((6, 10) if letters else (8, 20))))
     row = _some(rng, pool, size)
     stop = int(rng.integers(2, size - 1))
     clean = {f"r{i}": word for i, word in enumerate(row)}
@@ -181,6 +181,7 @@ def _induction(words: Words, rng: Generator) -> Pair:
     return Pair(text, clean, changed, (row[stop],), (_one(rng, row[:stop] + row[stop + 1 :]),), again, tuple(clean))
 
 
+TOYS = "the shipped toys (docs/ground_truth.md)"
 WANG, LAN, TIGGES = "Wang et al. 2022, arXiv:2211.00593", "Lan et al. 2023, arXiv:2311.04131", "arXiv:2310.15154"
 TASKS: dict[str, Task] = {
     task.name: task
@@ -236,6 +237,8 @@ TASKS: dict[str, Task] = {
             partial(_agreement, across=True),
             "arXiv:2506.22105",
         ),
+        Task("ioi-minimal", "as ioi, in six tokens", "three other names", partial(_ioi, minimal=True), TOYS),
+        Task("induction-letters", "as induction", "another first copy", partial(_induction, letters=True), TOYS),
         Task("gender", "he or she, by a name", "a name of the other gender", _gender, "Mathwin and Corlouer 2023"),
         Task("sentiment", "the verdict on a film, by two opinions", "both opinions reversed", _sentiment, TIGGES),
         Task(

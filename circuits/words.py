@@ -40,6 +40,14 @@ class Words:
             self._known[name] = [f" {word}" for word in words if self.is_one(f" {word}")]
         return self._enough(self._known[name], f"the list {name!r}", fewest)
 
+    def known(self, given: Sequence[str], fewest: int = FEWEST) -> list[str]:
+        """Of some words those that are one token, with their space.
+
+        Raises:
+            BadCircuit: fewer than `fewest` are.
+        """
+        return self._enough([f" {word}" for word in given if self.is_one(f" {word}")], "the toys' words", fewest)
+
     def pool(self, *names: str, fewest: int) -> list[str]:
         """The words of several lists that are one token.
 
@@ -72,9 +80,10 @@ class Words:
         return self._years[century]
 
     def is_one(self, text: str) -> bool:
-        """Whether a text is one token inside of a text."""
+        """Whether a text is one token inside of a text, and one that the model knows."""
         if text not in self._one:
-            self._one[text] = len(self.model.encode_inner(text)) == 1
+            ids = self.model.encode_inner(text)
+            self._one[text] = len(ids) == 1 and ids[0] != getattr(self.model.tokenizer, "unk_token_id", None)
         return self._one[text]
 
     def _enough(self, found: Sequence[Word], of: str, fewest: int) -> list[Word]:

@@ -78,8 +78,9 @@ OTHER_COMMANDS = {
     "sweep": "sweep run",
     "train_lens": "lens train",
     "compare_vectors": "vectors compare",
-    "head_census": "tinystories census",
+    "head_census": "circuits detect",
     "layer_study": "tinystories layers",
+    "scrub": "circuits scrub",
     "compare_variants": "tinystories compare",
     "task_vector": "tinystories task-vector",
     "map_effect": "circuits map",
@@ -113,6 +114,7 @@ _LINES: tuple[tuple[Any, ...], ...] = (
         *("map_effect", "circuits.map_effect", "Which known circuits does it go through?", "map_effect"),
         *("", True, "circuits", None, True),
     ),
+    ("scrub", "circuits.scrub", "How much of its answers does a hypothesis explain?", "scrub", "", False),
     ("layer_study", "tinystories.layers", "What does each layer do, under steering too?", "layer_study", "", False),
 )
 QUESTIONS: dict[str, Question] = {line[0]: Question(*line) for line in _LINES}

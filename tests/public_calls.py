@@ -129,13 +129,18 @@ def public_calls(folder: Path) -> dict[str, Call]:
     alike = st.Experiment(model, (injection,), [[1, 2, 3, 4, 5], [2, 3, 4, 5, 6]], answered, references=0)
     claim = st.Claim("L1M", at=(4,))
     add("Claim", st.Claim, node="L1H0", feature=str, by=None, at=(4,), children=(st.Claim("L0H1", by="v"),))
-    add("scrub", st.scrub, experiment=alike, hypotheses={"a": (claim,)}, steering="none", draws=1, level=0.9)
+    add("scrub", st.scrub, model=model, hypothesis={"a": (claim,)}, dataset=alike, steering="stands", draws=1)
+    found["scrub"][1].update(places=[{"a": 1}, {"a": 1}], level=0.9)
+    hypothesis = st.Hypothesis(name="h", claims=(st.Claim("mover"),), roles={"mover": ["L1H0"]})
+    add("Hypothesis", st.Hypothesis, **vars(hypothesis))
+    add("hypothesis", st.hypothesis, name="planted")
+    add("hypotheses", st.hypotheses)
     add("report", st.report, folder=saved, to=folder / "page")
     (folder / "p.txt").write_text("One\nTwo\n")
     objects: dict[str, Any] = {"Model": model, "Experiment": experiment, "Injection": injection, "Lens": tuned}
     objects |= {"Prompts": given, "Result": result, "SteeringVector": vector, "Edit": edit}
     objects |= {"Positions": st.Positions(), "VectorBundle": bundled, "Node": st.Node(0), "Site": site}
-    objects |= {"Circuit": circuit}
+    objects |= {"Circuit": circuit, "Hypothesis": hypothesis}
     by_name: dict[str, Any] = dict(
         text=" Lily", ids=[1, 2], token=1, site=site, layer=0, length=4, rows=1, prompt=st.Layout(4, True)
     )
@@ -159,6 +164,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     by_name |= dict(values=np.zeros(2), injections=(injection,), target=0.1, path=None)
     by_name |= dict(steered=experiment.steered, scores=[experiment.along], score=experiment.along, reads="logits")
     by_name |= dict(stream=torch.zeros(2, tuned.model.d_model), logits=torch.zeros(2, 3), overwrite=True, beside={})
+    by_name["roles"] = {"mover": ["L0H1"]}
     for name, value in objects.items():
         for method in _methods(type(value)):
             bound = getattr(value, method)

@@ -5,11 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
+from steerscope.commands import scrubbing, studies
 from steerscope.commands.finish import Answer, place
 
 app = typer.Typer(help="Known circuits, and tasks for them.", no_args_is_help=True)
 NAMED = typer.Argument(help="A shipped circuit (see `circuits list`), or a YAML or JSON file.")
 KINDS = ".yaml, .json, .graphml, .tracer.json"
+
+app.command("detect")(studies.census)
+app.command("scrub")(scrubbing.scrub)
+
+
+@app.command("hypotheses")
+def hypotheses_() -> Answer:
+    """Lists the shipped hypotheses that `scrub` tests."""
+    from steerscope.circuits.hypotheses import hypotheses
+
+    return _table("hypotheses", hypotheses(), ("name", "title", "model", "task", "claims", "rivals"))
 
 
 @app.command("list")

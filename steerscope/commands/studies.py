@@ -1,4 +1,4 @@
-"""`steerscope tinystories census` and `layers`: what heads do, and what each layer does under steering."""
+"""`steerscope circuits detect` and `tinystories layers`: what heads do, and what each layer does under steering."""
 
 from typing import Annotated
 
@@ -22,7 +22,7 @@ def census(
 ) -> Answer:
     """Which heads look at the token before, at copies, behind them, at the first position; which copy.
 
-    Example: steerscope tinystories census --model tinystories-2l --out out/heads
+    Example: steerscope circuits detect --model tinystories-2l --out out/heads
     """
     from steerscope.commands.finish import check_out, finish, hush
 

@@ -13,7 +13,9 @@ from benchmarks.planted_verdicts import AT, PLUS, PlantedVerdict, plant_verdict
 from steerscope.analysis.errors import BadNode, BadPrompt
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.prompts import make_prompts
-from steerscope.circuits.scrub import Claim, Datum, Feature, scrub
+from steerscope.circuits.features import Datum, Feature
+from steerscope.circuits.hypothesis import Claim
+from steerscope.circuits.scrub import scrub
 from steerscope.circuits.toys.tasks import END, FIRST, SECOND, SUBJECT, ioi_prompt
 
 
@@ -56,8 +58,9 @@ def chain(last: str, first: str, feature: Feature | None = sign, by: str = "v") 
 
 
 def found(experiment: Experiment, steering: str = "none", **claims: tuple[Claim, ...]) -> pd.DataFrame:
-    result = scrub(experiment, claims, steering=steering, draws=8)  # type: ignore[arg-type]
-    return result.frames["scrubbed"].set_index("hypothesis")
+    result = scrub(experiment.model, claims, experiment, steering=steering, alone=False)  # type: ignore[arg-type]
+    table = result.frames["recovered"]
+    return table[table["node"] == "logits"].set_index("hypothesis")
 
 
 @pytest.mark.parametrize("norm", [None, "LN", "RMS"])
@@ -73,25 +76,25 @@ def test_the_true_chain_explains_all_and_wrong_ones_nothing(norm: str | None) ->
         wrong_middle=chain(head["A1"], "L0H3"),
         none=(),
     )
-    assert (table.loc[["right", "too_fine"], ["recovered", "squared"]].to_numpy() > 0.97).all()
-    assert (table.drop(["right", "too_fine"])["recovered"].abs() < 0.25).all()
+    assert (table.loc[["right", "too_fine"], ["share", "squared"]].to_numpy() > 0.97).all()
+    assert (table.drop(["right", "too_fine"])["share"].abs() < 0.25).all()
     assert (table.drop(["right", "too_fine"])["squared"] < 0.4).all()
-    assert (table["low"] <= table["recovered"]).all() and (table["recovered"] <= table["high"]).all()
+    assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
 
 
 def test_a_whole_model_that_is_claimed_as_it_is_is_recovered_exactly() -> None:
     experiment, _ = planted("unaffected")
     nodes = [str(node) for node in experiment.model.nodes]
     table = found(experiment, all=(Claim("embedding"), *(Claim(node) for node in nodes)))
-    assert [table[name]["all"] for name in ("recovered", "squared")] == pytest.approx([1, 1], abs=1e-5)
+    assert [table[name]["all"] for name in ("share", "squared")] == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_under_steering_the_new_chain_explains_and_the_old_one_does_not() -> None:
     experiment, head = planted("rerouted")
     old, new = chain(head["A1"], head["A0"]), chain(head["B1"], head["B0"])
-    stands = found(experiment, "stands", old=old, new=new)["recovered"]
+    stands = found(experiment, "stands", old=old, new=new)["share"]
     assert stands["new"] > 0.97 and abs(stands["old"]) < 0.25
-    clean = found(experiment, old=old, new=new)["recovered"]
+    clean = found(experiment, old=old, new=new)["share"]
     assert clean["old"] > 0.97 and abs(clean["new"]) < 0.25
 
 
@@ -106,8 +109,8 @@ def test_with_steering_as_a_feature_both_gates_are_needed() -> None:
     both = tuple(gated(head[f"{c}1"], head[f"{c}0"], steered) for c in "AB")
     blind = tuple(gated(head[f"{c}1"], head[f"{c}0"], lambda datum: 0) for c in "AB")
     table = found(experiment, "feature", both=both, blind=blind, alone=both[:1])
-    assert (table.loc["both", ["recovered", "squared"]] > 0.97).all()
-    assert table["recovered"]["alone"] < 0.75 and table["squared"]["blind"] < 0.9
+    assert (table.loc["both", ["share", "squared"]] > 0.97).all()
+    assert table["share"]["alone"] < 0.75 and table["squared"]["blind"] < 0.9
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
@@ -126,12 +129,9 @@ def test_what_cannot_be_scrubbed_is_refused() -> None:
         Claim("embedding", children=(Claim("embedding"),)),
     ):
         with pytest.raises(BadNode, match="expected"):
-            scrub(experiment, {"wrong": [wrong]})
-    uneven = plant_verdict("unaffected")
-    with pytest.raises(BadPrompt, match="expected one length"):
-        scrub(everything(uneven), {"none": []})
+            scrub(experiment.model, {"wrong": [wrong]}, experiment)
     with pytest.raises(BadPrompt, match="without answers"):
-        scrub(uneven.experiment, {"none": []})
+        scrub(experiment.model, {"none": []}, plant_verdict("unaffected").counterfactual)
 
 
 @cache
@@ -170,5 +170,5 @@ def test_a_trained_toy_looks_by_the_query_for_the_name_that_is_not_repeated() ->
         other_name=tree(Claim("L0H0", names, by="q", at=(END,)), *both, *moved),
         no_value=tree(end, both[0], moved[0]),
     )
-    assert (table.loc["right", ["recovered", "squared"]] > 0.8).all()
-    assert (table.drop("right")["recovered"].abs() < 0.3).all()
+    assert (table.loc["right", ["share", "squared"]] > 0.8).all()
+    assert (table.drop("right")["share"].abs() < 0.3).all()

@@ -36,6 +36,8 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.circuits.detect import head_census
+from steerscope.circuits.scrub import scrub
+from steerscope.circuits.tasks import task
 from steerscope.loader import load as load_shipped
 from steerscope.questions import QUESTIONS
 from steerscope.tinystories import layer_roles, layer_steering
@@ -251,6 +253,12 @@ def _layers() -> Result:
         return layer_study(load_shipped("tinystories-1l", selfcheck=False), vectors=[wedding], at=["L0.resid_pre"])
 
 
+def _scrubbed() -> Result:
+    """A true hypothesis of a toy, and one that leaves out what matters."""
+    toy = load_shipped("toy-ioi-query-2", selfcheck=False)
+    return scrub(toy, ["ioi-minimal", "ioi-minimal-untold"], task("ioi-minimal")(toy, n=12), draws=2)
+
+
 @pytest.fixture(scope="session")
 def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """A result of every kind; "unknown" is one of no question, whose page is drawn from roles."""
@@ -266,6 +274,7 @@ def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) ->
     found["compare_vectors"] = compare_vectors(model, vectors, prompts, references=2)
     found["head_census"] = head_census(model, sequences=6, causal=1)
     found["layer_study"] = _layers()
+    found["scrub"] = _scrubbed()
     windows = make_prompts(model, [[3 + (i * j) % 90 for j in range(9)] for i in range(1, 13)])
     _, found["train_lens"] = train_lens(model, windows, folder / "lens", steps=2, batch=4, held_out=4)
     found["sweep"] = make_sweep()

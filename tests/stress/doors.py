@@ -340,9 +340,15 @@ def half_told(world: World, folder: Path) -> None:
     train(world.stories(folder / "run", NEW), stop_after=2)
 
 
-def census_command(word: str, world: World, folder: Path) -> None:
+def census_command(name: str, word: str, world: World, folder: Path) -> None:
     sizes = ["--sequences", 4, "--length", 6, "--causal", 1, "--seed", SEEDS[word]]
-    command("tinystories", "census", "--model", world.home / "tiny", *sizes, "--overwrite", "--out", folder / "run")
+    command(*name.split(), "--model", world.home / "tiny", *sizes, "--overwrite", "--out", folder / "run")
+
+
+def scrub_command(word: str, world: World, folder: Path) -> None:
+    given = ["--task", "ioi-minimal", "--hypothesis", "ioi-minimal", "--n", 6, "--draws", 1, "--seed", SEEDS[word]]
+    toy = ["--model", "toy-ioi-query-2", *given, "--whole"]
+    command("circuits", "scrub", *toy, "--overwrite", "--out", folder / "run")
 
 
 def layers_command(word: str, world: World, folder: Path) -> None:
@@ -559,8 +565,14 @@ DOORS: Mapping[str, Door] = {
         nothing, partial(stories_command, NEW), of_stories, command="tinystories train", also=(RESUMABLE,), quick=False
     ),
     "tinystories gallery": Door(nothing, gallery_command, of_gallery, command="tinystories gallery", quick=False),
-    "tinystories census": Door(
-        partial(census_command, OLD), partial(census_command, NEW), of_result, OLD, "tinystories census", quick=False
+    **{
+        name: Door(
+            partial(census_command, name, OLD), partial(census_command, name, NEW), of_result, OLD, name, quick=False
+        )
+        for name in ("tinystories census", "circuits detect")
+    },
+    "circuits scrub": Door(
+        partial(scrub_command, OLD), partial(scrub_command, NEW), of_result, OLD, "circuits scrub", quick=False
     ),
     "tinystories layers": Door(
         nothing, partial(layers_command, NEW), of_result, command="tinystories layers", quick=False
@@ -585,7 +597,7 @@ DOORS: Mapping[str, Door] = {
     },
 }
 
-SILENT = {"circuits list", "models", "sweep status"}  # commands that write nothing
+SILENT = {"circuits list", "circuits hypotheses", "models", "sweep status"}  # commands that write nothing
 WRITERS: Mapping[str, str] = {  # every function that calls the one writer, and a door that reaches it
     "analysis/lens/lens.py:save": "Lens.save",
     "analysis/lens/train.py:_keep": "train_lens",

@@ -126,8 +126,10 @@ SAVED = {"vectors make": "pca", "vectors convert": "vector.safetensors", "vector
 SAVED["vectors compare"] = "vector.safetensors"
 SAVED["circuits show"] = "ioi"
 SAVED |= {"report": "result", "sweep resume": "sweep", "sweep status": "sweep", "sweep report": "sweep"}
-OF_ITS_OWN = {"tinystories layers": {"model": "tinystories-1l"}}  # a model that reads stories
+OF_ITS_OWN: dict[str, dict[str, object]] = {"tinystories layers": {"model": "tinystories-1l"}}  # it reads stories
+OF_ITS_OWN["circuits scrub"] = {"model": "toy-ioi-query-2", "task": "ioi-minimal", "hypothesis": "planted", "n": 6}
 NOT_THESE = {"nodes": ["sweep run", "localize"], "steps": ["localize"], "sample": ["localize"]}  # of other methods
+NOT_THESE["prompts"] = ["circuits scrub"]  # a file, where a task is named
 NOT_THESE["out"] = ["circuits show", "circuits tasks"]  # files of some suffix
 
 
@@ -146,7 +148,7 @@ def cheap(name: str) -> dict[str, str]:
     """The options of a command that works and takes a second."""
     options = {param.name for param in COMMANDS[name].params if param.param_type_name == "option"}
     cheapest = CHEAP | OF_ITS_OWN.get(name, {})
-    return {key: str(cheapest[key]) for key in CHEAP if key in options and name not in NOT_THESE.get(key, ())}
+    return {key: str(cheapest[key]) for key in cheapest if key in options and name not in NOT_THESE.get(key, ())}
 
 
 def made(name: str, **more: str) -> list[str]:
