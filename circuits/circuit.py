@@ -160,11 +160,14 @@ class Circuit:
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             raise BadCircuit(f"a circuit to {quoted(path)}; expected {', '.join(SUFFIXES)}; choose one of these")
-        told = _told(self)
-        if suffix == ".json":
-            return files.write(path, json.dumps(told, indent=1, ensure_ascii=False))
-        text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-        return files.write(path, text)
+        return files.write(
+            path, json.dumps(_told(self), indent=1, ensure_ascii=False) if suffix == ".json" else self.yaml
+        )
+
+    @property
+    def yaml(self) -> str:
+        """The circuit as YAML."""
+        return str(yaml.safe_dump(_told(self), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))
 
     @gated(error=BadCircuit)
     def of(self, model: Model) -> "Circuit":

@@ -45,6 +45,7 @@ Ablation = Literal["resample", "mean", "zero"]
 Mask = Bool[NDArray[np.bool_], "sender receiver"]
 Values = NDArray[np.float64]
 Kept = dict[tuple[str, int], Tensor]  # of a run: (site, layer) -> `[pos, ...]`
+Put = dict[tuple[int, int], Float[Tensor, "pos d_model"]]  # before each place that reads
 MEMORY = 2**29  # bytes that the changed writes of a batch may take
 
 
@@ -68,7 +69,7 @@ class CircuitRuns:
         return kept if self.ablation == "resample" else [self._without(own) for own in kept]
 
     @cached_property
-    def put_in(self) -> list[dict[tuple[int, int], Float[Tensor, "pos d_model"]]]:
+    def put_in(self) -> list[Put]:
         """By prompt, what comes from the input that the reference run has not, before each place that reads."""
         found = [self.contrast.put_in(p) for p in range(len(self.contrast))]
         if self.ablation == "mean":  # there the prompt itself is something else, too
@@ -98,13 +99,11 @@ class CircuitRuns:
         values = np.zeros((len(masks), len(asked), len(scores)))
         if not values.size:
             return values
-        with torch.no_grad():
-            embedded = embed(contrast.model, contrast.prompts)
-        _ = self.put_in  # made here, not inside of a run
-        job = _Runs(self, tuple(scores), _Layers.of(contrast), self.reference, embedded)
+        job = _Runs(self, tuple(scores), self._layers, self.reference, self.put_in, self._embedded)
         rows = [(c, at) for at in range(len(asked)) for c in range(len(masks))]
         rows.sort(key=lambda row: len(contrast.prompts[asked[row[1]]]))
-        each = len(contrast.senders) * max(map(len, contrast.prompts)) * contrast.model.d_model * 4
+        writers = np.any([(mask & contrast.connected).any(1) for mask in masks], axis=0).sum()
+        each = (2 + int(writers)) * max(map(len, contrast.prompts)) * contrast.model.d_model * 4
         size = max(1, (contrast.budget or MEMORY) // each)
         chunks = [rows[at : at + size] for at in range(0, len(rows), size)]
         tasks = [
@@ -148,6 +147,15 @@ class CircuitRuns:
         """All edges that leave some nodes, and what is put in."""
         inside = np.array([node is None or node in members for node in self.contrast.senders])
         return self.contrast.connected & inside[:, None]
+
+    @cached_property
+    def _layers(self) -> "_Layers":
+        return _Layers.of(self.contrast)
+
+    @cached_property
+    def _embedded(self) -> Float[Tensor, "prompt pos d_model"]:
+        with torch.no_grad():
+            return embed(self.contrast.model, self.contrast.prompts)
 
     # The reference run.
 
@@ -214,6 +222,7 @@ class _Runs:
     scores: tuple[Score, ...]
     layers: "_Layers"
     reference: list[Kept]
+    put_in: list[Put]
     embedded: Float[Tensor, "prompt pos d_model"]
 
     @property
@@ -272,58 +281,89 @@ class _Layers:
 
 @dataclass(eq=False)
 class _Circuits:
-    """Puts into every input what its circuit lets it read: a probe of `Pass`, a row a circuit and prompt."""
+    """Puts into every input what its circuit lets it read: a probe of `Pass`, a row a circuit and prompt.
+
+    What no circuit of the batch reads is neither kept nor set right.
+
+    Attributes:
+        active: senders with an edge in any of the circuits.
+        moved: what they write differently from the reference run.
+    """
 
     job: _Runs
     masks: list[Mask]
     prompts: list[int]
     sites: frozenset[tuple[str, int]] = field(init=False)
+    active: NDArray[np.int64] = field(init=False)
     moved: Float[Tensor, "row sender pos d_model"] = field(init=False)
 
     def __post_init__(self) -> None:
-        runs = self.job.runs
-        contrast, model = runs.contrast, runs.contrast.model
-        layers = range(contrast.starts[0], model.n_layers)
-        names = [*INPUTS, "z", *(("mlp_in", "mlp_out") if model.has_mlp else ())]
-        self.sites = frozenset([(name, n) for n in layers for name in names] + [("resid_post", model.n_layers - 1)])
-        self.length = max(len(contrast.prompts[p]) for p in self.prompts)
-        self.mask = torch.from_numpy(np.stack(self.masks)).to(model.device, model.dtype)
-        self.moved = torch.zeros(
-            len(self.prompts), len(contrast.senders), self.length, model.d_model, dtype=model.dtype, device=model.device
-        )
-        self._put = [runs.put_in[p] for p in self.prompts]
+        job, model = self.job, self.job.model
+        masks = np.stack(self.masks)
+        self.active = np.flatnonzero(masks.any((0, 2)))
+        self.length = max(len(job.runs.contrast.prompts[p]) for p in self.prompts)
+        self.mask = torch.from_numpy(masks[:, self.active]).to(model.device, model.dtype)
+        shape = (len(self.prompts), len(self.active), self.length, model.d_model)
+        self.moved = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        layers = job.layers
+        self.heads = {layer: own for layer, at in layers.heads.items() if (own := self._among(at)).size}
+        self.mlps = {layer: own for layer, at in layers.mlps.items() if (own := self._among(slice(at, at + 1))).size}
+        sites = [(name, layer) for layer in self.heads for name in (*INPUTS, "z")]
+        sites += [(name, layer) for layer in self.mlps for name in ("mlp_in", "mlp_out")]
+        self.sites = frozenset([*sites, ("resid_post", model.n_layers - 1)])
         self._given: dict[tuple[str, int], Tensor] = {}
+        self._attention: dict[int, Tensor] = {}
+
+    def _among(self, senders: slice) -> NDArray[np.int64]:
+        """Where those that are active stand in `moved`."""
+        return np.flatnonzero((self.active >= senders.start) & (self.active < senders.stop))
 
     def see(self, site: str, layer: int, x: Tensor) -> Tensor:
-        layers, model = self.job.layers, self.job.model
+        model = self.job.model
         if site in INPUTS:
-            streams = self._streams(site, layer, "read", (layer, 0))
-            norm, (weight, bias) = layers.attention[layer], layers.projections[site, layer]
-            normed = streams if norm is None else norm(streams)
-            found = torch.einsum("rhpd,hde->rphe", normed, weight.to(normed))
-            return found if bias is None else found + bias.to(found)
+            return self._projected(site, layer)
         if site == "z":
-            change = x - self._reference("z", layer)
-            self.moved[:, layers.heads[layer]] = raw_writes(model, layer, change)[0].transpose(0, 1)
+            heads, first = self.heads[layer], self.job.layers.heads[layer].start
+            change = (x - self._reference("z", layer))[:, :, self.active[heads] - first]
+            out = model.bridge.blocks[layer].attn.W_O[self.active[heads] - first]
+            self.moved[:, heads] = torch.einsum("rphe,hed->rhpd", change, out.to(change))
         elif site == "mlp_in":
-            place = (layer, 0) if model.parallel else (layer, 1)
-            streams = self._streams("mlp", layer, "between", place)[:, 0]
-            norm = layers.mlp[layer]
-            return streams if norm is None else norm(streams)
+            read = self._streams(self.job.layers.inputs["mlp", layer], "between", (layer, 0 if model.parallel else 1))
+            norm = self.job.layers.mlp[layer]
+            return read[:, 0] if norm is None else norm(read[:, 0])
         elif site == "mlp_out":
-            self.moved[:, layers.mlps[layer]] = x - self._reference("mlp_out", layer)
+            self.moved[:, self.mlps[layer]] = (x - self._reference("mlp_out", layer))[:, None]
         else:
-            return self._streams("read", model.n_layers, "read", (model.n_layers, 0))[:, 0]
+            last = model.n_layers
+            return self._streams(self.job.layers.inputs["read", last], "read", (last, 0))[:, 0]
         return x
 
-    def _streams(self, name: str, layer: int, kept: str, place: tuple[int, int]) -> Float[Tensor, "row input pos d"]:
+    def _projected(self, name: str, layer: int) -> Float[Tensor, "row pos head d_head"]:
+        """Queries, keys or values of what each head reads."""
+        layers = self.job.layers
+        every = [layers.inputs[one, layer] for one in INPUTS]
+        first = every[0].start
+        if layer not in self._attention:  # all three are read at once
+            streams = self._streams(slice(first, every[-1].stop), "read", (layer, 0))
+            norm = layers.attention[layer]
+            self._attention = {layer: streams if norm is None else norm(streams)}
+        own = layers.inputs[name, layer]
+        read, (weight, bias) = (
+            self._attention[layer][:, own.start - first : own.stop - first],
+            layers.projections[name, layer],
+        )
+        found = torch.einsum("rhpd,hde->rphe", read, weight.to(read))
+        return found if bias is None else found + bias.to(found)
+
+    def _streams(self, inputs: slice, kept: str, place: tuple[int, int]) -> Float[Tensor, "row input pos d_model"]:
         """What each of the inputs reads."""
-        inputs = self.job.layers.inputs[name, layer]
-        self.moved[:, 0] = self._padded([put[place] for put in self._put])
-        last = self.job.layers.heads.get(layer, slice(self.moved.shape[1], None)).start
-        last = min(last + (self.job.model.n_heads if kept == "between" else 0), self.moved.shape[1])
-        edges = self.mask[:, :last, inputs].transpose(1, 2)
-        change = torch.bmm(edges, self.moved[:, :last].flatten(2)).unflatten(2, (self.length, -1))
+        layer = place[0]
+        if self.active[:1].tolist() == [0]:
+            self.moved[:, 0] = self._padded([self.job.put_in[p][place] for p in self.prompts])
+        heads = self.job.layers.heads.get(layer, slice(len(self.job.runs.contrast.senders), None))
+        before = int((self.active < (heads.stop if kept == "between" else heads.start)).sum())
+        edges = self.mask[:, :before, inputs].transpose(1, 2)
+        change = torch.bmm(edges, self.moved[:, :before].flatten(2)).unflatten(2, (self.length, -1))
         return self._reference(kept, layer)[:, None] + change
 
     def _reference(self, name: str, layer: int) -> Float[Tensor, "row pos *width"]:

@@ -4,8 +4,8 @@
    as input v alone reads it. The score of an edge u -> v is the integral of <g_v(a), dz_u/da> da.
 2. An interval [a, b] adds <g_v(middle), z_u(b) - z_u(a)>: one gradient, and the writes at both ends.
 3. Edges across any cut add up to the effect. So every interval is checked at two cuts, those that leave what is put in
-   and those into the logits, against what the score changes by from a to b; the worst are halved until the gaps of a
-   prompt add up to less than 2% of the effect.
+   and those into the logits, against what the score changes by from a to b; the worst are halved until the gaps
+   of a prompt add up to less than 2% of the effect, on average over prompts, or all points are spent.
 4. Integrated gradients, <mean of g_v(a), z_u(1) - z_u(0)>, come with the same gradients. They add up at the first cut
    alone.
 
@@ -34,8 +34,8 @@ from steerscope.analysis.tools.writes import changes
 from .contrast import Contrast
 
 Values = NDArray[np.float64]
-COARSE, FINEST = 4, 64  # intervals of a prompt, to begin with and at most
-GAP = 0.02  # of the effect, that the gaps of a prompt may add up to
+COARSE, SHORTEST = 4, 2**-10  # intervals of a prompt to begin with; length of those that are not halved
+GAP = 0.02  # of the effect, that the gaps of all prompts may add up to on average
 MEMORY = 2**29  # bytes of writes that are held at once
 
 
@@ -77,12 +77,13 @@ class EdgeScores:
 
 
 def edge_conductance(
-    contrast: Contrast, prompts: Sequence[int] | None = None, what: str | None = "scores of edges"
+    contrast: Contrast, prompts: Sequence[int] | None = None, points: int = 32, what: str | None = "scores of edges"
 ) -> EdgeScores:
     """Scores of all edges, prompt by prompt.
 
     Args:
         prompts: which; all by default.
+        points: gradients that are taken at most, a prompt on average.
         what: name for a progress bar.
     """
     asked = list(range(len(contrast)) if prompts is None else prompts)
@@ -92,13 +93,11 @@ def edge_conductance(
     size = max(float(np.abs(contrast.effect).mean()), 1e-12)
     while waiting:
         found |= _scored(contrast, waiting, what)
-        waiting = []
-        for p in asked:
-            own = sorted((one for one in found if one.prompt == p), key=lambda one: -found[one].gap)
-            waiting += _worst(own, [found[one].gap / size for one in own])
-        for one in waiting:
+        gaps = {one: found[one].gap / size / len(asked) for one in found}
+        halved = _worst(gaps, points * len(asked))
+        for one in halved:
             del found[one]
-        waiting = [half for one in waiting for half in one.halves]
+        waiting = [half for one in halved for half in one.halves]
     shape = (len(contrast.senders), len(contrast.receivers), len(asked))
     conductance, integrated = np.zeros(shape), np.zeros(shape)
     gaps, intervals = np.zeros(len(asked)), np.zeros(len(asked), dtype=np.int64)
@@ -112,16 +111,17 @@ def edge_conductance(
     return EdgeScores(conductance, integrated, intervals, gaps)
 
 
-def _worst(own: Sequence[Interval], gaps: Sequence[float]) -> list[Interval]:
-    """Which intervals of a prompt are halved, from the worst on: until half of what may be missed is left."""
-    if sum(gaps) < GAP or len(own) >= FINEST:
+def _worst(gaps: dict[Interval, float], most: int) -> list[Interval]:
+    """Which intervals are halved, from the worst on: until half of what may be missed is left, or there are most."""
+    left, chosen = sum(gaps.values()), []
+    if left < GAP:
         return []
-    left, chosen = sum(gaps), []
-    for one, gap in zip(own, gaps, strict=True):
-        if left < GAP / 2 or len(own) + len(chosen) >= FINEST:
+    for one in sorted(gaps, key=lambda one: -gaps[one]):
+        if left < GAP / 2 or len(gaps) + len(chosen) >= most:
             break
-        chosen.append(one)
-        left -= gap
+        if one.length > SHORTEST:
+            chosen.append(one)
+            left -= gaps[one]
     return chosen
 
 
@@ -163,7 +163,8 @@ def _batch(contrast: Contrast, intervals: Sequence[Interval]) -> dict[Interval, 
 
     def put(made: list[tuple[int, int, Tensor, Tensor]]) -> None:
         for index, receiver, own, whole in made:
-            conductance[index, :, receiver], integrated[index, :, receiver] = own.numpy(), whole.numpy()
+            conductance[index, : len(own), receiver] = own.numpy()
+            integrated[index, : len(own), receiver] = whole.numpy()
 
     backward(
         contrast.model,
@@ -260,10 +261,11 @@ class _Collect:
             if len(own) < len(self.layers[layer].sites):
                 return None
             streams = self.layers[layer].streams(self.waiting.pop((layer, indices[0])))
-        found = []
-        receivers = list(streams)
+        found, receivers = [], list(streams)
+        last = max(receiver.layer for receiver in receivers)
+        before = sum(node.layer <= last for node in self.contrast.nodes)  # what comes later is read by none of them
         for row, index in enumerate(indices):
-            moved, whole, length = self.moved[index], self.whole[index], self.lengths[index]
+            moved, whole, length = self.moved[index][:before], self.whole[index][:before], self.lengths[index]
             gradients = torch.stack([streams[r][row, : moved.shape[1]] for r in receivers]).flatten(1)
             put = torch.stack([self.put[index][reads_at(self.contrast.model, r)] for r in receivers]).flatten(1)
             first = (gradients * put).sum(1, keepdim=True) * length

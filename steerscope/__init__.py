@@ -57,6 +57,7 @@ _HOME = {
     "logit_direction": "analysis.question.metrics",
     "own_direction": "analysis.question.metrics",
     "perplexity": "analysis.question.metrics",
+    "found_circuit": "circuits.found",
     "Edit": "analysis.engine.edits",
     "Variant": "analysis.engine.edits",
     "run": "analysis.engine.run",

@@ -81,6 +81,7 @@ OTHER_COMMANDS = {
     "head_census": "circuits detect",
     "layer_study": "tinystories layers",
     "scrub": "circuits scrub",
+    "find_circuit": "circuits find",
     "compare_variants": "tinystories compare",
     "task_vector": "tinystories task-vector",
     "map_effect": "circuits map",
@@ -115,6 +116,7 @@ _LINES: tuple[tuple[Any, ...], ...] = (
         *("", True, "circuits", None, True),
     ),
     ("scrub", "circuits.scrub", "How much of its answers does a hypothesis explain?", "scrub", "", False),
+    ("find_circuit", "circuits.find_circuit", "Which edges do a task, or carry a vector?", "find_circuit", "", False),
     ("layer_study", "tinystories.layers", "What does each layer do, under steering too?", "layer_study", "", False),
 )
 QUESTIONS: dict[str, Question] = {line[0]: Question(*line) for line in _LINES}

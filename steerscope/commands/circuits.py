@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from steerscope.commands import scrubbing, studies
+from steerscope.commands.find import find
 from steerscope.commands.finish import Answer, place
 
 app = typer.Typer(help="Known circuits, and tasks for them.", no_args_is_help=True)
+app.command("find")(find)
 NAMED = typer.Argument(help="A shipped circuit (see `circuits list`), or a YAML or JSON file.")
 KINDS = ".yaml, .json, .graphml, .tracer.json"
 

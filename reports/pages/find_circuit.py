@@ -1,0 +1,208 @@
+"""The report of `find_circuit`: the circuit that was found, how faithful it is, what comes back on other prompts."""
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import pandas as pd
+
+from steerscope.analysis.results.result import Result
+from steerscope.reports import words
+from steerscope.reports.figures.lines import lines
+from steerscope.reports.figures.wiring import wiring
+from steerscope.reports.page import Page, Panel, Section, Table
+from steerscope.reports.pages.common import everything, framed, legend, metric_unit, model_name
+from steerscope.reports.reading import drawing
+from steerscope.reports.records import records
+from steerscope.reports.theme import bold
+
+Graph = nx.DiGraph[str] if TYPE_CHECKING else nx.DiGraph
+DRAWN = 60  # edges in the picture
+ABLATIONS = {
+    "resample": "the other run of the same prompt in place of what is left out",
+    "mean": "the mean over prompts in place of what is left out",
+    "zero": "nothing in place of what is left out",
+}
+READING = (
+    "A circuit is a set of edges: in a run of it every input reads the other run of the prompt (or what the ablation "
+    "says) plus what the nodes of its own edges write differently. Faithfulness is the share of the score's difference "
+    "that this run has, completeness the share that is lost where all other edges are run without the circuit. Both "
+    "depend on the ablation, so it stands beside every number; both are measured on prompts that were not searched "
+    "with. A share has no number where the whole difference is not clear of zero.",
+    "Random circuits have as many edges between any two layers and kinds of nodes: where they are as faithful, the "
+    "layers and not the edges make the circuit. Edges are core where 9 in 10 circuits of resampled prompts hold them, "
+    "noise where fewer than 1 in 10 do.",
+    "Conductance is what flows along an edge while the input goes straight from the one run to the other: edges across "
+    "any cut of the model add up to the effect.",
+)
+
+
+@drawing
+def headline(result: Result) -> list[str]:
+    """What was found, how faithful it is beside chance, what comes back."""
+    manifest = result.manifest
+    size, whole, effect = manifest.get("size", 0), manifest.get("all_edges", 0), manifest.get("effect", math.nan)
+    nodes = result.frames["nodes"]
+    mlps = int((nodes["head"] < 0).sum())
+    said = [
+        f"{manifest.get('what', '').capitalize()}, the score differs by {words.number(effect)} {metric_unit(result)}. "
+        f"A circuit of {size:,} of {whole:,} edges was found, between {len(nodes) - mlps} heads and {mlps} MLPs."
+    ]
+    rows = {(r.measure, r.ablation): r for r in records(result.frames["circuit"])}
+    own = rows.get(("faithfulness", "resample"))
+    if own is not None and words.finite(own.value):
+        said.append(_faithful(own))
+    others = [
+        f"{words.percent(r.value)} under {ablation}"
+        for (measure, ablation), r in rows.items()
+        if measure == "faithfulness" and ablation != "resample" and words.finite(r.value)
+    ]
+    if others:
+        said.append(f"The same circuit has {words.listing(others)} ablation.")
+    rest = rows.get(("completeness", "resample"))
+    if rest is not None and words.finite(rest.value):
+        said.append(
+            f"Without it, the rest of the model loses {words.ranged(rest, show=words.percent)} of the difference: "
+            + ("nothing is left to do it." if rest.value >= 0.9 else "other edges do the rest.")
+        )
+    return [*said, *_back(result)]
+
+
+def _faithful(row: Any) -> str:
+    """Faithfulness beside random circuits."""
+    text = f"On other prompts it has {words.ranged(row, show=words.percent)} of the difference (resample ablation)"
+    if not words.finite(row.random_high):
+        return f"{text}."
+    random = f"{words.percent(row.random)} ({words.between(row.random_low, row.random_high, words.percent)})"
+    if row.low > row.random_high:
+        return f"{text}; random circuits of the same profile have {random}."
+    return f"{text}, and random circuits of the same profile have {random}: it is not told from these."
+
+
+def _back(result: Result) -> list[str]:
+    manifest, table = result.manifest, result.frames["edges"]
+    kept = table[table["kept"].astype(bool)]
+    said = []
+    if words.finite(manifest.get("alike")):
+        counts = kept["label"].value_counts()
+        parts = [f"{counts[name]} {name}" for name in ("core", "contingent", "noise") if counts.get(name, 0)]
+        said.append(
+            f"Over resampled prompts, {words.listing(parts)} of its edges; the strongest edges of two draws overlap by "
+            f"{words.percent(manifest['alike'])} (Jaccard; random circuits by "
+            f"{words.percent(manifest.get('alike_random'))})."
+        )
+    strongest = [f"{r.sender} → {r.receiver} ({words.percent(r.share)})" for r in records(kept.head(5))]
+    if strongest:
+        said.append(f"The strongest edges: {words.listing(strongest)}.")
+    if not manifest.get("each_edge_tried", True):
+        said.append("Not every edge was tried by itself: with more trials the circuit would be smaller.")
+    return said
+
+
+@drawing
+def page(result: Result) -> Page:
+    """All sections, from a saved result alone."""
+    manifest = result.manifest
+    what = manifest.get("task") or "the injection"
+    return framed(
+        result,
+        f"Which edges of {model_name(result)} do {what}?",
+        f"{manifest.get('what', '')} · {manifest.get('searched', '?')} prompts to search, "
+        f"{manifest.get('judged', '?')} to judge · {manifest.get('ablation', '')} ablation, "
+        f"{words.percent(manifest.get('lost'))} may be lost",
+        headline(result),
+        [_drawn(result), _judged(result), _curve(result), _nodes(result), _edges(result), legend(result, READING)],
+    )
+
+
+def _graph(result: Result) -> Any:
+    manifest, table = result.manifest, result.frames["edges"]
+    kept = table[table["kept"].astype(bool)].head(DRAWN)
+    last = int(manifest.get("model", {}).get("n_layers", 1))
+    group = int(manifest.get("model", {}).get("n_heads", 1)) // int(manifest.get("model", {}).get("n_kv_heads", 1) or 1)
+    graph: Graph = nx.DiGraph()
+    senders = set(kept["sender"])
+    for r in records(kept):
+        match = re.fullmatch(r"(L\d+)H(\d+)\.([qkv])", str(r.receiver))
+        name = match[3] if match else ""
+        shared = match is not None and name in "kv" and group > 1
+        receiver = (
+            f"{match[1]}KV{match[2]}" if shared and match else f"{match[1]}H{match[2]}" if match else str(r.receiver)
+        )
+        for vertex in (str(r.sender), receiver):
+            kind = "injection" if vertex == "input" else "logits" if vertex == "logits" else "head"
+            kind = "mlp" if vertex.endswith("M") else "shared" if "KV" in vertex else kind
+            layer = last if kind == "logits" else 0 if kind == "injection" else int(re.findall(r"\d+", vertex)[0])
+            graph.add_node(vertex, kind=kind, layer=layer)
+        if not graph.has_edge(str(r.sender), receiver):
+            graph.add_edge(str(r.sender), receiver, weight=0.0, inputs={})
+        edge = graph.edges[str(r.sender), receiver]
+        edge["weight"] += float(r.conductance)
+        edge["inputs"][name] = edge["inputs"].get(name, 0.0) + float(r.conductance)
+    for vertex in [v for v in graph if "KV" in v]:
+        layer, own = map(int, re.findall(r"\d+", vertex))
+        for head in range(own * group, (own + 1) * group):
+            if f"L{layer}H{head}" in senders:
+                graph.add_node(f"L{layer}H{head}", kind="head", layer=layer)
+                graph.add_edge(vertex, f"L{layer}H{head}", weight=0.0, inputs={})
+    return graph
+
+
+def _drawn(result: Result) -> Section:
+    graph = _graph(result)
+    text = (
+        f"Its strongest edges, at most {DRAWN}. Width is the conductance; orange goes with the difference, blue works "
+        "against it; dotted edges act through queries or keys (where a head looks), full ones through values, MLPs or "
+        "the logits (what is moved). Point at an edge for its numbers."
+    )
+    panel = Panel("Circuit", None, "no edge was kept")
+    if len(graph):
+        effect = result.manifest.get("effect", 1.0)
+        panel = Panel("From the input to the logits", wiring(graph, metric_unit(result), 1 if effect >= 0 else -1))
+    return Section("The circuit", [text], [panel])
+
+
+def _judged(result: Result) -> Section:
+    titles = ["measure", "ablation", "share", "interval", "random circuits"]
+    rows = []
+    for r in records(result.frames["circuit"]):
+        random = words.between(r.random_low, r.random_high, words.percent) if words.finite(r.random) else ""
+        beside = f"{words.percent(r.random)} {random}" if random else ""
+        rows.append([r.measure, ABLATIONS.get(r.ablation, r.ablation), words.percent(r.value)])
+        rows[-1] += [words.between(r.low, r.high, words.percent) if words.finite(r.low) else "", beside]
+    return Section("How faithful it is", [], table=Table(titles, rows, frozenset(titles[2:])))
+
+
+def _curve(result: Result) -> Section:
+    table = result.frames["curve"]
+    table = table[table["faithfulness"].notna()]
+    if table.empty:
+        return Section("Growing circuits", ["Not measured, or not clear of zero."])
+
+    def describe(name: str, row: Any) -> str:
+        return f"{bold(name)} ablation\n{row.edges:,} edges\nF {words.ranged(row, 'faithfulness', words.percent)}"
+
+    series = {str(name): rows for name, rows in table.groupby("ablation", sort=False)}
+    chart = lines(series, "edges", "faithfulness", describe, dotted="random", reference="random, {}")
+    chart.update_xaxes(type="log", title="strongest edges")
+    chart.update_yaxes(title="faithfulness", tickformat=".0%")
+    chart.add_hline(y=1, line={"width": 1, "dash": "dot"})
+    text = "F of the strongest edges, not pruned, on the prompts that were not searched with."
+    return Section("Growing circuits", [text], [Panel("Faithfulness", chart)])
+
+
+def _nodes(result: Result) -> Section:
+    titles = ["node", f"through it ({metric_unit(result)})", "share", "edges in", "edges out", "looks at"]
+    rows = [
+        [r.node, words.signed(r.through), words.percent(r.share), str(r.edges_in), str(r.edges_out), r.looks]
+        for r in records(result.frames["nodes"].head(40))
+    ]
+    text = "Shares of nodes in one line count the same flow twice: they do not add up to 1."
+    return Section("Its nodes", [text], table=Table(titles, rows, frozenset(titles[1:5])))
+
+
+def _edges(result: Result) -> Section:
+    table = result.frames["edges"]
+    shown: pd.DataFrame = table[table["kept"].astype(bool)].head(300)
+    return everything(shown, list(table.columns), "All its edges (the strongest 300)", result)
