@@ -54,6 +54,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
         "train_lens": {"windows": windows, "out": "lens", "steps": 1, "batch": 2, "held_out": 1},
         "head_census": {"sequences": 3, "length": 6, "causal": 1, "text": texts},
         "layer_study": {"model": tuned.model, "vectors": twelve()[:1], "at": ["L0.resid_pre"]},
+        "find_circuit": {"asked": experiment, "trials": 2, "points": 4, "randoms": 2, "resamples": 4, "curve": False},
         "sweep": {"vectors": vector, "prompts": texts, "out": "sweep", "trials": 8, "controls": 0},
     }
     found: dict[str, Call] = {}
@@ -123,6 +124,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("circuit", st.circuit, name="ioi")
     add("circuits", st.circuits)
     add("task", st.task, name="ioi")
+    add("found_circuit", st.found_circuit, result=result, name="found", title="t")
     add("tasks", st.tasks)
     add("detect_heads", st.detect_heads, model=model, sequences=3, length=6, causal=0, text=())
     answered = st.log_prob(st.PerPrompt([7, 8]), against=st.PerPrompt([8, 7]))

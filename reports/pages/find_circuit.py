@@ -19,6 +19,8 @@ from steerscope.reports.theme import bold
 
 Graph = nx.DiGraph[str] if TYPE_CHECKING else nx.DiGraph
 DRAWN = 60  # edges in the picture
+ENOUGH = 20  # circuits of a profile, to tell one of them from chance
+ALL = 0.9  # of the difference
 ABLATIONS = {
     "resample": "the other run of the same prompt in place of what is left out",
     "mean": "the mean over prompts in place of what is left out",
@@ -52,7 +54,7 @@ def headline(result: Result) -> list[str]:
     rows = {(r.measure, r.ablation): r for r in records(result.frames["circuit"])}
     own = rows.get(("faithfulness", "resample"))
     if own is not None and words.finite(own.value):
-        said.append(_faithful(own))
+        said.append(_faithful(own, manifest.get("random_circuits", math.inf)))
     others = [
         f"{words.percent(r.value)} under {ablation}"
         for (measure, ablation), r in rows.items()
@@ -62,22 +64,23 @@ def headline(result: Result) -> list[str]:
         said.append(f"The same circuit has {words.listing(others)} ablation.")
     rest = rows.get(("completeness", "resample"))
     if rest is not None and words.finite(rest.value):
-        said.append(
-            f"Without it, the rest of the model loses {words.ranged(rest, show=words.percent)} of the difference: "
-            + ("nothing is left to do it." if rest.value >= 0.9 else "other edges do the rest.")
+        means = (
+            ": nothing is left to do it" if rest.low >= ALL else ": other edges do the rest" if rest.high < ALL else ""
         )
+        lost = words.ranged(rest, show=words.percent)
+        said.append(f"Without it, the rest of the model loses {lost} of the difference{means}.")
     return [*said, *_back(result)]
 
 
-def _faithful(row: Any) -> str:
+def _faithful(row: Any, others: float) -> str:
     """Faithfulness beside random circuits."""
     text = f"On other prompts it has {words.ranged(row, show=words.percent)} of the difference (resample ablation)"
-    if not words.finite(row.random_high):
-        return f"{text}."
-    random = f"{words.percent(row.random)} ({words.between(row.random_low, row.random_high, words.percent)})"
-    if row.low > row.random_high:
-        return f"{text}; random circuits of the same profile have {random}."
-    return f"{text}, and random circuits of the same profile have {random}: it is not told from these."
+    if others <= ENOUGH or not words.finite(row.random_high):
+        few = "no other circuit has" if others <= 1 else f"only {others:.0f} circuits have"
+        return f"{text}; {few} its profile, so chance cannot be told."
+    random = f"{words.percent(row.random)}{words.between(row.random_low, row.random_high, words.percent)}"
+    said = f"random circuits of the same profile have {random}"
+    return f"{text}; {said}." if row.low > row.random_high else f"{text}, and {said}: it is not told from these."
 
 
 def _back(result: Result) -> list[str]:
@@ -89,7 +92,7 @@ def _back(result: Result) -> list[str]:
         parts = [f"{counts[name]} {name}" for name in ("core", "contingent", "noise") if counts.get(name, 0)]
         said.append(
             f"Over resampled prompts, {words.listing(parts)} of its edges; the strongest edges of two draws overlap by "
-            f"{words.percent(manifest['alike'])} (Jaccard; random circuits by "
+            f"{words.percent(manifest['alike'])} (Jaccard; random circuits of the same profile by "
             f"{words.percent(manifest.get('alike_random'))})."
         )
     strongest = [f"{r.sender} → {r.receiver} ({words.percent(r.share)})" for r in records(kept.head(5))]
@@ -167,10 +170,10 @@ def _judged(result: Result) -> Section:
     titles = ["measure", "ablation", "share", "interval", "random circuits"]
     rows = []
     for r in records(result.frames["circuit"]):
-        random = words.between(r.random_low, r.random_high, words.percent) if words.finite(r.random) else ""
-        beside = f"{words.percent(r.random)} {random}" if random else ""
+        beside = words.between(r.random_low, r.random_high, words.percent) if words.finite(r.random) else ""
+        beside = f"{words.percent(r.random)}{beside}" if beside else ""
         rows.append([r.measure, ABLATIONS.get(r.ablation, r.ablation), words.percent(r.value)])
-        rows[-1] += [words.between(r.low, r.high, words.percent) if words.finite(r.low) else "", beside]
+        rows[-1] += [words.between(r.low, r.high, words.percent).strip() if words.finite(r.low) else "", beside]
     return Section("How faithful it is", [], table=Table(titles, rows, frozenset(titles[2:])))
 
 

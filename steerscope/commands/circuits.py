@@ -10,12 +10,12 @@ from steerscope.commands.find import find
 from steerscope.commands.finish import Answer, place
 
 app = typer.Typer(help="Known circuits, and tasks for them.", no_args_is_help=True)
-app.command("find")(find)
 NAMED = typer.Argument(help="A shipped circuit (see `circuits list`), or a YAML or JSON file.")
 KINDS = ".yaml, .json, .graphml, .tracer.json"
 
 app.command("detect")(studies.census)
 app.command("scrub")(scrubbing.scrub)
+app.command("find")(find)
 
 
 @app.command("hypotheses")

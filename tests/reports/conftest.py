@@ -36,6 +36,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
 from steerscope.circuits.detect import head_census
+from steerscope.circuits.find_circuit import find_circuit
 from steerscope.circuits.scrub import scrub
 from steerscope.circuits.tasks import task
 from steerscope.loader import load as load_shipped
@@ -275,6 +276,8 @@ def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) ->
     found["head_census"] = head_census(model, sequences=6, causal=1)
     found["layer_study"] = _layers()
     found["scrub"] = _scrubbed()
+    small_search = {"points": 4, "trials": 5, "randoms": 3, "resamples": 10}
+    found["find_circuit"] = find_circuit(model, asked, **small_search)  # type: ignore[arg-type]
     windows = make_prompts(model, [[3 + (i * j) % 90 for j in range(9)] for i in range(1, 13)])
     _, found["train_lens"] = train_lens(model, windows, folder / "lens", steps=2, batch=4, held_out=4)
     found["sweep"] = make_sweep()

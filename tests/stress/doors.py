@@ -345,6 +345,11 @@ def census_command(name: str, word: str, world: World, folder: Path) -> None:
     command(*name.split(), "--model", world.home / "tiny", *sizes, "--overwrite", "--out", folder / "run")
 
 
+def find_command(word: str, world: World, folder: Path) -> None:
+    sizes = ["--task", "ioi-minimal", "--n", 6, "--points", 4, "--trials", 3, "--seed", SEEDS[word]]
+    command("circuits", "find", "--model", "toy-ioi-query-2", *sizes, "--overwrite", "--out", folder / "run")
+
+
 def scrub_command(word: str, world: World, folder: Path) -> None:
     given = ["--task", "ioi-minimal", "--hypothesis", "ioi-minimal", "--n", 6, "--draws", 1, "--seed", SEEDS[word]]
     toy = ["--model", "toy-ioi-query-2", *given, "--whole"]
@@ -571,6 +576,9 @@ DOORS: Mapping[str, Door] = {
         )
         for name in ("tinystories census", "circuits detect")
     },
+    "circuits find": Door(
+        partial(find_command, OLD), partial(find_command, NEW), of_result, OLD, "circuits find", quick=False
+    ),
     "circuits scrub": Door(
         partial(scrub_command, OLD), partial(scrub_command, NEW), of_result, OLD, "circuits scrub", quick=False
     ),

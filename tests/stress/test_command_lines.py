@@ -121,15 +121,17 @@ CHEAP: dict[str, object] = {
     "circuit": FILE,
     "sets": 3,
     "permutations": 5,
+    "points": 4,
 }
 SAVED = {"vectors make": "pca", "vectors convert": "vector.safetensors", "vectors build": "table.csv"}
 SAVED["vectors compare"] = "vector.safetensors"
 SAVED["circuits show"] = "ioi"
 SAVED |= {"report": "result", "sweep resume": "sweep", "sweep status": "sweep", "sweep report": "sweep"}
 OF_ITS_OWN: dict[str, dict[str, object]] = {"tinystories layers": {"model": "tinystories-1l"}}  # it reads stories
+OF_ITS_OWN["circuits find"] = {"model": "toy-ioi-query-2", "task": "ioi-minimal", "n": 6, "points": 4, "trials": 3}
 OF_ITS_OWN["circuits scrub"] = {"model": "toy-ioi-query-2", "task": "ioi-minimal", "hypothesis": "planted", "n": 6}
 NOT_THESE = {"nodes": ["sweep run", "localize"], "steps": ["localize"], "sample": ["localize"]}  # of other methods
-NOT_THESE["prompts"] = ["circuits scrub"]  # a file, where a task is named
+NOT_THESE["prompts"] = ["circuits scrub", "circuits find"]  # a file, where a task is named
 NOT_THESE["out"] = ["circuits show", "circuits tasks"]  # files of some suffix
 
 
