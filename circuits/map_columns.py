@@ -97,6 +97,14 @@ COLUMNS: Frames = {
         "receiver": Column("node, or logits", role="label"),
         "inputs": Column("by which of q, k and v a head reads it, where that is claimed"),
         "score": Column("the circuit's own: its size, summed over these inputs; missing where it gives none"),
+        **MEASURE,
+        "effect": Column(
+            "of the direct path from sender to receiver alone, patched exactly; missing where it was not, or where the "
+            "injection cannot reach",
+            "{metric}",
+            "estimate",
+        ),
+        **{name: NUMBERS[name] for name in ("low", "high", "share")},
     },
     "effects": EFFECTS,
     "targeted": {

@@ -8,7 +8,8 @@
 4. The number of carriers in the circuit (exact p), and the sum of its nodes' single shares (permutation p), among such
    sets.
 5. Its roles by the same test of sums; whether nodes that have a larger score in the circuit itself carry more.
-6. What arrives where the vector is let through only here (`targeted`).
+6. What flows along the edges that the circuit claims, each path alone (exact, as `path_effect`).
+7. What arrives where the vector is let through only here (`targeted`).
 
 Prompts are a sample, for intervals; sets of nodes are exchanged, for p. One does not stand for the other.
 What a circuit is among others rests on its joint share and on the sum of its nodes' shares, among sets of equal layers
@@ -38,7 +39,8 @@ from .carried import FEW, Carried, check_nodes, of_experiment, of_result
 from .circuit import Circuit
 from .library import circuit as read
 from .map_columns import COLUMNS
-from .map_tables import circuit_table, drawn, rank_table, role_table, with_among
+from .map_edges import edge_table
+from .map_tables import circuit_table, node_table, rank_table, role_table, with_among
 from .map_tests import test_table
 from .targeted import let_through
 
@@ -54,6 +56,7 @@ def map_effect(
     *,
     sets: Whole | None = None,
     permutations: Count = 1000,
+    paths: Whole = 60,
     targeted: bool = True,
     controls: Whole = 5,
     tasks: Whole = 32,
@@ -69,6 +72,7 @@ def map_effect(
         sets: other sets of each circuit's make that are patched at once, exactly; 200, and 99 in models of more than
             100 nodes, by default.
         permutations: of the sums of single nodes' shares.
+        paths: edges of each circuit whose direct path is patched, exactly, those that it scores highest first.
         targeted: whether to let the vector through at the circuit alone, outside of it, and at each role.
         controls: other sets of each circuit's make that it is let through at, beside it.
         tasks: prompts of a circuit's task that are answered then; 0 for none.
@@ -101,7 +105,8 @@ def map_effect(
         "tests": tests,
         "roles": role_table(carried, circuits, options, subject, permutations),
         "ranks": rank_table(carried, circuits, permutations),
-        **drawn(carried, circuits),
+        "nodes": node_table(carried, circuits),
+        "edges": edge_table(carried, circuits, paths, options, subject),
         "effects": carried.table,
         "targeted": through,
     }
@@ -110,6 +115,7 @@ def map_effect(
         "circuits": [_told(one) for one in circuits],
         "sets": sets if subject is not None else 0,
         "permutations": permutations,
+        "paths": paths if subject is not None else 0,
         "controls": controls,
         "tasks": about,
         "level": level,

@@ -20,7 +20,7 @@ from .joint import jointly
 from .map_columns import COLUMNS, MATCHED
 
 ROLE = 3  # nodes of a role that is tested
-JOINED = ", "
+JOINED = ", "  # roles of a node
 DECIDE = ("joint", "sum")  # of the tests, those that say what a circuit is among others
 
 
@@ -185,26 +185,19 @@ def own_scores(circuit: Circuit) -> dict[Node, float]:
     return found
 
 
-def drawn(carried: Carried, circuits: Sequence[Circuit]) -> dict[str, pd.DataFrame]:
-    """What a picture of the circuits needs: the columns of `nodes` and `edges`."""
-    nodes, edges = [], []
+def node_table(carried: Carried, circuits: Sequence[Circuit]) -> pd.DataFrame:
+    """The columns of `nodes`."""
+    tables = []
     numbers = carried.table.set_index(["measure", "node"])[["effect", "low", "high", "share", "verdict"]]
     for circuit in circuits:
-        graph: Graph = circuit.graph
         names = [str(node) for node in circuit.nodes]
         about = node_columns(circuit.nodes) | {
             "circuit": circuit.name,
-            "role": [JOINED.join(graph.nodes[name].get("roles", ())) for name in names],
+            "role": [JOINED.join(circuit.graph.nodes[name].get("roles", ())) for name in names],
             "reached": carried.reached(circuit.nodes),
         }
         for measure in carried.measures:
             own = numbers.loc[measure].reindex(names).reset_index(drop=True)
             own["verdict"] = own["verdict"].where(own["verdict"].notna(), "untested")
-            nodes.append(pd.DataFrame(about).assign(measure=measure).join(own))
-        for sender, receiver, edge in graph.edges(data=True):
-            scores = edge.get("scores", {})
-            inputs = JOINED.join(map(str, edge.get("inputs", ())))
-            score = float(sum(map(abs, scores.values()))) if scores else np.nan
-            edges.append((circuit.name, str(sender), str(receiver), inputs, score))
-    tables = pd.concat(nodes, ignore_index=True)[list(COLUMNS["nodes"])]
-    return {"nodes": tables, "edges": pd.DataFrame(edges, columns=list(COLUMNS["edges"]))}
+            tables.append(pd.DataFrame(about).assign(measure=measure).join(own))
+    return pd.concat(tables, ignore_index=True)[list(COLUMNS["nodes"])]

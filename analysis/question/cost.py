@@ -312,7 +312,8 @@ def _map_effect(experiment: Experiment, knobs: Mapping[str, Any]) -> float:
     circuits = len(given) if isinstance(given, list | tuple) else 1
     sets = knobs["sets"] if knobs["sets"] is not None else 200 if nodes <= 100 else 99
     alone = _runs(experiment) + _single(experiment, nodes)
-    return alone + circuits * 4 * (1 + sets) * len(experiment.prompts) * _from(experiment)
+    rows = 4 * (1 + sets) + 4 * knobs["paths"]
+    return alone + circuits * rows * len(experiment.prompts) * _from(experiment)
 
 
 FORMULAS: dict[str, Callable[[Experiment, Mapping[str, Any]], float]] = {

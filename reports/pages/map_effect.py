@@ -18,8 +18,8 @@ from steerscope.reports.records import records, way
 from steerscope.reports.theme import REFERENCE, figure, key, side
 
 DONE = {
-    "necessity": "set back to their clean values together, its nodes lose",
-    "sufficiency": "set to their steered values in the clean run together, its nodes give",
+    "necessity": "of the effect is lost when its nodes are set back to clean together",
+    "sufficiency": "of it appears when they alone are set to their steered values",
 }
 AMONG = {
     "more": "carries more than other sets of its make",
@@ -74,17 +74,17 @@ def _circuit(result: Result, circuit: str) -> list[str]:
     first = rows[0]
     if first.inside == 0:
         return [
-            f"The injection reaches none of the {counted(first.nodes, 'node')} of {circuit}: there nothing is defined, "
-            "which is not nothing."
+            f"The injection reaches none of the {counted(first.nodes, 'node')} of “{circuit}”: there nothing is "
+            "defined, which is not nothing."
         ]
     reached = "" if first.inside == first.nodes else f" ({first.inside} of its {first.nodes} nodes are reached)"
     joint = [
-        f"{DONE.get(r.measure, r.measure + ':')} {words.percent(r.share)}"
-        f"{words.between(r.share_low, r.share_high, words.percent)} of the effect{_vectors(result, r)}"
+        f"{words.percent(r.share)}{words.between(r.share_low, r.share_high, words.percent)} "
+        f"{DONE.get(r.measure, f'of the effect by {r.measure}')}{_vectors(result, r)}"
         for r in rows
         if words.finite(r.share)
     ]
-    found = [f"{circuit}{reached}: {'; '.join(joint)}."] if joint else []
+    found = [f"“{circuit}”{reached}: {'; '.join(joint)}."] if joint else []
     found += [_among(result, r, not joint) for r in rows]
     return [*found, *_roles(result, circuit), *_through(result, circuit)]
 
@@ -109,7 +109,7 @@ def _among(result: Result, row: Any, alone: bool) -> str:
         if name in tests and words.finite(tests[name].value)
     ]
     tested = next((t.tested for t in tests.values()), 0)
-    subject = f"{row.circuit} by {row.measure}" if alone else f"By {row.measure} {row.circuit}"
+    subject = f"“{row.circuit}” by {row.measure}" if alone else f"By {row.measure} “{row.circuit}”"
     said = f"{subject} {AMONG.get(row.among, AMONG['alike'])}"
     if not numbers:
         return f"{said}."
@@ -140,7 +140,7 @@ def _through(result: Result, circuit: str) -> list[str]:
     whole = rows.get(("whole", "as it is"))
     if inside is None or whole is None:
         return []
-    there = f"Let through at {circuit} alone, the vector has {words.percent(inside.share)} of its effect"
+    there = f"Let through at “{circuit}” alone, the vector has {words.percent(inside.share)} of its effect"
     costs = f"{there}, and disturbs by {words.number(inside.kl)} nats of {words.number(whole.kl)}"
     rest = f"; everywhere else {words.percent(outside.share)}, by {words.number(outside.kl)}" if outside else ""
     equal = ""
@@ -210,8 +210,9 @@ def _sources(result: Result) -> list[str]:
 def _picture(result: Result) -> Section:
     text = (
         "A node is as large as its own share of the effect, and has the colour of its role; its rim is orange where it "
-        "works along the effect, blue against. Crosses stand before the injection. Lines are what the circuit claims, "
-        "not what was measured. The menu chooses circuit and measure."
+        "works along the effect, blue against. Crosses stand before the injection. Lines are edges that the circuit "
+        "claims: as wide as the effect of this path alone where it was patched, thin and grey where it was not, with a "
+        "point to hover over. The menu chooses circuit and measure."
     )
     nodes, edges = result.frames["nodes"], result.frames["edges"]
     if nodes.empty:

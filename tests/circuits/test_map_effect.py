@@ -88,11 +88,11 @@ def test_a_true_circuit_carries_more_than_sets_of_its_make_and_a_wrong_one_does_
         assert wrong["among"] != "more" and abs(wrong["share"]) < 0.1
         assert right["share_low"] < right["share"] < right["share_high"]
     said = " ".join(result.summary())
-    assert "By necessity right carries more than other sets" in said and "wrong carries more" not in said
+    assert "By necessity “right” carries more than other sets" in said and "“wrong” carries more" not in said
 
 
 def test_of_heads_of_which_either_is_enough_only_together_they_are_necessary() -> None:
-    table = mapped(planted("redundant", references=0)).frames["tests"]
+    table = mapped(planted("redundant", references=0), sets=20).frames["tests"]
     rows = table[(table["circuit"] == "right") & (table["measure"] == "necessity")].set_index(["test", "matched"])
     assert rows.loc[("joint", "layer and kind"), "value"] > 0.9
     assert rows.loc[("sum", "layer and kind"), "value"] < 0.3
@@ -102,7 +102,7 @@ def test_of_heads_of_which_either_is_enough_only_together_they_are_necessary() -
 def test_a_negative_effect_has_the_same_shares_and_the_same_circuits() -> None:
     made = planted("relay_value", references=0)
     turned = replace(made.experiment, metric=log_prob([OTHER], [PLANTED]))
-    first, second = (mapped(made, asked) for asked in (made.experiment, turned))
+    first, second = (mapped(made, asked, sets=20) for asked in (made.experiment, turned))
     assert second.manifest["total"] == pytest.approx(-first.manifest["total"], rel=1e-5) and first.manifest["total"] > 0
     for name in ("circuits", "tests"):
         a, b = (result.frames[name] for result in (first, second))
@@ -193,7 +193,7 @@ def test_nodes_before_the_injection_are_undefined_and_never_zero(small_model: Mo
     assert (tests[tests["circuit"] == "early"]["p"] == 1).all() and (
         tests[tests["circuit"] == "early"]["sets"] == 0
     ).all()
-    assert "The injection reaches none of the 2 nodes of early" in " ".join(result.summary())
+    assert "The injection reaches none of the 2 nodes of “early”" in " ".join(result.summary())
 
 
 @pytest.mark.parametrize("prompts", [[[3, 14, 15, 9, 26]], [[3, 14, 15, 9, 26]] * 4], ids=["one", "copies"])
@@ -321,6 +321,23 @@ def test_results_that_do_not_say_what_nodes_carry_are_refused(small_model: Model
     broken = {**saved.frames, "effects": saved.frames["effects"].assign(node="nobody")}
     with pytest.raises(BadArgument, match="the effects of this result cannot be read"):
         map_effect(replace(saved, frames=broken), own)
+
+
+def test_edges_have_the_effect_of_their_path_alone_where_the_injection_reaches(small_model: Model) -> None:
+    asked = experiment(small_model)
+    found = one(map_effect(asked, str(FILE), **QUICK, sets=0).frames["edges"], "sender", "receiver", "measure")
+    for sender, receiver, into in (("L0H1", "L1H1", "L1H1.v"), ("L1H2", "L1M", "L1M"), ("L1H1", "logits", "logits")):
+        paths = one(st.path_effect(asked, sender, into).frames["paths"], "measure")
+        for measure in MEASURES:
+            expected, row = paths(measure), found(sender, receiver, measure)
+            assert (row["effect"], row["low"], row["high"]) == pytest.approx(
+                (expected["effect"], expected["low"], expected["high"]), abs=1e-6
+            )
+    assert np.isnan(found("input", "L0H1", "necessity")["effect"])
+    few = map_effect(asked, str(FILE), **QUICK, sets=0, paths=1).frames["edges"].dropna(subset="effect")
+    assert set(few["sender"] + few["receiver"]) == {"L1Mlogits"} and few["score"].tolist() == [2.0, 2.0]
+    late = map_effect(experiment(small_model, layer=1), str(FILE), **QUICK, sets=0).frames["edges"]
+    assert late[late["sender"].str.startswith("L0")]["effect"].isna().all()
 
 
 def test_a_circuit_s_own_scores_are_ranked_with_the_effect(small_model: Model) -> None:
