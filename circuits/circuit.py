@@ -179,7 +179,7 @@ class Circuit:
         if not self.nodes:
             raise BadCircuit(
                 f"circuit {self.name} has no list of nodes, detectors find them in each model; expected one "
-                "with nodes; detect_heads(model) says which heads have such roles"
+                "with nodes; measured_circuit(circuit, detect_heads(model)) makes it of this one"
             )
         found = tuple(getattr(model, name, None) for name in ("n_layers", "n_heads", "d_model"))
         if None in found:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
-from steerscope.analysis.errors import BadArgument
+from steerscope.analysis.errors import BadArgument, BadPrompt
 from steerscope.analysis.gate import Bytes, Level, Seed, Whole, Within, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.question.corpora import windows
@@ -185,7 +185,10 @@ def _natural(model: Model, text: Prompts | Sequence[str] | None) -> Prompts | No
     if text is None:
         if model.tokenizer is None:
             return None
-        return windows(model, "shipped", count=TEXTS, tokens=min(TEXT_TOKENS, model.n_ctx))
+        try:
+            return windows(model, "shipped", count=TEXTS, tokens=min(TEXT_TOKENS, model.n_ctx))
+        except BadPrompt:  # its tokenizer does not read English
+            return None
     given = make_prompts(model, text) if len(text) else None
     return given
 
@@ -233,6 +236,8 @@ def _missing(tried: Sequence[Any], words: Mapping[str, Any], natural: Prompts | 
         found["raised"] = found["topic copying"]
     if natural is None:
         found["natural text"] = (
-            "no text was given" if model.tokenizer is not None else f"{model.name} has no tokenizer to read text with"
+            "none was given that its tokenizer reads"
+            if model.tokenizer is not None
+            else f"{model.name} has no tokenizer to read text with"
         )
     return found

@@ -77,6 +77,7 @@ _HOME = {
     "task": "circuits.tasks",
     "tasks": "circuits.tasks",
     "detect_heads": "circuits.detect",
+    "measured_circuit": "circuits.measured",
     "report": "reports.report",
     "SteerscopeError": "analysis.errors",
 }
