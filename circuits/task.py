@@ -81,6 +81,7 @@ class TaskPrompts:
         answers, distractors: by prompt, as texts.
         solved: what the model gets right of the clean ones.
         refused: why draws were not kept, and how many for each reason.
+        templates: by prompt, the template that it was made of; nothing where that is not known.
     """
 
     task: str
@@ -91,6 +92,7 @@ class TaskPrompts:
     distractors: tuple[Sides, ...]
     solved: Solved
     refused: Mapping[str, int]
+    templates: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -177,6 +179,7 @@ class Task:
             tuple(row.pair.against for row in kept),
             found,
             refused,
+            tuple(row.pair.template for row in kept),
         )
 
     def _drawn(self, model: Model, n: int, seed: int) -> tuple[list[Tokenized], dict[str, int]]:

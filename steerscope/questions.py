@@ -85,6 +85,7 @@ OTHER_COMMANDS = {
     "compare_variants": "tinystories compare",
     "task_vector": "tinystories task-vector",
     "map_effect": "circuits map",
+    "stress": "circuits stress",
 }
 _LINES: tuple[tuple[Any, ...], ...] = (
     ("localize", "analysis.carriers.localize", "Which heads and MLPs carry the vector? By any method."),
@@ -118,6 +119,7 @@ _LINES: tuple[tuple[Any, ...], ...] = (
     ("scrub", "circuits.scrub", "How much of its answers does a hypothesis explain?", "scrub", "", False),
     ("find_circuit", "circuits.find_circuit", "Which edges do a task, or carry a vector?", "find_circuit", "", False),
     ("layer_study", "tinystories.layers", "What does each layer do, under steering too?", "layer_study", "", False),
+    ("stress", "circuits.stress", "Does a circuit survive steering?", "stress", "", False),
 )
 QUESTIONS: dict[str, Question] = {line[0]: Question(*line) for line in _LINES}
 

@@ -41,6 +41,8 @@ def public_calls(folder: Path) -> dict[str, Call]:
     tuned = st.load_lens(st.load("tinystories-1l"))
     given = st.Prompts(((1, 2, 3), (4, 5)), ("a", "b"))
     windows = st.windows(model, "shipped", count=6, tokens=8)
+    sides: dict[str, Any] = {"targets": ((7,), (8,), (7,)), "against": ((8,), (7,), (8,))}
+    answered = [st.Prompts(((1, 2, n), (1, 3, n), (4, 2, n)), ("a", "b", "c"), **sides) for n in (5, 6)]
     knobs: dict[str, dict[str, Any]] = {
         "localize": {"method": "exact", "completions": 0, "writers": False, "attention": False, "growing": False},
         "exact": {"completions": 0, "writers": False, "attention": False, "growing": False},
@@ -55,6 +57,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
         "head_census": {"sequences": 3, "length": 6, "causal": 1, "text": texts},
         "layer_study": {"model": tuned.model, "vectors": twelve()[:1], "at": ["L0.resid_pre"]},
         "find_circuit": {"asked": experiment, "trials": 2, "points": 4, "randoms": 2, "resamples": 4, "curve": False},
+        "stress": {"circuit": None, "task": answered, "injections": injection, "coefficients": [1.0], "randoms": 1},
         "sweep": {"vectors": vector, "prompts": texts, "out": "sweep", "trials": 8, "controls": 0},
     }
     found: dict[str, Call] = {}
@@ -130,8 +133,8 @@ def public_calls(folder: Path) -> dict[str, Call]:
     add("found_circuit", st.found_circuit, result=result, name="found", title="t")
     add("tasks", st.tasks)
     add("detect_heads", st.detect_heads, model=model, sequences=3, length=6, causal=0, text=())
-    answered = st.log_prob(st.PerPrompt([7, 8]), against=st.PerPrompt([8, 7]))
-    alike = st.Experiment(model, (injection,), [[1, 2, 3, 4, 5], [2, 3, 4, 5, 6]], answered, references=0)
+    own = st.log_prob(st.PerPrompt([7, 8]), against=st.PerPrompt([8, 7]))
+    alike = st.Experiment(model, (injection,), [[1, 2, 3, 4, 5], [2, 3, 4, 5, 6]], own, references=0)
     claim = st.Claim("L1M", at=(4,))
     add("Claim", st.Claim, node="L1H0", feature=str, by=None, at=(4,), children=(st.Claim("L0H1", by="v"),))
     add("scrub", st.scrub, model=model, hypothesis={"a": (claim,)}, dataset=alike, steering="stands", draws=1)

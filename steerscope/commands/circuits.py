@@ -6,12 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from steerscope.commands import scrubbing, studies
+from steerscope.commands.circuits_stress import stress
 from steerscope.commands.find import find
 from steerscope.commands.finish import Answer, place
 
 app = typer.Typer(help="Known circuits, and tasks for them.", no_args_is_help=True)
 NAMED = typer.Argument(help="A shipped circuit (see `circuits list`), or a YAML or JSON file.")
 KINDS = ".yaml, .json, .graphml, .tracer.json"
+app.command("stress")(stress)
 
 app.command("detect")(studies.census)
 app.command("scrub")(scrubbing.scrub)

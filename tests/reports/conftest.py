@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,16 +29,19 @@ from small_runs import small_results
 from steerscope.analysis.breakdown.breakdown import breakdown
 from steerscope.analysis.lens.train import train_lens
 from steerscope.analysis.loading.loading import load
+from steerscope.analysis.model.models import Model
 from steerscope.analysis.origin.compare_vectors import compare_vectors
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.injection import Injection
-from steerscope.analysis.question.prompts import make_prompts
+from steerscope.analysis.question.prompts import Prompts, make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.analysis.trace import trace
 from steerscope.analysis.vectors.prompt_pair import prompt_pair
+from steerscope.circuits.circuit import Circuit
 from steerscope.circuits.detect import head_census
 from steerscope.circuits.find_circuit import find_circuit
 from steerscope.circuits.scrub import scrub
+from steerscope.circuits.stress import stress
 from steerscope.circuits.tasks import task
 from steerscope.loader import load as load_shipped
 from steerscope.questions import QUESTIONS
@@ -260,6 +264,18 @@ def _scrubbed() -> Result:
     return scrub(toy, ["ioi-minimal", "ioi-minimal-untold"], task("ioi-minimal")(toy, n=12), draws=2)
 
 
+def _stress(model: Model, injection: Injection) -> Result:
+    """Of a random model: what is said is mostly that nothing can be."""
+    sides: dict[str, Any] = {"targets": ((7,), (8,)) * 4, "against": ((8,), (7,)) * 4}
+    pairs = [Prompts(tuple((1, 2 + n, x) for n in range(8)), tuple("abcdefgh"), **sides) for x in (15, 26)]
+    graphs = [nx.DiGraph(), nx.DiGraph()]
+    graphs[0].add_node("L0H1", roles=("reader",))
+    graphs[0].add_node("L0M", roles=("writer",))
+    graphs[1].add_edge("L1H0", "L1M")
+    claims = [Circuit(name, "made up", "tiny", graph) for name, graph in zip("ab", graphs, strict=True)]
+    return stress(claims, pairs, injection, model=model, coefficients=[-2.0, 1.0], randoms=1, find="always")
+
+
 @pytest.fixture(scope="session")
 def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """A result of every kind; "unknown" is one of no question, whose page is drawn from roles."""
@@ -278,6 +294,7 @@ def kinds(small: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) ->
     found["scrub"] = _scrubbed()
     small_search = {"points": 4, "trials": 5, "randoms": 3, "resamples": 10}
     found["find_circuit"] = find_circuit(model, asked, **small_search)  # type: ignore[arg-type]
+    found["stress"] = _stress(model, asked.injections[0])
     windows = make_prompts(model, [[3 + (i * j) % 90 for j in range(9)] for i in range(1, 13)])
     _, found["train_lens"] = train_lens(model, windows, folder / "lens", steps=2, batch=4, held_out=4)
     found["sweep"] = make_sweep()

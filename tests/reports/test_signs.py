@@ -31,7 +31,7 @@ Maker = Callable[..., Result]
 KINDS = [*RUNS, "sweep"]
 # A door; norms; a curve over the coefficient; a lens; of several models; single tokens that rise and fall.
 NO_EFFECTS = {"localize", "trace", "breakdown", "train_lens", "compare_variants", "task_vector"}
-NO_EFFECTS |= {"find_circuit", "scrub", "head_census", "layer_study", "compare_vectors", "dissect"}
+NO_EFFECTS |= {"find_circuit", "scrub", "stress", "head_census", "layer_study", "compare_vectors", "dissect"}
 SIZES = {"sampling_error", "worst_error", "bound", "width"}  # have the metric's unit, and no sign
 MIXED = {"effects", "writers", "edges", "verified", "paths", "positions", "carriers", "later", "nodes", "interactions"}
 

@@ -396,6 +396,12 @@ def ask_task(world: World, folder: Path) -> None:
     command("circuits", "tasks", *asked, "--out", folder / "run.jsonl")
 
 
+def stress_command(word: str, world: World, folder: Path) -> None:
+    asked = ["--model", SHIPPED, "--task", "gender", "--n", 4, "--coefficients", "1", "--randoms", 1, "--ask"]
+    given = ["--inject", 'plus=" wedding",minus=" ship",layer=0', "--find", "never", "--seed", SEEDS[word]]
+    command("circuits", "stress", *asked, *given, "--overwrite", "--out", folder / "run")
+
+
 def of_circuit(world: World, folder: Path) -> str:
     path = folder / "run.yaml"
     return NEW if path.exists() and read_circuit(path).n_edges == circuit("ioi").n_edges else NOTHING
@@ -544,6 +550,7 @@ DOORS: Mapping[str, Door] = {
     "Circuit.save": Door(nothing, save_circuit, of_circuit),
     "circuits show": Door(nothing, show_circuit, of_shown, command="circuits show", also=(RESUMABLE,)),
     "circuits tasks": Door(nothing, ask_task, of_task, command="circuits tasks"),
+    "circuits stress": Door(nothing, partial(stress_command, NEW), of_result, command="circuits stress", quick=False),
     "sweep": Door(nothing, sweep_of, partial(of_sweep, sweep_of), also=(RESUMABLE,)),
     "sweep run": Door(nothing, sweep_command, partial(of_sweep, sweep_command), command="sweep run", also=(RESUMABLE,)),
     "resume": Door(

@@ -130,6 +130,8 @@ SAVED |= {"report": "result", "sweep resume": "sweep", "sweep status": "sweep", 
 OF_ITS_OWN: dict[str, dict[str, object]] = {"tinystories layers": {"model": "tinystories-1l"}}  # it reads stories
 OF_ITS_OWN["circuits find"] = {"model": "toy-ioi-query-2", "task": "ioi-minimal", "n": 6, "points": 4, "trials": 3}
 OF_ITS_OWN["circuits scrub"] = {"model": "toy-ioi-query-2", "task": "ioi-minimal", "hypothesis": "planted", "n": 6}
+OF_ITS_OWN["circuits stress"] = {"model": "tinystories-1l", "task": "agreement", "randoms": "1", "find": "never"}
+OF_ITS_OWN["circuits stress"] |= {"inject": 'plus=" wedding",minus=" ship",layer=0', "coefficients": "1"}
 NOT_THESE = {"nodes": ["sweep run", "localize"], "steps": ["localize"], "sample": ["localize"]}  # of other methods
 NOT_THESE["prompts"] = ["circuits scrub", "circuits find"]  # a file, where a task is named
 NOT_THESE["out"] = ["circuits show", "circuits tasks"]  # files of some suffix
