@@ -6,7 +6,7 @@
     steered                    whether the run is steered
     token at S2                the token at a place; also END-1 (the place before the last), or 4
     tokens at [IO, S1]         several, in this order
-    order of [IO, S1]          which of the places comes first
+    order of [IO, S1]          which of the places comes first; `order`: of all that the task names
     place of S1                where it stands
     token at S2 and steered    several at once
 
@@ -21,10 +21,11 @@ from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadCircuit
 from steerscope.analysis.gate import shown
 
-END, PROMPT, NOTHING = "END", "prompt", "nothing"
+END, PROMPT = "END", "prompt"
+ALONE = ("nothing", "answer", "steered", "order")
 SHAPE = re.compile(r"(token at|place of|tokens at|order of) (?:\[(.+)\]|([^\[\]]+))")
 SHIFTED = re.compile(r"(.+?)([+-]\d{1,6})?")
-WORDS = f"{PROMPT}, {NOTHING}, answer, steered, token at S2, tokens at [IO, S1], order of [IO, S1], place of S1"
+WORDS = f"{PROMPT}, {', '.join(ALONE)}, token at S2, tokens at [IO, S1], order of [IO, S1], place of S1"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Named:
 
     def __post_init__(self) -> None:
         for part in self._parts:
-            if part not in (NOTHING, "answer", "steered") and not SHAPE.fullmatch(part):
+            if part not in ALONE and not SHAPE.fullmatch(part):
                 raise BadCircuit(f"the feature {shown(self.text)}; expected {WORDS}, joined with “and”; name one")
 
     @property
@@ -91,7 +92,8 @@ class Named:
 def _value(part: str, datum: Datum) -> Hashable:
     match = SHAPE.fullmatch(part)
     if match is None:
-        return {NOTHING: None, "answer": datum.answer, "steered": datum.steered}[part]
+        order = tuple(sorted(datum.places, key=datum.places.__getitem__))
+        return {"nothing": None, "answer": datum.answer, "steered": datum.steered, "order": order}[part]
     named = [place.strip() for place in (match[2] or match[3]).split(",")]
     places = [datum.at(place) for place in named]
     if match[1] == "order of":

@@ -26,7 +26,7 @@ What it cannot see: a claim that is finer than the truth stands as well as the t
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -144,7 +144,8 @@ def scrub(
             f"draws={draws:,} of {counted(len(data), 'prompt')}; expected at most {MOST:,} runs in all; draw fewer"
         )
     scrubber = _Scrubber(data, draws, level)
-    rows = [row for one in asked for row in scrubber.rows(one, alone)]
+    steps = (row for one in asked for row in scrubber.rows(one, alone))
+    rows = list(track(steps, "scrubbing", sum(1 + alone * len(one) for one in asked)))
     p = np.array([row.pop("p") for row in rows])
     holm_p = np.full(len(p), np.nan)
     tried = np.isfinite(p)
@@ -240,25 +241,24 @@ class _Scrubber:
         low, _ = interval(self.gain, level, data.groups)
         self.clear = bool(self.gain.mean() > 0 and not low <= 0)
 
-    def rows(self, one: Hypothesis, each: bool) -> list[dict[str, Any]]:
+    def rows(self, one: Hypothesis, each: bool) -> Iterator[dict[str, Any]]:
         """Of the whole tree, then (`each`) of each claim alone."""
         found, tree = places(one.tree), one.tree
         kept = self._scored(untouched(tree), own=True, draws=1)
         limit = tolerance(self.data.dataset.model, float(np.abs(self.model).max()))
         off = float(np.abs(kept.score - self.model).max())
         self.checks.append(check(f"{one.name}, with nothing exchanged, is the model", off, limit))
-        all_of, shuffled = (self._scored(whole(tree), shuffled=s) for s in (False, True))
         parts = [self.data.parts(place.claim) for place in found]
         free = any(part is not None for part in parts)  # there is something to shuffle
-        rows = [self._row(one.name, None, all_of, shuffled if free else None, parts)]
-        claims = list(zip(found, parts, strict=True)) if each else []
-        for place, part in track(claims, f"claims of {one.name}", len(claims)):
+        all_of = self._scored(whole(tree))
+        shuffled = self._scored(whole(tree), shuffled=True) if free else None
+        yield self._row(one.name, None, all_of, shuffled, parts)
+        for number, (place, part) in enumerate(zip(found, parts, strict=True) if each else ()):
             steps = pruned(tree, place.path, branch=False)
             alone = None if part is None else self._scored(steps, own=True)
             control = None if part is None else self._scored(steps, own=True, shuffled=True)
             branch = self._scored(pruned(tree, place.path, branch=True), own=True) if place.claim.children else None
-            rows.append(self._row(one.name, place, alone or self._plain, control, [part], branch, len(rows) - 1))
-        return rows
+            yield self._row(one.name, place, alone or self._plain, control, [part], branch, number)
 
     @property
     def _plain(self) -> _Scored:

@@ -1,7 +1,9 @@
 """Small random checkpoints with a real tokenizer, as folders."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -45,3 +47,19 @@ def save_gpt2(folder: Path, layers: int = 2, heads: int = 4, width: int = 32) ->
             torch.nn.init.normal_(parameter, std=0.3)
     hf.save_pretrained(folder)
     return hf
+
+
+GPT2 = Path(__file__).parents[2] / "shared/tokenizers/gpt2"
+
+
+def save_gpt2_shape(folder: Path, layers: int = 12, heads: int = 12, width: int = 48) -> Path:
+    """A random model with GPT-2's own tokenizer, and, by default, its layers and heads."""
+    if not GPT2.exists():
+        pytest.skip("GPT-2's tokenizer is not here")
+    inner = Tokenizer(models.BPE.from_file(str(GPT2 / "vocab.json"), str(GPT2 / "merges.txt")))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made: Any = PreTrainedTokenizerFast
+    made(tokenizer_object=inner, bos_token="<|endoftext|>").save_pretrained(folder)
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(n_layer=layers, n_head=heads, n_embd=width, n_positions=128)).save_pretrained(folder)
+    return folder

@@ -82,10 +82,11 @@ def _alone(rows: pd.DataFrame) -> list[str]:
     count = (
         f"Of {len(claims)} claims that can fail alone" if len(claims) > 1 else "Of the one claim that can fail alone"
     )
-    if weak.empty:
-        return [f"{count}, none is shown to lose anything."]
     shown = [f"{r.node} ({words.ranged(r, 'share', words.percent)})" for r in records(weak)]
-    return [f"{count}, {len(weak)} {'lose' if len(weak) > 1 else 'loses'}: {words.listing(words.some(shown, CLAIMS))}."]
+    lost = f"{len(weak)} {'lose' if len(weak) > 1 else 'loses'} something: {words.listing(words.some(shown, CLAIMS))}"
+    beyond = int(claims["beyond"].sum())
+    told = f"{beyond or 'none'} {'recover' if beyond > 1 else 'recovers'} more than with features shuffled"
+    return [f"{count}, {'none is shown to lose anything' if weak.empty else lost}; {told}."]
 
 
 @drawing
@@ -267,8 +268,8 @@ def _about(result: Result) -> Section:
     rows = []
     for one in told:
         reported = [f"{what}: {words.number(value)}" for what, value in dict(one.get("reported", {})).items()]
-        parts = [one.get("sources", []), reported, one.get("caveats", [])]
+        parts = [one.get("sources", []), reported, one.get("rivals", []), one.get("caveats", [])]
         texts = ["; ".join(map(str, part)) for part in parts]
         rows.append([str(one.get("name", "")), str(one.get("title", "")), str(one.get("model", "")), *texts])
-    titles = ["hypothesis", "what it says", "model", "source", "figures there", "caveats"]
+    titles = ["hypothesis", "what it says", "model", "source", "figures there", "rivals", "caveats"]
     return Section("The hypotheses", [], table=Table(titles, rows))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from checkpoints import save_gpt2_shape
 from numpy.typing import NDArray
 
 import steerscope as st
@@ -100,6 +101,7 @@ def test_features_in_words_are_the_tokens_orders_and_places_that_they_name() -> 
         "place of IO": (3,),
         "answer": (2,),
         "nothing": None,
+        "order": ("S1", "IO", "END"),
         "steered": True,
     }
     for text, value in values.items():
@@ -283,6 +285,18 @@ def test_a_task_is_scrubbed_under_steering_too() -> None:
     other = st.scrub(model, "ioi-minimal-untold", asked, **given).frames["recovered"].set_index("node")
     pd.testing.assert_frame_equal(found, other)
     assert found["score"]["logits"] != told("ioi-minimal-untold", alone=False)["score"]["logits"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ioi", "ioi-token-signal", "ioi-position-signal"])
+def test_hypotheses_of_gpt2_run_from_end_to_end_on_a_random_model_and_nothing_is_claimed(
+    name: str, tmp_path: Path
+) -> None:
+    model = st.load(save_gpt2_shape(tmp_path), selfcheck=False)
+    result = st.scrub(model, name, st.task("ioi")(model, 24, ask=True), draws=1, alone=name != "ioi")
+    assert result.manifest["checks"][0]["passed"] and not result.frames["recovered"]["beyond"].any()
+    assert "Nothing can be said" in result.summary()[0] or "not shown" in " ".join(result.summary())
+    assert st.report(result.save(tmp_path / "out")).exists()
 
 
 # Bad input.

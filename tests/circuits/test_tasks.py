@@ -1,12 +1,10 @@
 """Tasks: pairs of prompts whose slots are single tokens, and what a model gets right of them."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from checkpoints import save_gpt2_shape
 
 import steerscope as st
 from steerscope.analysis.errors import BadCircuit
@@ -16,8 +14,6 @@ from steerscope.circuits.solving import log_odds
 from steerscope.circuits.task import SLOT
 from steerscope.circuits.tasks import TASKS
 from steerscope.circuits.words import Words
-
-GPT2 = Path(__file__).parents[2].parent / "shared/tokenizers/gpt2"
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +25,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A small random model with GPT-2's own tokenizer."""
-    if not GPT2.exists():
-        pytest.skip("GPT-2's tokenizer is not here")
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    folder = tmp_path_factory.mktemp("gpt2")
-    inner = Tokenizer(models.BPE.from_file(str(GPT2 / "vocab.json"), str(GPT2 / "merges.txt")))
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    made: Any = PreTrainedTokenizerFast
-    made(tokenizer_object=inner, bos_token="<|endoftext|>").save_pretrained(folder)
-    torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=16, n_positions=128)).save_pretrained(folder)
-    return load(folder)
+    return load(save_gpt2_shape(tmp_path_factory.mktemp("gpt2"), layers=1, heads=2, width=16))
 
 
 @pytest.mark.parametrize("name", TASKS)
