@@ -251,6 +251,24 @@ def test_a_saved_result_is_mapped_as_far_as_it_says(
         pd.testing.assert_frame_equal(first, second, rtol=1e-5)
 
 
+def test_of_a_saved_result_nodes_before_the_injection_are_undefined_and_one_prompt_says_nothing(
+    small_model: Model,
+) -> None:
+    shorter: Any = {"completions": 0, "writers": False, "attention": False, "growing": False}
+    asked = experiment(small_model, layer=1)
+    single = replace(asked, prompts=make_prompts(small_model, [[3, 14, 15, 9, 26]]))
+    for one_of in (asked, single):
+        result = map_effect(
+            st.exact(one_of, **shorter), [circuit("early", "L0H1", "L0M"), circuit("late", "L0H1", "L1H2")]
+        )
+        row = one(result.frames["circuits"], "circuit", "measure")
+        assert (row("early", "necessity")["inside"], row("late", "necessity")["inside"]) == (0, 1)
+        assert row("early", "necessity")["among"] == "undefined"
+        assert not (result.frames["effects"]["layer"] == 0).any()
+    assert set(result.frames["circuits"]["among"]) == {"undefined"}
+    assert "one prompt gives no interval" in result.summary()[0]
+
+
 def test_the_task_of_a_circuit_is_answered_with_the_same_nodes(
     small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
