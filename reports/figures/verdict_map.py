@@ -19,6 +19,7 @@ LOOKS: Mapping[str, tuple[str, str]] = {
     "mixed": ("#2f7bbf", "mixed"),
     "undetermined": ("#c3c7cd", "?"),
 }
+WIDE = 8  # columns up to which words stand in full
 DARK = ("unaffected", "rerouted", "overwritten", "mixed")  # that white stands on
 
 
@@ -61,7 +62,7 @@ def verdict_map(
         x=[j for _, j, _ in marks],
         y=[i for i, _, _ in marks],
         mode="text",
-        text=[LOOKS[kind][1] for *_, kind in marks],
+        text=[kind if len(columns) <= WIDE else LOOKS[kind][1] for *_, kind in marks],
         textfont={"size": 11, "color": [WHITE if kind in DARK else INK for *_, kind in marks]},
         hoverinfo="skip",
     )

@@ -11,7 +11,7 @@ MEANS = {
     "weaker": "the same, but weaker",
     "rerouted": "rerouted",
     "overwritten": "overwritten",
-    "mixed": "none of the clear cases",
+    "mixed": "mixed",
     "undetermined": "undetermined",
 }
 RULE = [
