@@ -229,7 +229,7 @@ class _Scrubber:
         self.answers = Answers(data.dataset.prompts, data.of)
         self.runs = Unrolled(data, self.answers)
         self.checks: list[dict[str, object]] = []
-        plain = self.runs.plain()
+        plain = self.runs.plain
         self.own, matrix = self.answers.compared(plain), self.answers.matrix(plain)
         self.model = np.diagonal(matrix).copy()
         self.resampled, self.spread = np.empty(len(data)), np.empty(len(data))

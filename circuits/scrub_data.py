@@ -131,6 +131,7 @@ class Data:
         ]
         self.groups = np.tile(dataset.prompts.by_group, len(kinds))
         self.length = max(map(len, dataset.prompts.full))
+        self.nodes = sorted({claim.node for claim in every(claims)})
         self._masks = {claim.at: self._mask(claim.at) for claim in every(claims)}
         keys = [
             (len(datum.ids), *(mask[d].tobytes() for mask in self._masks.values())) for d, datum in enumerate(self.told)

@@ -77,17 +77,36 @@ class Answers:
 
 
 class Unrolled:
-    """Runs steps on rows of data."""
+    """Runs steps on rows of data.
+
+    Attributes:
+        plain: what comes out of the plain runs.
+    """
 
     def __init__(self, data: Data, answers: Answers) -> None:
         self.data, self.answers, self.model = data, answers, data.dataset.model
         self.prompts, self.budget = data.dataset.prompts.full, data.dataset.budget
-        self._writes: dict[str, Float[Tensor, "datum pos d_model"]] = {}
         self._masks: dict[Any, Tensor] = {}
+        self._run_plain()
 
-    def plain(self) -> Read:
-        """The runs themselves."""
-        return self._read([self._variant(d) for d in range(len(self.data))])
+    def _run_plain(self) -> None:
+        """Every datum once: what comes out, and what claimed nodes write."""
+        count, length = len(self.data), self.data.length
+        nodes = {name: None if name == EMBEDDING else parse_node(name) for name in self.data.nodes}
+        sites = {name: ("resid_pre", 0) if n is None else (n.site.name, n.layer) for name, n in nodes.items()}
+        variants = [self._variant(d) for d in range(count)]
+        found = dict[str, Tensor]()
+        self.plain: Read = np.empty((count, len(self.answers.ids) + 1))
+        every = sorted(set(sites.values()))
+        for chunk, readout in run(self.model, self.prompts, variants, sites=every, budget=self.budget):
+            self.plain[chunk] = self.answers.kept(readout).cpu().numpy()
+            for name, node in nodes.items():
+                seen = readout.activations[sites[name]][: len(chunk)]
+                own = seen if node is None or node.head is None else self._head(seen, node)
+                if name not in found:
+                    found[name] = own.new_zeros(count, length, own.shape[-1])
+                found[name][chunk, : own.shape[1]] = own
+        self._writes: dict[str, Float[Tensor, "datum pos d_model"]] = found
 
     def read(
         self,
@@ -111,7 +130,7 @@ class Unrolled:
         total = torch.zeros(len(base), self.data.length, model.d_model, dtype=model.dtype, device=model.device)
         for step in steps:
             drawn = self.data.alike(step.claim, references, dice, shuffled) if step.drawn else references
-            new = self._written(step, drawn, dice, shuffled) - self._write(step.claim.node)[base]
+            new = self._written(step, drawn, dice, shuffled) - self._writes[step.claim.node][base]
             total += new * self._mask(step.claim)[base]
         return total
 
@@ -120,7 +139,7 @@ class Unrolled:
     ) -> Float[Tensor, "row pos d_model"]:
         """What a claimed node writes, for each datum."""
         if not step.children:
-            return self._write(step.claim.node)[data]
+            return self._writes[step.claim.node][data]
         node = parse_node(step.claim.node)
         base = data if step.own else self.data.any(data, dice)
         given: list[list[Edit]] = [[] for _ in base]
@@ -154,16 +173,6 @@ class Unrolled:
 
     def _of(self, base: Rows, variants: Sequence[Variant], site: tuple[str, int]) -> Any:
         return zip(base, self._seen(variants, site), strict=True)
-
-    def _write(self, name: str) -> Float[Tensor, "datum pos d_model"]:
-        """What a node writes in plain runs."""
-        if name not in self._writes:
-            variants = [self._variant(d) for d in range(len(self.data))]
-            node = None if name == EMBEDDING else parse_node(name)
-            site = ("resid_pre", 0) if node is None else (node.site.name, node.layer)
-            seen = self._seen(variants, site)
-            self._writes[name] = seen if node is None or node.head is None else self._head(seen, node)
-        return self._writes[name]
 
     def _mask(self, claim: Claim) -> Float[Tensor, "datum pos 1"]:
         if claim.at not in self._masks:

@@ -153,7 +153,7 @@ def test_a_claim_alone_is_a_pass_by_hand_with_one_input_exchanged(monkeypatch: p
         logits = torch.stack([by_hand(model, ids[d], ids[order[d]]) for d in every])
     expected = torch.cat([logits[:, answers.ids], logits.logsumexp(-1, keepdim=True)], dim=-1).double().numpy()
     np.testing.assert_allclose(read, expected, atol=2e-4)
-    assert np.abs(expected - Unrolled(data, answers).plain()).max() > 1
+    assert np.abs(expected - Unrolled(data, answers).plain).max() > 1
 
 
 def test_scores_of_all_answers_at_once_are_those_of_one_at_a_time() -> None:
@@ -163,7 +163,7 @@ def test_scores_of_all_answers_at_once_are_those_of_one_at_a_time() -> None:
         answers = Answers(clean, data.of)
         with torch.no_grad():
             logits = model.bridge(torch.tensor(clean.ids))[:, -1].double()
-        matrix = answers.matrix(Unrolled(data, answers).plain())
+        matrix = answers.matrix(Unrolled(data, answers).plain)
         for d, (own,) in enumerate(clean.targets):
             other = logits[:, clean.against[d][0]] if clean.against else logits.logsumexp(-1)
             np.testing.assert_allclose(matrix[:, d], (logits[:, own] - other).numpy(), atol=1e-4)
@@ -240,7 +240,7 @@ def test_nothing_exchanged_is_the_model_and_the_run_says_so() -> None:
     data = Data(dataset_of(model, prompts, "none", (), None, None, None), st.hypothesis("ioi-minimal").tree)
     runs, every = Unrolled(data, Answers(prompts.clean, data.of)), np.arange(len(data))
     read = runs.read(untouched(st.hypothesis("ioi-minimal").tree), every, True, np.random.default_rng(0))
-    np.testing.assert_allclose(read, runs.plain(), atol=1e-4)
+    np.testing.assert_allclose(read, runs.plain, atol=1e-4)
 
 
 def test_the_planted_hypotheses_are_those_of_the_planted_model() -> None:
