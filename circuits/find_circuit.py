@@ -70,7 +70,7 @@ COLUMNS: Frames = {
     "edges": {
         "sender": Column("node that writes; input for what is put in", role="label"),
         "receiver": Column("input that reads: L1H5.q, .k, .v, L1M, or logits", role="label"),
-        "sender_layer": Column("layer of the sender; -1 for the input"),
+        "sender_layer": Column("layer of the sender; none of the input"),
         "receiver_layer": Column("layer of the receiver; of the logits, the number of layers"),
         "conductance": Column("score, mean over the prompts of the search", "{metric}", "estimate"),
         "low": Column("lower end of its interval over groups of prompts", "{metric}", "low"),
@@ -317,7 +317,7 @@ def _nodes(contrast: Contrast, asked: object, scores: EdgeScores, mask: Mask, fr
             {
                 "node": str(node),
                 "layer": node.layer,
-                "head": -1 if node.head is None else node.head,
+                "head": node.head,
                 "through": through,
                 "share": through / effect,
                 "edges_in": int(mask[:, own[:, s]].sum()),
@@ -327,7 +327,7 @@ def _nodes(contrast: Contrast, asked: object, scores: EdgeScores, mask: Mask, fr
             }
         )
     rows.sort(key=lambda row: -abs(float(row["through"])))
-    return pd.DataFrame(rows, columns=list(COLUMNS["nodes"]))
+    return pd.DataFrame(rows, columns=list(COLUMNS["nodes"])).astype({"head": "Int64"})
 
 
 def _edges(
@@ -341,12 +341,12 @@ def _edges(
     low, high = interval(scores.conductance[s, r], level, groups)
     effect = float(contrast.effect.mean())
     names = ["input", *map(str, contrast.senders[1:])]
-    layers = [-1, *(node.layer for node in contrast.senders if node is not None)]
+    layers = [None, *(node.layer for node in contrast.senders if node is not None)]
     return pd.DataFrame(
         {
             "sender": [names[i] for i in s],
             "receiver": [str(contrast.receivers[i]) for i in r],
-            "sender_layer": [layers[i] for i in s],
+            "sender_layer": pd.array([layers[i] for i in s], dtype="Int64"),
             "receiver_layer": [contrast.receivers[i].layer for i in r],
             "conductance": mean[s, r],
             "low": low,

@@ -12,7 +12,7 @@ from steerscope.reports import words
 from steerscope.reports.figures.lines import lines
 from steerscope.reports.figures.wiring import wiring
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, framed, legend, metric_unit, model_name
+from steerscope.reports.pages.common import everything, framed, legend, metric_unit, model_name, of
 from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
 from steerscope.reports.theme import bold
@@ -46,7 +46,7 @@ def headline(result: Result) -> list[str]:
     manifest = result.manifest
     size, whole, effect = manifest.get("size", 0), manifest.get("all_edges", 0), manifest.get("effect", math.nan)
     nodes = result.frames["nodes"]
-    mlps = int((nodes["head"] < 0).sum())
+    mlps = int(nodes["head"].isna().sum())
     said = [
         f"{manifest.get('what', '').capitalize()}, the score differs by {words.number(effect)} {metric_unit(result)}. "
         f"A circuit of {size:,} of {whole:,} edges was found, between {len(nodes) - mlps} heads and {mlps} MLPs."
@@ -107,10 +107,11 @@ def _back(result: Result) -> list[str]:
 def page(result: Result) -> Page:
     """All sections, from a saved result alone."""
     manifest = result.manifest
-    what = manifest.get("task") or "the injection"
+    task = f"do {manifest.get('task') or 'it'}"
+    what = f"carry {words.injection(manifest)}" if manifest.get("injections") else task
     return framed(
         result,
-        f"Which edges of {model_name(result)} do {what}?",
+        f"Which edges of {model_name(result)} {what}?",
         f"{manifest.get('what', '')} · {manifest.get('searched', '?')} prompts to search, "
         f"{manifest.get('judged', '?')} to judge · {manifest.get('ablation', '')} ablation, "
         f"{words.percent(manifest.get('lost'))} may be lost",
@@ -174,7 +175,9 @@ def _judged(result: Result) -> Section:
         beside = f"{words.percent(r.random)}{beside}" if beside else ""
         rows.append([r.measure, ABLATIONS.get(r.ablation, r.ablation), words.percent(r.value)])
         rows[-1] += [words.between(r.low, r.high, words.percent).strip() if words.finite(r.low) else "", beside]
-    return Section("How faithful it is", [], table=Table(titles, rows, frozenset(titles[2:])))
+    unclear = [r.ablation for r in records(of(result, "circuit", measure="faithfulness")) if not words.finite(r.value)]
+    text = [f"Under {name} ablation the difference is not clear of zero: no share of it is given." for name in unclear]
+    return Section("How faithful it is", text, table=Table(titles, rows, frozenset(titles[2:])))
 
 
 def _curve(result: Result) -> Section:
@@ -188,7 +191,7 @@ def _curve(result: Result) -> Section:
 
     series = {str(name): rows for name, rows in table.groupby("ablation", sort=False)}
     chart = lines(series, "edges", "faithfulness", describe, dotted="random", reference="random, {}")
-    chart.update_xaxes(type="log", title="strongest edges")
+    chart.update_xaxes(type="log", dtick=1, title="strongest edges")
     chart.update_yaxes(title="faithfulness", tickformat=".0%")
     chart.add_hline(y=1, line={"width": 1, "dash": "dot"})
     text = "F of the strongest edges, not pruned, on the prompts that were not searched with."
