@@ -26,6 +26,7 @@ from scipy import stats
 Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 THIRDS = 3
+MANY = 10**15  # sets, beyond which nobody counts, and no table could
 ROUNDING = 1e-9  # of the largest value: what differs by less is equal
 
 
@@ -171,7 +172,7 @@ def counted_in(matched: Matched, carriers: Bool[Flags, " node"]) -> Test:
         float(min(1.0, chance[value:].sum())),
         float(min(1.0, chance[: value + 1].sum())),
         float(chance[possible[-1]]),
-        matched.count,
+        min(matched.count, MANY),
     )
 
 

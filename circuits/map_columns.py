@@ -57,7 +57,9 @@ COLUMNS: Frames = {
         "p_below": Column("that sets of its make have as much or less"),
         "p_below_holm": Column("the same after Holm"),
         **LEAST_P,
-        "sets": Column("other sets that stand behind it: all of them, or draws; of counts, how many there are"),
+        "sets": Column(
+            "other sets that stand behind it: all of them, or draws; of counts, how many there are (or 10^15)"
+        ),
     },
     "roles": {
         **CIRCUIT,

@@ -34,6 +34,8 @@ BESIDE = {
     "less": "less than reference vectors",
     "against": "against the effect",
 }
+MILLION = 10**6
+ROLES = 5  # that are named above
 SPOKEN = 4  # circuits that have sentences of their own above
 LAYER_KIND = "layer and kind"
 READING = [
@@ -85,7 +87,7 @@ def _circuit(result: Result, circuit: str) -> list[str]:
         if words.finite(r.share)
     ]
     found = [f"“{circuit}”{reached}: {'; '.join(joint)}."] if joint else []
-    found += [_among(result, r, not joint) for r in rows]
+    found += [_among(result, r, "" if joint else reached) for r in rows]
     return [*found, *_roles(result, circuit), *_through(result, circuit)]
 
 
@@ -99,7 +101,12 @@ def _vectors(result: Result, row: Any) -> str:
     return f" ({beside}{told})"
 
 
-def _among(result: Result, row: Any, alone: bool) -> str:
+def _among(result: Result, row: Any, reached: str) -> str:
+    """What a circuit is among other sets.
+
+    Args:
+        reached: how many of its nodes are, where no sentence before says it.
+    """
     tests = {
         t.test: t for t in records(of(result, "tests", circuit=row.circuit, measure=row.measure, matched=LAYER_KIND))
     }
@@ -109,7 +116,7 @@ def _among(result: Result, row: Any, alone: bool) -> str:
         if name in tests and words.finite(tests[name].value)
     ]
     tested = next((t.tested for t in tests.values()), 0)
-    subject = f"“{row.circuit}” by {row.measure}" if alone else f"By {row.measure} “{row.circuit}”"
+    subject = f"By {row.measure} “{row.circuit}”{reached}"
     said = f"{subject} {AMONG.get(row.among, AMONG['alike'])}"
     if not numbers:
         return f"{said}."
@@ -129,7 +136,8 @@ def _roles(result: Result, circuit: str) -> list[str]:
         f"{r.role} by {r.measure} ({counted(r.inside, 'node')}, {words.p_value(r.p_holm)}, Holm over roles)"
         for r in records(rows[rows["p_holm"] < alpha])
     ]
-    return [f"Of its roles more than other sets of their make: {words.listing(named_)}."] if named_ else []
+    shown = words.listing(words.some(named_, ROLES))
+    return [f"Of its roles more than other sets of their make: {shown}."] if named_ else []
 
 
 def _through(result: Result, circuit: str) -> list[str]:
@@ -190,12 +198,11 @@ def page(result: Result) -> Page:
 
 
 def _glance(result: Result) -> list[tuple[str, str, str]]:
-    found = []
-    for row in records(of(result, "circuits", measure="necessity").head(3)):
-        value = words.percent(row.share) if row.inside else "undefined"
-        note = f"{AMONG.get(row.among, 'not reached, or no effect')}"
-        found.append((f"lost without {row.circuit}", value, note))
-    return found
+    return [
+        (f"lost without “{r.circuit}”", words.percent(r.share), AMONG.get(r.among, "a share of nothing is no share"))
+        for r in records(of(result, "circuits", measure="necessity").head(3))
+        if words.finite(r.share)
+    ]
 
 
 def _sources(result: Result) -> list[str]:
@@ -235,7 +242,8 @@ def _sets(result: Result) -> Section:
         shown = words.number if t.test == "carriers" else words.percent
         if min(t.p_holm, t.p_below_holm) < alpha:
             marked.add(len(rows))
-        numbers = [shown(t.value), shown(t.expected) + words.between(t.others_low, t.others_high, shown)]
+        value = f"{t.value:.0f}" if t.test == "carriers" and t.sets else shown(t.value)
+        numbers = [value, shown(t.expected) + words.between(t.others_low, t.others_high, shown)]
         ps = [words.p_value(p) if t.sets else "untested" for p in (t.p, t.p_holm, t.p_below_holm)]
         rows.append(
             [

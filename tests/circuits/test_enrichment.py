@@ -73,6 +73,14 @@ def test_p_of_a_sum_is_the_share_of_all_sets_with_as_much() -> None:
     assert drawn.above == pytest.approx(found.above, abs=0.25)
 
 
+def test_of_a_large_circuit_p_is_found_and_the_sets_fit_a_table() -> None:
+    layers, dice = np.repeat(np.arange(12), 12), np.random.default_rng(0)
+    matched = Matched(layers.tolist(), dice.random(144) < 0.4)
+    found = counted_in(matched, dice.random(144) < 0.2)
+    assert matched.count > 2**63 and np.array([found.sets]).dtype == np.int64
+    assert 0 < found.least < found.above <= 1 and found.above + found.below > 1
+
+
 def test_equal_values_that_differ_by_rounding_are_ties() -> None:
     found = compared(0.1 + 0.2, np.array([0.3, 0.3, 0.3, 0.1]), False)
     assert found.above == 4 / 5 and found.below == 1.0
