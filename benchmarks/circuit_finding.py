@@ -59,7 +59,9 @@ def main() -> None:
                     kept.setdefault(str(norm), []).append(searched(contrast, truth))
         for name, judgements in rows.items():
             areas, precision = np.array(judgements).T
-            print(f"| {norm} | {len(areas)} | {name} | {areas.mean():.2f} ({areas.min():.2f}) | {precision.mean():.2f} |")
+            print(
+                f"| {norm} | {len(areas)} | {name} | {areas.mean():.2f} ({areas.min():.2f}) | {precision.mean():.2f} |"
+            )
     print("\n| norm | runs | precision | recall | the chain and nothing else |\n| --- | --- | --- | --- | --- |")
     for name, found_ones in kept.items():
         precision, recall, same = np.array(found_ones, dtype=float).T

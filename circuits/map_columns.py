@@ -137,6 +137,7 @@ COLUMNS: Frames = {
         "task": Column(
             "log odds of the right answer in the circuit's task, with the same nodes set by the same factor", "nats"
         ),
+        "task_reference": Column("the same with other sets of its make, mean over them", "nats"),
         "task_low": Column("lower end of the interval over prompts of the task", "nats"),
         "task_high": Column("upper end of the interval over prompts of the task", "nats"),
     },

@@ -68,6 +68,13 @@ class _Through:
         value = asked.scored_positions.mean(values_at(asked.scored_positions, outputs, asked.along)).cpu().numpy()
         return np.stack([value - asked.value(None), asked.disturbance(outputs)])
 
+    def odds(self, nodes: Sequence[Node] | str, factor: float) -> Float[Values, " prompt"]:
+        """The metric itself, by prompt; missing where the numbers of a run end."""
+        try:
+            return self.read(nodes, factor)[0] + self.experiment.value(None)
+        except Overflow:
+            return np.full(len(self.experiment.prompts), np.nan)
+
     @cached_property
     def target(self) -> float:
         return float(self.experiment.disturbed(0).mean())
@@ -136,7 +143,7 @@ def _rows(
             factor = 1.0 if scale == AS_IT_IS else through.factor(nodes)
             row = about | _row(through, task, nodes, scale, factor, level)
             if at == INSIDE and factor is not None and controls:
-                row |= _beside(through, carried, circuit, scale, controls)
+                row |= _beside(through, task, carried, circuit, scale, controls)
             rows.append(row)
     return rows
 
@@ -158,10 +165,7 @@ def _row(
     row |= {"effect": float(effect.mean()), "share": float(effect.mean()) / total if total else np.nan}
     row |= _ends("", effect, level, groups) | {"kl": float(kl.mean())} | _ends("kl_", kl, level, groups)
     if task is not None:
-        try:
-            odds = task.read(nodes, factor)[0] + task.experiment.value(None)
-        except Overflow:
-            return row
+        odds = task.odds(nodes, factor)
         row |= {"task": float(odds.mean())} | _ends("task_", odds, level, task.experiment.prompts.by_group)
     return row
 
@@ -171,21 +175,25 @@ def _ends(name: str, values: Values, level: float, groups: NDArray[np.int64]) ->
     return {f"{name}low": float(low), f"{name}high": float(high)}
 
 
-def _beside(through: _Through, carried: Carried, circuit: Circuit, scale: str, controls: int) -> dict[str, float]:
-    """Effects of other sets of the circuit's make; its nodes that have no others are in all of them."""
+def _beside(
+    through: _Through, task: _Through | None, carried: Carried, circuit: Circuit, scale: str, controls: int
+) -> dict[str, float]:
+    """What other sets of the circuit's make do; its nodes that have no others are in all of them."""
     matched = Matched(carried.strata, carried.holds(circuit.nodes))
     if not matched.tested.any():
         return {}
     fixed = matched.members & ~matched.varied
-    effects = []
+    effects, odds = [], []
     for flags in matched.others(controls, carried.seed)[0]:
         nodes = chosen(carried.nodes, flags | fixed)
         factor = 1.0 if scale == AS_IT_IS else through.factor(nodes)
         if factor is not None:
             effects.append(float(through.read(nodes, factor)[0].mean()))
+            odds += [] if task is None else [float(task.odds(nodes, factor).mean())]
     if not effects:
         return {}
-    return {"reference": float(np.mean(effects)), "reference_low": min(effects), "reference_high": max(effects)}
+    ends = {"reference_low": min(effects), "reference_high": max(effects)}
+    return {"reference": float(np.mean(effects)), **ends, "task_reference": float(np.mean(odds)) if odds else np.nan}
 
 
 def _task(experiment: Experiment, name: str, count: int) -> tuple[_Through, dict[str, Any]]:

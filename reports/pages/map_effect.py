@@ -163,18 +163,18 @@ def _through(result: Result, circuit: str) -> list[str]:
 
 
 def _task(rows: dict[tuple[str, str], Any]) -> list[str]:
-    named_ = {"nothing": "without the vector", "whole": "with it", "circuit": "with it at the circuit alone"}
-    named_ |= {"outside": "with it everywhere else"}
-    parts = [
-        f"{words.signed(rows[at, 'as it is'].task)} {where}"
-        for at, where in named_.items()
-        if (at, "as it is") in rows and words.finite(rows[at, "as it is"].task)
-    ]
-    return (
-        [f"In the circuit's own task the log odds of the right answer are {words.listing(parts)} (nats)."]
-        if parts
-        else []
-    )
+    said = {"nothing": "without the vector", "whole": "with it", "circuit": "with it at the circuit alone"}
+    said |= {"outside": "with it everywhere else"}
+    parts = []
+    for at, where in said.items():
+        row = rows.get((at, "as it is"))
+        if row is not None and words.finite(row.task):
+            other = f" (at other sets of its make {words.signed(row.task_reference)})"
+            beside = other if words.finite(row.task_reference) else ""
+            parts.append(f"{words.ranged(row, 'task', words.signed)} {where}{beside}")
+    if not parts:
+        return []
+    return [f"In the circuit's own task the log odds of the right answer are {words.listing(parts)}, in nats."]
 
 
 @drawing
@@ -324,7 +324,7 @@ def _injected(result: Result) -> Section:
             words.percent(r.share),
             words.signed(r.reference) + words.between(r.reference_low, r.reference_high, words.signed),
         ]
-        + [words.ranged(r, "kl"), words.ranged(r, "task", words.signed)]
+        + [words.ranged(r, "kl"), words.ranged(r, "task", words.signed), words.signed(r.task_reference)]
         for r in records(table)
     ]
     titles = [
@@ -337,13 +337,14 @@ def _injected(result: Result) -> Section:
         "share",
         "other sets",
         "KL (nats)",
-        "task",
+        "task (nats)",
+        "task, other sets",
     ]
     text = [
         "Nothing is injected: in the clean run these nodes are set to what they write in the steered one, all at once, "
         "so the vector itself does not go past them. At equal KL the change of each node is multiplied by one factor, "
         "so that the run disturbs as much as the whole vector does; a large factor is far from anything that the model "
-        "does. Task: log odds of the right answer, in nats, with the same nodes and factor."
+        "does. Task: log odds of the right answer with the same nodes and factor."
     ]
     for name, why in result.manifest.get("missing", {}).items():
         if name.startswith("task of "):

@@ -296,7 +296,7 @@ def test_the_task_of_a_circuit_is_answered_with_the_same_nodes(
         row("nothing", "as it is")["task"],
         row("whole", "as it is")["task"],
     )
-    assert result.manifest["tasks"]["c"]["prompts"] == 3
+    assert result.manifest["tasks"]["c"]["prompts"] == 3 and np.isfinite(row("circuit", "as it is")["task_reference"])
     assert "In the circuit's own task the log odds of the right answer are" in " ".join(result.summary())
 
 
