@@ -213,7 +213,8 @@ def weighed(
 def asks(found: Weighed) -> bool:
     """Whether the verdict depends on the circuit that works under steering."""
     return any(
-        any("C_c" in name for name in judged.why) or (judged.verdict == "mixed" and len(judged.why) == 1)
+        any("C_c" in name for name in judged.why)
+        or (judged.verdict == "mixed" and not judged.detail and [name[: len(F_C)] for name in judged.why] == [F_C])
         for judged in (found.judged, found.point)
     )
 

@@ -51,7 +51,7 @@ def sentences(result: Result) -> list[str]:
     found = _unsteered(own, result)
     found += [_vector(str(name), rows, result) for name, rows in own.groupby("vector", sort=False)]
     found += [_break(rows) for _, rows in own[own["verdict"] == "rerouted"].groupby("vector", sort=False)]
-    return [*found, *_randoms(result), *_rivals(result, own)]
+    return [*found, *_randoms(result), *_rivals(result, own), *_templates(result, own)]
 
 
 def _unsteered(own: pd.DataFrame, result: Result) -> list[str]:
@@ -125,3 +125,19 @@ def _rivals(result: Result, own: pd.DataFrame) -> list[str]:
             f"the claim at {same} of {len(both)} vectors and coefficients."
         )
     return found
+
+
+def _templates(result: Result, own: pd.DataFrame) -> list[str]:
+    """Whether prompts of one template say what all of them say."""
+    if result.frames["templates"].empty:
+        return []
+    both = result.frames["templates"].merge(own, on=["vector", "coefficient", "circuit"], suffixes=("", "_all"))
+    other = both[both["point"] != both["point_all"]]
+    count = both["template"].nunique()
+    if other.empty:
+        return [f"By values, each of {count} templates has the verdicts of all prompts together."]
+    named = [f"{row.vector} at {words.number(row.coefficient)} ({row.point})" for row in records(other)]
+    return [
+        f"By values, {len(other)} of {len(both)} verdicts of single templates (of {count}) are others than that of all "
+        f"prompts together: {words.listing(words.some(named))}."
+    ]
