@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import networkx as nx
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,8 +19,11 @@ from benchmarks.stressed import EXPECTED, claim_of, prompts_of, stressed
 from steerscope.analysis.errors import BadArgument, BadCircuit, BadInjection, BadPrompt, SteerscopeError
 from steerscope.analysis.question.prompts import Prompts
 from steerscope.analysis.results.result import Result
+from steerscope.circuits import conditions
 from steerscope.circuits.circuit import Circuit
+from steerscope.circuits.conditions import Conditions
 from steerscope.circuits.pairs import Pairs
+from steerscope.circuits.searched import circuit_found
 from steerscope.circuits.solving import Solved
 from steerscope.circuits.stress import stress
 from steerscope.circuits.task import TaskPrompts
@@ -85,6 +89,24 @@ def test_the_circuit_under_steering_is_found_on_one_half_and_measured_on_the_oth
     assert row["jaccard"] == 0 and result.manifest["task"]["measured"] == 6
 
 
+def test_no_prompt_and_no_group_is_searched_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = planted_of("rerouted")
+    groups = tuple(p // 3 for p in range(12))
+    sides = [replace(own, groups=groups) for own in prompts_of(planted)]
+    asked: list[set[int]] = []
+
+    def noted(runs: Any, prompts: Any, *more: Any) -> Any:
+        asked.append(set(prompts))
+        return circuit_found(runs, prompts, *more)
+
+    monkeypatch.setattr(conditions, "circuit_found", noted)
+    here = Conditions(Pairs(planted.model, "x", *sides), "resample", 0.9, "nodes", 0).unsteered
+    [found] = here.explained([here.found], found=True)
+    measured = set(np.flatnonzero(np.isfinite(found.part)).tolist())
+    assert measured | asked[0] == set(range(12)) and not measured & asked[0]
+    assert len(measured) == 6 and not {groups[p] for p in measured} & {groups[p] for p in asked[0]}
+
+
 def test_two_lists_that_explain_both_conditions_are_no_break() -> None:
     """Half of the vector lets both chains speak: the old one explains half, what is found explains all of both."""
     planted = planted_of("rerouted")
@@ -116,6 +138,7 @@ def test_a_rival_and_a_template_are_judged_beside_the_claim() -> None:
     templates = result.frames["templates"]
     assert set(templates["template"]) == {"a", "b"} and set(templates["prompts"]) == {6}
     assert (templates[templates["circuit"] == "planted"]["verdict"] == "weaker").all()
+    assert headline(result)[-1] == "By values, each of 2 templates has the verdicts of all prompts together."
 
 
 @pytest.mark.parametrize("name", AT_ONCE)
