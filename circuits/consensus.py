@@ -25,7 +25,7 @@ from .masks import Mask
 Values = NDArray[np.float64]
 SIZES = (0.8, 1.0, 1.25)  # times the circuit's own
 CORE, NOISE = 0.9, 0.1
-PAIRS = 100
+PAIRS, MANY = 100, 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,9 @@ def random_like(contrast: Contrast, mask: Mask, count: int, dice: np.random.Gene
 
 
 def how_many_random(contrast: Contrast, mask: Mask) -> float:
-    """How many circuits of the same profile there are: with few of them none can stand out."""
+    """How many circuits of the same profile there are, at most `MANY`: with few of them none can stand out."""
     strata = np.where(contrast.connected, profile(contrast), -1).ravel()
-    chosen = mask.ravel()
-    return float(np.prod([comb((strata == s).sum(), chosen[strata == s].sum()) for s in np.unique(strata[chosen])]))
+    chosen, found = mask.ravel(), 1.0
+    for one in np.unique(strata[chosen]):
+        found = min(MANY, found * float(comb((strata == one).sum(), chosen[strata == one].sum())))
+    return found

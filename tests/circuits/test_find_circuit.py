@@ -13,7 +13,7 @@ from steerscope.analysis.question.prompts import Prompts
 from steerscope.analysis.results.result import Result
 from steerscope.circuits.circuit_files import read_circuit
 from steerscope.circuits.circuit_run import CircuitRuns, faithfulness
-from steerscope.circuits.consensus import profile, random_like
+from steerscope.circuits.consensus import MANY, how_many_random, profile, random_like
 from steerscope.circuits.contrast import contrast_of_task
 from steerscope.circuits.find_circuit import find_circuit, halves
 from steerscope.circuits.found import found_circuit
@@ -133,6 +133,13 @@ def test_random_circuits_have_the_profile_of_the_one_they_stand_beside(toy: tupl
     for other in random_like(contrast, mask, 5, np.random.default_rng(0)):
         assert not (other & ~contrast.connected).any()
         assert sorted(strata[other]) == sorted(strata[mask])
+
+
+def test_circuits_of_a_profile_are_counted_up_to_a_bound(toy: tuple[Any, TaskPrompts, Result]) -> None:
+    planted = plant_verdict("unaffected", idle=30, prompts=2)
+    wide = contrast_of_task(planted.model, *pairs(planted))
+    assert how_many_random(wide, wide.connected & (np.arange(wide.connected.shape[1]) % 2 == 0)) == MANY
+    assert toy[2].manifest["random_circuits"] == 1
 
 
 def test_halves_hold_prompts_of_every_group() -> None:
