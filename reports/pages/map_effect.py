@@ -224,9 +224,13 @@ def _picture(result: Result) -> Section:
     nodes, edges = result.frames["nodes"], result.frames["edges"]
     if nodes.empty:
         return Section("The circuits", [], [Panel("By layer", None, "no circuit has nodes")])
-    return Section(
-        "The circuits", [text], [Panel("By layer", circuit_map(nodes, edges, metric_unit(result), way(result)))]
+    grouped = [f"“{one['name']}”" for one in result.manifest.get("circuits", []) if one["level"] == "group"]
+    note = (
+        f"{words.listing(grouped)}: only that one role reads another is claimed; all pairs of their nodes are drawn, "
+        "and no single one is claimed."
     )
+    chart = circuit_map(nodes, edges, metric_unit(result), way(result))
+    return Section("The circuits", [text, *([note] if grouped else [])], [Panel("By layer", chart)])
 
 
 def _sets(result: Result) -> Section:

@@ -18,7 +18,9 @@ from steerscope.circuits.masks import mask_of
 
 TOKENIZER = Path(__file__).parents[3] / "shared" / "tokenizers" / "gpt2"
 LISTED = circuits()
-OF_GPT2 = LISTED[(LISTED["model"] == "gpt2") & (LISTED["task"] != "") & (LISTED["nodes"] != "measured")]["name"].tolist()
+OF_GPT2 = LISTED[(LISTED["model"] == "gpt2") & (LISTED["task"] != "") & (LISTED["nodes"] != "measured")][
+    "name"
+].tolist()
 pytestmark = [pytest.mark.slow]
 
 
