@@ -10,6 +10,7 @@ how often it is the chain and nothing else, its precision and recall. A finder o
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def contrasts(planted: PlantedVerdict) -> list[tuple[Contrast, list[Node]]]:
     """The task clean and under the injection, each with the chain that does it; none where nothing does."""
     clean, corrupted = planted.experiment.prompts, planted.counterfactual.prompts
     sides = [(TARGET, OTHER) if label > 0 else (OTHER, TARGET) for label in planted.labels]
-    answers = {"targets": tuple((a,) for a, _ in sides), "against": tuple((b,) for _, b in sides)}
+    answers: dict[str, Any] = {"targets": tuple((a,) for a, _ in sides), "against": tuple((b,) for _, b in sides)}
     asked = Prompts(clean.ids, clean.texts, **answers)
     found = []
     for chain, injections in ((planted.circuits.clean, ()), (planted.circuits.steered, planted.experiment.injections)):
@@ -96,7 +97,7 @@ def edges_of(contrast: Contrast, chain: list[Node]) -> Mask:
 def gradients(contrast: Contrast) -> Values:
     """Edge attribution patching: the base run's gradient times the whole change."""
     intervals = [Interval(p, 0.0, NEAR) for p in range(len(contrast))]
-    return np.mean([part.integrated / NEAR for part in _batch(contrast, intervals).values()], axis=0)
+    return np.asarray(np.mean([part.integrated / NEAR for part in _batch(contrast, intervals).values()], axis=0))
 
 
 def judged(contrast: Contrast, scores: Values, truth: Mask) -> tuple[float, float]:

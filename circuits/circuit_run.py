@@ -14,14 +14,14 @@ Source: Wang et al. 2022 (arXiv 2211.00593) and Hanna et al. 2024 (arXiv 2403.17
 What it cannot see: positions; an edge is there at all of them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,9 +40,9 @@ from steerscope.analysis.tools.record import tolerance
 from steerscope.analysis.tools.writes import raw_writes
 
 from .contrast import Contrast
+from .masks import Mask
 
 Ablation = Literal["resample", "mean", "zero"]
-Mask = Bool[NDArray[np.bool_], "sender receiver"]
 Values = NDArray[np.float64]
 Kept = dict[tuple[str, int], Tensor]  # of a run: (site, layer) -> `[pos, ...]`
 Put = dict[tuple[int, int], Float[Tensor, "pos d_model"]]  # before each place that reads
@@ -142,11 +142,6 @@ class CircuitRuns:
                 "none: something in it reads what no edge holds; ask of single nodes or paths instead"
             )
         return gap
-
-    def nodes(self, members: Collection[Node]) -> Mask:
-        """All edges that leave some nodes, and what is put in."""
-        inside = np.array([node is None or node in members for node in self.contrast.senders])
-        return self.contrast.connected & inside[:, None]
 
     @cached_property
     def _layers(self) -> "_Layers":
@@ -363,8 +358,9 @@ class _Circuits:
         heads = self.job.layers.heads.get(layer, slice(len(self.job.runs.contrast.senders), None))
         before = int((self.active < (heads.stop if kept == "between" else heads.start)).sum())
         edges = self.mask[:, :before, inputs].transpose(1, 2)
-        change = torch.bmm(edges, self.moved[:, :before].flatten(2)).unflatten(2, (self.length, -1))
-        return self._reference(kept, layer)[:, None] + change
+        change = torch.bmm(edges, self.moved[:, :before].flatten(2))
+        reference = self._reference(kept, layer)[:, None]
+        return reference + change.reshape(*change.shape[:2], *reference.shape[2:])
 
     def _reference(self, name: str, layer: int) -> Float[Tensor, "row pos *width"]:
         if (name, layer) not in self._given:

@@ -93,8 +93,8 @@ def edge_conductance(
     size = max(float(np.abs(contrast.effect).mean()), 1e-12)
     while waiting:
         found |= _scored(contrast, waiting, what)
-        gaps = {one: found[one].gap / size / len(asked) for one in found}
-        halved = _worst(gaps, points * len(asked))
+        missed = {one: found[one].gap / size / len(asked) for one in found}
+        halved = _worst(missed, points * len(asked))
         for one in halved:
             del found[one]
         waiting = [half for one in halved for half in one.halves]
@@ -113,7 +113,7 @@ def edge_conductance(
 
 def _worst(gaps: dict[Interval, float], most: int) -> list[Interval]:
     """Which intervals are halved, from the worst on: until half of what may be missed is left, or there are most."""
-    left, chosen = sum(gaps.values()), []
+    left, chosen = sum(gaps.values()), list[Interval]()
     if left < GAP:
         return []
     for one in sorted(gaps, key=lambda one: -gaps[one]):

@@ -310,7 +310,7 @@ def _nodes(contrast: Contrast, asked: object, scores: EdgeScores, mask: Mask, fr
     members = [s for s in range(1, len(contrast.senders)) if mask[s].any()]
     nodes = [node for s in members if (node := contrast.senders[s]) is not None]
     seen = looks(contrast, nodes, asked.places if isinstance(asked, TaskPrompts) else ())
-    rows = []
+    rows: list[dict[str, Any]] = []
     for s, node in zip(members, nodes, strict=True):
         through = float(mean[s].sum())
         rows.append(

@@ -1,7 +1,7 @@
 """`found_circuit`: a result of `find_circuit` as a `Circuit`, to be kept, shown, mapped and stressed."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import networkx as nx
 
@@ -10,9 +10,8 @@ from steerscope.analysis.errors import BadCircuit
 from steerscope.analysis.gate import gated
 from steerscope.analysis.results.result import Result
 
-from .circuit import LOGITS, Circuit
+from .circuit import LOGITS, Circuit, Graph
 
-Graph = nx.DiGraph[str] if TYPE_CHECKING else nx.DiGraph
 RECEIVER = re.compile(r"(L\d{1,4})(?:H(\d{1,4})\.([qkv])|M)", re.ASCII)
 
 
@@ -54,7 +53,7 @@ def found_circuit(result: Result, name: str = "found", title: str = "") -> Circu
     reported = {
         f"{r['measure']}, {r['ablation']}": float(r["value"]) for _, r in values.iterrows() if r["value"] == r["value"]
     }
-    sizes = {size: int(model[size]) for size in ("n_layers", "n_heads", "d_model")}
+    sizes: dict[str, Any] = {size: int(model[size]) for size in ("n_layers", "n_heads", "d_model")}
     effect = f"{manifest['effect']:.3g} {manifest['metric']['unit']}"
     return Circuit(
         name,

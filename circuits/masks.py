@@ -1,7 +1,7 @@
 """Circuits as sets of edges of a contrast, and back: which input reads which node."""
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from steerscope.analysis.model.nodes import Node, parse_node
 
-from .circuit import INPUT, LOGITS, Circuit
+from .circuit import INPUT, LOGITS, Circuit, Graph
 from .contrast import Contrast
 
 Mask = Bool[NDArray[np.bool_], "sender receiver"]
-Graph = nx.DiGraph[str] if TYPE_CHECKING else nx.DiGraph
 
 
 def owners(contrast: Contrast) -> Bool[NDArray[np.bool_], "receiver sender"]:
@@ -33,7 +32,7 @@ def owners(contrast: Contrast) -> Bool[NDArray[np.bool_], "receiver sender"]:
 def leaving(contrast: Contrast, members: Collection[Node]) -> Mask:
     """All edges that leave some nodes, and what is put in: a circuit of nodes."""
     inside = np.array([node is None or node in members for node in contrast.senders])
-    return contrast.connected & inside[:, None]
+    return np.asarray(contrast.connected & inside[:, None])
 
 
 def mask_of(contrast: Contrast, circuit: Circuit) -> Mask:
@@ -67,7 +66,7 @@ def mask_of(contrast: Contrast, circuit: Circuit) -> Mask:
 def graph_of(contrast: Contrast, mask: Mask, scores: Float[NDArray[np.float64], "sender receiver"]) -> Any:
     """The edges as a graph of `Circuit`: an edge into keys or values that heads share is one to each that leads on."""
     graph: Graph = nx.DiGraph()
-    own, leads = owners(contrast), mask.any(1)
+    own, leads = owners(contrast), np.asarray(mask.any(1))
     names = [INPUT, *map(str, contrast.senders[1:])]
     for s, name in enumerate(names[1:], start=1):
         if leads[s]:
@@ -97,10 +96,10 @@ def without_dead_ends(contrast: Contrast, mask: Mask, inputs: bool = True) -> Ma
     mask = mask & contrast.connected
     own = owners(contrast)
     while True:
-        leads = mask.any(1)  # senders of which an edge leads on
+        leads = np.asarray(mask.any(1))  # senders of which an edge leads on
         reads = np.array([s == 0 or mask[:, own[:, s]].any() for s in range(len(contrast.senders))])
         alive = np.array([r == mask.shape[1] - 1 or leads[own[r]].any() for r in range(mask.shape[1])])
         kept = mask & alive[None] & (reads[:, None] if inputs else True)
         if (kept == mask).all():
-            return kept
+            return np.asarray(kept)
         mask = kept

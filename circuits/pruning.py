@@ -23,9 +23,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .circuit_run import CircuitRuns, Mask
+from .circuit_run import CircuitRuns
 from .contrast import Contrast
-from .masks import without_dead_ends
+from .masks import Mask, without_dead_ends
 
 By = Literal["score", "divergence"]
 Values = NDArray[np.float64]

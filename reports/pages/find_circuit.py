@@ -2,12 +2,13 @@
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import networkx as nx
 import pandas as pd
 
 from steerscope.analysis.results.result import Result
+from steerscope.circuits.circuit import Graph
 from steerscope.reports import words
 from steerscope.reports.figures.lines import lines
 from steerscope.reports.figures.wiring import wiring
@@ -17,7 +18,6 @@ from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
 from steerscope.reports.theme import bold
 
-Graph = nx.DiGraph[str] if TYPE_CHECKING else nx.DiGraph
 DRAWN = 60  # edges in the picture
 ENOUGH = 20  # circuits of a profile, to tell one of them from chance
 ALL = 0.9  # of the difference

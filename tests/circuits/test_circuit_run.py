@@ -21,6 +21,7 @@ from steerscope.analysis.routes.edges import _receiver
 from steerscope.analysis.routes.path_effect import exact_paths
 from steerscope.circuits.circuit_run import CircuitRuns, faithfulness
 from steerscope.circuits.contrast import contrast_of, contrast_of_task
+from steerscope.circuits.masks import leaving
 from steerscope.circuits.solving import log_odds
 
 CLOSE: dict[str, Any] = {"rtol": 2e-4, "atol": 2e-5}
@@ -44,7 +45,7 @@ def test_all_edges_and_a_circuit_of_nodes_are_what_patching_makes_of_them(every_
     assert runs.check() < 1e-4
     np.testing.assert_allclose(contrast.effect, asked.effect(), **CLOSE)
     kept = [node for node in asked.reachable if (node.layer + (node.head or 0)) % 2]
-    np.testing.assert_allclose(runs.values([runs.nodes(kept)])[0], left_alone(asked, kept), **CLOSE)
+    np.testing.assert_allclose(runs.values([leaving(contrast, kept)])[0], left_alone(asked, kept), **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gptj", "native_attention_only"])
@@ -76,8 +77,9 @@ def test_ablations_of_all_nodes_but_one_are_what_patching_makes_of_them(small_mo
             mean = (values[0] + values[1]) / 2
             made += [Edit(node.site, "set", mean * (ablation == "mean"))] if node != kept else []
         rows.append(Variant(p, (*own, *made)))
-    runs = CircuitRuns(contrast_of(asked), ablation)
-    np.testing.assert_allclose(runs.values([runs.nodes([kept])])[0], asked.score(rows), **CLOSE)
+    contrast = contrast_of(asked)
+    runs = CircuitRuns(contrast, ablation)
+    np.testing.assert_allclose(runs.values([leaving(contrast, [kept])])[0], asked.score(rows), **CLOSE)
     if ablation == "mean":  # nothing is left of the prompt
         assert runs.ends[0][0] == pytest.approx(runs.ends[0][1], abs=1e-5)
 
@@ -129,7 +131,7 @@ def test_a_planted_circuit_is_faithful_and_loses_everything_with_its_last_edges(
     contrast = contrast_of_task(planted.model, clean, corrupted)
     assert contrast.effect.mean() == pytest.approx(4, abs=0.2)
     runs = CircuitRuns(contrast)
-    mask = runs.nodes(planted.circuits.clean)
+    mask = leaving(contrast, planted.circuits.clean)
     less = mask.copy()
     less[:, -1] = False  # nothing reaches the logits
     found = faithfulness(runs.values([mask, less]), runs.ends)

@@ -26,7 +26,7 @@ FEW: dict[str, Any] = {"resamples": 20, "randoms": 5, "curve": False}
 def pairs(planted: PlantedVerdict) -> tuple[Prompts, Prompts]:
     clean, corrupted = planted.experiment.prompts, planted.counterfactual.prompts
     sides = [(TARGET, OTHER) if label > 0 else (OTHER, TARGET) for label in planted.labels]
-    answers = {"targets": tuple((a,) for a, _ in sides), "against": tuple((b,) for _, b in sides)}
+    answers: dict[str, Any] = {"targets": tuple((a,) for a, _ in sides), "against": tuple((b,) for _, b in sides)}
     return Prompts(clean.ids, clean.texts, **answers), corrupted
 
 
