@@ -1,14 +1,17 @@
-"""How a task is answered under one vector at 11 coefficients: one call of the engine against one pass at a time.
+"""Circuits against one forward pass at a time: a task under steering, and how faithful a circuit is.
 
-64 prompts and their counterfactuals of 16 tokens, in a random model of GPT-2 small's shape; the vector is added at the
-last position of layer 6. The peer is TransformerLens' own forward pass with a hook that adds, for one prompt and one
-coefficient; it is timed on a sample. Then, asked for, the whole of `stress` on a circuit of 26 heads.
+A random model of GPT-2 small's shape, 64 prompts and their counterfactuals of 16 tokens. Steering: the answer to all of
+them under one vector at 11 coefficients (and none), added at the last position of layer 6; one call of the engine
+against TransformerLens' own pass with a hook that adds, for one prompt and one coefficient. Faithfulness: of 26 heads
+and the first MLPs, whole, circuit and none; against the same passes with hooks that set every other node, one prompt
+at a time. Peers are timed on a sample. Then, asked for, the whole of `stress` on the same circuit.
 
-    python -m benchmarks.stress_speed [--prompts 64] [--sample 96] [--threads N] [--whole]
+    python -m benchmarks.circuits [--prompts 64] [--sample 96] [--threads N] [--whole]
 """
 
 import argparse
 import time
+from functools import partial
 from typing import Any
 
 import networkx as nx
@@ -18,11 +21,14 @@ from torch import Tensor
 
 from benchmarks.common import gpt2_small, line, processor, quiet, seconds
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.model.nodes import Site
+from steerscope.analysis.model.nodes import Node, Site
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.prompts import Prompts
 from steerscope.analysis.vectors.vector import SteeringVector
 from steerscope.circuits.circuit import Circuit
+from steerscope.circuits.circuit_run import CircuitRuns
+from steerscope.circuits.contrast import contrast_of_task
+from steerscope.circuits.masks import mask_of
 from steerscope.circuits.pairs import Pairs
 from steerscope.circuits.stress import stress
 
@@ -90,16 +96,58 @@ def main() -> None:
     ours = time.perf_counter() - start
     found = np.stack([own.m.reshape(-1) for own in answers])
     off = max(abs(found[at] - own) for at, own in zip(sample, plain, strict=True))
-    line("", "runs", "one by one s *", "one call s", "ratio", "difference", first=4)
-    line("", str(len(every)), f"{loop:.1f}", f"{ours:.1f}", f"{loop / ours:.1f}", f"{off:.1e}", first=4)
+    line("", "runs", "one by one s *", "one call s", "ratio", "difference")
+    line("steering", str(len(every)), f"{loop:.1f}", f"{ours:.1f}", f"{loop / ours:.1f}", f"{off:.1e}")
+    _faithful(model, pairs, options.sample)
     print(f"* timed on {len(sample)} runs")
     if options.whole:
-        graph: nx.DiGraph[str] = nx.DiGraph()
-        graph.add_nodes_from([f"L{layer}H{h}" for layer in range(0, 12) for h in (1, 5)] + ["L9H9", "L11H10"])
-        claim, [vector] = Circuit("26 heads", "none", "gpt2", graph), steered[7]
+        [vector] = steered[7]
         given: dict[str, Any] = {"model": model, "coefficients": COEFFICIENTS, "randoms": 0, "find": "never"}
-        took = seconds(lambda: stress(claim, [pairs.clean, pairs.corrupted], vector, **given))
+        took = seconds(lambda: stress(claimed(), [pairs.clean, pairs.corrupted], vector, **given))
         print(f"stress of 26 heads, {len(COEFFICIENTS)} coefficients, {len(pairs)} pairs: {took:.0f} s")
+
+
+def claimed() -> Circuit:
+    """26 heads and an MLP in every layer but the last."""
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from([f"L{layer}H{h}" for layer in range(12) for h in (1, 5)] + ["L9H9", "L11H10"])
+    graph.add_nodes_from([f"L{layer}M" for layer in range(11)])
+    return Circuit("26 heads", "none", "gpt2", graph)
+
+
+def _faithful(model: Model, pairs: Pairs, sample: int) -> None:
+    """M of the whole run, of the circuit and of no edge, of all prompts."""
+    start = time.perf_counter()
+    contrast = contrast_of_task(model, pairs.clean, pairs.corrupted)
+    runs = CircuitRuns(contrast)
+    found = np.stack([*runs.ends[::-1], runs.values([mask_of(contrast, claimed())])[0]])
+    ours = time.perf_counter() - start
+    some = range(min(len(pairs), max(1, sample // 3)))
+    start = time.perf_counter()
+    plain = np.array([patched_by_hand(model, pairs, p) for p in some]).T
+    loop = (time.perf_counter() - start) * len(pairs) / len(some)
+    off = np.abs(found[:, : len(some)] - plain).max()
+    line("faithfulness", str(3 * len(pairs)), f"{loop:.1f}", f"{ours:.1f}", f"{loop / ours:.1f}", f"{off:.1e}")
+
+
+@torch.no_grad()
+def patched_by_hand(model: Model, pairs: Pairs, p: int) -> list[float]:
+    """The same of one prompt: the corrupted run with its activations, the whole run, and one with hooks that set."""
+    names = [f"blocks.{n}.{site}" for n in range(12) for site in ("attn.hook_z", "mlp.hook_out")]
+    clean, corrupted = (torch.tensor([own.ids[p]]) for own in (pairs.clean, pairs.corrupted))
+    empty, kept = model.bridge.run_with_cache(corrupted, names_filter=lambda name: name in names)
+    members = set(claimed().nodes)
+
+    def set_heads(x: Tensor, hook: Any, layer: int) -> Tensor:
+        x = x.clone()
+        others = [h for h in range(12) if Node(layer, h) not in members]
+        x[:, :, others] = kept[f"blocks.{layer}.attn.hook_z"][:, :, others]
+        return x
+
+    hooks = [(f"blocks.{n}.attn.hook_z", partial(set_heads, layer=n)) for n in range(12)]
+    hooks.append(("blocks.11.mlp.hook_out", lambda x, hook: kept["blocks.11.mlp.hook_out"]))
+    whole, circuit = model.bridge(clean), model.bridge.run_with_hooks(clean, fwd_hooks=hooks)
+    return [float(logits[0, -1, 7] - logits[0, -1, 8]) for logits in (whole, empty, circuit)]
 
 
 if __name__ == "__main__":
