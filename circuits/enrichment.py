@@ -53,7 +53,8 @@ class Test:
     sets: int
 
 
-UNTESTED = Test(*[float("nan")] * 4, 1.0, 1.0, 1.0, 0)
+NAN = float("nan")
+UNTESTED = Test(NAN, NAN, NAN, NAN, 1.0, 1.0, 1.0, 0)
 
 
 @dataclass(frozen=True, eq=False)

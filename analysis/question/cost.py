@@ -313,7 +313,7 @@ def _map_effect(experiment: Experiment, knobs: Mapping[str, Any]) -> float:
     sets = knobs["sets"] if knobs["sets"] is not None else 200 if nodes <= 100 else 99
     alone = _runs(experiment) + _single(experiment, nodes)
     rows = 4 * (1 + sets) + 4 * knobs["paths"]
-    return alone + circuits * rows * len(experiment.prompts) * _from(experiment)
+    return float(alone + circuits * rows * len(experiment.prompts) * _from(experiment))
 
 
 FORMULAS: dict[str, Callable[[Experiment, Mapping[str, Any]], float]] = {

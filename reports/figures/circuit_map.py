@@ -173,7 +173,7 @@ def _size(share: Any, largest: float) -> float:
     """Area by share, so that a glance does not mislead."""
     if not words.finite(share) or largest <= 0:
         return SMALLEST
-    return max(SMALLEST, LARGEST * float(abs(share) / largest) ** 0.5)
+    return float(max(SMALLEST, LARGEST * (abs(share) / largest) ** 0.5))
 
 
 def _hover(rows: pd.DataFrame, unit: str) -> Sequence[str]:

@@ -240,7 +240,8 @@ def _sets(result: Result) -> Section:
     panel = Panel("Joint shares", None, why)
     if len(tests):
         panel = Panel("Joint shares of the compared nodes, beside other sets", _dots(tests))
-    rows, marked = [], set()
+    rows: list[list[str]] = []
+    marked: set[int] = set()
     alpha = result.manifest.get("alpha", 0.05)
     for t in records(result.frames["tests"]):
         shown = words.number if t.test == "carriers" else words.percent
