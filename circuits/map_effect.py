@@ -89,12 +89,10 @@ def map_effect(
     given = [circuit] if isinstance(circuit, Circuit | str) else circuit
     circuits = _named([one if isinstance(one, Circuit) else read(one) for one in given])
     subject = experiment if isinstance(experiment, Experiment) else None
-    if subject is None:
-        carried = of_result(experiment)
+    said = of_result(experiment) if isinstance(experiment, Result) else None
     for one in circuits:
-        check_nodes(one, carried.model if subject is None else subject.model)
-    if subject is not None:
-        carried = of_experiment(subject, options)
+        check_nodes(one, said.model if said is not None else experiment.model)
+    carried = said or of_experiment(experiment, options)
     sets = (SETS if len(carried.nodes) <= LARGE else FEWER) if sets is None else sets
     missing = _missing(carried, subject, sets, targeted)
     tests = test_table(carried, circuits, options, subject, sets, permutations)
@@ -144,7 +142,7 @@ def _named(circuits: Sequence[Circuit]) -> Sequence[Circuit]:
 
 def _missing(carried: Carried, subject: Experiment | None, sets: int, targeted: bool) -> dict[str, str]:
     """What could not be computed, and why."""
-    found = {}
+    found: dict[str, str] = {}
     if subject is None:
         found |= dict.fromkeys(("joint", "size", "targeted"), NO_RUNS)
     elif not sets:

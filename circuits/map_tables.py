@@ -76,9 +76,8 @@ def _joint(
     for m, measure in enumerate(carried.measures):
         low, high = ratio_interval(along[m], carried.basis.total, options.level, carried.basis.groups)
         columns = estimates(carried.basis, along[m], own[:, m], options, count)
-        tables[measure] = pd.DataFrame(columns | {"share_low": low, "share_high": high}, index=rows).reindex(
-            range(count)
-        )
+        own_rows = pd.DataFrame(columns | {"share_low": low, "share_high": high})
+        tables[measure] = own_rows.set_axis(list(rows)).reindex(range(count))
     return tables
 
 
@@ -86,36 +85,30 @@ def with_among(table: pd.DataFrame, tests: pd.DataFrame, carried: Carried, optio
     """The same with what each circuit is among sets of its make: by the joint share or the sum, whichever says more;
     both count (Bonferroni), and all circuits (Holm)."""
     rows = tests[(tests["matched"] == MATCHED[0]) & tests["test"].isin(DECIDE)]
-    found = rows.groupby(["circuit", "measure"])[["p", "p_below", "least"]].min()
-    found = (found * rows["test"].nunique()).clip(upper=1.0)
-    found["tested"] = rows.groupby(["circuit", "measure"])["sets"].max() > 0
-    for name in ("p", "p_below"):
-        found[f"{name}_holm"] = 1.0
-        for _, own in found[found["tested"]].groupby("measure"):
-            found.loc[own.index, f"{name}_holm"] = holm(own[name].to_numpy(dtype=float))
-    family = found["tested"].groupby("measure").sum()
-    among, places = [], list(zip(table["circuit"], table["measure"], strict=True))
-    for row, place in zip(table.to_dict("records"), places, strict=True):
-        p = found.loc[place]
-        if not carried.clear or not row["inside"]:
-            among.append("undefined")
-        elif p["p_holm"] < options.alpha and _large(row, options):
-            among.append("more")
-        elif p["p_below_holm"] < options.alpha:
-            among.append("less")
-        elif not p["tested"] or p["least"] * family[row["measure"]] >= options.alpha:
-            among.append("cannot tell")
-        else:
-            among.append("alike")
-    numbers = found.loc[places, ["p_holm", "p_below_holm", "least"]].reset_index(drop=True)
-    numbers.columns = pd.Index(["p_more", "p_fewer", "least"])
-    return table.assign(among=among).join(numbers)[list(COLUMNS["circuits"])]
-
-
-def _large(row: dict[str, Any], options: Statistics) -> bool:
-    """Whether a joint share is told from zero and of interest; where none was made, nobody asks."""
-    known = np.isfinite(row["share"])
-    return not known or bool(row["share"] >= options.smallest and row["share_low"] > 0)
+    by = rows.groupby(["circuit", "measure"])
+    found = (by[["p", "p_below", "least"]].min() * rows["test"].nunique()).clip(upper=1.0)
+    found = (
+        found.rename(columns={"p": "p_more", "p_below": "p_fewer"}).assign(tested=by["sets"].max() > 0).reset_index()
+    )
+    for _, own in found[found["tested"]].groupby("measure"):
+        for name in ("p_more", "p_fewer"):
+            found.loc[own.index, name] = holm(own[name].to_numpy(dtype=float))
+    family = found.groupby("measure")["tested"].transform("sum")
+    found["blind"] = ~found["tested"] | (found["least"] * family >= options.alpha)
+    both = table.merge(found, on=["circuit", "measure"], how="left", validate="one_to_one")
+    # A joint share must be told from zero and of interest; where none was made, nobody asks.
+    large = both["share"].isna() | ((both["share"] >= options.smallest) & (both["share_low"] > 0))
+    among = np.select(
+        [
+            (both["inside"] == 0) | (not carried.clear),
+            (both["p_more"] < options.alpha) & large,
+            both["p_fewer"] < options.alpha,
+            both["blind"].astype(bool),
+        ],
+        ["undefined", "more", "less", "cannot tell"],
+        "alike",
+    )
+    return both.assign(among=among)[list(COLUMNS["circuits"])]
 
 
 def role_table(

@@ -59,9 +59,9 @@ class _Through:
         )
 
     def read(self, nodes: Sequence[Node] | str, factor: float = 1.0) -> Float[Values, "score prompt"]:
-        """Effect and disturbance, by prompt."""
+        """Effect and disturbance, by prompt, of nodes, of nothing, or of the whole vector."""
         asked = self.experiment
-        if nodes in (NOTHING, WHOLE):
+        if isinstance(nodes, str):
             outputs = asked.clean if nodes == NOTHING else asked.steered
         else:
             outputs = asked.outputs(self.edits(nodes, factor))
