@@ -2,8 +2,9 @@
 
 1. Edges are ordered by the size of their mean score (conductance). Growing sets of the strongest are run until what a
    set loses is below half of what may be lost.
-2. From the weakest of these on, edges are taken out in groups. A group that may go goes; one that may not is halved,
-   down to single edges: so every edge that stays was tried by itself (up to a number of trials).
+2. From the weakest of these on, edges are taken out in groups. A group that may go goes; one that may not is halved
+   and waits until all others were tried, down to single edges: so every edge that stays was tried by itself (up to a
+   number of trials).
 3. Edges that lead nowhere go: into a node of which no edge leads on, or out of one that reads nothing (where nodes that
    are left out stay at the reference run, such an edge carries exactly nothing).
 
@@ -14,6 +15,7 @@ Source: Conmy et al. 2023 (arXiv 2304.14997), whose receivers in order are here 
 What it cannot see: other circuits that are as good. Run it on other prompts, and see what stays (`consensus`).
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -30,6 +32,7 @@ from .masks import Mask, without_dead_ends
 By = Literal["score", "divergence"]
 Values = NDArray[np.float64]
 GROWTH, FIRST = 1.5, 8  # of the sets of strongest edges
+GROUPS = 32  # that edges are taken out in, to begin with
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +94,12 @@ def prune(
             break
         count = int(np.ceil(count * GROWTH))
     mask = without_dead_ends(contrast, strongest(contrast, order, count), runs.ablation == "resample")
-    waiting = [list(order[:count][::-1])]  # the last group is tried first
-    waiting = [own[at : at + 16] for own in waiting for at in range(0, len(own), 16)][::-1]
+    weakest, size = order[:count][::-1].tolist(), -(-count // GROUPS)
+    waiting = deque(weakest[at : at + size] for at in range(0, count, size))
     begun, complete = loss.trials, True
     with tqdm(total=count, desc="taking out edges", delay=2, leave=False, dynamic_ncols=True, disable=None) as bar:
         while waiting:
-            group = [edge for edge in waiting.pop() if mask.flat[edge]]
+            group = [edge for edge in waiting.popleft() if mask.flat[edge]]
             if not group:
                 continue
             if loss.trials - begun >= trials:
@@ -112,7 +115,7 @@ def prune(
                 bar.update(1)
             else:
                 half = len(group) // 2
-                waiting += [group[half:], group[:half]]
+                waiting += [group[:half], group[half:]]
     return Pruned(mask, count, loss(mask), loss.trials, complete)
 
 
