@@ -82,27 +82,25 @@ class Carried:
         return [node in known for node in members]
 
 
-def check_nodes(circuit: Circuit, model: Any) -> None:
-    """Refuses a circuit of which a node is not in a model.
+def check_nodes(circuits: Sequence[Circuit], model: Any) -> None:
+    """Refuses circuits of which a node is not in a model.
 
     Args:
         model: its name, n_layers, n_heads, d_model and has_mlp.
 
     Raises:
-        BadCircuit: it is one of another model.
+        BadCircuit: one is of another model.
     """
-    circuit.of(model)
-    for node in circuit.nodes:
-        if (
-            node.layer >= model.n_layers
-            or (node.head or 0) >= model.n_heads
-            or not (model.has_mlp or node.head is not None)
-        ):
-            raise BadCircuit(
-                f"circuit {circuit.name} holds {node}, which {model.name} has not ({model.n_layers} layers of "
-                f"{model.n_heads} heads, {'with' if model.has_mlp else 'without'} MLPs); expected nodes of that model; "
-                "mend it"
-            )
+    for circuit in circuits:
+        circuit.of(model)
+        for node in circuit.nodes:
+            there = model.has_mlp if node.head is None else node.head < model.n_heads
+            if node.layer >= model.n_layers or not there:
+                raise BadCircuit(
+                    f"circuit {circuit.name} holds {node}, which {model.name} has not ({model.n_layers} layers of "
+                    f"{model.n_heads} heads, {'with' if model.has_mlp else 'without'} MLPs); expected nodes of that "
+                    "model; mend it"
+                )
 
 
 def of_experiment(experiment: Experiment, options: Statistics) -> Carried:

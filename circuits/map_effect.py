@@ -88,11 +88,14 @@ def map_effect(
     options = Statistics(level, alpha, smallest)
     given = [circuit] if isinstance(circuit, Circuit | str) else circuit
     circuits = _named([one if isinstance(one, Circuit) else read(one) for one in given])
-    subject = experiment if isinstance(experiment, Experiment) else None
-    said = of_result(experiment) if isinstance(experiment, Result) else None
-    for one in circuits:
-        check_nodes(one, said.model if said is not None else experiment.model)
-    carried = said or of_experiment(experiment, options)
+    subject: Experiment | None = None
+    if isinstance(experiment, Result):
+        carried = of_result(experiment)
+        check_nodes(circuits, carried.model)
+    else:
+        subject = experiment
+        check_nodes(circuits, subject.model)
+        carried = of_experiment(subject, options)
     sets = (SETS if len(carried.nodes) <= LARGE else FEWER) if sets is None else sets
     missing = _missing(carried, subject, sets, targeted)
     tests = test_table(carried, circuits, options, subject, sets, permutations)

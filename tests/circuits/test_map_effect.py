@@ -38,10 +38,11 @@ MEASURES = ("necessity", "sufficiency")
 def clear(model: Model, seed: int) -> Experiment:
     """A random vector on six prompts, whose effect along its own change of the logits is told from zero."""
     dice, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    asked = experiment(model, metric=st.own_direction(), seed=seed)
+    asked = experiment(model)
     vector = replace(asked.injections[0].vector, values=torch.randn(2, model.d_model, generator=generator))
     prompts = make_prompts(model, [dice.integers(3, 90, size=6).tolist() for _ in range(6)])
-    return replace(asked, injections=(replace(asked.injections[0], vector=vector, coefficient=3.0),), prompts=prompts)
+    injection = replace(asked.injections[0], vector=vector, coefficient=3.0)
+    return Experiment(model, (injection,), prompts, st.own_direction(), references=0, seed=seed)
 
 
 def circuit(name: str, *nodes: str, **options: Any) -> Circuit:
@@ -93,10 +94,10 @@ def test_a_true_circuit_carries_more_than_sets_of_its_make_and_a_wrong_one_does_
 
 def test_of_heads_of_which_either_is_enough_only_together_they_are_necessary() -> None:
     table = mapped(planted("redundant", references=0), sets=20).frames["tests"]
-    rows = table[(table["circuit"] == "right") & (table["measure"] == "necessity")].set_index(["test", "matched"])
-    assert rows.loc[("joint", "layer and kind"), "value"] > 0.9
-    assert rows.loc[("sum", "layer and kind"), "value"] < 0.3
-    assert rows.loc[("joint", "layer and kind"), "tested"] == 2  # the MLP has no other of its kind
+    row = one(table[table["matched"] == "layer and kind"], "circuit", "measure", "test")
+    assert row("right", "necessity", "joint")["value"] > 0.9
+    assert row("right", "necessity", "sum")["value"] < 0.3
+    assert row("right", "necessity", "joint")["tested"] == 2  # the MLP has no other of its kind
 
 
 def test_a_negative_effect_has_the_same_shares_and_the_same_circuits() -> None:
@@ -333,7 +334,8 @@ def test_results_that_do_not_say_what_nodes_carry_are_refused(small_model: Model
     with pytest.raises(BadArgument, match="a map of a result of kind 'writers'; expected one of exact, screen"):
         map_effect(Result("writers", {}, {}, {}), own)
     saved = localized("exact")
-    for change in ({"injections": []}, {"model": {}}, {"seed": "x"}):
+    changes: list[dict[str, Any]] = [{"injections": []}, {"model": {}}, {"seed": "x"}]
+    for change in changes:
         with pytest.raises(BadArgument, match="the effects of this result cannot be read"):
             map_effect(replace(saved, manifest={**saved.manifest, **change}), own)
     broken = {**saved.frames, "effects": saved.frames["effects"].assign(node="nobody")}
@@ -372,7 +374,7 @@ def test_random_circuits_and_random_vectors_are_told_no_more_often_than_stated(s
     told = tested = 0
     for trial in range(60):
         chosen = [str(node) for node in heads if dice.random() < 0.4] or [str(heads[0])]
-        options = {"targeted": False, "permutations": 200, "sets": 60}
+        options: dict[str, Any] = {"targeted": False, "permutations": 200, "sets": 60}
         table = map_effect(clear(small_model, trial), circuit("random", *chosen), **options).frames["circuits"]
         tested += int((table["among"] != "undefined").sum())
         told += int(table["among"].isin(["more", "less"]).sum())
