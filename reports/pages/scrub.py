@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from steerscope.analysis.results.result import Result
@@ -142,13 +141,13 @@ def _compared(by_name: Mapping[str, pd.DataFrame]) -> Section:
     if not wholes:
         return Section(title, [], [Panel("Recovered", None, "no hypothesis has a share")])
     rows = pd.DataFrame([vars(row) for row in wholes])
-    at = np.arange(len(rows), dtype=float)
+    at = list(range(len(rows)))
     chart = figure(height=110 + 46 * len(rows), margin={"l": 60, "r": 20, "t": 34, "b": 46})
     bands(chart, at, rows["control_low"], rows["control_high"], 0.3)
     labels = [_hover(row) for row in wholes]
-    dots(chart, rows, at - 0.08, "share", labels, colour=POSITIVE, ends=("low", "high"), showlegend=False)
-    hollow = {"colour": NEUTRAL, "symbol": "diamond-open", "showlegend": False}
-    dots(chart, rows, at + 0.14, "squared", labels, ends=("squared_low", "squared_high"), **hollow)
+    dots(chart, rows, [y - 0.08 for y in at], "share", labels, colour=POSITIVE, ends=("low", "high"), showlegend=False)
+    below, ends = [y + 0.14 for y in at], ("squared_low", "squared_high")
+    dots(chart, rows, below, "squared", labels, colour=NEUTRAL, ends=ends, symbol="diamond-open", showlegend=False)
     named(chart, "of the score", POSITIVE, "circle")
     named(chart, "of the outputs", NEUTRAL, "diamond-open")
     named(chart, "features shuffled, of the score", REFERENCE, opacity=0.5)
@@ -176,7 +175,9 @@ def _trees(by_name: Mapping[str, pd.DataFrame]) -> Section:
 
 def _picture(rows: pd.DataFrame) -> Panel:
     """A hypothesis as a tree, as deep as there is room."""
-    boxes, depths, parents = [], [], []
+    boxes: list[Box] = []
+    depths: list[int] = []
+    parents: list[int] = []
     by_number = {-1: 0}
     for row in records(rows):
         root = row.node == WHOLE

@@ -74,8 +74,8 @@ def scrub(
     chosen = None if task is None else task_named(task)
     loaded = load(model, device=device, bos=bos)
     dataset = chosen(loaded, n, seed, ask=ask) if chosen is not None else _answered(loaded, table, prompts, columns)
-    given = {"alone": alone, "draws": draws, "seed": seed, "level": level, "alpha": alpha}
-    return finish(run(loaded, asked, dataset, **given), out, overwrite)
+    found = run(loaded, asked, dataset, alone=alone, draws=draws, seed=seed, level=level, alpha=alpha)
+    return finish(found, out, overwrite)
 
 
 def _answered(model: "Model", table: "Table | None", file: Path | None, columns: list[str]) -> "Prompts":

@@ -18,7 +18,7 @@ from steerscope.analysis.errors import BadArgument, BadCircuit, BadPrompt
 from steerscope.circuits import scrub as scrubbing
 from steerscope.circuits.features import Datum, Named
 from steerscope.circuits.hypothesis import Claim, Hypothesis, places
-from steerscope.circuits.scrub_data import Data, dataset_of
+from steerscope.circuits.scrub_data import Data, Shuffled, dataset_of
 from steerscope.circuits.task import TaskPrompts
 from steerscope.circuits.unrolled import Answers, Unrolled, pruned, untouched
 
@@ -128,7 +128,7 @@ def by_hand(model: st.Model, ids: torch.Tensor, other: torch.Tensor) -> torch.Te
             for x, w, b in ((queries, attn.W_Q, attn.b_Q), (stream, attn.W_K, attn.b_K), (stream, attn.W_V, attn.b_V))
         )
         scores = (q @ k.T / q.shape[-1] ** 0.5).masked_fill(torch.ones(len(q), len(q)).triu(1).bool(), -torch.inf)
-        return scores.softmax(-1) @ v @ attn.W_O[0] + attn.b_O
+        return torch.as_tensor(scores.softmax(-1) @ v @ attn.W_O[0] + attn.b_O)
 
     streams = [model.bridge(row[None], stop_at_layer=0)[0] for row in (ids, other)]
     writes = [attend(0, stream, stream) for stream in streams]
@@ -136,7 +136,7 @@ def by_hand(model: st.Model, ids: torch.Tensor, other: torch.Tensor) -> torch.Te
     queries = stream.clone()
     queries[-1] += writes[1][-1] - writes[0][-1]
     final = stream + attend(1, stream, queries)
-    return final[-1] @ model.bridge.unembed.W_U + model.bridge.unembed.b_U
+    return torch.as_tensor(final[-1] @ model.bridge.unembed.W_U + model.bridge.unembed.b_U)
 
 
 def test_a_claim_alone_is_a_pass_by_hand_with_one_input_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,8 @@ def test_scores_of_all_answers_at_once_are_those_of_one_at_a_time() -> None:
 
 def told(*given: Any, **options: Any) -> pd.DataFrame:
     model, prompts = toy()
-    return st.scrub(model, *given, prompts, **options).frames["recovered"].set_index("node")
+    found: pd.DataFrame = st.scrub(model, *given, prompts, **options).frames["recovered"].set_index("node")
+    return found
 
 
 def test_the_tree_is_told_claim_by_claim_beside_features_that_are_shuffled() -> None:
@@ -204,7 +205,7 @@ def test_features_that_are_shuffled_are_as_fine_and_of_another_prompt() -> None:
     model, prompts = toy(64)
     claim = Claim("L1H0", "token at S2")
     data = Data(dataset_of(model, prompts, "none", (), None, None, None), [claim])
-    orders = scrubbing.Shuffled(data, 3, np.random.default_rng(0))
+    orders = Shuffled(data, 3, np.random.default_rng(0))
     rows, draw = np.tile(np.arange(64), 3 * 50), np.repeat(np.arange(3), 64 * 50)
     shuffled = data.alike(claim, rows, np.random.default_rng(1), orders.rows(draw))
     plain = data.alike(claim, rows, np.random.default_rng(1), None)
