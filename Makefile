@@ -40,6 +40,8 @@ bench: .venv/.installed-test
 	$(BIN)/python -m benchmarks.sweeps
 	$(BIN)/python -m benchmarks.ground_truth
 	$(BIN)/python -m benchmarks.known_answers
+	$(BIN)/python -m benchmarks.stressed
+	$(BIN)/python -m benchmarks.stress_speed
 	$(BIN)/python -m benchmarks.screen
 	$(BIN)/python -m benchmarks.shapley
 	$(BIN)/python -m benchmarks.breakdown

@@ -126,14 +126,19 @@ def opposed(unsteered: Answers, labels: Float[Array, " prompt"]) -> bool:
     return bool((labels * unsteered.m[1] < 0).mean() >= OPPOSED)
 
 
-def pairs_of(task: TaskPrompts | Sequence[Prompts] | str, model: Model, n: int, seed: int, budget: int | None) -> Pairs:
+def pairs_of(
+    task: TaskPrompts | Sequence[Prompts] | str, model: Model, n: int, seed: int, ask: bool, budget: int | None
+) -> Pairs:
     """What a task was given as.
+
+    Args:
+        n, seed, ask: of a task by name.
 
     Raises:
         BadCircuit: no such task, or one that the model does not solve.
         BadPrompt: pairs of unequal length, or without answers.
     """
-    made = task_of(task)(model, n, seed) if isinstance(task, str) else task
+    made = task_of(task)(model, n, seed, ask=ask) if isinstance(task, str) else task
     if isinstance(made, TaskPrompts):
         return Pairs(model, made.task, made.clean, made.corrupted, made.templates, budget)
     if len(made) != 2:

@@ -106,6 +106,7 @@ def stress(
     model: Model,
     coefficients: Sequence[float] = COEFFICIENTS,
     n: Count = 64,
+    ask: bool = False,
     randoms: Randoms = 4,
     find: Literal["needed", "always", "never"] = "needed",
     keep: Share = 0.9,
@@ -125,7 +126,7 @@ def stress(
         injections: one or several, each by itself; or by name, where several act together. They add.
         model: that is asked.
         coefficients: that each injection's own is multiplied by.
-        n: pairs of prompts, of a task by name.
+        n: pairs of prompts, of a task by name. ask: one that the model does not solve, too.
         randoms: random vectors of equal norms beside each.
         find: whether the circuit under steering is looked for where the verdict depends on it ("needed"), everywhere,
             or nowhere ("never": then nothing is found to be rerouted).
@@ -153,7 +154,7 @@ def stress(
     for claim in claims:
         claim.of(model)
     vectors = _vectors(injections, model, randoms, seed)
-    pairs = pairs_of(task, model, n, seed, budget)
+    pairs = pairs_of(task, model, n, seed, ask, budget)
     asked = [(vector, c) for vector in vectors for c in strengths]
     unsteered, *answers = pairs.answers([(), *(vector.times(c) for vector, c in asked)], "answers")
     state = _State(pairs, unsteered, Conditions(pairs, ablation, keep, units, seed), limits, find, level, seed)

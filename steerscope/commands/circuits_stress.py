@@ -73,7 +73,8 @@ def stress(
         raise BadArgument(
             f"--coefficients {brief(coefficients)!r}; expected numbers separated by commas, such as 0.5,1,2; mend it"
         ) from error
-    asked, steering = task_of(task), [(spec, wanted([spec], seed)) for spec in inject]
+    task_of(task)  # or it is refused before a model is loaded
+    steering = [(spec, wanted([spec], seed)) for spec in inject]
     hush()
     from steerscope.circuits.stress import stress as question
     from steerscope.loader import load
@@ -82,9 +83,11 @@ def stress(
     injections = {brief(spec, 80): tuple(i for one in own for i in one.make(loaded)) for spec, own in steering}
     result = question(
         claims or None,
-        asked(loaded, n, seed, ask=ask),
+        task,
         injections,
         model=loaded,
+        n=n,
+        ask=ask,
         coefficients=strengths,
         randoms=randoms,
         find=find.value,
