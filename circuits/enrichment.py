@@ -27,7 +27,7 @@ Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 THIRDS = 3
 MANY = 10**15  # sets, beyond which nobody counts, and no table could
-ROUNDING = 1e-9  # of the largest value: what differs by less is equal
+ROUNDING = 1e-6  # of the largest value: what differs by less is equal; one set in two batches does
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ def compared(value: float, others: Float[Values, " set"], whole: bool) -> Test:
     above, below = int((others >= value - near).sum()), int((others <= value + near).sum())
     count = len(others)
     more = 0 if whole else 1
+    above, below = max(above, 1 - more), max(below, 1 - more)  # itself is among all
     low, high = np.percentile(others, [2.5, 97.5]) if count else (np.nan, np.nan)
     return Test(
         float(value),

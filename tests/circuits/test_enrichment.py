@@ -84,6 +84,8 @@ def test_of_a_large_circuit_p_is_found_and_the_sets_fit_a_table() -> None:
 def test_equal_values_that_differ_by_rounding_are_ties() -> None:
     found = compared(0.1 + 0.2, np.array([0.3, 0.3, 0.3, 0.1]), False)
     assert found.above == 4 / 5 and found.below == 1.0
+    itself = compared(1.0, np.array([1.0 - 1e-5, 0.5, 0.2, 0.1]), True)  # the same set, run in another batch
+    assert itself.above == itself.least == 1 / 4
 
 
 def test_thirds_are_of_each_stratum() -> None:
