@@ -28,14 +28,15 @@ EXPECTED = {name: (name, "") for name in VERDICTS} | {
 MANY = 96  # prompts that say what is true
 
 
-def prompts_of(planted: PlantedVerdict) -> list[Prompts]:
+def prompts_of(planted: PlantedVerdict) -> tuple[Prompts, Prompts]:
     """Prompts and counterfactuals, with the answers that the signal asks for."""
     asked = [(TARGET,) if label > 0 else (OTHER,) for label in planted.labels]
     others = [(OTHER,) if label > 0 else (TARGET,) for label in planted.labels]
-    return [
+    clean, corrupted = (
         replace(one.prompts, targets=tuple(asked), against=tuple(others), groups=())
         for one in (planted.experiment, planted.counterfactual)
-    ]
+    )
+    return clean, corrupted
 
 
 def claim_of(planted: PlantedVerdict) -> Circuit:
@@ -83,7 +84,7 @@ def main() -> None:
     print("| planted | norm | right | by values | else |")
     print("| --- | --- | --- | --- | --- |")
     for (case, norm), own in rows[~rows["random"]].groupby(["case", "norm"], sort=False):
-        verdict, detail = EXPECTED[case]
+        verdict, detail = EXPECTED[str(case)]
         right = (own["verdict"] == verdict) & (own["detail"] == detail)
         others = Counter(" ".join(pair).strip() for pair in own[~right][["verdict", "detail"]].to_numpy().tolist())
         said = ", ".join(f"{name} {count}" for name, count in others.items())
@@ -94,7 +95,7 @@ def main() -> None:
     for norm, own in rows[rows["random"]].groupby("norm", sort=False):
         counts = [str((own["verdict"] == verdict).sum()) for verdict in sorted(set(rows["verdict"]))]
         wrong = (own["verdict"] != "undetermined") & (own["verdict"] != own["truth"])
-        print(f"| {norm} | " + " | ".join(counts) + f" | {wrong.sum()} of {len(own)} |")
+        print(f"| {norm!s} | " + " | ".join(counts) + f" | {wrong.sum()} of {len(own)} |")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def headed(circuit: Circuit, model: Model) -> bool:
 
 def members(mask: Mask, contrast: Contrast) -> frozenset[Node]:
     """The nodes that edges leave."""
-    rows = zip(contrast.senders, mask.any(axis=1), strict=True)
+    rows = zip(contrast.senders, np.any(mask, axis=1).tolist(), strict=True)
     return frozenset(node for node, there in rows if there and node is not None)
 
 

@@ -189,22 +189,26 @@ def weighed(
     limits = thresholds or Thresholds()
     found, whole = _quantities(evidence, seed)
     number = len(np.unique(evidence.groups))
-    bounds = {name: percentiles(draws, level, number) for name, draws in found.items()}
+
+    def bounded(draws: Array) -> tuple[float, float]:
+        low, high = percentiles(draws, level, number)
+        return float(low), float(high)
+
+    bounds = {name: bounded(draws) for name, draws in found.items()}
     sure, likely = dict(found), dict(found)
     for name, draws in whole.items():
-        low, _ = percentiles(draws, level, number)
-        if not low > 0:
+        if not bounded(draws)[0] > 0:
             sure[name] = np.full_like(draws, np.nan)
-            bounds[name] = (np.float64(np.nan), np.float64(np.nan))
+            bounds[name] = (float("nan"), float("nan"))
         if not draws[0] > 0:
             likely[name] = np.full_like(draws, np.nan)
-    clear = bool(bounds["D_0"][0] > 0)
+    clear = bounds["D_0"][0] > 0
     alone = number < 2 and bool(found["D_0"][0] > 0)  # there are no bounds
     point = _judged(likely, limits, evidence.varied, lambda margin: _state(margin[0], margin[0]))
-    judged = _judged(sure, limits, evidence.varied, lambda margin: _state(*percentiles(margin, level, number)))
+    judged = _judged(sure, limits, evidence.varied, lambda margin: _state(*bounded(margin)))
     return Weighed(
         {name: float(draws[0]) for name, draws in sure.items()},
-        {name: (float(low), float(high)) for name, (low, high) in bounds.items()},
+        bounds,
         point if clear or alone else UNCLEAR,
         judged if clear else UNCLEAR,
     )

@@ -56,7 +56,7 @@ def page(result: Result) -> Page:
             _evidence(result),
             *_roles(result),
             _templates(result),
-            everything(result.frames["verdicts"], list(result.frames["verdicts"]), "All verdicts", result),
+            everything(result.frames["verdicts"], list(result.columns["verdicts"]), "All verdicts", result),
             legend(result, RULE),
         ],
         _glance(result),
@@ -169,7 +169,8 @@ def _explained(result: Result) -> Section:
 
 
 def _evidence(result: Result) -> Section:
-    rows, marked = [], set()
+    rows: list[list[str]] = []
+    marked: set[int] = set()
     for row in records(real(result, every=True)):
         if row.verdict == "rerouted":
             marked.add(len(rows))

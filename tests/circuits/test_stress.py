@@ -92,7 +92,7 @@ def test_the_circuit_under_steering_is_found_on_one_half_and_measured_on_the_oth
 def test_no_prompt_and_no_group_is_searched_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = planted_of("rerouted")
     groups = tuple(p // 3 for p in range(12))
-    sides = [replace(own, groups=groups) for own in prompts_of(planted)]
+    clean, corrupted = (replace(own, groups=groups) for own in prompts_of(planted))
     asked: list[set[int]] = []
 
     def noted(runs: Any, prompts: Any, *more: Any) -> Any:
@@ -100,7 +100,7 @@ def test_no_prompt_and_no_group_is_searched_and_measured(monkeypatch: pytest.Mon
         return circuit_found(runs, prompts, *more)
 
     monkeypatch.setattr(conditions, "circuit_found", noted)
-    here = Conditions(Pairs(planted.model, "x", *sides), "resample", 0.9, "nodes", 0).unsteered
+    here = Conditions(Pairs(planted.model, "x", clean, corrupted), "resample", 0.9, "nodes", 0).unsteered
     [found] = here.explained([here.found], found=True)
     measured = set(np.flatnonzero(np.isfinite(found.part)).tolist())
     assert measured | asked[0] == set(range(12)) and not measured & asked[0]
@@ -173,9 +173,10 @@ def test_random_vectors_have_the_norms_of_the_vector_that_they_stand_beside() ->
 
 def test_the_same_seed_gives_the_same_numbers_and_a_small_budget_too() -> None:
     planted = planted_of("rerouted")
-    given = (claim_of(planted), prompts_of(planted), planted.experiment.injections[0])
+    claim, prompts, [vector] = claim_of(planted), prompts_of(planted), planted.experiment.injections
     first, second, small = (
-        stress(*given, model=planted.model, **FEW, **more).frames["verdicts"] for more in ({}, {}, {"budget": 300_000})
+        stress(claim, prompts, vector, model=planted.model, budget=budget, **FEW).frames["verdicts"]
+        for budget in (None, None, 300_000)
     )
     pd.testing.assert_frame_equal(first, second)
     pd.testing.assert_frame_equal(first, small, atol=1e-4)
@@ -212,7 +213,7 @@ def test_the_page_says_what_breaks_and_what_random_vectors_do() -> None:
     assert "the claim breaks" not in " ".join(headline(result_of("weaker")))
 
 
-def changed(prompts: list[Prompts], **more: Any) -> list[Prompts]:
+def changed(prompts: tuple[Prompts, Prompts], **more: Any) -> list[Prompts]:
     return [replace(prompts[0], **more), prompts[1]]
 
 

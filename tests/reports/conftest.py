@@ -268,7 +268,7 @@ def _stress(model: Model, injection: Injection) -> Result:
     """Of a random model: what is said is mostly that nothing can be."""
     sides: dict[str, Any] = {"targets": ((7,), (8,)) * 4, "against": ((8,), (7,)) * 4}
     pairs = [Prompts(tuple((1, 2 + n, x) for n in range(8)), tuple("abcdefgh"), **sides) for x in (15, 26)]
-    graphs = [nx.DiGraph(), nx.DiGraph()]
+    graphs: list[Any] = [nx.DiGraph(), nx.DiGraph()]
     graphs[0].add_node("L0H1", roles=("reader",))
     graphs[0].add_node("L0M", roles=("writer",))
     graphs[1].add_edge("L1H0", "L1M")
