@@ -37,6 +37,7 @@ READING = (
     "noise where fewer than 1 in 10 do.",
     "Conductance is what flows along an edge while the input goes straight from the one run to the other: edges across "
     "any cut of the model add up to the effect.",
+    "KV names keys and values that several query heads share: L23KV1.v is read by heads 3, 4 and 5, where three share.",
 )
 
 
@@ -83,6 +84,18 @@ def _faithful(row: Any, others: float) -> str:
     return f"{text}; {said}." if row.low > row.random_high else f"{text}, and {said}: it is not told from these."
 
 
+def _shared(result: Result) -> int:
+    """How many query heads share a key-value head."""
+    model = result.manifest.get("model", {})
+    return int(model.get("n_heads", 1)) // int(model.get("n_kv_heads", 1) or 1)
+
+
+def _input(result: Result, receiver: object) -> str:
+    """An input by name; keys and values that heads share are none of one head."""
+    text = str(receiver)
+    return re.sub(r"H(\d+)(\.[kv])$", r"KV\1\2", text) if _shared(result) > 1 else text
+
+
 def _back(result: Result) -> list[str]:
     manifest, table = result.manifest, result.frames["edges"]
     kept = table[table["kept"].astype(bool)]
@@ -95,9 +108,15 @@ def _back(result: Result) -> list[str]:
             f"{words.percent(manifest['alike'])} (Jaccard; random circuits of the same profile by "
             f"{words.percent(manifest.get('alike_random'))})."
         )
-    strongest = [f"{r.sender} → {r.receiver} ({words.percent(r.share)})" for r in records(kept.head(5))]
+    strongest = [f"{r.sender} → {_input(result, r.receiver)} ({words.percent(r.share)})" for r in records(kept.head(5))]
     if strongest:
         said.append(f"The strongest edges: {words.listing(strongest)}.")
+    if not manifest.get("complete", True):
+        missed = words.percent(manifest.get("gap"))
+        said.append(
+            f"Scores are estimates, and all points were spent: edges across a cut miss {missed} of the effect. What is "
+            "said of the circuit is exact; with more points its edges may be others."
+        )
     if not manifest.get("each_edge_tried", True):
         said.append("Not every edge was tried by itself: with more trials the circuit would be smaller.")
     return said
@@ -124,7 +143,7 @@ def _graph(result: Result) -> Any:
     manifest, table = result.manifest, result.frames["edges"]
     kept = table[table["kept"].astype(bool)].head(DRAWN)
     last = int(manifest.get("model", {}).get("n_layers", 1))
-    group = int(manifest.get("model", {}).get("n_heads", 1)) // int(manifest.get("model", {}).get("n_kv_heads", 1) or 1)
+    group = _shared(result)
     graph: Graph = nx.DiGraph()
     senders = set(kept["sender"])
     for r in records(kept):
@@ -211,4 +230,5 @@ def _nodes(result: Result) -> Section:
 def _edges(result: Result) -> Section:
     table = result.frames["edges"]
     shown: pd.DataFrame = table[table["kept"].astype(bool)].head(300)
+    shown = shown.assign(receiver=[_input(result, name) for name in shown["receiver"]])
     return everything(shown, list(table.columns), "All its edges (the strongest 300)", result)

@@ -1,5 +1,6 @@
 """SmolLM2-135M-Instruct, a real language model, where its wheel is installed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,9 @@ def smollm2_file() -> Path:
 def smollm2(smollm2_file: Path) -> st.Model:
     """It, loaded once and not changed by anybody; `tests/llm/test_loading.py` holds its self-check."""
     return st.load("smollm2", selfcheck=False)
+
+
+@pytest.fixture(scope="session")
+def smollm2_unbegun(smollm2: st.Model) -> st.Model:
+    """The same, with prompts that do not begin with BOS."""
+    return replace(smollm2, bos=None)
