@@ -56,6 +56,8 @@ def _sentences(result: Result, name: str, rows: pd.DataFrame) -> list[str]:
     found = f"“{name}” recovers {share} of what answers owe to their own prompt{outputs}"
     if not words.finite(whole.low):
         found += " (no interval over prompts)"
+    elif whole.low > 1:
+        found += " (more than the model's own score)"
     return [f"{found}; {_beside(whole)}.", *_alone(rows)]
 
 

@@ -61,6 +61,7 @@ def test_without_a_gain_or_an_interval_the_sentence_says_so() -> None:
     assert text == "Nothing can be said of “h”: the model answers no better."
     assert "(no interval over prompts)" in said(row(low=NOTHING, high=NOTHING))
     assert headline(result()) == []
+    assert "more than the model's own score" in said(row(share=1.2)) and "own score" not in said(row(share=1.05))
 
 
 def test_claims_that_lose_are_named_and_those_that_cannot_fail_are_not_counted() -> None:
