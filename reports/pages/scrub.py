@@ -52,12 +52,10 @@ def _sentences(result: Result, name: str, rows: pd.DataFrame) -> list[str]:
     share = words.ranged(whole, "share", words.percent)
     if words.finite(whole.low) and not whole.low > 0:
         return [f"“{name}” is not shown to recover anything of what answers owe to their own prompt: {share}."]
+    note = " (no interval over prompts)" if not words.finite(whole.low) else ""
+    note = " (more than the model's own score)" if whole.low > 1 else note
     outputs = f", and {words.percent(whole.squared)} of the outputs" if words.finite(whole.squared) else ""
-    found = f"“{name}” recovers {share} of what answers owe to their own prompt{outputs}"
-    if not words.finite(whole.low):
-        found += " (no interval over prompts)"
-    elif whole.low > 1:
-        found += " (more than the model's own score)"
+    found = f"“{name}” recovers {share} of what answers owe to their own prompt{note}{outputs}"
     return [f"{found}; {_beside(whole)}.", *_alone(rows)]
 
 

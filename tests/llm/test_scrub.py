@@ -1,4 +1,4 @@
-"""Causal scrubbing of SmolLM2: six heads explain how it answers indirect object identification, and six others do not."""
+"""Causal scrubbing of SmolLM2: six heads explain how it answers IOI, and six others do not."""
 
 import pytest
 
