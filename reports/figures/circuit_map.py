@@ -48,9 +48,11 @@ def circuit_map(nodes: pd.DataFrame, edges: pd.DataFrame, unit: str, towards: in
         chart.add_trace(trace.update(visible=owner == first))
     if len(tall) > 1:
         chart.update_layout(updatemenus=[_menu(owners, tall, height)])
-    layers = int(nodes["layer"].max()) + 1 if len(nodes) else 1
-    ticks = list(range(0, layers, 1 if layers <= 16 else 2))
-    chart.update_xaxes(axis("layer"), showgrid=False, zeroline=False, tickvals=ticks, range=[-0.9, layers + 0.1])
+    start, stop = (int(nodes["layer"].min()), int(nodes["layer"].max()) + 1) if len(nodes) else (0, 1)
+    ticks = list(range(start, stop, 1 if stop - start <= 16 else 2))
+    margin = 0.04 * (stop - start)
+    room = [start - 0.9 - margin, stop + 0.1 + margin]
+    chart.update_xaxes(axis("layer"), showgrid=False, zeroline=False, tickvals=ticks, range=room)
     chart.update_yaxes(visible=False, range=_range(tall[first]) if first else [-1.0, 1.0])
     return chart
 
@@ -78,8 +80,8 @@ def _places(nodes: pd.DataFrame, ends: set[str]) -> dict[str, Place]:
     columns: dict[float, list[str]] = {}
     for row in records(nodes.drop_duplicates("node").sort_values(["layer", "role", "head"], kind="stable")):
         columns.setdefault(row.layer + (0.0 if row.kind == "head" else TOWARDS), []).append(row.node)
-    last = int(nodes["layer"].max()) if len(nodes) else 0
-    for end, x in zip(ENDS, (-0.6, last + 0.9), strict=True):
+    first, last = (int(nodes["layer"].min()), int(nodes["layer"].max())) if len(nodes) else (0, 0)
+    for end, x in zip(ENDS, (first - 0.6, last + 0.9), strict=True):
         if end in ends:
             columns.setdefault(x, []).append(end)
     return {

@@ -215,9 +215,10 @@ def _sources(result: Result) -> list[str]:
 
 
 def _picture(result: Result) -> Section:
+    largest = words.percent(result.frames["nodes"]["share"].abs().max())
     text = (
-        "A node is as large as its own share of the effect, and has the colour of its role; its rim is orange where it "
-        "works along the effect, blue against. Crosses stand before the injection. Lines are edges that the circuit "
+        f"A node is as large as its own share of the effect (the largest has {largest}), and has the colour of its "
+        "role; its rim is orange where it works along the effect, blue against. Crosses stand before the injection. Lines are edges that the circuit "
         "claims: as wide as the effect of this path alone where it was patched, thin and grey where it was not, with a "
         "point to hover over. The menu chooses circuit and measure."
     )
