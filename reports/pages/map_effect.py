@@ -218,9 +218,9 @@ def _picture(result: Result) -> Section:
     largest = words.percent(result.frames["nodes"]["share"].abs().max())
     text = (
         f"A node is as large as its own share of the effect (the largest has {largest}), and has the colour of its "
-        "role; its rim is orange where it works along the effect, blue against. Crosses stand before the injection. Lines are edges that the circuit "
-        "claims: as wide as the effect of this path alone where it was patched, thin and grey where it was not, with a "
-        "point to hover over. The menu chooses circuit and measure."
+        "role; its rim is orange where it works along the effect, blue against. Crosses stand before the injection. "
+        "Lines are edges that the circuit claims: as wide as the effect of this path alone where it was patched, thin "
+        "and grey where it was not, with a point to hover over. The menu chooses circuit and measure."
     )
     nodes, edges = result.frames["nodes"], result.frames["edges"]
     if nodes.empty:
