@@ -131,10 +131,11 @@ OF_ITS_OWN: dict[str, dict[str, object]] = {"tinystories layers": {"model": "tin
 OF_ITS_OWN["circuits find"] = {"model": "toy-ioi-query-2", "task": "ioi-minimal", "n": 6, "points": 4, "trials": 3}
 OF_ITS_OWN["circuits scrub"] = {"model": "toy-ioi-query-2", "task": "ioi-minimal", "hypothesis": "planted", "n": 6}
 OF_ITS_OWN["circuits stress"] = {"model": "tinystories-1l", "task": "agreement", "randoms": "1", "find": "never"}
-OF_ITS_OWN["circuits stress"] |= {"inject": 'plus=" wedding",minus=" ship",layer=0', "coefficients": "1"}
+OF_ITS_OWN["circuits stress"] |= {"n": 20, "inject": 'plus=" wedding",minus=" ship",layer=0', "coefficients": "1"}
 NOT_THESE = {"nodes": ["sweep run", "localize"], "steps": ["localize"], "sample": ["localize"]}  # of other methods
 NOT_THESE["prompts"] = ["circuits scrub", "circuits find"]  # a file, where a task is named
 NOT_THESE["out"] = ["circuits show", "circuits tasks"]  # files of some suffix
+NOT_THESE["circuit"] = ["circuits stress"]  # of another model
 
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
