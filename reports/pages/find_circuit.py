@@ -8,7 +8,6 @@ import networkx as nx
 import pandas as pd
 
 from steerscope.analysis.results.result import Result
-from steerscope.circuits.circuit import Graph
 from steerscope.reports import words
 from steerscope.reports.figures.lines import lines
 from steerscope.reports.figures.wiring import wiring
@@ -144,7 +143,7 @@ def _graph(result: Result) -> Any:
     kept = table[table["kept"].astype(bool)].head(DRAWN)
     last = int(manifest.get("model", {}).get("n_layers", 1))
     group = _shared(result)
-    graph: Graph = nx.DiGraph()
+    graph: nx.DiGraph[str] = nx.DiGraph()
     senders = set(kept["sender"])
     for r in records(kept):
         match = re.fullmatch(r"(L\d+)H(\d+)\.([qkv])", str(r.receiver))
