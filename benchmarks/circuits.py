@@ -144,7 +144,7 @@ def patched_by_hand(model: Model, pairs: Pairs, p: int) -> list[float]:
         x[:, :, others] = kept[f"blocks.{layer}.attn.hook_z"][:, :, others]
         return x
 
-    hooks = [(f"blocks.{n}.attn.hook_z", partial(set_heads, layer=n)) for n in range(12)]
+    hooks: list[tuple[str, Any]] = [(f"blocks.{n}.attn.hook_z", partial(set_heads, layer=n)) for n in range(12)]
     hooks.append(("blocks.11.mlp.hook_out", lambda x, hook: kept["blocks.11.mlp.hook_out"]))
     whole, circuit = model.bridge(clean), model.bridge.run_with_hooks(clean, fwd_hooks=hooks)
     return [float(logits[0, -1, 7] - logits[0, -1, 8]) for logits in (whole, empty, circuit)]

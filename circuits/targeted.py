@@ -71,7 +71,7 @@ class _Through:
     def odds(self, nodes: Sequence[Node] | str, factor: float) -> Float[Values, " prompt"]:
         """The metric itself, by prompt; missing where the numbers of a run end."""
         try:
-            return self.read(nodes, factor)[0] + self.experiment.value(None)
+            return np.asarray(self.read(nodes, factor)[0] + self.experiment.value(None))
         except Overflow:
             return np.full(len(self.experiment.prompts), np.nan)
 

@@ -43,6 +43,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
     windows = st.windows(model, "shipped", count=6, tokens=8)
     sides: dict[str, Any] = {"targets": ((7,), (8,), (7,)), "against": ((8,), (7,), (8,))}
     answered = [st.Prompts(((1, 2, n), (1, 3, n), (4, 2, n)), ("a", "b", "c"), **sides) for n in (5, 6)]
+    alone = st.Experiment(model, (injection,), texts[:1], references=0)
     knobs: dict[str, dict[str, Any]] = {
         "localize": {"method": "exact", "completions": 0, "writers": False, "attention": False, "growing": False},
         "exact": {"completions": 0, "writers": False, "attention": False, "growing": False},
@@ -56,7 +57,7 @@ def public_calls(folder: Path) -> dict[str, Call]:
         "train_lens": {"windows": windows, "out": "lens", "steps": 1, "batch": 2, "held_out": 1},
         "head_census": {"sequences": 3, "length": 6, "causal": 1, "text": texts},
         "layer_study": {"model": tuned.model, "vectors": twelve()[:1], "at": ["L0.resid_pre"]},
-        "find_circuit": {"asked": experiment, "trials": 2, "points": 4, "randoms": 2, "resamples": 4, "curve": False},
+        "find_circuit": {"asked": alone, "trials": 2, "points": 4, "randoms": 2, "resamples": 4, "curve": False},
         "stress": {"circuit": None, "task": answered, "injections": injection, "coefficients": [1.0], "randoms": 1},
         "sweep": {"vectors": vector, "prompts": texts, "out": "sweep", "trials": 8, "controls": 0},
     }

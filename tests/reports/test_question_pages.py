@@ -34,9 +34,9 @@ from steerscope.circuits.edge_graph import INJECTION, LOGITS, edge_graph
 from steerscope.circuits.map_effect import map_effect
 from steerscope.questions import QUESTIONS, page_of
 from steerscope.reports.figures.coefficient import curves
+from steerscope.reports.figures.wiring import wiring
 from steerscope.reports.page import render
 from steerscope.reports.pages.breakdown import LINES, _by
-from steerscope.reports.pages.edges import _graph
 from steerscope.reports.report import report
 
 METHODS: dict[str, Callable[[Experiment], Result]] = {
@@ -117,7 +117,7 @@ def test_the_graph_leads_from_the_injection_to_the_logits(results: dict[str, Res
         chosen = parts[parts["effect"].abs() >= table["effect"].abs().nlargest(60).min()]
         assert data["weight"] == pytest.approx(chosen["effect"].sum())
         assert data["weight"] == pytest.approx(sum(data["inputs"].values()))
-    drawn = _graph(given, "logits")
+    drawn = wiring(given, "logits")
     lines = [trace for trace in drawn.data if trace.mode == "lines"]
     assert len(lines) == given.number_of_edges()
     widest = max(lines, key=lambda trace: trace.line.width)

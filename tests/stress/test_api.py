@@ -24,7 +24,8 @@ import steerscope as st
 
 SECONDS = 40
 LONG = ("steps", "trials")
-ELSEWHERE = ("edge_graph", "SteeringVector.__mul__", "SteeringVector.__rmul__", "Experiment.at_kl", "Experiment.change")
+ELSEWHERE = ("edge_graph", "found_circuit", "SteeringVector.__mul__", "SteeringVector.__rmul__")
+ELSEWHERE += ("Experiment.at_kl", "Experiment.change")
 
 
 class Hostile:
