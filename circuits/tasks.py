@@ -169,7 +169,7 @@ def _copy_suppression(words: Words, rng: Generator) -> Pair:
 def _induction(words: Words, rng: Generator, letters: bool = False) -> Pair:
     """Random words, repeated up to a random place: at several lengths, or a model may go by position."""
     lists = ("nouns", "objects", "places", "capitalised", "arguments")
-    pool = words.known(tuple(LETTERS)) if letters else words.pool(*lists, fewest=40)
+    pool = words.known(tuple(LETTERS), fewest=18) if letters else words.pool(*lists, fewest=40)
     size = int(rng.integers(*((6, 10) if letters else (8, 20))))
     row = _some(rng, pool, size)
     stop = int(rng.integers(2, size - 1))

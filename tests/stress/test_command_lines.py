@@ -124,16 +124,20 @@ CHEAP: dict[str, object] = {
     "points": 4,
 }
 SAVED = {"vectors make": "pca", "vectors convert": "vector.safetensors", "vectors build": "table.csv"}
-SAVED["vectors compare"] = "vector.safetensors"
+SAVED["vectors compare"] = "vector.safetensors vector.safetensors"
 SAVED["circuits show"] = "ioi"
 SAVED |= {"report": "result", "sweep resume": "sweep", "sweep status": "sweep", "sweep report": "sweep"}
 OF_ITS_OWN: dict[str, dict[str, object]] = {"tinystories layers": {"model": "tinystories-1l"}}  # it reads stories
+OF_ITS_OWN["tinystories gallery"] = {"model": "tinystories-1l"}
+OF_ITS_OWN["tinystories compare"] = {"variants": "gelu", "seeds": 2, "stories": 200}
+OF_ITS_OWN["circuits map"] = {"model": "tinystories-2l"}
 OF_ITS_OWN["circuits find"] = {"model": "toy-ioi-query-2", "task": "ioi-minimal", "n": 6, "points": 4, "trials": 3}
 OF_ITS_OWN["circuits scrub"] = {"model": "toy-ioi-query-2", "task": "ioi-minimal", "hypothesis": "planted", "n": 6}
 OF_ITS_OWN["circuits stress"] = {"model": "tinystories-1l", "task": "agreement", "randoms": "1", "find": "never"}
 OF_ITS_OWN["circuits stress"] |= {"n": 20, "inject": 'plus=" wedding",minus=" ship",layer=0', "coefficients": "1"}
 NOT_THESE = {"nodes": ["sweep run", "localize"], "steps": ["localize"], "sample": ["localize"]}  # of other methods
 NOT_THESE["prompts"] = ["circuits scrub", "circuits find"]  # a file, where a task is named
+NOT_THESE |= {"layers": ["vectors make"], "at": ["tinystories dissect"]}  # beside --layer; positions of a prompt
 NOT_THESE["out"] = ["circuits show", "circuits tasks"]  # files of some suffix
 NOT_THESE["circuit"] = ["circuits stress"]  # of another model
 
@@ -158,7 +162,7 @@ def cheap(name: str) -> dict[str, str]:
 
 def made(name: str, **more: str) -> list[str]:
     """A cheap line, with further options."""
-    words = [*name.split(), *([SAVED[name]] if name in SAVED else [])]
+    words = [*name.split(), *SAVED.get(name, "").split()]
     opts = {param.name: param.opts[0] for param in COMMANDS[name].params}
     return [*words, *(f"{opts[key]}={value}" for key, value in {**cheap(name), **more}.items())]
 
@@ -176,7 +180,7 @@ def line(number: int) -> list[str]:
     for param in params:
         value = drawn.choice(ODD) if drawn.random() < 0.7 else str(drawn.choice([1, -1]) * 10 ** drawn.randint(0, 40))
         if param.param_type_name == "argument":
-            words.append(value if param in odd else SAVED.get(name, "out"))
+            words += [value] if param in odd else SAVED.get(name, "out").split()
         elif getattr(param, "is_flag", False):
             flags += [drawn.choice([*param.opts, *param.secondary_opts])] if param in odd else []
         elif param in odd:
