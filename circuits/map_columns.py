@@ -108,6 +108,18 @@ COLUMNS: Frames = {
         ),
         **{name: NUMBERS[name] for name in ("low", "high", "share")},
     },
+    "overlap": {
+        **CIRCUIT,
+        "claimed": Column("edges that it claims and the injection can reach, those out of the input left out"),
+        "tested": Column("of these, those between layers and kinds that have others"),
+        "shared": Column(
+            "of the claimed ones, how many are among as many strongest edges of the effect", role="estimate"
+        ),
+        "shared_tested": Column("of the tested ones, how many are"),
+        "expected": Column("how many are on average, of circuits of the same profile", role="reference"),
+        "p": Column("that such a circuit has as many or more"),
+        "least": Column("the smallest p that could have come out"),
+    },
     "effects": EFFECTS,
     "targeted": {
         **CIRCUIT,

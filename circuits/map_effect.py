@@ -8,7 +8,8 @@
 4. The number of carriers in the circuit (exact p), and the sum of its nodes' single shares (permutation p), among such
    sets.
 5. Its roles by the same test of sums; whether nodes that have a larger score in the circuit itself carry more.
-6. What flows along the edges that the circuit claims, each path alone (exact, as `path_effect`).
+6. What flows along the edges that the circuit claims, each path alone (exact, as `path_effect`); how many of them are
+   among as many strongest edges of the effect (`map_overlap`).
 7. What arrives where the vector is let through only here (`targeted`).
 
 Prompts are a sample, for intervals; sets of nodes are exchanged, for p. One does not stand for the other.
@@ -40,6 +41,7 @@ from .circuit import Circuit
 from .library import circuit as read
 from .map_columns import COLUMNS
 from .map_edges import edge_table
+from .map_overlap import overlap_table
 from .map_tables import circuit_table, node_table, rank_table, role_table, with_among
 from .map_tests import test_table
 from .targeted import let_through
@@ -57,6 +59,7 @@ def map_effect(
     sets: Whole | None = None,
     permutations: Count = 1000,
     paths: Whole = 60,
+    overlap: Whole = 8,
     targeted: bool = True,
     controls: Whole = 5,
     tasks: Whole = 32,
@@ -73,6 +76,8 @@ def map_effect(
             100 nodes, by default.
         permutations: of the sums of single nodes' shares.
         paths: edges of each circuit whose direct path is patched, exactly, those that it scores highest first.
+        overlap: gradients a prompt, to score all edges of the effect by: are those that a circuit claims among the
+            strongest? 0 for none.
         targeted: whether to let the vector through at the circuit alone, outside of it, and at each role.
         controls: other sets of each circuit's make that it is let through at, beside it.
         tasks: prompts of a circuit's task that are answered then; 0 for none.
@@ -101,6 +106,7 @@ def map_effect(
     tests = test_table(carried, circuits, options, subject, sets, permutations)
     table = with_among(circuit_table(carried, circuits, options, subject), tests, carried, options)
     through, reasons, about = let_through(subject, carried, circuits, targeted, controls, tasks, level)
+    shared, why = overlap_table(subject, circuits, overlap)
     frames = {
         "circuits": table,
         "tests": tests,
@@ -108,6 +114,7 @@ def map_effect(
         "ranks": rank_table(carried, circuits, permutations),
         "nodes": node_table(carried, circuits),
         "edges": edge_table(carried, circuits, paths, options, subject),
+        "overlap": shared,
         "effects": carried.table,
         "targeted": through,
     }
@@ -117,6 +124,7 @@ def map_effect(
         "sets": sets if subject is not None else 0,
         "permutations": permutations,
         "paths": paths if subject is not None else 0,
+        "overlap": overlap if subject is not None else 0,
         "controls": controls,
         "tasks": about,
         "level": level,
@@ -125,12 +133,19 @@ def map_effect(
     }
     if subject is not None:
         return record(
-            "map_effect", subject, frames, COLUMNS, start, checks=checks(subject), missing=missing | reasons, **knobs
+            "map_effect",
+            subject,
+            frames,
+            COLUMNS,
+            start,
+            checks=checks(subject),
+            missing=missing | reasons | why,
+            **knobs,
         )
     assert isinstance(experiment, Result)
     kept = {name: experiment.manifest[name] for name in MADE if name in experiment.manifest}
     old = {name: why for name, why in experiment.manifest.get("missing", {}).items() if name in ("intervals",)}
-    manifest = kept | {"of": experiment.kind, "missing": old | missing | reasons, "checks": []} | knobs
+    manifest = kept | {"of": experiment.kind, "missing": old | missing | reasons | why, "checks": []} | knobs
     return Result("map_effect", frames, COLUMNS, manifest | made_now(start))
 
 

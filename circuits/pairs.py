@@ -5,7 +5,7 @@ together). Where all prompts ask for one of the same two answers, first and seco
 vary by prompt, the first is each prompt's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -55,6 +55,7 @@ class Pairs:
         clean, corrupted: x and x'; targets and against of x are its answer and its distractor.
         template: by prompt, the text that it was made of; nothing where that is not known.
         budget: bytes that the engine may take; worked out by default.
+        places: by prompt, its named places; nothing where it has none.
     """
 
     model: Model
@@ -63,6 +64,7 @@ class Pairs:
     corrupted: Prompts
     template: tuple[str, ...] = ()
     budget: int | None = None
+    places: tuple[Mapping[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -91,7 +93,9 @@ class Pairs:
         """Some of the pairs."""
         at = np.flatnonzero(chosen).tolist()
         template = tuple(self.template[i] for i in at) if self.template else ()
-        return replace(self, clean=self.clean.some(at), corrupted=self.corrupted.some(at), template=template)
+        places = tuple(self.places[i] for i in at) if self.places else ()
+        clean, corrupted = self.clean.some(at), self.corrupted.some(at)
+        return replace(self, clean=clean, corrupted=corrupted, template=template, places=places)
 
     def answers(self, steered: Sequence[Sequence[Injection]], what: str | None = None) -> list[Answers]:
         """How all prompts are answered, by what is injected; one call of the engine for all of it.
@@ -140,7 +144,7 @@ def pairs_of(
     """
     made = task_of(task)(model, n, seed, ask=ask) if isinstance(task, str) else task
     if isinstance(made, TaskPrompts):
-        return Pairs(model, made.task, made.clean, made.corrupted, made.templates, budget)
+        return Pairs(model, made.task, made.clean, made.corrupted, made.templates, budget, made.places)
     if len(made) != 2:
         raise BadCircuit(
             f"task of {counted(len(made), 'set')} of prompts; expected two, clean and corrupted; or a task by name, or "

@@ -25,19 +25,19 @@ import pandas as pd
 
 from steerscope.analysis.brief import brief, counted
 from steerscope.analysis.errors import BadArgument, BadInjection
-from steerscope.analysis.gate import Bytes, Count, Level, Seed, Share, Within, gated
+from steerscope.analysis.gate import Bytes, Count, Level, Seed, Share, Whole, Within, gated
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.injection import Injection
 from steerscope.analysis.question.prompts import Prompts
 from steerscope.analysis.question.references import References
 from steerscope.analysis.results.result import Result
-from steerscope.analysis.results.stats import ratio_interval
 from steerscope.analysis.tools.record import check, made_now, tolerance
 
 from .circuit import Circuit
 from .circuit_run import Ablation
 from .conditions import Condition, Conditions, overlap
+from .inside import edge_rows, look_rows, role_rows
 from .library import circuit as named
 from .masks import Mask
 from .pairs import Answers, Pairs, opposed, pairs_of
@@ -50,7 +50,7 @@ Claim = Circuit | str
 Steering = Injection | Sequence[Injection]
 Randoms = Annotated[int, Within(0, 1000)]
 COEFFICIENTS = (0.25, 0.5, 1.0, 2.0, 4.0)
-FOUND, WHOLE = "found here", "(whole circuit)"
+FOUND = "found here"
 LEAST = 2  # prompts of a template that is judged by itself
 
 
@@ -111,6 +111,7 @@ def stress(
     find: Literal["needed", "always", "never"] = "needed",
     keep: Share = 0.9,
     units: Units = "nodes",
+    edges: Whole = 8,
     ablation: Ablation = "resample",
     thresholds: Thresholds | None = None,
     seed: Seed = 0,
@@ -132,6 +133,7 @@ def stress(
             or nowhere ("never": then nothing is found to be rerouted).
         keep: share of the task that a found circuit must explain, on the half that it is looked for on.
         units: whether found circuits are sets of nodes or of edges.
+        edges: single claimed edges that are cut in every condition, the strongest.
         ablation: what stands in the place of what is left out: x' ("resample"), the mean over x', or nothing ("zero").
         thresholds: of the rule.
         seed: of prompts, random vectors, the split and the bootstrap.
@@ -139,7 +141,7 @@ def stress(
         budget: bytes that the engine may take; worked out by default.
 
     Returns:
-        a `Result` of kind "stress": `verdicts`, `answers`, `roles`, `templates`; columns as in `COLUMNS`.
+        a `Result` of kind "stress": `verdicts`, `answers`, `roles`, `edges`, `looks`, `templates`; see `COLUMNS`.
 
     Raises:
         BadCircuit: no such circuit or task, one of another model, or a task that the model does not solve.
@@ -157,12 +159,12 @@ def stress(
     pairs = pairs_of(task, model, n, seed, ask, budget)
     asked = [(vector, c) for vector in vectors for c in strengths]
     unsteered, *answers = pairs.answers([(), *(vector.times(c) for vector, c in asked)], "answers")
-    state = _State(pairs, unsteered, Conditions(pairs, ablation, keep, units, seed), limits, find, level, seed)
+    state = _State(pairs, unsteered, Conditions(pairs, ablation, keep, units, seed), limits, find, level, seed, edges)
     stand = state.claimed(claims)
     found = _Tables()
     for (vector, c), own in track(list(zip(asked, answers, strict=True)), "circuits under steering"):
         state.ask(found, vector, c, own, stand)
-    state.ask_roles_unsteered(found, stand)
+    state.ask_inside_unsteered(found, stand)
     gap = state.conditions.unsteered.runs.check()
     return Result(
         "stress",
@@ -271,8 +273,9 @@ class _Tables:
 
     def frames(self) -> dict[str, pd.DataFrame]:
         made = {name: pd.DataFrame(rows, columns=list(COLUMNS[name])) for name, rows in self.rows.items()}
-        made["roles"] = made["roles"].sort_values("coefficient", key=lambda c: c != 0, kind="stable", ignore_index=True)
-        return made
+        for name in ("roles", "edges", "looks"):  # unsteered ones first
+            made[name] = made[name].sort_values("coefficient", key=lambda c: c != 0, kind="stable", ignore_index=True)
+        return made | {"looks": made["looks"].astype({"head": "Int64", "layer": "Int64"})}
 
 
 @dataclass(eq=False)
@@ -286,6 +289,7 @@ class _State:
     find: str
     level: float
     seed: int
+    cut: int
 
     @property
     def opposed(self) -> bool:
@@ -318,7 +322,7 @@ class _State:
                 self._answers(found, about, weights)
             if not vector.beside:
                 self._templates(found, told, evidence)
-                self._roles(found, told, one, here)
+                self._inside(found, told, one, here)
 
     def evidence(self, answers: Answers, explained: Mapping[str, Explained]) -> Evidence:
         return Evidence(
@@ -362,28 +366,20 @@ class _State:
                 kept = {key: value for key, value in _numbers(weights).items() if key in COLUMNS["templates"]}
                 found.add("templates", **told, template=name, prompts=int(chosen.sum()), **_said(weights), **kept)
 
-    def ask_roles_unsteered(self, found: _Tables, stand: Sequence[_Claimed]) -> None:
+    def ask_inside_unsteered(self, found: _Tables, stand: Sequence[_Claimed]) -> None:
         for one in stand:
             told = {"vector": "", "beside": "", "coefficient": 0.0, "circuit": one.name}
-            self._roles(found, told, one, self.conditions.unsteered)
+            self._inside(found, told, one, self.conditions.unsteered)
 
-    def _roles(self, found: _Tables, told: Mapping[str, Any], one: _Claimed, here: Condition) -> None:
-        nodes = list(members(one.mask, here.runs.contrast)) if one.circuit is None else one.circuit.nodes
-        roles = {} if one.circuit is None else one.circuit.roles
-        left = here.left(one.mask, [nodes, *roles.values()])
-        left = [left[0 if one.edges else 1], *left[2:]]
-        whole = left[0].whole
-        lost = np.stack([whole - own.part for own in left])
-        low, high = ratio_interval(lost, whole, self.level, self.pairs.groups)
-        base_low, _ = ratio_interval(lost[0], whole, self.level, self.pairs.groups)
-        names = {WHOLE: (), **roles}
-        for row, (name, nodes) in enumerate(names.items()):
-            known = bool(np.isfinite(low[row]))
-            value = float(lost[row].mean() / whole.mean()) if known else float("nan")
-            share = value / float(lost[0].mean() / whole.mean()) if known and base_low > 0 else float("nan")
-            about = {key: value for key, value in told.items() if key != "beside"}
-            about |= {"role": name, "nodes": ", ".join(map(str, nodes)), "completeness": value}
-            found.add("roles", **about, low=float(low[row]), high=float(high[row]), share=share)
+    def _inside(self, found: _Tables, told: Mapping[str, Any], one: _Claimed, here: Condition) -> None:
+        """Roles, edges and looks of a circuit in a condition."""
+        about = {key: value for key, value in told.items() if key != "beside"}
+        for row in role_rows(one.circuit, one.mask, one.edges, here, self.level):
+            found.add("roles", **about, **row)
+        for row in edge_rows(one.circuit, here, self.cut, self.level):
+            found.add("edges", **about, **row)
+        for row in look_rows(one.circuit, here, self.level):
+            found.add("looks", **about, **row)
 
 
 def _said(weights: Weighed) -> dict[str, str]:

@@ -190,7 +190,15 @@ def page(result: Result) -> Page:
         "Which circuits of {model} does {vector} go through?",
         exact,
         [*headline(result), *no_intervals(result)],
-        [_picture(result), _sets(result), _role_table(result), _injected(result), _ranks(result), _maps(result)]
+        [
+            _picture(result),
+            _sets(result),
+            _role_table(result),
+            _injected(result),
+            _overlap(result),
+            _ranks(result),
+            _maps(result),
+        ]
         + [everything(result.frames["circuits"], list(result.frames["circuits"].columns), "All tables", result)],
         _glance(result),
         [*READING, *_sources(result)],
@@ -361,6 +369,22 @@ def _injected(result: Result) -> Section:
             f"{words.between(about['low'], about['high'], words.percent)} right without the vector."
         )
     return Section(title, text, table=Table(titles, rows, frozenset(titles[3:])))
+
+
+def _overlap(result: Result) -> Section:
+    table, title = result.frames["overlap"], "Claimed edges among the effect's own"
+    if table.empty:
+        return Section(title, [f"Not shown: {missing(result, 'overlap')}."], folded=True)
+    rows = []
+    for r in records(table):
+        beside = f"{r.shared_tested} of {r.tested}", words.number(r.expected), words.p_value(r.p), words.number(r.least)
+        rows.append([r.circuit, str(r.claimed), f"{r.shared} ({words.percent(r.shared / r.claimed)})", *beside])
+    titles = ["circuit", "edges", "among the strongest", "of the tested", "expected", "p", "least p"]
+    text = (
+        "How many of the edges that a circuit claims are among as many strongest edges of the effect (conductance), "
+        "beside circuits with as many edges between any two layers and kinds of nodes."
+    )
+    return Section(title, [text], table=Table(titles, rows, frozenset(titles[1:])))
 
 
 def _ranks(result: Result) -> Section:

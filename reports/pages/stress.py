@@ -1,6 +1,7 @@
 """The report of `stress`: whether a circuit survives steering, with the evidence behind every verdict."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from steerscope.reports.figures.grid import grid
 from steerscope.reports.figures.over import over
 from steerscope.reports.figures.verdict_map import verdict_map
 from steerscope.reports.page import Page, Panel, Section, Table
-from steerscope.reports.pages.common import everything, framed, legend, missing, model_name, no_intervals
+from steerscope.reports.pages.common import everything, framed, legend, missing, model_name, no_intervals, of
 from steerscope.reports.pages.stress_words import RULE, real, sentences
 from steerscope.reports.reading import drawing
 from steerscope.reports.records import records
@@ -30,6 +31,7 @@ SHARES = {
     "F0c": "the one found under steering, unsteered: F_0(C_c)",
 }
 MOST = 6  # vectors with figures of their own
+SEEN = 0.2  # mean attention of looks that are shown
 
 
 @drawing
@@ -54,7 +56,7 @@ def page(result: Result) -> Page:
             _answers(result),
             _explained(result),
             _evidence(result),
-            *_roles(result),
+            *_inside(result),
             _templates(result),
             everything(result.frames["verdicts"], list(result.columns["verdicts"]), "All verdicts", result),
             legend(result, RULE),
@@ -191,43 +193,57 @@ def _evidence(result: Result) -> Section:
     return Section("Evidence", text, table=Table(titles, rows, frozenset(titles[4:13]), frozenset(marked)))
 
 
-def _roles(result: Result) -> list[Section]:
-    table, sections = result.frames["roles"], []
-    for circuit, rows in table.groupby("circuit", sort=False):
-        if len(set(rows["role"])) < 2:
+def _inside(result: Result) -> list[Section]:
+    """Roles, edges and looks of every circuit, by coefficient."""
+    lost = "is lost when {} alone carry the counterfactual's values. What stands behind each other loses it twice"
+    empty = "Empty where what the input decides does not clear 0."
+    found = []
+    for circuit in dict.fromkeys(result.frames["roles"]["circuit"]):
+        roles, edges, looks = (of(result, name, circuit=circuit) for name in ("roles", "edges", "looks"))
+        if len(set(roles["role"])) < 2 and edges.empty and looks.empty:
             continue
-        panels = []
-        for name in list(dict.fromkeys(real(result)["vector"]))[:MOST]:
-            own = rows[rows["vector"].isin(["", name])]
-            columns = {c: "none" if c == 0 else f"{c:g}".replace("-", "−") for c in sorted(set(own["coefficient"]))}
-            names = {role: str(role) for role in dict.fromkeys(own["role"])}
-            chart = grid(
-                own,
-                ("role", "coefficient"),
-                names,
-                columns,
-                _role,
-                value="completeness",
-                limit=1.0,
-                cell=lambda row: words.percent(row.completeness),
-                title="coefficient",
-            )
-            chart.update_layout(margin={"l": min(40 + 7 * max(map(len, names.values())), 320)})
-            panels.append(Panel(str(name), chart))
-        text = (
-            "Share of what the input decides that is lost when a role's nodes alone carry the counterfactual's values. "
-            "Roles that stand behind each other lose the same share twice: they need not add up. Empty where what the "
-            "input decides does not clear 0."
+        text = f"Share of what the input decides that {lost.format('nodes of a role')}: they need not add up. {empty}"
+        found.append(Section(f"Roles of {circuit}", [text], _grids(result, roles, "role", "completeness")))
+        if not edges.empty:
+            named = edges.assign(edge=edges["sender"] + " → " + edges["receiver"])
+            text = f"The same of single claimed edges, the strongest by the circuit's own scores. {empty}"
+            found.append(Section(f"Edges of {circuit}", [text], _grids(result, named, "edge", "lost")))
+        if not looks.empty:
+            most = looks.groupby(["node", "place"])["attention"].transform("max")
+            named = looks.assign(look=looks["node"] + " → " + looks["place"])[most >= SEEN]
+            text = f"Mean attention of its heads from the last position, where it is {SEEN:.0%} or more in some run."
+            panels, title = _grids(result, named, "look", "attention"), f"Where heads of {circuit} look"
+            found.append(Section(title, [text], panels, folded=True))
+    return found
+
+
+def _grids(result: Result, rows: pd.DataFrame, name: str, value: str) -> list[Panel]:
+    """A grid for each vector: names against coefficients."""
+    panels = []
+    for vector in list(dict.fromkeys(real(result)["vector"]))[:MOST]:
+        own = rows[rows["vector"].isin(["", vector])]
+        columns = {c: "none" if c == 0 else f"{c:g}".replace("-", "−") for c in sorted(set(own["coefficient"]))}
+        names = {one: str(one) for one in dict.fromkeys(own[name])}
+        chart = grid(
+            own,
+            (name, "coefficient"),
+            names,
+            columns,
+            partial(_cell, name, value),
+            value=value,
+            limit=1.0,
+            cell=lambda row: words.percent(getattr(row, value)),
+            title="coefficient",
         )
-        sections.append(Section(f"Roles of {circuit}", [text], panels))
-    return sections
+        chart.update_layout(margin={"l": min(40 + 7 * max(map(len, names.values()), default=0), 320)})
+        panels.append(Panel(str(vector), chart))
+    return panels
 
 
-def _role(row: Any) -> str:
-    return (
-        f"{bold(row.role)} ({row.nodes or 'all of its edges'})\nlost {words.ranged(row, 'completeness', words.percent)}"
-        f"\n{words.percent(row.share)} of what the whole circuit loses"
-    )
+def _cell(name: str, value: str, row: Any) -> str:
+    nodes = f" ({row.nodes or 'all of its edges'})" if name == "role" else ""
+    share = f"\n{words.percent(row.share)} of what the whole circuit loses" if name == "role" else ""
+    return f"{bold(getattr(row, name))}{nodes}\n{words.ranged(row, value, words.percent)}{share}"
 
 
 def _templates(result: Result) -> Section:

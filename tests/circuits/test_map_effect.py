@@ -27,7 +27,12 @@ from steerscope.analysis.question.prompts import make_prompts
 from steerscope.analysis.results.result import Result
 from steerscope.circuits import targeted
 from steerscope.circuits.circuit import Circuit
+from steerscope.circuits.conductance import edge_conductance
+from steerscope.circuits.consensus import random_like
+from steerscope.circuits.contrast import contrast_of
 from steerscope.circuits.map_effect import map_effect
+from steerscope.circuits.masks import graph_of
+from steerscope.circuits.pruning import ordered, strongest
 from steerscope.circuits.solving import log_odds, solved
 from steerscope.circuits.task import TaskPrompts
 
@@ -379,3 +384,23 @@ def test_random_circuits_and_random_vectors_are_told_no_more_often_than_stated(s
         tested += int((table["among"] != "undefined").sum())
         told += int(table["among"].isin(["more", "less"]).sum())
     assert tested > 60 and told / tested <= 2 * 0.05 + 2 * (0.1 * 0.9 / 60) ** 0.5
+
+
+def test_edges_that_the_effect_takes_overlap_and_others_as_chance_has_it(small_models: Any) -> None:
+    asked = clear(small_models["gpt2"], 1)
+    contrast = contrast_of(asked)
+    scores = edge_conductance(contrast, points=8).conductance.mean(-1)
+    scores[0] = 0  # a circuit's input is none of the injection's edges
+    mask = strongest(contrast, ordered(contrast, scores), 40)
+    dice = np.random.default_rng(0)
+    masks = {"its own": mask, "others": next(random_like(contrast, mask, 1, dice))}
+    made = [Circuit(name, name, "m", graph_of(contrast, own, scores), level="exact") for name, own in masks.items()]
+    result = map_effect(asked, [*made, circuit("nodes", "L0H1")], paths=0, sets=2, **QUICK)
+    rows = one(result.frames["overlap"], "circuit")
+    own, other = rows("its own"), rows("others")
+    assert own["shared"] == own["claimed"] == 40 and own["p"] < 0.01
+    assert other["shared"] == (masks["others"] & mask).sum() and other["p"] > 0.05
+    drawn = [int((one_of & mask).sum()) for one_of in random_like(contrast, mask, 400, dice)]
+    fixed = own["shared"] - own["shared_tested"]  # of strata that have no others
+    assert own["expected"] + fixed == pytest.approx(np.mean(drawn), abs=float(4 * np.std(drawn) / 20))
+    assert "overlap" in map_effect(asked, circuit("nodes", "L0H1"), sets=2, **QUICK).manifest["missing"]

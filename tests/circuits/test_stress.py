@@ -116,6 +116,34 @@ def test_two_lists_that_explain_both_conditions_are_no_break() -> None:
     assert row["verdict"] != "rerouted" and row["jaccard"] < 1
 
 
+def test_a_rerouted_chain_loses_with_its_edges_until_v_opens_the_other() -> None:
+    """Every claimed edge carries all of it without steering, and nothing under it."""
+    made = plant_verdict("rerouted", prompts=12, length=8)
+    first, last = sorted(made.circuits.clean)
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    for sender, receiver, name in (("input", first, "v"), (first, last, "v"), (last, "logits", "")):
+        graph.add_edge(str(sender), str(receiver), inputs=(name,) if name else (), scores={name: 1.0})
+    claim = Circuit("chain", "t", "planted", graph, level="exact")
+    given: Any = {"model": made.model, "coefficients": [1.0], "randoms": 0, "find": "never"}
+    edges = stress(claim, prompts_of(made), made.experiment.injections, **given).frames["edges"]
+    assert list(edges["coefficient"]) == [0.0] * 3 + [1.0] * 3
+    np.testing.assert_allclose(edges["lost"], [1, 1, 1, 0, 0, 0], atol=0.05)
+
+
+def test_where_heads_look_is_read_in_every_condition() -> None:
+    toy = st.load("toy-ioi-query")
+    graph: nx.DiGraph[str] = nx.DiGraph([("L0H0", "L1H0")])
+    claim = Circuit("two heads", "t", "toy", graph)
+    injection = st.Injection(st.SteeringVector(50 * torch.ones(1, toy.d_model), st.Site("resid_pre", 1)), positions=[3])
+    given: Any = {"model": toy, "coefficients": [1.0], "randoms": 0, "find": "never", "n": 12}
+    looks = stress(claim, "ioi-minimal", injection, **given).frames["looks"]
+    assert set(looks["place"]) == {"IO", "S1", "S2", "first"} and set(looks["node"]) == {"L0H0", "L1H0"}
+    mover = looks[(looks["node"] == "L1H0") & (looks["place"] == "IO")].set_index("coefficient")["attention"]
+    assert mover[0.0] > 0.6 and abs(mover[1.0] - mover[0.0]) > 1e-3  # it moves the name
+    early = looks[looks["node"] == "L0H0"].groupby("place")["attention"].agg(["min", "max"])
+    np.testing.assert_allclose(early["min"], early["max"], atol=1e-6)  # before the injection
+
+
 def test_roles_lose_what_the_chain_loses() -> None:
     roles = result_of("rerouted").frames["roles"]
     clean, steered = (roles[roles["vector"] == name].set_index("role")["completeness"] for name in ("", "planted"))

@@ -24,7 +24,7 @@ import steerscope as st
 
 SECONDS = 40
 LONG = ("steps", "trials")
-ELSEWHERE = ("edge_graph", "found_circuit", "SteeringVector.__mul__", "SteeringVector.__rmul__")
+ELSEWHERE: tuple[str, ...] = ("edge_graph", "found_circuit", "SteeringVector.__mul__", "SteeringVector.__rmul__")
 ELSEWHERE += ("Experiment.at_kl", "Experiment.change")
 
 
