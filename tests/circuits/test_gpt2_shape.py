@@ -1,14 +1,11 @@
 """The circuits of GPT-2 from end to end on a random model of its shape, with the real tokenizer: what a user with the
 weights types. What they would find needs the weights."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers as hf
-from transformers import AutoTokenizer
+from checkpoints import save_gpt2_shape
 
 import steerscope as st
 from steerscope.circuits.circuit_run import CircuitRuns
@@ -16,7 +13,6 @@ from steerscope.circuits.contrast import contrast_of_task
 from steerscope.circuits.library import circuits
 from steerscope.circuits.masks import mask_of
 
-TOKENIZER = Path(__file__).parents[3] / "shared" / "tokenizers" / "gpt2"
 LISTED = circuits()
 OF_GPT2 = LISTED[(LISTED["model"] == "gpt2") & (LISTED["task"] != "") & (LISTED["nodes"] != "measured")][
     "name"
@@ -26,13 +22,7 @@ pytestmark = [pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    if not TOKENIZER.exists():
-        pytest.skip("no tokenizer of GPT-2 beside the repository")
-    folder = tmp_path_factory.mktemp("gpt2")
-    torch.manual_seed(0)
-    config: Any = hf.GPT2Config()
-    hf.GPT2LMHeadModel(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder)
+    folder = save_gpt2_shape(tmp_path_factory.mktemp("gpt2"), width=768)
     return st.load(folder, name="gpt2", selfcheck=False)
 
 
