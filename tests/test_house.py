@@ -85,7 +85,7 @@ def test_no_file_names_the_machine_that_it_was_written_on() -> None:
     assert [p.name for p in paths if p.is_file() and here.search(p.read_bytes())] == []
 
 
-def test_the_command_line_imports_nothing_heavy_for_its_help() -> None:
+def test_the_command_line_imports_nothing_heavy_for_its_help(tmp_path: Path) -> None:
     code = (
         "import sys; from steerscope.cli import app; from typer.testing import CliRunner; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
@@ -94,5 +94,5 @@ def test_the_command_line_imports_nothing_heavy_for_its_help() -> None:
     )
     import sys
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
