@@ -59,12 +59,12 @@ def consensus(
     """Steps 1 to 3.
 
     Args:
-        groups: of the prompts; each by itself where there is but one.
+        groups: of the prompts; from one group nothing is drawn.
     """
     edges, size = np.flatnonzero(contrast.connected), int(mask.sum())
-    groups = numbered(groups if len(set(groups.tolist())) > 1 else None, len(groups))
+    groups = numbered(groups, len(groups))
     frequency, circuits = np.zeros(contrast.connected.size), []
-    if len(groups) < 2:
+    if groups.max() < 1:
         return Consensus(np.full(contrast.connected.shape, np.nan), float("nan"), float("nan"))
     flat = scores.reshape(-1, scores.shape[-1])[edges]
     for weights in draws(groups, seed, resamples):

@@ -25,6 +25,7 @@ from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node, Site
 from steerscope.analysis.question.answers import padded
 from steerscope.analysis.question.experiment import Edits, Experiment
+from steerscope.analysis.question.groups import numbers
 from steerscope.analysis.question.injection import Injection, composed
 from steerscope.analysis.question.outputs import Outputs
 from steerscope.analysis.question.prompts import Prompts
@@ -148,6 +149,11 @@ class Contrast:
         return {place: injected_stream(self.model, self.change[prompt], length, place) for place in places}
 
 
+def grouped(prompts: Prompts) -> NDArray[np.int64]:
+    """By prompt, the number of its group; copies are one group where nobody has said anything of groups."""
+    return np.asarray(prompts.by_group if prompts.groups else numbers(prompts.full))
+
+
 def contrast_of(experiment: Experiment) -> Contrast:
     """The prompts of an experiment with its injections, against themselves without."""
     held = experiment.held
@@ -207,6 +213,6 @@ def contrast_of_task(
         score=OwnAnswers(wanted, others),
         what="clean against corrupted" + (", both steered" if injections else ""),
         unit="nats",
-        groups=np.asarray(clean.by_group),
+        groups=grouped(clean),
         budget=budget,
     )

@@ -165,6 +165,7 @@ def find_circuit(
         missing["other prompts"] = "one prompt is searched with and judged on; give more"
     if len(set(contrast.groups.tolist())) < 2:
         missing["intervals"] = "prompts of one group (copies, or one template) give no interval; give others"
+        missing["consensus"] = "prompts of one group are not drawn again; give others"
     told: dict[str, Any] = {
         "what": contrast.what,
         "effect": float(contrast.effect.mean()),

@@ -26,6 +26,7 @@ from steerscope.analysis.question.answers import padded, together
 from steerscope.analysis.question.injection import Injection, composed
 from steerscope.analysis.question.prompts import Prompts
 
+from .contrast import grouped
 from .task import TaskPrompts
 from .tasks import task as task_of
 
@@ -87,7 +88,7 @@ class Pairs:
     @cached_property
     def groups(self) -> Int[NDArray[np.int64], " prompt"]:
         """By prompt, the number of its group."""
-        return np.unique(self.clean.by_group, return_inverse=True)[1].reshape(-1)
+        return np.unique(grouped(self.clean), return_inverse=True)[1].reshape(-1)
 
     def some(self, chosen: Bool[NDArray[np.bool_], " prompt"]) -> "Pairs":
         """Some of the pairs."""

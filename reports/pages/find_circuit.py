@@ -34,6 +34,8 @@ READING = (
     "Random circuits have as many edges between any two layers and kinds of nodes: where they are as faithful, the "
     "layers and not the edges make the circuit. Edges are core where 9 in 10 circuits of resampled prompts hold them, "
     "noise where fewer than 1 in 10 do.",
+    "Any injection goes some way through the model, a random one too: a circuit of it says which way, and not that the "
+    "vector is special.",
     "Conductance is what flows along an edge while the input goes straight from the one run to the other: edges across "
     "any cut of the model add up to the effect.",
     "KV names keys and values that several query heads share: L23KV1.v is read by heads 3, 4 and 5, where three share.",
@@ -54,7 +56,7 @@ def headline(result: Result) -> list[str]:
     rows = {(r.measure, r.ablation): r for r in records(result.frames["circuit"])}
     own = rows.get(("faithfulness", "resample"))
     if own is not None and words.finite(own.value):
-        said.append(_faithful(own, manifest.get("random_circuits", math.inf)))
+        said.append(_faithful(own, manifest.get("random_circuits", math.inf), _where(result)))
     others = [
         f"{words.percent(r.value)} under {ablation}"
         for (measure, ablation), r in rows.items()
@@ -72,14 +74,24 @@ def headline(result: Result) -> list[str]:
     return [*said, *_back(result)]
 
 
-def _faithful(row: Any, others: float) -> str:
+def _where(result: Result) -> str:
+    """What the circuit was judged on."""
+    missing = result.manifest.get("missing", {})
+    if "other prompts" in missing:
+        return "On the prompt that it was searched with"
+    return "On prompts of the same group, or copies," if "intervals" in missing else "On other prompts"
+
+
+def _faithful(row: Any, others: float, where: str) -> str:
     """Faithfulness beside random circuits."""
-    text = f"On other prompts it has {words.ranged(row, show=words.percent)} of the difference (resample ablation)"
+    text = f"{where} it has {words.ranged(row, show=words.percent)} of the difference (resample ablation)"
     if others <= ENOUGH or not words.finite(row.random_high):
         few = "no other circuit has" if others <= 1 else f"only {others:.0f} circuits have"
         return f"{text}; {few} its profile, so chance cannot be told."
     random = f"{words.percent(row.random)}{words.between(row.random_low, row.random_high, words.percent)}"
     said = f"random circuits of the same profile have {random}"
+    if not words.finite(row.low):
+        return f"{text}; {said}. From one group of prompts nothing can be told apart."
     return f"{text}; {said}." if row.low > row.random_high else f"{text}, and {said}: it is not told from these."
 
 

@@ -111,8 +111,19 @@ def test_where_no_other_circuit_has_its_profile_nothing_is_said_of_chance(toy: t
 def test_one_prompt_is_searched_with_and_judged_on_and_says_so() -> None:
     planted = plant_verdict("unaffected", prompts=1)
     result = find_circuit(planted.model, pairs(planted), **FEW)
-    assert {"other prompts", "intervals", "mean ablation"} <= set(result.manifest["missing"])
+    assert {"other prompts", "intervals", "mean ablation", "consensus"} <= set(result.manifest["missing"])
+    said = " ".join(result.summary())
+    assert "On the prompt that it was searched with" in said and "other prompts" not in said and " core" not in said
     assert np.isnan(value(result, "faithfulness")["low"]) and members(result)
+
+
+def test_copies_are_no_other_prompts_and_are_not_drawn_again() -> None:
+    planted = plant_verdict("unaffected", prompts=1)
+    one = pairs(planted)
+    result = find_circuit(planted.model, (one[0].some([0] * 6), one[1].some([0] * 6)), **FEW)
+    said = " ".join(result.summary())
+    assert "or copies" in said and "other prompts" not in said and " core" not in said
+    assert "told from" not in said and np.isnan(result.frames["edges"]["frequency"]).all()
 
 
 def test_where_there_is_no_difference_there_is_no_circuit() -> None:
