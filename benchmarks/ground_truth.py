@@ -25,6 +25,8 @@ from steerscope.analysis.results.effects import Statistics, estimates
 from steerscope.analysis.results.verdicts import TOLD
 from steerscope.analysis.tools.gradients import estimate
 from steerscope.analysis.tools.patching import effects
+from steerscope.circuits.conductance import edge_conductance
+from steerscope.circuits.contrast import contrast_of
 
 TRIED = 20  # random vectors in the place of the planted one
 Values = NDArray[np.float64]
@@ -44,6 +46,16 @@ def values(asked: Experiment) -> Values:
     return result.frames["effects"]["effect"].to_numpy()
 
 
+def through(which: str) -> Scores:
+    """What leaves a node along all of its edges."""
+
+    def scores(asked: Experiment) -> Values:
+        found = edge_conductance(contrast_of(asked), what=None)
+        return np.asarray(getattr(found, which)[1:].sum(1).mean(-1))
+
+    return scores
+
+
 METHODS: dict[str, tuple[Scores, str]] = {
     "exact necessity": (exact(0), "necessity"),
     "exact sufficiency": (exact(1), "sufficiency"),
@@ -53,6 +65,8 @@ METHODS: dict[str, tuple[Scores, str]] = {
     "atp*, necessity": (gradient("atp*", 0), "necessity"),
     "atp*, sufficiency": (gradient("atp*", 1), "sufficiency"),
     "ig, conductance": (gradient("ig", 0), "sufficiency"),
+    "edges, conductance": (through("conductance"), "sufficiency"),
+    "edges, ig": (through("integrated"), "sufficiency"),
     "shapley": (values, "sufficiency"),
 }
 RELAYS = ("relay_value", "relay_query", "relay_key")

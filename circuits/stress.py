@@ -413,7 +413,8 @@ def _about(one: _Claimed, state: _State) -> dict[str, Any]:
         return told | {"level": state.conditions.units, "nodes": list(map(str, nodes))}
     told |= {"level": "edges" if one.edges else "nodes", "nodes": [str(node) for node in one.circuit.nodes]}
     mlps = not one.edges and headed(one.circuit, runs.contrast.model)
-    return told | {"mlps": mlps, "confidence": one.circuit.confidence}
+    source = {"reported": dict(one.circuit.reported), "sources": list(one.circuit.sources)}
+    return told | {"mlps": mlps, "confidence": one.circuit.confidence} | source
 
 
 def _warnings(stand: Sequence[_Claimed], state: _State) -> list[str]:

@@ -58,12 +58,30 @@ def page(result: Result) -> Page:
             _evidence(result),
             *_inside(result),
             _templates(result),
+            *_reported(result),
             everything(result.frames["verdicts"], list(result.columns["verdicts"]), "All verdicts", result),
             legend(result, RULE),
         ],
         _glance(result),
         no_intervals(result),
     )
+
+
+def _reported(result: Result) -> list[Section]:
+    """What the sources of the claimed circuits report: what should come out on their model."""
+    rows = [
+        [one["name"], str(what), words.number(value), "; ".join(map(str, one.get("sources", [])))]
+        for one in result.manifest["circuits"]
+        for what, value in dict(one.get("reported", {})).items()
+    ]
+    if not rows:
+        return []
+    text = (
+        "Figures of the source, on its own prompts and by its own ablation: on its model they should come out. Far from "
+        "them, look at tokens and prompts first."
+    )
+    titles = ["circuit", "figure", "reported", "source"]
+    return [Section("What the source reports", [text], table=Table(titles, rows, frozenset(["reported"])), folded=True)]
 
 
 def _glance(result: Result) -> list[tuple[str, str, str]]:
