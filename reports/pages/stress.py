@@ -77,8 +77,8 @@ def _reported(result: Result) -> list[Section]:
     if not rows:
         return []
     text = (
-        "Figures of the source, on its own prompts and by its own ablation: on its model they should come out. Far from "
-        "them, look at tokens and prompts first."
+        "Figures of the source, on its own prompts and by its own ablation: on its model they should come out. Far "
+        "from them, look at tokens and prompts first."
     )
     titles = ["circuit", "figure", "reported", "source"]
     return [Section("What the source reports", [text], table=Table(titles, rows, frozenset(["reported"])), folded=True)]
