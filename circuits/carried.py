@@ -15,7 +15,7 @@ from pandas.api.types import is_numeric_dtype
 
 from steerscope.analysis.brief import brief
 from steerscope.analysis.carriers.effect_table import effect_table
-from steerscope.analysis.errors import BadArgument, BadCircuit, BadNode
+from steerscope.analysis.errors import BadArgument, BadNode
 from steerscope.analysis.model.nodes import Node, parse_node
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.results.effects import EFFECTS, Statistics
@@ -23,8 +23,6 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.results.verdicts import LEAST, TOLD, Basis
 from steerscope.analysis.tools.patching import MEASURES, effects
 from steerscope.analysis.tools.writes import head_writes
-
-from .circuit import Circuit
 
 KINDS = ("exact", "screen", "attribute", "shapley")  # of results that say what each node carries
 FEW = f"fewer than {LEAST} reference vectors of a kind: no node is told from noise"
@@ -43,7 +41,7 @@ class Carried:
         told: which nodes are told from noise; None where none could be.
         total: the whole effect, mean over prompts.
         seed: of draws.
-        model: what `check_nodes` asks of one.
+        model: what `Circuit.of` asks of one.
         basis: what inference knows of an experiment.
     """
 
@@ -80,27 +78,6 @@ class Carried:
         """Which of some are nodes that the injection can reach."""
         known = set(self.nodes)
         return [node in known for node in members]
-
-
-def check_nodes(circuits: Sequence[Circuit], model: Any) -> None:
-    """Refuses circuits of which a node is not in a model.
-
-    Args:
-        model: its name, n_layers, n_heads, d_model and has_mlp.
-
-    Raises:
-        BadCircuit: one is of another model.
-    """
-    for circuit in circuits:
-        circuit.of(model)
-        for node in circuit.nodes:
-            there = model.has_mlp if node.head is None else node.head < model.n_heads
-            if node.layer >= model.n_layers or not there:
-                raise BadCircuit(
-                    f"circuit {circuit.name} holds {node}, which {model.name} has not ({model.n_layers} layers of "
-                    f"{model.n_heads} heads, {'with' if model.has_mlp else 'without'} MLPs); expected nodes of that "
-                    "model; mend it"
-                )
 
 
 def of_experiment(experiment: Experiment, options: Statistics) -> Carried:

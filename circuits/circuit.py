@@ -171,7 +171,7 @@ class Circuit:
 
     @gated(error=BadCircuit)
     def of(self, model: Model) -> "Circuit":
-        """The circuit itself, if it is one of a model of this shape.
+        """The circuit itself, if it is one of a model of this shape, which has all of its nodes.
 
         Raises:
             BadCircuit: it is one of another model, or has to be measured first.
@@ -189,6 +189,14 @@ class Circuit:
                 f"circuit {self.name} is one of {self.model} ({_shape(*self.shape)}), and {model.name} has "
                 f"{_shape(*found)}; expected that model; load it, or find the circuit of this one"
             )
+        for node in self.nodes:
+            there = model.has_mlp if node.head is None else node.head < model.n_heads
+            if node.layer >= model.n_layers or not there:
+                raise BadCircuit(
+                    f"circuit {self.name} holds {node}, which {model.name} has not ({model.n_layers} layers of "
+                    f"{model.n_heads} heads, {'with' if model.has_mlp else 'without'} MLPs); expected nodes of that "
+                    "model; mend it"
+                )
         return self
 
 

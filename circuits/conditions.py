@@ -19,9 +19,9 @@ from steerscope.analysis.question.injection import Injection
 
 from .circuit_run import Ablation, CircuitRuns
 from .contrast import contrast_of_task
-from .masks import Mask
+from .masks import Mask, members, without
 from .pairs import Pairs
-from .searched import Units, circuit_found, members, without
+from .searched import Units, circuit_found
 from .verdict import Explained
 
 Half = Bool[NDArray[np.bool_], " prompt"]
@@ -69,8 +69,8 @@ class Condition:
 
     def left(self, circuit: Mask, parts: Sequence[Sequence[Node]]) -> list[Explained]:
         """What is left of the task without a circuit's edges, then without some nodes, part by part."""
-        full = self.runs.contrast.connected
-        return self.explained([full & ~circuit, *(without(full, set(part), self.runs.contrast) for part in parts)])
+        contrast, full = self.runs.contrast, self.runs.contrast.connected
+        return self.explained([full & ~circuit, *(without(contrast, full, set(part)) for part in parts)])
 
 
 @dataclass(eq=False)
@@ -110,6 +110,6 @@ class Conditions:
 
 def overlap(one: Mask, other: Mask, of: Condition) -> float:
     """Jaccard of the nodes of two circuits; NaN of two empty ones."""
-    first, second = (members(mask, of.runs.contrast) for mask in (one, other))
+    first, second = (set(members(of.runs.contrast, mask)) for mask in (one, other))
     union = len(first | second)
     return len(first & second) / union if union else float("nan")

@@ -111,6 +111,19 @@ class Contrast:
         """Where an edge can be."""
         return np.array([[reads(self.model, s, r, self.starts) for r in self.receivers] for s in self.senders])
 
+    @cached_property
+    def owners(self) -> Bool[NDArray[np.bool_], "receiver sender"]:
+        """Which nodes an input is one of; keys and values may be of several heads. The logits are of none."""
+        group = self.model.n_heads // self.model.n_kv_heads
+        found = np.zeros((len(self.receivers), len(self.senders)), dtype=bool)
+        for r, receiver in enumerate(self.receivers):
+            for s, node in enumerate(self.senders):
+                if node is None or node.layer != receiver.layer or (node.head is None) != (receiver.head is None):
+                    continue
+                if node.head is None or receiver.head == (node.head if receiver.name == "q" else node.head // group):
+                    found[r, s] = True
+        return found
+
     def variant(self, prompt: int, share: float = 1.0) -> Variant:
         """A run of a prompt on the way: share 0 is the base run, 1 the whole one."""
         added = self.change[prompt] if share == 1 else tuple(e.times(share) for e in self.change[prompt])
@@ -170,6 +183,24 @@ def contrast_of(experiment: Experiment) -> Contrast:
     )
 
 
+def check_pairs(clean: Prompts, corrupted: Prompts) -> None:
+    """Refuses what are no pairs of equal length with answers.
+
+    Raises:
+        BadPrompt: not as many, of unequal length, or without answers.
+    """
+    pairs = [(len(a), len(b)) for a, b in zip(clean.ids, corrupted.ids, strict=False)]
+    uneven = next((f"pair {i + 1} has {a} and {b} tokens" for i, (a, b) in enumerate(pairs) if a != b), None)
+    if uneven or len(clean) != len(corrupted):
+        said = uneven or f"{len(clean)} clean prompts and {len(corrupted)} corrupted ones"
+        raise BadPrompt(
+            f"{said}; expected pairs, none of unequal length, since activations of the one stand in the place of the other's; "
+            "mend or remove it"
+        )
+    if not clean.targets or not clean.against:
+        raise BadPrompt("clean prompts without answers and distractors; expected both; use st.task, or give them")
+
+
 def contrast_of_task(
     model: Model, clean: Prompts, corrupted: Prompts, injections: Sequence[Injection] = (), *, budget: int | None = None
 ) -> Contrast:
@@ -182,16 +213,7 @@ def contrast_of_task(
         BadPrompt: pairs of unequal length, or without answers.
         BadInjection: an injection that reads the stream: it does something else to either run.
     """
-    pairs = [(len(a), len(b)) for a, b in zip(clean.ids, corrupted.ids, strict=False)]
-    uneven = next((f"pair {i + 1} has {a} and {b} tokens" for i, (a, b) in enumerate(pairs) if a != b), None)
-    if uneven or len(clean) != len(corrupted):
-        said = uneven or f"{len(clean)} clean prompts and {len(corrupted)} corrupted ones"
-        raise BadPrompt(
-            f"{said}; expected pairs of equal length, since activations of the one stand in the place of the other's; "
-            "mend or remove it"
-        )
-    if not clean.targets or not clean.against:
-        raise BadPrompt("clean prompts without answers and distractors; expected both; use st.task, or give them")
+    check_pairs(clean, corrupted)
     for injection in injections:
         if injection.operation != "add":
             raise BadInjection(

@@ -36,7 +36,7 @@ from .conductance import GAP, EdgeScores, edge_conductance
 from .consensus import consensus, how_many_random, label, random_like
 from .contrast import Contrast, contrast_of, contrast_of_task
 from .looks import looks
-from .masks import Mask, owners
+from .masks import Mask, members
 from .pruning import By, ordered, prune, strongest
 from .task import TaskPrompts
 from .tasks import task as task_named
@@ -305,13 +305,13 @@ class _Judge:
 
 
 def _nodes(contrast: Contrast, asked: object, scores: EdgeScores, mask: Mask, frequency: Values) -> pd.DataFrame:
-    mean, own = np.where(mask, scores.conductance.mean(-1), 0.0), owners(contrast)
+    mean, own = np.where(mask, scores.conductance.mean(-1), 0.0), contrast.owners
     effect = float(contrast.effect.mean())
-    members = [s for s in range(1, len(contrast.senders)) if mask[s].any()]
-    nodes = [node for s in members if (node := contrast.senders[s]) is not None]
+    nodes = members(contrast, mask)
     seen = looks(contrast, nodes, asked.places if isinstance(asked, TaskPrompts) else ())
     rows: list[dict[str, Any]] = []
-    for s, node in zip(members, nodes, strict=True):
+    for node in nodes:
+        s = contrast.senders.index(node)
         through = float(mean[s].sum())
         rows.append(
             {

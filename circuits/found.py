@@ -1,6 +1,7 @@
 """`found_circuit`: a result of `find_circuit` as a `Circuit`, to be kept, shown, mapped and stressed."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import networkx as nx
@@ -38,17 +39,9 @@ def found_circuit(result: Result, name: str = "found", title: str = "") -> Circu
     kept = table[table["kept"].astype(bool)]
     model: dict[str, Any] = dict(manifest["model"])
     group = max(1, int(model["n_heads"]) // int(model["n_kv_heads"]))
-    leads = set(kept["sender"])
-    graph: Graph = nx.DiGraph()
+    graph = graph_of(zip(kept["sender"], kept["receiver"], kept["conductance"], strict=True), group)
     for node, looks in zip(result.frames["nodes"]["node"], result.frames["nodes"]["looks"], strict=True):
         graph.add_node(str(node), roles=(f"looks at {looks.split()[0]}" if looks else "member",))
-    for sender, receiver, score in zip(kept["sender"], kept["receiver"], kept["conductance"], strict=True):
-        for head, name_of in _readers(str(receiver), group, leads):
-            if not graph.has_edge(sender, head):
-                graph.add_edge(sender, head, inputs=(), scores={})
-            about = graph.edges[sender, head]
-            about["scores"][name_of] = float(score)
-            about["inputs"] += (name_of,) if name_of else ()
     values = result.frames["circuit"]
     reported = {
         f"{r['measure']}, {r['ablation']}": float(r["value"]) for _, r in values.iterrows() if r["value"] == r["value"]
@@ -73,6 +66,26 @@ def found_circuit(result: Result, name: str = "found", title: str = "") -> Circu
             *(() if manifest["each_edge_tried"] else ("not every edge was tried by itself",)),
         ),
     )
+
+
+def graph_of(edges: Iterable[tuple[str, str, float]], shared: int) -> Graph:
+    """Sender, receiver and score as a graph of `Circuit`: an edge into keys or values that heads share is one to each
+    of them that leads on.
+
+    Args:
+        shared: how many query heads share a key-value head.
+    """
+    rows = [(str(sender), str(receiver), float(score)) for sender, receiver, score in edges]
+    leads = {sender for sender, _, _ in rows}
+    graph: Graph = nx.DiGraph()
+    for sender, receiver, score in rows:
+        for head, name in _readers(receiver, shared, leads):
+            if not graph.has_edge(sender, head):
+                graph.add_edge(sender, head, inputs=(), scores={})
+            about = graph.edges[sender, head]
+            about["scores"][name] = score
+            about["inputs"] += (name,) if name else ()
+    return graph
 
 
 def _readers(receiver: str, group: int, leads: set[str]) -> list[tuple[str, str]]:

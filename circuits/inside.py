@@ -13,11 +13,10 @@ import numpy as np
 
 from steerscope.analysis.results.stats import interval, ratio_interval
 
-from .circuit import LOGITS, Circuit
+from .circuit import INPUT, Circuit
 from .conditions import Condition
 from .looks import attended
-from .masks import Mask, owners
-from .searched import members
+from .masks import Mask, claims, members
 
 WHOLE = "(whole circuit)"
 Row = dict[str, Any]
@@ -29,7 +28,7 @@ def role_rows(circuit: Circuit | None, mask: Mask, edges: bool, here: Condition,
     Args:
         edges: whether the circuit claims single edges: then the whole is cut at these.
     """
-    nodes = list(members(mask, here.runs.contrast)) if circuit is None else circuit.nodes
+    nodes = members(here.runs.contrast, mask) if circuit is None else circuit.nodes
     roles = {} if circuit is None else circuit.roles
     left = here.left(mask, [nodes, *roles.values()])
     left = [left[0 if edges else 1], *left[2:]]
@@ -69,24 +68,11 @@ def edge_rows(circuit: Circuit | None, here: Condition, most: int, level: float)
 
 
 def _strongest(circuit: Circuit, here: Condition) -> list[tuple[str, str, int, int]]:
-    """Claimed edges with the places of each in a mask; one by input where the circuit says so."""
+    """Claimed edges with the places of each in a mask, the strongest by the circuit's own scores first."""
     contrast = here.runs.contrast
-    place = {str(node): s for s, node in enumerate(contrast.senders)} | {"input": 0}
-    own, found = owners(contrast), []
-    for sender, receiver, about in circuit.graph.edges(data=True):
-        scores = about.get("scores") or dict.fromkeys(about.get("inputs", ()) or ("",), 0.0)
-        if sender not in place or (receiver != LOGITS and receiver not in place):
-            continue
-        readers = (
-            [len(contrast.receivers) - 1] if receiver == LOGITS else np.flatnonzero(own[:, place[receiver]]).tolist()
-        )
-        for name, score in scores.items():
-            for r in readers:
-                if not name or contrast.receivers[r].name == name:
-                    found.append((abs(float(score)), sender, str(contrast.receivers[r]), place[sender], r))
-    unique = {(s, r): (size, sender, receiver) for size, sender, receiver, s, r in sorted(found, reverse=True)[::-1]}
-    order = sorted(unique, key=lambda at: -unique[at][0])
-    return [(*unique[at][1:], *at) for at in order if contrast.connected[at]]
+    names = [INPUT, *map(str, contrast.senders[1:])]
+    found = [(-size, names[s], str(contrast.receivers[r]), s, r) for (s, r), size in claims(contrast, circuit).items()]
+    return [edge[1:] for edge in sorted(found)]
 
 
 def look_rows(circuit: Circuit | None, here: Condition, level: float) -> Iterator[Row]:

@@ -36,7 +36,7 @@ from steerscope.analysis.results.result import Result
 from steerscope.analysis.tools.patching import checks
 from steerscope.analysis.tools.record import made_now, record
 
-from .carried import FEW, Carried, check_nodes, of_experiment, of_result
+from .carried import FEW, Carried, of_experiment, of_result
 from .circuit import Circuit
 from .library import circuit as read
 from .map_columns import COLUMNS
@@ -96,10 +96,10 @@ def map_effect(
     subject: Experiment | None = None
     if isinstance(experiment, Result):
         carried = of_result(experiment)
-        check_nodes(circuits, carried.model)
+        _check(circuits, carried.model)
     else:
         subject = experiment
-        check_nodes(circuits, subject.model)
+        _check(circuits, subject.model)
         carried = of_experiment(subject, options)
     sets = (SETS if len(carried.nodes) <= LARGE else FEWER) if sets is None else sets
     missing = _missing(carried, subject, sets, targeted)
@@ -147,6 +147,12 @@ def map_effect(
     old = {name: why for name, why in experiment.manifest.get("missing", {}).items() if name in ("intervals",)}
     manifest = kept | {"of": experiment.kind, "missing": old | missing | reasons | why, "checks": []} | knobs
     return Result("map_effect", frames, COLUMNS, manifest | made_now(start))
+
+
+def _check(circuits: Sequence[Circuit], model: Any) -> None:
+    """Refuses circuits of another model before anything is patched."""
+    for circuit in circuits:
+        circuit.of(model)
 
 
 def _named(circuits: Sequence[Circuit]) -> Sequence[Circuit]:

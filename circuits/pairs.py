@@ -26,7 +26,7 @@ from steerscope.analysis.question.answers import padded, together
 from steerscope.analysis.question.injection import Injection, composed
 from steerscope.analysis.question.prompts import Prompts
 
-from .contrast import grouped
+from .contrast import check_pairs, grouped
 from .task import TaskPrompts
 from .tasks import task as task_of
 
@@ -152,14 +152,9 @@ def pairs_of(
             "the prompts of st.task"
         )
     clean, corrupted = made
-    if len(clean) != len(corrupted):
-        raise BadPrompt(f"{len(clean)} clean prompts and {len(corrupted)} corrupted ones; expected pairs; give as many")
-    uneven = next((i for i, (a, b) in enumerate(zip(clean.ids, corrupted.ids, strict=True)) if len(a) != len(b)), None)
-    if uneven is not None or not len(clean):
-        which = "no pairs" if uneven is None else f"pair {uneven + 1} of unequal length"
-        raise BadPrompt(f"{which}; expected pairs of prompts of equal length; mend them")
-    if not clean.targets or not clean.against:
-        raise BadPrompt("clean prompts without answers and distractors; expected both; use st.task, or give them")
+    if not len(clean):
+        raise BadPrompt("no pairs; expected pairs of prompts; give some")
+    check_pairs(clean, corrupted)
     beyond = max(max(row) for row in (*clean.ids, *corrupted.ids, *clean.targets, *clean.against))
     if beyond >= model.d_vocab:
         raise BadPrompt(

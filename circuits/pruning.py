@@ -85,14 +85,9 @@ def prune(
         trials: circuits that are run at most in step 2.
     """
     contrast, order = runs.contrast, ordered(runs.contrast, scores)
-    loss = _Loss(runs, prompts, by)
-    count, found = FIRST, 1.0
-    while True:
-        count = min(count, len(order))
-        found = loss(strongest(contrast, order, count))
-        if found <= lost / 2 or count == len(order):
-            break
-        count = int(np.ceil(count * GROWTH))
+    loss, count = Loss(runs, prompts, by), min(FIRST, len(order))
+    while not loss(strongest(contrast, order, count)) <= lost / 2 and count < len(order):
+        count = min(int(np.ceil(count * GROWTH)), len(order))
     mask = without_dead_ends(contrast, strongest(contrast, order, count), runs.ablation == "resample")
     weakest, size = order[:count][::-1].tolist(), -(-count // GROUPS)
     waiting = deque(weakest[at : at + size] for at in range(0, count, size))
@@ -108,8 +103,8 @@ def prune(
             less = mask.copy()
             less.flat[group] = False
             less = without_dead_ends(contrast, less, runs.ablation == "resample")
-            if (now := loss(less)) <= lost:
-                mask, found = less, now
+            if loss(less) <= lost:
+                mask = less
                 bar.update(len(group))
             elif len(group) == 1:
                 bar.update(1)
@@ -120,12 +115,16 @@ def prune(
 
 
 @dataclass(eq=False)
-class _Loss:
-    """What circuits lose, on some prompts."""
+class Loss:
+    """What circuits lose, on some prompts.
+
+    Attributes:
+        trials: how many were asked for.
+    """
 
     runs: CircuitRuns
     prompts: Sequence[int]
-    by: By
+    by: By = "score"
     trials: int = 0
 
     def __post_init__(self) -> None:

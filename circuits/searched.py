@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from steerscope.analysis.errors import BadCircuit
 from steerscope.analysis.model.models import Model
 from steerscope.analysis.model.nodes import Node
 
@@ -20,7 +19,7 @@ from .circuit_run import CircuitRuns
 from .conductance import edge_conductance
 from .contrast import Contrast
 from .masks import Mask, leaving, mask_of
-from .pruning import prune
+from .pruning import Loss, prune
 
 Units = Literal["nodes", "edges"]
 ORDERED = 4  # prompts whose conductance orders what is tried
@@ -47,15 +46,13 @@ def _nodes(
 ) -> set[Node]:
     contrast = runs.contrast
     order = [contrast.nodes[i] for i in np.argsort(-np.abs(scores[1:].sum(axis=1)), kind="stable")]
-    empty = float(runs.values([np.zeros_like(contrast.connected)], prompts)[0].mean())
-    gain = float(contrast.values(1.0)[list(prompts)].mean()) - empty
+    loss = Loss(runs, prompts)
 
-    def loss(members: Collection[Node]) -> float:
-        found = float(runs.values([leaving(contrast, members)], prompts)[0].mean())
-        return abs(1 - (found - empty) / (gain or np.nan))
+    def lost_with(members: Collection[Node]) -> float:
+        return loss(leaving(contrast, members))
 
     count = 2
-    while count < len(order) and not loss(order[:count]) <= lost / 2:
+    while count < len(order) and not lost_with(order[:count]) <= lost / 2:
         count = min(2 * count, len(order))
     kept, weakest = set(order[:count]), order[:count][::-1]
     waiting = [weakest[at : at + GROUP] for at in range(0, count, GROUP)][::-1]
@@ -63,7 +60,7 @@ def _nodes(
         if not waiting:
             break
         group = waiting.pop()
-        if loss(kept - set(group)) <= lost:
+        if lost_with(kept - set(group)) <= lost:
             kept -= set(group)
         elif len(group) > 1:
             half = len(group) // 2
@@ -78,12 +75,6 @@ def claimed(contrast: Contrast, circuit: Circuit) -> Mask:
         BadCircuit: it is one of another model.
     """
     model = contrast.model
-    beyond = next((node for node in circuit.of(model).nodes if node not in model.nodes), None)
-    if beyond is not None:
-        raise BadCircuit(
-            f"circuit {circuit.name} holds {beyond}, which {model.name} has not; expected nodes of that model; load "
-            "it, or find the circuit of this one"
-        )
     if circuit.level == "exact" or not headed(circuit, model):
         return mask_of(contrast, circuit)
     return leaving(contrast, {*circuit.nodes, *(node for node in model.nodes if node.head is None)})
@@ -92,15 +83,3 @@ def claimed(contrast: Contrast, circuit: Circuit) -> Mask:
 def headed(circuit: Circuit, model: Model) -> bool:
     """Whether a circuit is one of heads, in a model that has MLPs."""
     return model.has_mlp and all(node.head is not None for node in circuit.nodes)
-
-
-def members(mask: Mask, contrast: Contrast) -> frozenset[Node]:
-    """The nodes that edges leave."""
-    rows = zip(contrast.senders, np.any(mask, axis=1).tolist(), strict=True)
-    return frozenset(node for node, there in rows if there and node is not None)
-
-
-def without(mask: Mask, nodes: Collection[Node], contrast: Contrast) -> Mask:
-    """The edges without those that leave some nodes."""
-    outside = np.array([sender is None or sender not in nodes for sender in contrast.senders])
-    return np.asarray(mask & outside[:, None])

@@ -39,9 +39,9 @@ from .circuit_run import Ablation
 from .conditions import Condition, Conditions, overlap
 from .inside import edge_rows, look_rows, role_rows
 from .library import circuit as named
-from .masks import Mask
+from .masks import Mask, members
 from .pairs import Answers, Pairs, opposed, pairs_of
-from .searched import Units, claimed, headed, members
+from .searched import Units, claimed, headed
 from .stress_columns import COLUMNS, MEASURES
 from .task import TaskPrompts
 from .verdict import F_0, F_0C, F_C, F_CC, Evidence, Explained, Judged, Thresholds, Weighed, asks, weighed
@@ -344,7 +344,7 @@ class _State:
         new = here.found
         more = {F_CC: here.explained([new], found=True)[0], F_0C: there.explained([new], found=True)[0]}
         told = {"jaccard": overlap(one.mask, new, here), "jaccard_found": overlap(there.found, new, here)}
-        told |= {"size": len(members(new, here.runs.contrast))}
+        told |= {"size": len(members(here.runs.contrast, new))}
         return replace(evidence, explained={**evidence.explained, **more}), told
 
     def _answers(self, found: _Tables, about: Mapping[str, Any], weights: Weighed) -> None:
@@ -409,8 +409,8 @@ def _about(one: _Claimed, state: _State) -> dict[str, Any]:
     runs = state.conditions.unsteered.runs
     told: dict[str, Any] = {"name": one.name, "edges": int(one.mask.sum())}
     if one.circuit is None:
-        nodes = sorted(members(one.mask, runs.contrast), key=runs.contrast.nodes.index)
-        return told | {"level": state.conditions.units, "nodes": list(map(str, nodes))}
+        nodes = list(map(str, members(runs.contrast, one.mask)))
+        return told | {"level": state.conditions.units, "nodes": nodes}
     told |= {"level": "edges" if one.edges else "nodes", "nodes": [str(node) for node in one.circuit.nodes]}
     mlps = not one.edges and headed(one.circuit, runs.contrast.model)
     source = {"reported": dict(one.circuit.reported), "sources": list(one.circuit.sources)}

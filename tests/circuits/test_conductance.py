@@ -18,13 +18,14 @@ from steerscope.circuits.circuit import Circuit
 from steerscope.circuits.circuit_run import CircuitRuns, faithfulness
 from steerscope.circuits.conductance import edge_conductance
 from steerscope.circuits.contrast import Contrast, contrast_of
-from steerscope.circuits.masks import graph_of, leaving, mask_of, owners, without_dead_ends
+from steerscope.circuits.found import graph_of
+from steerscope.circuits.masks import Mask, leaving, mask_of, without_dead_ends
 from steerscope.circuits.pruning import ordered, prune, strongest
 
 
 def through(contrast: Contrast, scores: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """What comes into every node, and what leaves it; keys and values that heads share are left out of both."""
-    into = np.array([scores[:, owners(contrast)[:, s]].sum() for s in range(1, len(contrast.senders))])
+    into = np.array([scores[:, contrast.owners[:, s]].sum() for s in range(1, len(contrast.senders))])
     return into, scores[1:].sum(1)
 
 
@@ -105,11 +106,18 @@ def test_edges_that_lead_nowhere_go(small_models: Any) -> None:
     assert without_dead_ends(contrast, mask, inputs=False).sum() == 3
 
 
+def drawn(contrast: Contrast, mask: Mask, scores: np.ndarray[Any, Any]) -> Any:
+    """A mask as the graph of a circuit."""
+    names = ["input", *map(str, contrast.senders[1:])]
+    edges = [(names[s], str(contrast.receivers[r]), scores[s, r]) for s, r in zip(*np.nonzero(mask), strict=True)]
+    return graph_of(edges, contrast.model.n_heads // contrast.model.n_kv_heads)
+
+
 def test_a_mask_is_a_circuit_and_back(small_models: Any) -> None:
     contrast = contrast_of(experiment(small_models["llama"]))  # two query heads a key-value head
     scores = edge_conductance(contrast).conductance.mean(-1)
     mask = without_dead_ends(contrast, strongest(contrast, ordered(contrast, scores), 40))
-    made = Circuit("mine", "t", "llama", graph_of(contrast, mask, scores), level="exact")
+    made = Circuit("mine", "t", "llama", drawn(contrast, mask, scores), level="exact")
     assert (mask_of(contrast, made) == mask).all()
     assert (mask_of(contrast, Circuit("its nodes", "t", "llama", made.graph)) == leaving(contrast, made.nodes)).all()
     unsaid: Any = nx.DiGraph([("input", "L1H1"), ("L1H1", "logits")])

@@ -29,9 +29,10 @@ from steerscope.circuits import targeted
 from steerscope.circuits.circuit import Circuit
 from steerscope.circuits.conductance import edge_conductance
 from steerscope.circuits.consensus import random_like
-from steerscope.circuits.contrast import contrast_of
+from steerscope.circuits.contrast import Contrast, contrast_of
+from steerscope.circuits.found import graph_of
 from steerscope.circuits.map_effect import map_effect
-from steerscope.circuits.masks import graph_of
+from steerscope.circuits.masks import Mask
 from steerscope.circuits.pruning import ordered, strongest
 from steerscope.circuits.solving import log_odds, solved
 from steerscope.circuits.task import TaskPrompts
@@ -386,6 +387,11 @@ def test_random_circuits_and_random_vectors_are_told_no_more_often_than_stated(s
     assert tested > 60 and told / tested <= 2 * 0.05 + 2 * (0.1 * 0.9 / 60) ** 0.5
 
 
+def named(contrast: Contrast, mask: Mask) -> list[tuple[str, str, float]]:
+    """Edges of a mask by name; none leaves the input."""
+    return [(str(contrast.senders[s]), str(contrast.receivers[r]), 1.0) for s, r in zip(*np.nonzero(mask), strict=True)]
+
+
 def test_edges_that_the_effect_takes_overlap_and_others_as_chance_has_it(small_models: Any) -> None:
     asked = clear(small_models["gpt2"], 1)
     contrast = contrast_of(asked)
@@ -394,7 +400,7 @@ def test_edges_that_the_effect_takes_overlap_and_others_as_chance_has_it(small_m
     mask = strongest(contrast, ordered(contrast, scores), 40)
     dice = np.random.default_rng(0)
     masks = {"its own": mask, "others": next(random_like(contrast, mask, 1, dice))}
-    made = [Circuit(name, name, "m", graph_of(contrast, own, scores), level="exact") for name, own in masks.items()]
+    made = [Circuit(name, name, "m", graph_of(named(contrast, own), 1), level="exact") for name, own in masks.items()]
     result = map_effect(asked, [*made, circuit("nodes", "L0H1")], paths=0, sets=2, **QUICK)
     rows = one(result.frames["overlap"], "circuit")
     own, other = rows("its own"), rows("others")
