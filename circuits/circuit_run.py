@@ -60,6 +60,14 @@ class CircuitRuns:
     contrast: Contrast
     ablation: Ablation = "resample"
 
+    def under(self, ablation: Ablation) -> "CircuitRuns":
+        """The same under another ablation; the base run is made once."""
+        if ablation == self.ablation:
+            return self
+        same = CircuitRuns(self.contrast, ablation)
+        same.__dict__.update({name: getattr(self, name) for name in ("_base", "_layers", "_embedded")})
+        return same
+
     @cached_property
     def reference(self) -> list[Kept]:
         """By prompt, what the reference run x' has where inputs read and nodes write."""
@@ -132,7 +140,7 @@ class CircuitRuns:
         Raises:
             UnsupportedModel: further than rounding: something in the model reads what no edge holds.
         """
-        same = CircuitRuns(self.contrast) if self.ablation != "resample" else self
+        same = self.under("resample")
         full, empty = np.ones_like(self.contrast.connected), np.zeros_like(self.contrast.connected)
         found, known = same.values([full, empty]), np.stack([self.contrast.values(1.0), self.contrast.values(0.0)])
         gap, size = float(np.abs(found - known).max()), float(np.abs(known).max())

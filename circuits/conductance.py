@@ -14,8 +14,8 @@ integrated gradients on edges.
 What it cannot see: what gradients cannot; small edges are ranked badly.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -28,7 +28,7 @@ from steerscope.analysis.engine.backward import backward
 from steerscope.analysis.engine.run import run
 from steerscope.analysis.progress import track
 from steerscope.analysis.question.scores import taken
-from steerscope.analysis.routes.edge_scores import Layer, reads_at
+from steerscope.analysis.routes.edge_scores import Streams, reads_at
 from steerscope.analysis.tools.writes import changes
 
 from .contrast import Contrast
@@ -150,13 +150,13 @@ def _batch(contrast: Contrast, intervals: Sequence[Interval]) -> dict[Interval, 
     """Runs both ends of every interval, then goes back from its middle."""
     points = sorted({(one.prompt, a) for one in intervals for a in (0.0, 1.0, one.start, one.end)})
     kept, values = _points(contrast, points)
-    collect = _Collect(
-        contrast,
-        [changes(contrast.model, contrast.nodes, *_ends(kept, one, one.start, one.end)) for one in intervals],
-        [changes(contrast.model, contrast.nodes, *_ends(kept, one, 0.0, 1.0)) * one.length for one in intervals],
-        [contrast.put_in(one.prompt) for one in intervals],
-        [one.length for one in intervals],
-    )
+    prompts = {one.prompt for one in intervals}
+    whole = {p: changes(contrast.model, contrast.nodes, kept[p, 0.0], kept[p, 1.0]) for p in prompts}
+    moved = [
+        changes(contrast.model, contrast.nodes, kept[one.prompt, one.start], kept[one.prompt, one.end])
+        for one in intervals
+    ]
+    collect = _Collect(contrast, intervals, moved, whole, {p: contrast.put_in(p) for p in prompts})
     conductance, integrated = (
         np.zeros((len(intervals), len(contrast.senders), len(contrast.receivers)), dtype=np.float32) for _ in "ab"
     )
@@ -172,7 +172,7 @@ def _batch(contrast: Contrast, intervals: Sequence[Interval]) -> dict[Interval, 
         [[contrast.variant(one.prompt, one.middle)] for one in intervals],
         contrast.scored.positions,
         contrast.score,
-        collect.sites,
+        collect.streams.sites,
         collect,
         put,
         reads=contrast.reads,
@@ -212,38 +212,25 @@ def _points(
     return kept, values
 
 
-def _ends(
-    kept: dict[Point, dict[tuple[str, int], Tensor]], one: Interval, *shares: float
-) -> list[dict[tuple[str, int], Tensor]]:
-    return [kept[one.prompt, share] for share in shares]
-
-
 @dataclass(frozen=True, eq=False)
 class _Collect:
     """Gradients of each input's stream times what every sender writes differently: what `backward` collects.
 
     Attributes:
         moved: by interval, what nodes write differently from its start to its end.
-        whole: the same from 0 to 1, times the interval's length.
-        put: what is put in before each place that reads. lengths: of the intervals.
+        whole: by prompt, the same from 0 to 1.
+        put: by prompt, what is put in before each place that reads.
     """
 
     contrast: Contrast
+    intervals: Sequence[Interval]
     moved: Sequence[Float[Tensor, "node pos d_model"]]
-    whole: Sequence[Float[Tensor, "node pos d_model"]]
-    put: Sequence[dict[tuple[int, int], Float[Tensor, "pos d_model"]]]
-    lengths: Sequence[float]
-    waiting: dict[tuple[int, int], dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    whole: Mapping[int, Float[Tensor, "node pos d_model"]]
+    put: Mapping[int, dict[tuple[int, int], Float[Tensor, "pos d_model"]]]
 
     @cached_property
-    def layers(self) -> dict[int, Layer]:
-        model = self.contrast.model
-        return {layer: Layer(model, layer) for layer in range(self.contrast.starts[0], model.n_layers)}
-
-    @cached_property
-    def sites(self) -> list[tuple[str, int]]:
-        found = [("resid_post", self.contrast.model.n_layers - 1)]
-        return found + [(name, layer) for layer, one in self.layers.items() for name in one.sites]
+    def streams(self) -> Streams:
+        return Streams(self.contrast.model, self.contrast.starts[0])
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -253,22 +240,18 @@ class _Collect:
         self, indices: list[int], site: str, layer: int, x: Tensor, g: Tensor
     ) -> list[tuple[int, int, Float[Tensor, " sender"], Float[Tensor, " sender"]]] | None:
         """Interval, receiver, and the scores of its edges; as soon as a layer has all that it takes."""
-        if site == "resid_post":
-            streams = {self.contrast.receivers[-1]: g}
-        else:
-            own = self.waiting.setdefault((layer, indices[0]), {})
-            own[site] = (x, g)
-            if len(own) < len(self.layers[layer].sites):
-                return None
-            streams = self.layers[layer].streams(self.waiting.pop((layer, indices[0])))
+        streams = self.streams(indices, site, layer, x, g)
+        if streams is None:
+            return None
         found, receivers = [], list(streams)
         last = max(receiver.layer for receiver in receivers)
         before = sum(node.layer <= last for node in self.contrast.nodes)  # what comes later is read by none of them
         for row, index in enumerate(indices):
-            moved, whole, length = self.moved[index][:before], self.whole[index][:before], self.lengths[index]
+            one, moved = self.intervals[index], self.moved[index][:before]
             gradients = torch.stack([streams[r][row, : moved.shape[1]] for r in receivers]).flatten(1)
-            put = torch.stack([self.put[index][reads_at(self.contrast.model, r)] for r in receivers]).flatten(1)
-            first = (gradients * put).sum(1, keepdim=True) * length
-            scores = [torch.cat([first, gradients @ x.flatten(1).T], dim=1).float().cpu() for x in (moved, whole)]
-            found += [(index, self.place[str(r)], *own) for r, *own in zip(receivers, *scores, strict=True)]
+            put = torch.stack([self.put[one.prompt][reads_at(self.contrast.model, r)] for r in receivers]).flatten(1)
+            first = (gradients * put).sum(1, keepdim=True) * one.length
+            own, whole = (gradients @ x.flatten(1).T for x in (moved, self.whole[one.prompt][:before]))
+            scores = [torch.cat([first, part], dim=1).float().cpu() for part in (own, whole * one.length)]
+            found += [(index, self.place[str(r)], *parts) for r, *parts in zip(receivers, *scores, strict=True)]
         return found

@@ -88,16 +88,17 @@ def _jaccard(one: frozenset[int], other: frozenset[int]) -> float:
 
 
 def profile(contrast: Contrast) -> NDArray[np.int64]:
-    """A number for each edge: the same for edges between the same layers and kinds."""
+    """A number for each edge: the same for edges between the same layers and kinds; -1 where none can be."""
     senders = [(-1, "") if node is None else (node.layer, node.kind) for node in contrast.senders]
     receivers = [(receiver.layer, receiver.name) for receiver in contrast.receivers]
     numbers: dict[object, int] = {}
-    return np.array([[numbers.setdefault((s, r), len(numbers)) for r in receivers] for s in senders])
+    found = np.array([[numbers.setdefault((s, r), len(numbers)) for r in receivers] for s in senders])
+    return np.where(contrast.connected, found, -1)
 
 
 def random_like(contrast: Contrast, mask: Mask, count: int, dice: np.random.Generator) -> Iterator[Mask]:
     """Random circuits with as many edges as this one between any two layers and kinds."""
-    strata = np.where(contrast.connected, profile(contrast), -1).ravel()
+    strata = profile(contrast).ravel()
     chosen = mask.ravel()
     members = {s: np.flatnonzero(strata == s) for s in np.unique(strata[chosen])}
     for _ in range(count):
@@ -109,7 +110,7 @@ def random_like(contrast: Contrast, mask: Mask, count: int, dice: np.random.Gene
 
 def how_many_random(contrast: Contrast, mask: Mask) -> float:
     """How many circuits of the same profile there are, at most `MANY`: with few of them none can stand out."""
-    strata = np.where(contrast.connected, profile(contrast), -1).ravel()
+    strata = profile(contrast).ravel()
     chosen, found = mask.ravel(), 1.0
     for one in np.unique(strata[chosen]):
         found = min(MANY, found * float(comb((strata == one).sum(), chosen[strata == one].sum())))

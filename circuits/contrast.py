@@ -194,8 +194,8 @@ def check_pairs(clean: Prompts, corrupted: Prompts) -> None:
     if uneven or len(clean) != len(corrupted):
         said = uneven or f"{len(clean)} clean prompts and {len(corrupted)} corrupted ones"
         raise BadPrompt(
-            f"{said}; expected pairs, none of unequal length, since activations of the one stand in the place of the other's; "
-            "mend or remove it"
+            f"{said}; expected pairs, none of unequal length, since activations of the one stand in the place of the "
+            "other's; mend or remove it"
         )
     if not clean.targets or not clean.against:
         raise BadPrompt("clean prompts without answers and distractors; expected both; use st.task, or give them")

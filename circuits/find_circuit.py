@@ -144,17 +144,17 @@ def find_circuit(
     start = time.perf_counter()
     made = task_named(asked)(model, n=n, seed=seed) if isinstance(asked, str) else asked
     contrast = _contrast(model, made, budget)
-    gap = CircuitRuns(contrast).check()
+    runs = CircuitRuns(contrast, ablation)
+    gap = runs.check()
     search, judge = halves(contrast.groups, seed)
     _clear(contrast, level)
-    runs = CircuitRuns(contrast, ablation)
     scores = edge_conductance(contrast, search, points)
     found = prune(runs, scores.conductance.mean(-1), search, lost=lost, by=by, trials=trials)
     dice = np.random.default_rng(seed)
     others = list(random_like(contrast, found.mask, randoms, dice))
     again = consensus(contrast, scores.conductance, found.mask, contrast.groups[search], resamples, seed)
     missing: dict[str, str] = {}
-    judged = _Judge(contrast, judge, level, missing)
+    judged = _Judge(runs, judge, level, missing)
     frames = {
         "circuit": judged.circuit(found.mask, others),
         "nodes": _nodes(contrast, made, scores, found.mask, again.frequency),
@@ -240,13 +240,13 @@ def halves(groups: NDArray[np.int64], seed: int) -> tuple[list[int], list[int]]:
 class _Judge:
     """Circuits on the prompts that were not searched with."""
 
-    def __init__(self, contrast: Contrast, prompts: Sequence[int], level: float, missing: dict[str, str]) -> None:
-        self.contrast, self.prompts, self.level = contrast, list(prompts), level
-        self.groups = contrast.groups[self.prompts]
+    def __init__(self, searched: CircuitRuns, prompts: Sequence[int], level: float, missing: dict[str, str]) -> None:
+        self.contrast, self.prompts, self.level = searched.contrast, list(prompts), level
+        self.groups = self.contrast.groups[self.prompts]
         self.runs: dict[Ablation, CircuitRuns] = {}
         for ablation in ABLATIONS:
             try:
-                runs = CircuitRuns(contrast, ablation)
+                runs = searched.under(ablation)
                 _ = runs.reference
                 self.runs[ablation] = runs
             except BadArgument as reason:

@@ -7,10 +7,11 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from steerscope.analysis.engine.edits import Variant
-from steerscope.analysis.engine.run import Readout, measure
+from steerscope.analysis.engine.run import measure
 from steerscope.analysis.model.models import Model
-from steerscope.analysis.question.answers import padded, together
+from steerscope.analysis.question.answers import padded
 from steerscope.analysis.question.prompts import Prompts
+from steerscope.analysis.question.scores import OwnAnswers
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,15 +40,9 @@ class Solved:
 
 def log_odds(model: Model, prompts: Prompts) -> Float[Tensor, " prompt"]:
     """Log odds of each prompt's targets against its distractors, after its last token."""
-    targets, against = padded(prompts.targets).to(model.device), padded(prompts.against).to(model.device)
-
-    def score(readout: Readout) -> Tensor:
-        assert readout.logits is not None
-        rows = readout.prompt
-        logits = readout.logits.float()
-        return together(logits, targets[rows]) - together(logits, against[rows])
-
-    return measure(model, prompts.ids, [Variant(prompt=index) for index in range(len(prompts))], None, score).cpu()
+    targets, against = (padded(side).to(model.device) for side in (prompts.targets, prompts.against))
+    variants = [Variant(prompt=index) for index in range(len(prompts))]
+    return measure(model, prompts.ids, variants, None, OwnAnswers(targets, against)).cpu()
 
 
 def solved(model: Model, clean: Prompts, corrupted: Prompts) -> Solved:

@@ -139,8 +139,7 @@ def edge_scores(
     moved, injected = _moved(experiment, vector), _injected(experiment, vector)
     place = {receiver: i for i, receiver in enumerate(inputs_of(model, first))}
     found = np.zeros((len(senders_of(experiment)), len(place), len(prompts)))
-    sites = [("resid_post", model.n_layers - 1)]
-    sites += [(name, layer) for layer in range(first, model.n_layers) for name in Layer(model, layer).sites]
+    collect = AtInputs(model, first, (weights / 2).tolist(), [len(ids) for ids in prompts])
 
     def put(read: list[tuple[Input, int, Tensor]]) -> None:
         for receiver, p, mean in read:
@@ -155,8 +154,8 @@ def edge_scores(
         [[Variant(p, edits[p]) for edits in steered] for p in range(len(prompts))],
         experiment.scored_positions.positions,
         score or experiment.along,
-        sites,
-        AtInputs(model, first, (weights / 2).tolist(), [len(ids) for ids in prompts]),
+        collect.streams.sites,
+        collect,
         put,
         reads=experiment.reads,
         budget=experiment.budget,
@@ -179,24 +178,18 @@ class AtInputs:
     first: int
     weights: Sequence[float]
     lengths: Sequence[int]
-    waiting: dict[tuple[int, int], dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     @cached_property
-    def layers(self) -> dict[int, "Layer"]:
-        return {layer: Layer(self.model, layer) for layer in range(self.first, self.model.n_layers)}
+    def streams(self) -> "Streams":
+        return Streams(self.model, self.first)
 
     def __call__(
         self, indices: list[int], site: str, layer: int, x: Tensor, g: Tensor
     ) -> list[tuple[Input, int, Float[Tensor, "pos d_model"]]] | None:
         """Receiver, prompt and mean, as soon as a layer has all that it takes."""
-        if site == "resid_post":
-            streams = {Input(self.model.n_layers, "logits"): g}
-        else:
-            own = self.waiting.setdefault((layer, indices[0]), {})
-            own[site] = (x, g)
-            if len(own) < len(self.layers[layer].sites):
-                return None
-            streams = self.layers[layer].streams(self.waiting.pop((layer, indices[0])))
+        streams = self.streams(indices, site, layer, x, g)
+        if streams is None:
+            return None
         steps, found = len(self.weights), []
         for receiver, gradient in streams.items():
             weight = torch.tensor(self.weights, dtype=torch.float64).to(gradient)
@@ -205,6 +198,41 @@ class AtInputs:
                 rows = gradient[at : at + steps, : self.lengths[p]]
                 found.append((receiver, p, torch.einsum("k,kpm->pm", weight, rows)))
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Streams:
+    """The way back from all inputs to the stream, as activations and gradients come out of `backward`, site by site.
+
+    Attributes:
+        first: the first layer that is wanted.
+    """
+
+    model: Model
+    first: int
+    waiting: dict[tuple[int, int], dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    @cached_property
+    def layers(self) -> dict[int, "Layer"]:
+        return {layer: Layer(self.model, layer) for layer in range(self.first, self.model.n_layers)}
+
+    @cached_property
+    def sites(self) -> list[tuple[str, int]]:
+        """What `backward` must hand over."""
+        found = [("resid_post", self.model.n_layers - 1)]
+        return found + [(name, layer) for layer, one in self.layers.items() for name in one.sites]
+
+    def __call__(
+        self, indices: list[int], site: str, layer: int, x: Tensor, g: Tensor
+    ) -> dict[Input, Float[Tensor, "row pos d_model"]] | None:
+        """Gradients as each input of a layer alone sees the stream, as soon as the layer has all that it takes."""
+        if site == "resid_post":
+            return {Input(self.model.n_layers, "logits"): g}
+        own = self.waiting.setdefault((layer, indices[0]), {})
+        own[site] = (x, g)
+        if len(own) < len(self.layers[layer].sites):
+            return None
+        return self.layers[layer].streams(self.waiting.pop((layer, indices[0])))
 
 
 def _moved(experiment: Experiment, vector: int) -> list[Float[Tensor, "node pos d_model"]]:
