@@ -74,11 +74,11 @@ def without_dead_ends(contrast: Contrast, mask: Mask, inputs: bool = True) -> Ma
     Args:
         inputs: whether edges of nodes that read nothing go, too.
     """
-    mask, own = mask & contrast.connected, contrast.owners
+    mask, own = np.asarray(mask & contrast.connected), contrast.owners
     while True:
-        reads = own[mask.any(0)].any(0)  # nodes of which an input reads something
+        reads = np.asarray(own[mask.any(0)].any(0))  # nodes of which an input reads something
         reads[0] = True
-        alive = (own & mask.any(1)).any(1)  # inputs of nodes of which an edge leads on
+        alive = np.asarray((own & mask.any(1)).any(1))  # inputs of nodes of which an edge leads on
         alive[-1] = True
         kept = mask & alive[None] & (reads[:, None] if inputs else True)
         if (kept == mask).all():
