@@ -12,24 +12,22 @@ claims:                                  # of what the logits read
       - {node: embedding, by: [k, v], at: [IO, S1], feature: "tokens at [IO, S1]"}
 """
 
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pandas as pd
 from pydantic import Field, StringConstraints
 
-from steerscope.analysis.brief import brief, quoted
+from steerscope.analysis.brief import quoted
 from steerscope.analysis.errors import BadCircuit, BadNode
 from steerscope.analysis.gate import gated
 from steerscope.analysis.model.nodes import parse_node
 
-from .circuit import SUFFIXES
 from .features import PROMPT, feature_of
 from .hypothesis import EMBEDDING, Claim, Hypothesis
 from .lined import Document, Part, read_document
+from .shipped import named, shipped
 
-FOLDER = Path(__file__).parent / "data" / "hypotheses"
 WHAT = "a hypothesis as docs/scrubbing.md shows it"
 MOST = 1000  # claims of a tree
 SAID = ("name", "title", "model", "task", "roles", "rivals", "sources", "reported", "caveats")
@@ -68,36 +66,18 @@ def hypothesis(name: str | Path) -> Hypothesis:
     Raises:
         BadCircuit: there is no such hypothesis or file, or something in it is wrong (with file and line).
     """
-    known, text = shipped_hypotheses(), str(name)
-    if text in known:
-        return _shipped(text)
-    if Path(text).suffix.lower() not in SUFFIXES:
-        raise BadCircuit(
-            f"no hypothesis {brief(repr(text), 80)}; expected one of {', '.join(known)}, or a file "
-            f"({', '.join(SUFFIXES)}); see hypotheses()"
-        )
-    return read_hypothesis(Path(text))
+    return named(name, "hypotheses", "hypothesis", read_hypothesis)
 
 
 @gated
 def hypotheses() -> pd.DataFrame:
     """One row for each shipped hypothesis: name, title, model, task, claims, rivals, source."""
-    found = [hypothesis(name) for name in shipped_hypotheses()]
+    found = [hypothesis(name) for name in shipped("hypotheses")]
     rows = [
         (one.name, one.title, one.model, one.task, len(one), ", ".join(one.rivals), "; ".join(one.sources[:1]))
         for one in found
     ]
     return pd.DataFrame(rows, columns=["name", "title", "model", "task", "claims", "rivals", "source"])
-
-
-def shipped_hypotheses() -> dict[str, Path]:
-    """Names of the shipped hypotheses and their files."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
-
-
-@cache
-def _shipped(name: str) -> Hypothesis:
-    return read_hypothesis(shipped_hypotheses()[name])
 
 
 @gated(error=BadCircuit)

@@ -1,23 +1,15 @@
 """The circuits that come with steerscope, by name, and files of one's own."""
 
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
-from steerscope.analysis.brief import brief
 from steerscope.analysis.errors import BadCircuit
 from steerscope.analysis.gate import gated
 
-from .circuit import SUFFIXES, Circuit
+from .circuit import Circuit
 from .circuit_files import read_circuit
-
-FOLDER = Path(__file__).parent / "data" / "circuits"
-
-
-def shipped_circuits() -> dict[str, Path]:
-    """Names of the shipped circuits and their files."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+from .shipped import named, shipped
 
 
 @gated(error=BadCircuit)
@@ -29,27 +21,14 @@ def circuit(name: str | Path) -> Circuit:
     Raises:
         BadCircuit: there is no such circuit or file, or something in it is wrong (with file and line).
     """
-    known, text = shipped_circuits(), str(name)
-    if text in known:
-        return _shipped(text)
-    if Path(text).suffix.lower() not in SUFFIXES:
-        raise BadCircuit(
-            f"no circuit {brief(repr(text), 80)}; expected one of {', '.join(known)}, or a file "
-            f"({', '.join(SUFFIXES)}); see circuits()"
-        )
-    return read_circuit(Path(text))
-
-
-@cache
-def _shipped(name: str) -> Circuit:
-    return read_circuit(shipped_circuits()[name])
+    return named(name, "circuits", "circuit", read_circuit)
 
 
 @gated
 def circuits() -> pd.DataFrame:
     """One row for each shipped circuit: name, title, model, nodes, edges, level, confidence, task, rivals, source."""
     rows = []
-    for name in shipped_circuits():
+    for name in shipped("circuits"):
         found = circuit(name)
         rows.append(
             {

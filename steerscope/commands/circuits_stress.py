@@ -7,7 +7,7 @@ import typer
 
 from steerscope.commands.asked import INJECT
 from steerscope.commands.finish import Answer, Out
-from steerscope.commands.options import Bos, Device, ModelName, Overwrite, RandomSeed
+from steerscope.commands.options import Ablation, Bos, Device, ModelName, Overwrite, RandomSeed
 from steerscope.knobs import KINDS
 from steerscope.questions import QUESTIONS
 
@@ -16,12 +16,6 @@ class Find(StrEnum):
     needed = "needed"
     always = "always"
     never = "never"
-
-
-class Ablation(StrEnum):
-    resample = "resample"
-    mean = "mean"
-    zero = "zero"
 
 
 def stress(

@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from steerscope.commands.inject import Wanted
 
 
-class Ablation(StrEnum):
-    resample = "resample"
-    mean = "mean"
-    zero = "zero"
-
-
 class By(StrEnum):
     score = "score"
     divergence = "divergence"
@@ -41,8 +35,8 @@ def find(
     targets: options.Targets = None,
     against: options.Against = None,
     ablation: Annotated[
-        Ablation, typer.Option(help="What stands in the place of what is left out.")
-    ] = Ablation.resample,
+        options.Ablation, typer.Option(help="What stands in the place of what is left out.")
+    ] = options.Ablation.resample,
     by: Annotated[By, typer.Option(help="What a circuit must keep: the score, or all that the model says.")] = By.score,
     lost: Annotated[float, typer.Option(help="Share of it that may be lost.")] = 0.2,
     points: Annotated[int, typer.Option(help="Gradients that are taken at most, a prompt on average.")] = 16,

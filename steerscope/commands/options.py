@@ -12,6 +12,12 @@ class Where(StrEnum):
     ray = "ray"
 
 
+class Ablation(StrEnum):
+    resample = "resample"
+    mean = "mean"
+    zero = "zero"
+
+
 Runs = Annotated[Where, typer.Option(help="Where passes run: here, in worker processes, or on Ray.")]
 Workers = Annotated[int | None, typer.Option(help="Workers of processes or ray; one a core (or a GPU) by default.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto; by default Ray starts here.")]

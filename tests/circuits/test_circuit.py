@@ -13,7 +13,7 @@ import steerscope as st
 from steerscope.analysis.errors import BadCircuit
 from steerscope.circuits.circuit_files import read_circuit
 from steerscope.circuits.exchange import from_circuit_tracer, to_circuit_tracer, to_graphml
-from steerscope.circuits.library import shipped_circuits
+from steerscope.circuits.shipped import shipped
 from steerscope.circuits.tasks import TASKS
 
 GOOD = """name: small
@@ -40,7 +40,7 @@ def told(circuit: st.Circuit) -> object:
     return nodes, edges, {k: tuple(v) if isinstance(v, list) else v for k, v in rest.items()}
 
 
-@pytest.mark.parametrize("name", shipped_circuits())
+@pytest.mark.parametrize("name", shipped("circuits"))
 def test_every_shipped_circuit_has_a_source_a_task_and_rivals_that_are_there(name: str) -> None:
     circuit = st.circuit(name)
     assert circuit.name == name and circuit.sources and circuit.task in TASKS
@@ -49,7 +49,7 @@ def test_every_shipped_circuit_has_a_source_a_task_and_rivals_that_are_there(nam
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
-@pytest.mark.parametrize("name", shipped_circuits())
+@pytest.mark.parametrize("name", shipped("circuits"))
 def test_a_circuit_comes_back_from_a_file(name: str, suffix: str, tmp_path: Path) -> None:
     circuit = st.circuit(name)
     assert told(read_circuit(circuit.save(tmp_path / f"x{suffix}"))) == told(circuit)
@@ -176,4 +176,4 @@ def test_features_of_circuit_tracer_become_the_mlps_of_their_layers(tmp_path: Pa
 
 
 def test_the_package_is_the_list_of_its_circuits() -> None:
-    assert isinstance(st.circuits(), pd.DataFrame) and set(st.circuits()["name"]) == set(shipped_circuits())
+    assert isinstance(st.circuits(), pd.DataFrame) and set(st.circuits()["name"]) == set(shipped("circuits"))
