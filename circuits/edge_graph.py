@@ -1,6 +1,7 @@
 """`edge_graph`: the edges of a result as a weighted `networkx.DiGraph` from the injection to the logits."""
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 else:  # networkx knows of vertices' types in its stubs alone
     Graph = nx.DiGraph
 INJECTION, LOGITS = "injection", "logits"
+ENDS = ((INJECTION, "sender", "sender_layer"), (LOGITS, "receiver", "receiver_layer"))
 LAYERS, HEADS = ("sender_layer", "receiver_layer"), 1024
 SENDER = re.compile(rf"{INJECTION}|L\d{{1,4}}(H\d{{1,4}}|M)", re.ASCII)
 RECEIVER = re.compile(rf"{LOGITS}|L\d{{1,4}}(H\d{{1,4}}\.[qkv]|M)", re.ASCII)
@@ -45,18 +47,31 @@ def edge_graph(result: Result, strongest: Count = 40) -> Graph:
     table, shared = _edges(result)
     size = table["effect"].abs()
     chosen = table.assign(size=size).nlargest(strongest, "size", keep="first")
+    ends = {name: table.loc[table[side] == name, layer] for name, side, layer in ENDS}
+    layers = {name: int(own.iloc[0]) for name, own in ends.items() if len(own)}
+    return _on_a_way(wired(zip(chosen["sender"], chosen["receiver"], chosen["effect"], strict=True), shared, layers))
+
+
+def wired(edges: Iterable[tuple[str, str, float]], shared: int, ends: Mapping[str, int]) -> Graph:
+    """Edges into queries, keys, values, MLPs and the logits as one graph, a head's inputs joined.
+
+    Args:
+        edges: sender, receiver and weight.
+        shared: how many query heads share a key-value head.
+        ends: layers of the vertices that are no nodes: what is put in, and the logits.
+    """
     graph: Graph = nx.DiGraph()
-    for sender, receiver, weight in zip(chosen["sender"], chosen["receiver"], chosen["effect"], strict=True):
+    for sender, receiver, weight in edges:
         vertex, name = _vertex(receiver, shared)
-        _add(graph, sender, table)
-        _add(graph, vertex, table)
+        _add(graph, sender, ends)
+        _add(graph, vertex, ends)
         if not graph.has_edge(sender, vertex):
             graph.add_edge(sender, vertex, weight=0.0, inputs={})
         edge = graph.edges[sender, vertex]
         edge["weight"] += float(weight)
         edge["inputs"][name] = edge["inputs"].get(name, 0.0) + float(weight)
     _join_shared(graph, shared)
-    return _on_a_way(graph)
+    return graph
 
 
 def _edges(result: Result) -> tuple[pd.DataFrame, int]:
@@ -91,15 +106,9 @@ def _vertex(receiver: str, shared: int) -> tuple[str, str]:
     return f"{match[1]}H{match[2]}", match[3]
 
 
-def _add(graph: Graph, vertex: str, table: pd.DataFrame) -> None:
-    if vertex in graph:
-        return
-    if vertex == INJECTION:
-        rows = table[table["sender"] == INJECTION]
-        graph.add_node(vertex, kind="injection", layer=int(rows["sender_layer"].iloc[0]))
-    elif vertex == LOGITS:
-        layer = int(table.loc[table["receiver"] == LOGITS, "receiver_layer"].iloc[0])
-        graph.add_node(vertex, kind="logits", layer=layer)
+def _add(graph: Graph, vertex: str, ends: Mapping[str, int]) -> None:
+    if vertex in ends:
+        graph.add_node(vertex, kind="logits" if vertex == LOGITS else "injection", layer=ends[vertex])
     else:
         kind = "mlp" if vertex.endswith("M") else "shared" if "KV" in vertex else "head"
         graph.add_node(vertex, kind=kind, layer=int(re.findall(r"\d+", vertex)[0]))

@@ -4,10 +4,10 @@ import math
 import re
 from typing import Any
 
-import networkx as nx
 import pandas as pd
 
 from steerscope.analysis.results.result import Result
+from steerscope.circuits.edge_graph import LOGITS, wired
 from steerscope.reports import words
 from steerscope.reports.figures.lines import lines
 from steerscope.reports.figures.wiring import wiring
@@ -150,41 +150,11 @@ def page(result: Result) -> Page:
     )
 
 
-def _graph(result: Result) -> Any:
-    manifest, table = result.manifest, result.frames["edges"]
-    kept = table[table["kept"].astype(bool)].head(DRAWN)
-    last = int(manifest.get("model", {}).get("n_layers", 1))
-    group = _shared(result)
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    senders = set(kept["sender"])
-    for r in records(kept):
-        match = re.fullmatch(r"(L\d+)H(\d+)\.([qkv])", str(r.receiver))
-        name = match[3] if match else ""
-        shared = match is not None and name in "kv" and group > 1
-        receiver = (
-            f"{match[1]}KV{match[2]}" if shared and match else f"{match[1]}H{match[2]}" if match else str(r.receiver)
-        )
-        for vertex in (str(r.sender), receiver):
-            kind = "injection" if vertex == "input" else "logits" if vertex == "logits" else "head"
-            kind = "mlp" if vertex.endswith("M") else "shared" if "KV" in vertex else kind
-            layer = last if kind == "logits" else 0 if kind == "injection" else int(re.findall(r"\d+", vertex)[0])
-            graph.add_node(vertex, kind=kind, layer=layer)
-        if not graph.has_edge(str(r.sender), receiver):
-            graph.add_edge(str(r.sender), receiver, weight=0.0, inputs={})
-        edge = graph.edges[str(r.sender), receiver]
-        edge["weight"] += float(r.conductance)
-        edge["inputs"][name] = edge["inputs"].get(name, 0.0) + float(r.conductance)
-    for vertex in [v for v in graph if "KV" in v]:
-        layer, own = map(int, re.findall(r"\d+", vertex))
-        for head in range(own * group, (own + 1) * group):
-            if f"L{layer}H{head}" in senders:
-                graph.add_node(f"L{layer}H{head}", kind="head", layer=layer)
-                graph.add_edge(vertex, f"L{layer}H{head}", weight=0.0, inputs={})
-    return graph
-
-
 def _drawn(result: Result) -> Section:
-    graph = _graph(result)
+    table, last = result.frames["edges"], int(result.manifest.get("model", {}).get("n_layers", 1))
+    kept = table[table["kept"].astype(bool)].head(DRAWN)
+    edges = zip(kept["sender"], kept["receiver"], kept["conductance"], strict=True)
+    graph = wired(edges, _shared(result), {"input": 0, LOGITS: last})
     text = (
         f"Its strongest edges, at most {DRAWN}. Width is the conductance; orange goes with the difference, blue works "
         "against it; dotted edges act through queries or keys (where a head looks), full ones through values, MLPs or "
