@@ -10,17 +10,16 @@ how often it is the chain and nothing else, its precision and recall. A finder o
 
 import argparse
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import quiet
 from benchmarks.ground_truth import area
-from benchmarks.planted import NORMS, OTHER, TARGET
+from benchmarks.planted import NORMS
 from benchmarks.planted_verdicts import VERDICTS, PlantedVerdict, plant_verdict
+from benchmarks.stressed import prompts_of
 from steerscope.analysis.model.nodes import Node
-from steerscope.analysis.question.prompts import Prompts
 from steerscope.circuits.circuit_run import CircuitRuns
 from steerscope.circuits.conductance import EdgeScores, Interval, _batch, edge_conductance
 from steerscope.circuits.contrast import Contrast, contrast_of_task
@@ -71,14 +70,11 @@ def main() -> None:
 
 def contrasts(planted: PlantedVerdict) -> list[tuple[Contrast, list[Node]]]:
     """The task clean and under the injection, each with the chain that does it; none where nothing does."""
-    clean, corrupted = planted.experiment.prompts, planted.counterfactual.prompts
-    sides = [(TARGET, OTHER) if label > 0 else (OTHER, TARGET) for label in planted.labels]
-    answers: dict[str, Any] = {"targets": tuple((a,) for a, _ in sides), "against": tuple((b,) for _, b in sides)}
-    asked = Prompts(clean.ids, clean.texts, **answers)
+    clean, corrupted = prompts_of(planted)
     found = []
     for chain, injections in ((planted.circuits.clean, ()), (planted.circuits.steered, planted.experiment.injections)):
         if chain is not None:
-            contrast = contrast_of_task(planted.model, asked, corrupted, injections)
+            contrast = contrast_of_task(planted.model, clean, corrupted, injections)
             found.append((contrast, sorted(chain)))
     return found
 

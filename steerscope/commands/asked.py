@@ -97,7 +97,7 @@ EXAMPLE = 'steerscope {} --model tinystories-2l --plus " wedding" --layer {} --c
 def command(question: Question) -> Callable[..., Answer]:
     """A command that asks the question, saves the result, writes its page and says what was found."""
     read = knobs(question)
-    vector, shared = vectors.options(several=True), list(inspect.signature(_experiment).parameters.values())[1:]
+    vector, shared = vectors.options(several=True), list(inspect.signature(experiment_of).parameters.values())[1:]
     around = [o for o in inspect.signature(_around).parameters.values() if o.name in AROUND]
     levels = [o for o in inspect.signature(_around).parameters.values() if o.name in read.shared]
     every = [*vector, *shared, *map(_option, read.own), *levels, *around]
@@ -125,7 +125,7 @@ def command(question: Question) -> Callable[..., Answer]:
         from steerscope.analysis.question.cost import cost
         from steerscope.analysis.tools.keeping import forget, keeping
 
-        experiment = _experiment(steering, **{option.name: given[option.name] for option in shared})
+        experiment = experiment_of(steering, **{option.name: given[option.name] for option in shared})
         if (told := _estimated(cost(experiment, question.name, **own, **levels), given["dry_run"])) is not None:
             return told
         with executor(*where), keeping(out):
@@ -157,7 +157,7 @@ def _steering(given: dict[str, Any], of_vector: list[str], question: Question) -
     from steerscope.commands.inject import Wanted, wanted
 
     if given["inject"]:
-        usual = {name: option.default for name, option in inspect.signature(_experiment).parameters.items()}
+        usual = {name: option.default for name, option in inspect.signature(experiment_of).parameters.items()}
         usual |= {name: None for name in of_vector} | {"recipe": ASKED[0], "layer": question.layer}
         one = [name for name in (*of_vector, *ONE) if given[name] not in (usual[name], [])]
         if one:
@@ -211,7 +211,7 @@ def _around(
     """What every command does around its analysis."""
 
 
-def _experiment(
+def experiment_of(
     steering: "list[Wanted]",
     model: options.ModelName,
     prompts: Annotated[

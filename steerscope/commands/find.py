@@ -1,17 +1,14 @@
 """`steerscope circuits find`: the edges that do a task, or that carry an injection."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from steerscope.commands import options
+from steerscope.commands.asked import experiment_of
 from steerscope.commands.finish import Answer, Out
 from steerscope.questions import QUESTIONS
-
-if TYPE_CHECKING:
-    from steerscope.analysis.model.models import Model
-    from steerscope.commands.inject import Wanted
 
 
 class By(StrEnum):
@@ -75,24 +72,14 @@ def find(
     from steerscope.circuits.found import found_circuit
     from steerscope.loader import load
 
-    loaded = load(model, device=device, dtype=dtype, bos=bos)
-    asked: Any = known(loaded, n, seed) if known else _experiment(loaded, steering, prompts, metric, targets, against)
+    asked: Any
+    if known is not None:
+        loaded = load(model, device=device, dtype=dtype, bos=bos)
+        asked = known(loaded, n, seed)
+    else:
+        measured: dict[str, Any] = {"metric": metric, "targets": targets, "against": against, "references": "0"}
+        asked = experiment_of(steering, model, prompts, **measured, seed=seed, device=device, dtype=dtype, bos=bos)
+        loaded = asked.model
     knobs: dict[str, Any] = {"ablation": ablation.value, "by": by.value, "lost": lost, "trials": trials}
     result = find_circuit(loaded, asked, **knobs, points=points, seed=seed)
     return finish(result, out, overwrite, beside={"circuit.yaml": found_circuit(result).yaml})
-
-
-def _experiment(
-    model: "Model", steering: "list[Wanted]", prompts: str | None, metric: str, targets: str | None, against: str | None
-) -> Any:
-    from steerscope.analysis.question.experiment import Experiment
-    from steerscope.analysis.question.prompt_files import read_table
-    from steerscope.analysis.question.prompts import make_prompts
-    from steerscope.commands.metrics import metric_of
-    from steerscope.prompt_sets import prompts_file
-
-    table = read_table(prompts_file(prompts or ""))
-    measured = metric_of(metric, targets, against, None, {"targets": None, "against": None, "scored": None})
-    made = make_prompts(model, table.prompts, source=prompts or "given", groups=table.groups or "auto")
-    injections = tuple(injection for one in steering for injection in one.make(model))
-    return Experiment(model, injections, made, measured, references=0)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import steerscope as st
-from benchmarks.planted import OTHER, TARGET
-from benchmarks.planted_verdicts import PlantedVerdict, plant_verdict
+from benchmarks.planted_verdicts import plant_verdict
+from benchmarks.stressed import prompts_of
 from steerscope.analysis.errors import BadArgument, BadCircuit
-from steerscope.analysis.question.prompts import Prompts
 from steerscope.analysis.results.result import Result
 from steerscope.circuits.circuit_files import read_circuit
 from steerscope.circuits.circuit_run import CircuitRuns, faithfulness
@@ -21,13 +20,6 @@ from steerscope.circuits.masks import mask_of
 from steerscope.circuits.task import TaskPrompts
 
 FEW: dict[str, Any] = {"resamples": 20, "randoms": 5, "curve": False}
-
-
-def pairs(planted: PlantedVerdict) -> tuple[Prompts, Prompts]:
-    clean, corrupted = planted.experiment.prompts, planted.counterfactual.prompts
-    sides = [(TARGET, OTHER) if label > 0 else (OTHER, TARGET) for label in planted.labels]
-    answers: dict[str, Any] = {"targets": tuple((a,) for a, _ in sides), "against": tuple((b,) for _, b in sides)}
-    return Prompts(clean.ids, clean.texts, **answers), corrupted
 
 
 def members(result: Result) -> set[str]:
@@ -51,7 +43,7 @@ def toy() -> tuple[Any, TaskPrompts, Result]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_planted_chain_is_found_whole_and_alone(norm: str | None, seed: int) -> None:
     planted = plant_verdict("unaffected", norm=norm, seed=seed, prompts=12)
-    result = find_circuit(planted.model, pairs(planted), lost=0.1, **FEW)
+    result = find_circuit(planted.model, prompts_of(planted), lost=0.1, **FEW)
     assert members(result) == {str(node) for node in planted.circuits.clean}
     edges = result.frames["edges"]
     chain = set(zip(edges["sender"][edges["kept"]], edges["receiver"][edges["kept"]], strict=True))
@@ -110,7 +102,7 @@ def test_where_no_other_circuit_has_its_profile_nothing_is_said_of_chance(toy: t
 
 def test_one_prompt_is_searched_with_and_judged_on_and_says_so() -> None:
     planted = plant_verdict("unaffected", prompts=1)
-    result = find_circuit(planted.model, pairs(planted), **FEW)
+    result = find_circuit(planted.model, prompts_of(planted), **FEW)
     assert {"other prompts", "intervals", "mean ablation", "consensus"} <= set(result.manifest["missing"])
     said = " ".join(result.summary())
     assert "On the prompt that it was searched with" in said and "other prompts" not in said and " core" not in said
@@ -119,7 +111,7 @@ def test_one_prompt_is_searched_with_and_judged_on_and_says_so() -> None:
 
 def test_copies_are_no_other_prompts_and_are_not_drawn_again() -> None:
     planted = plant_verdict("unaffected", prompts=1)
-    one = pairs(planted)
+    one = prompts_of(planted)
     result = find_circuit(planted.model, (one[0].some([0] * 6), one[1].some([0] * 6)), **FEW)
     said = " ".join(result.summary())
     assert "or copies" in said and "other prompts" not in said and " core" not in said
@@ -128,7 +120,7 @@ def test_copies_are_no_other_prompts_and_are_not_drawn_again() -> None:
 
 def test_where_there_is_no_difference_there_is_no_circuit() -> None:
     planted = plant_verdict("unaffected", prompts=8)
-    clean, _ = pairs(planted)
+    clean, _ = prompts_of(planted)
     with pytest.raises(BadCircuit, match="clear of zero"):
         find_circuit(planted.model, (clean, clean), **FEW)
     with pytest.raises(BadArgument, match="expected the same one"):
@@ -148,7 +140,7 @@ def test_random_circuits_have_the_profile_of_the_one_they_stand_beside(toy: tupl
 
 def test_circuits_of_a_profile_are_counted_up_to_a_bound(toy: tuple[Any, TaskPrompts, Result]) -> None:
     planted = plant_verdict("unaffected", idle=30, prompts=2)
-    wide = contrast_of_task(planted.model, *pairs(planted))
+    wide = contrast_of_task(planted.model, *prompts_of(planted))
     assert how_many_random(wide, wide.connected & (np.arange(wide.connected.shape[1]) % 2 == 0)) == MANY
     assert toy[2].manifest["random_circuits"] == 1
 
