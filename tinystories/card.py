@@ -212,15 +212,10 @@ def card(training: dict[str, Any]) -> str:
     )
     matrices = "Muon for the blocks' matrices and AdamW for the rest" if config["optimizer"] == "muon" else "AdamW"
     texts = "\n".join(
-        f"| {name} | {training['characters'][name]:,} | {early:.0%} | {late:.0%} | {seen:g} |"
-        for name, early, late, seen in zip(
-            [name for name, size in training["characters"].items() if size],
-            config["shares"],
-            config["late_shares"],
-            training["epochs"],
-            strict=False,
-        )
+        f"| {name} | {size} | {early:.0%} | {late:.0%} | {seen:g} |"
+        for (name, size, early, late), seen in zip(_texts(training), training["epochs"], strict=True)
     )
+    repeated = REPEATED if config.get("repeated") else ""
     native = bool(config.get("act") or config.get("norm", "LN") != "LN" or config.get("parallel"))
     architecture = _native(config) if native else "GPT-Neo architecture like the\npublished TinyStories models"
     samples = "\n\n".join("> " + text.strip().replace("\n", "\n>\n> ") for text in training["samples"])
@@ -264,7 +259,7 @@ The curve on the right is taken on a fifth of the held-out stories, so it need n
 - "weaker text": {config["weaker_source"]}.
 - "topic stories": told by this project's own grammar (`steerscope.tinystories.corpus`), so that words
   of one topic come together.
-
+{repeated}
 ## Training
 {matrices}, rate {config["learning_rate"]:g} with {config["warmup"]} steps of warm-up and a cosine down to \
 {config["final_rate"]:.0%}, weight decay {config["weight_decay"]:g}
@@ -280,6 +275,20 @@ Begun with the first sentence of each, temperature 0.7, not selected:
 ## Licence
 Weights: {config["licence"]}. Text: see above; none of it is part of this folder.
 """
+
+
+def _texts(training: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+    """What was learned from: name, characters, and the share of windows at first and in the last third."""
+    config, sizes = training["config"], training["characters"]
+    there = [index for index, size in enumerate(sizes.values()) if size]
+    repeated = config.get("repeated", 0.0)
+    columns = []
+    for key in ("shares", "late_shares"):
+        shares = [config[key][index] for index in there]
+        columns.append([(1 - repeated) * share / sum(shares) for share in shares] + [repeated])
+    names = [(name, f"{size:,}") for name, size in sizes.items() if size] + [("repeated random tokens", "–")]
+    rows = [(*name, early, late) for name, early, late in zip(names, *columns, strict=True)]
+    return rows if repeated else rows[:-1]
 
 
 def _native(config: dict[str, Any]) -> str:
@@ -301,6 +310,11 @@ def studied(studies: dict[str, Any] | None) -> str:
     return "".join(parts)
 
 
+REPEATED = """\
+- "repeated random tokens": segments of random tokens that are said several times with others in between
+  (`steerscope.tinystories.repeated`); nothing but an earlier copy tells what comes next, which is what heads learn
+  induction from.
+"""
 PROTOCOL = (
     "each story is tokenised alone, begins with the end-of-text token, and its end is predicted too; a "
     "story longer than the context is read in windows that move on by half of it, and every token counts "

@@ -36,6 +36,9 @@ class TrainConfig:
     """Shares of windows from text, weaker text and topic stories."""
     late_shares: tuple[Share, Share, Share] = (0.75, 0.05, 0.2)
     """The same for the last third of training."""
+    repeated: Share = 0.0
+    """Share of windows of random tokens that are said again and again, from which heads learn induction; the texts'
+    shares are of the rest."""
     held_out_one_in: Count = 23
     """One story in so many is held out, chosen by the hash of its text."""
     d_model: Annotated[int, Within(1, 4096)] = 320
@@ -75,8 +78,8 @@ class TrainConfig:
     """Largest norm of the gradient."""
     dropout: Share = 0.0
     """On what attention and MLPs write; helps only if text is seen very often."""
-    bf16: bool = True
-    """Autocast the forward pass to bfloat16: 1.5 times as fast where the CPU has it."""
+    bf16: bool = False
+    """Autocast the forward pass to bfloat16: 1.5 times as fast where the CPU has it, far slower where it has not."""
     threads: Annotated[int, Within(1, 256)] = 1
     """Threads of torch."""
     evaluate_every: Count = 250
@@ -99,6 +102,8 @@ class TrainConfig:
                 f"d_model={self.d_model} cannot be divided among n_heads={self.n_heads} heads; expected a multiple; "
                 "choose one"
             )
+        if self.repeated == 1:
+            raise BadArgument("repeated=1 leaves no window for the texts; expected a share below 1; lower it")
         if self.native and self.dropout:
             raise BadArgument(
                 f"dropout={self.dropout:g} with act, norm or parallel; expected 0, a native model has none; leave it "

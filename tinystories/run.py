@@ -24,6 +24,7 @@ from .checkpoint import State, load_checkpoint, read_state, save_checkpoint
 from .config import TrainConfig
 from .evaluate import HeldOut, evaluate
 from .forward import Story, logits_of, story_model
+from .muon import Muon
 from .tokenizer import end_token
 
 FREE = {"out", "threads", "evaluate_every", "checkpoint_every"}
@@ -60,9 +61,7 @@ def optimizers(model: Story, config: TrainConfig) -> list[torch.optim.Optimizer]
     if config.optimizer == "adamw":
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest}]
         return [torch.optim.AdamW(groups, weight_decay=0.0, **adam)]  # type: ignore[arg-type]
-    muon = torch.optim.Muon(
-        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = Muon(matrices, config.learning_rate, config.weight_decay)
     return [muon, torch.optim.AdamW(rest, weight_decay=0.0, **adam)]  # type: ignore[arg-type]
 
 

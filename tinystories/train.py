@@ -24,8 +24,11 @@ from .checkpoint import is_checkpoint, remove_checkpoint
 from .config import TrainConfig
 from .corpus import is_held_out, read_stories, topic_stories
 from .forward import check_same_logits
+from .repeated import repeated_tokens
 from .run import Corpus, Run
-from .tokenizer import encode, train_tokenizer
+from .tokenizer import encode, end_token, train_tokenizer
+
+PASSAGES = 8_000  # of random tokens that are said again and again
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,14 @@ def read_corpus(config: TrainConfig) -> Corpus:
             f"no text that is there has a share: shares={config.shares}, late_shares={config.late_shares} of text, "
             "weaker text and topic stories; expected one above 0 for a text that is given; change them"
         )
+    if config.repeated:
+        size = tokenizer.get_vocab_size()
+        tokens = repeated_tokens(seed, size, config.context, PASSAGES, end_token(tokenizer))
+        early, late = (
+            config.repeated / (1 - config.repeated) * sum(shares)
+            for shares in ([t.early for t in texts], [t.late for t in texts])
+        )
+        texts.append(Text(tokens, early, late))
     short = min(len(text.tokens) for text in texts)
     if short <= config.context + 1:
         raise BadCorpus(

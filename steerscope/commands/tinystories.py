@@ -57,6 +57,9 @@ def train(
     vocabulary: Annotated[int, typer.Option(help="Tokens of the byte-level BPE.")] = 2048,
     context: Annotated[int, typer.Option(help="Longest input in tokens.")] = 256,
     topic_stories: Annotated[int, typer.Option(help="Stories that the project's grammar adds.")] = 10_000,
+    repeated: Annotated[
+        float, typer.Option(help="Share of windows of random tokens said again and again: teaches induction.")
+    ] = 0.0,
     steps: Annotated[int, typer.Option(help="Steps to train.")] = 7000,
     minutes: Annotated[float | None, typer.Option(help="Plan the schedule over so much time instead.")] = None,
     optimizer: Annotated[str, typer.Option(help="muon (with AdamW on embeddings and norms) or adamw.")] = "muon",
@@ -88,6 +91,7 @@ def train(
         vocabulary=vocabulary,
         context=context,
         topic_stories=topic_stories,
+        repeated=repeated,
         steps=steps,
         max_minutes=minutes,
         optimizer=optimizer,  # type: ignore[arg-type]  # checked there

@@ -1,6 +1,8 @@
 """Parcels: what comes out is what went in, bit for bit."""
 
 from dataclasses import dataclass
+from multiprocessing.connection import Client
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -84,3 +86,19 @@ def test_parcels_are_handed_out_as_long_as_they_are_held_and_opened_once() -> No
         post.close()
     with pytest.raises(OSError):
         a.get()
+
+
+def test_a_post_goes_on_behind_a_caller_who_talks_nonsense_and_closes_though_its_thread_has_ended() -> None:
+    post = Post()
+    with post.holding("a", b"first") as letter:
+        for said in (b"nonsense", b"x" * 1000, b""):
+            with Client(letter.address) as caller:
+                caller.send_bytes(said)
+        assert letter.get() == b"first"
+        post._open = False
+        Client(letter.address).close()
+        post._thread.join(5)
+        closing = Thread(target=post.close, daemon=True)
+        closing.start()
+        closing.join(5)
+        assert not post._thread.is_alive() and not closing.is_alive()
