@@ -39,6 +39,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json
 CONFIG = ("config.json", "generation_config.json")
 # What goes with a model that is replaced: a lens belongs to its weights.
 OURS = {WEIGHTS, CARD, NUMBERS, PICTURE, *TOKENIZER, *CONFIG, CHECKSUMS, "lens"}
+REPEATED = "repeated random tokens"  # the name of that text
 SAMPLE = 256  # tokens of a sample story, at most
 OPENINGS = (
     "One day, Lily went to the park with her dad.",
@@ -215,7 +216,7 @@ def card(training: dict[str, Any]) -> str:
         f"| {name} | {size} | {early:.0%} | {late:.0%} | {seen:g} |"
         for (name, size, early, late), seen in zip(_texts(training), training["epochs"], strict=True)
     )
-    repeated = REPEATED if config.get("repeated") else ""
+    about = "\n".join(f'- "{name}": {_about(name, config)}' for name, *_ in _texts(training))
     native = bool(config.get("act") or config.get("norm", "LN") != "LN" or config.get("parallel"))
     architecture = _native(config) if native else "GPT-Neo architecture like the\npublished TinyStories models"
     samples = "\n\n".join("> " + text.strip().replace("\n", "\n>\n> ") for text in training["samples"])
@@ -254,12 +255,8 @@ The curve on the right is taken on a fifth of the held-out stories, so it need n
 | --- | --- | --- | --- | --- |
 {texts}
 
-- "text": {config["text_source"]}. One story in {config["held_out_one_in"]}, chosen by the hash of its
-  text, was held out from the training of model and tokenizer; the figures above are on those.
-- "weaker text": {config["weaker_source"]}.
-- "topic stories": told by this project's own grammar (`steerscope.tinystories.corpus`), so that words
-  of one topic come together.
-{repeated}
+{about}
+
 ## Training
 {matrices}, rate {config["learning_rate"]:g} with {config["warmup"]} steps of warm-up and a cosine down to \
 {config["final_rate"]:.0%}, weight decay {config["weight_decay"]:g}
@@ -286,9 +283,22 @@ def _texts(training: dict[str, Any]) -> list[tuple[str, str, float, float]]:
     for key in ("shares", "late_shares"):
         shares = [config[key][index] for index in there]
         columns.append([(1 - repeated) * share / sum(shares) for share in shares] + [repeated])
-    names = [(name, f"{size:,}") for name, size in sizes.items() if size] + [("repeated random tokens", "–")]
+    names = [(name, f"{size:,}") for name, size in sizes.items() if size] + [(REPEATED, "–")]
     rows = [(*name, early, late) for name, early, late in zip(names, *columns, strict=True)]
     return rows if repeated else rows[:-1]
+
+
+def _about(text: str, config: dict[str, Any]) -> str:
+    return {
+        "text": f"""{config["text_source"]}. One story in {config["held_out_one_in"]}, chosen by the hash of its
+  text, was held out from the training of model and tokenizer; the figures above are on those.""",
+        "weaker text": f"{config['weaker_source']}.",
+        "topic stories": """told by this project's own grammar (`steerscope.tinystories.corpus`), so that words
+  of one topic come together.""",
+        REPEATED: """segments of random tokens that are said several times with others in between
+  (`steerscope.tinystories.repeated`); nothing but an earlier copy tells what comes next, which is what heads learn
+  induction from.""",
+    }[text]
 
 
 def _native(config: dict[str, Any]) -> str:
@@ -310,11 +320,6 @@ def studied(studies: dict[str, Any] | None) -> str:
     return "".join(parts)
 
 
-REPEATED = """\
-- "repeated random tokens": segments of random tokens that are said several times with others in between
-  (`steerscope.tinystories.repeated`); nothing but an earlier copy tells what comes next, which is what heads learn
-  induction from.
-"""
 PROTOCOL = (
     "each story is tokenised alone, begins with the end-of-text token, and its end is predicted too; a "
     "story longer than the context is read in windows that move on by half of it, and every token counts "

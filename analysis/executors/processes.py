@@ -21,6 +21,7 @@ Task = TypeVar("Task")
 Done = TypeVar("Done")
 Workers = Annotated[int, Within(1, 1024)]
 LOST = 5  # workers that may be lost before the run stops: something kills them all
+ENDING = 30.0  # seconds in which a worker that is told to end does so, or is killed
 
 
 @gated
@@ -135,7 +136,18 @@ class Pool:
         if at_once:
             for process in self._own:
                 process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
+        late = threading.Timer(ENDING, _kill, [self._own])
+        late.daemon = True
+        late.start()
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            late.cancel()
+
+
+def _kill(processes: list[Any]) -> None:
+    for process in processes:
+        process.kill()
 
 
 @contextmanager

@@ -35,3 +35,25 @@ def test_workers_end_at_once(how: signal.Signals, tmp_path: Path) -> None:
     gone, alive = psutil.wait_procs(workers, timeout=30)
     assert len(gone) == 1 and not alive
     assert run.returncode != 0 and (how == signal.SIGKILL or "KeyboardInterrupt" in said)
+
+
+LINGERING = """
+import threading, time
+from steerscope.analysis.executors import processes
+def lingering(seconds):
+    threading.Thread(target=time.sleep, args=[seconds]).start()  # which the worker waits for at its end
+if __name__ == "__main__":
+    processes.ENDING = 1.0
+    began = time.monotonic()
+    with processes.Processes(2).opened() as pool:
+        list(pool(lingering, [600] * 4))
+    print(time.monotonic() - began < 60)
+"""
+
+
+def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "lingering.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[3])!r})\n{LINGERING}"
+    )
+    command = [sys.executable, str(tmp_path / "lingering.py")]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout == "True\n"
