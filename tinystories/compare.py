@@ -136,8 +136,10 @@ def _one_thread() -> Iterator[None]:
 
 def _each(out: Path, recipe: Recipe, corpus: Corpus, loss: float) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Every variant of a seed, then those of the next one, so that a study that is stopped is even."""
-    study = digest(json.dumps([recipe.describe() | {"seeds": 0, "variants": []}, loss, corpus.hash]).encode())[:16]
-    unigram, todo = _unigram(corpus), list(product(range(recipe.seeds), recipe.variants))
+    study = digest(
+        json.dumps([recipe.describe() | {"seeds": 0, "first": 0, "variants": []}, loss, corpus.hash]).encode()
+    )[:16]
+    unigram, todo = _unigram(corpus), list(product(range(recipe.first, recipe.first + recipe.seeds), recipe.variants))
     for seed, variant in track(todo, "models"):
         name = f"{variant.replace(' ', '-')}-{seed}"
         path = out / "measured" / f"{name}.json"

@@ -3,8 +3,8 @@
 Needs no torch, so that a command line can show and check the settings at once.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal
 
 from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Count, Positive, Seed, Share, Within, gated
@@ -127,3 +127,10 @@ class TrainConfig:
                 f"a step would hold {held:,} numbers at once; expected at most {NUMBERS:,}; lower batch, context or "
                 "vocabulary"
             )
+
+
+def complete(settings: object) -> dict[str, Any]:
+    """Settings as an earlier version wrote them as JSON, with those that it did not know at their defaults."""
+    defaults = {one.name: one.default for one in fields(TrainConfig) if one.default is not MISSING}
+    known = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+    return known | settings if isinstance(settings, dict) else known

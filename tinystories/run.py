@@ -21,7 +21,7 @@ from steerscope.analysis.errors import BadArgument, DamagedRun
 
 from .batches import Batches, Text
 from .checkpoint import State, load_checkpoint, read_state, save_checkpoint
-from .config import TrainConfig
+from .config import TrainConfig, complete
 from .evaluate import HeldOut, evaluate
 from .forward import Story, logits_of, story_model
 from .muon import Muon
@@ -156,8 +156,8 @@ class Run:
             DamagedRun: it cannot be read.
         """
         state = read_state(folder)
-        mine = json.loads(json.dumps(asdict(self.config)))
-        changed = [name for name in mine if name not in FREE and mine[name] != state.config.get(name)]
+        mine, there = json.loads(json.dumps(asdict(self.config))), complete(state.config)
+        changed = [name for name in mine if name not in FREE and mine[name] != there.get(name)]
         if not changed and state.corpus != self.corpus.hash:
             changed = ["text (it holds other stories now)"]
         if changed:

@@ -13,7 +13,7 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Count, Seed, Within, gated
 
 from .card import NUMBERS, read_card
-from .config import TrainConfig
+from .config import TrainConfig, complete
 from .run import Corpus
 from .topics import TOPICS
 from .train import train
@@ -40,6 +40,7 @@ class Recipe:
     Attributes:
         variants: names of those that are trained; the base is always among them.
         seeds: models of each variant.
+        first: the first seed; new ones test what others have suggested.
         stories: of the grammar, one in 23 held out.
         concepts: topics of the grammar whose vectors are added.
         openings: beginnings of stories that effects are measured on.
@@ -61,6 +62,7 @@ class Recipe:
     openings: Count = 12
     windows: Count = 8
     tokens: Annotated[int, Within(4, 1024)] = 48
+    first: Seed = 0
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.variants) - set(VARIANTS))
@@ -124,11 +126,10 @@ def trained(settings: TrainConfig, corpus: Corpus | None = None, progress: Any =
     if not (out / NUMBERS).is_file():
         return train(settings, corpus=corpus, progress=progress)
     there = read_card(out)
-    known = there.get("config")
     told = asdict(settings) | {"text": [Path(path).name for path in settings.text]}
     told |= {"weaker_text": [Path(path).name for path in settings.weaker_text]}
     as_json = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
-    known = known if isinstance(known, dict) else {}
+    known = complete(there.get("config"))
     changed = [name for name, value in as_json.items() if name not in SAME and known.get(name) != value]
     if not changed and corpus is not None and there.get("corpus") != corpus.hash:
         changed = ["text"]

@@ -123,6 +123,7 @@ def compare(
         str, typer.Option(help="Names with commas: gelu (the base), relu, silu, solu, RMSNorm, no norm, parallel.")
     ] = "gelu,relu,silu,solu,RMSNorm,no norm,parallel",
     seeds: Annotated[int, typer.Option(help="Models of each variant; the sample that intervals are over.")] = 3,
+    seed: Annotated[int, typer.Option(help="The first one; new ones test what others have suggested.")] = 0,
     steps: Annotated[int, typer.Option(help="Steps of training, the same for all.")] = 400,
     width: Annotated[int, typer.Option(help="Width of the stream; a multiple of the heads.")] = 64,
     heads: Annotated[int, typer.Option(help="Heads a layer.")] = 4,
@@ -140,7 +141,7 @@ def compare(
     from steerscope.tinystories.variants import Recipe
 
     names = tuple(name.strip() for name in variants.split(","))
-    recipe = Recipe(names, seeds, layers, width=width, heads=heads, stories=stories, steps=steps)
+    recipe = Recipe(names, seeds, layers, width=width, heads=heads, stories=stories, steps=steps, first=seed)
     check_out(out, overwrite, QUESTIONS["compare_variants"].tables)
     hush()
     from steerscope.tinystories.compare import compare_variants as run

@@ -196,6 +196,8 @@ def test_a_study_that_was_killed_goes_on_and_gives_the_same_tables(
         assert whole.frames[name].equals(again.frames[name]), name
     more = st.compare_variants(tmp_path / "cut", recipe(seeds=3, variants=("gelu",)))  # a study may grow
     assert len(more.frames["models"]) == 3
+    new = st.compare_variants(tmp_path / "cut", recipe(first=1, variants=("gelu",)))  # and be tested on other seeds
+    assert list(new.frames["models"]["seed"]) == [1, 2]
     with pytest.raises(BadArgument, match="belongs to a study of other settings"):
         st.compare_variants(tmp_path / "cut", recipe(steps=4))
     path = tmp_path / "cut" / "measured" / "gelu-0.json"
