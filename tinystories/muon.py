@@ -7,7 +7,6 @@ arXiv 2502.16982).
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # which takes closures, too
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
