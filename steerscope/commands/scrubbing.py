@@ -1,10 +1,12 @@
 """`steerscope circuits scrub`: how much of a model's answers hypotheses explain."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerscope.commands.asked import INJECT
 from steerscope.commands.finish import Answer, Out
 from steerscope.commands.options import (
     AgainstColumn,
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from steerscope.analysis.question.prompts import Prompts
 
 
+class Steering(StrEnum):
+    stands = "stands"
+    feature = "feature"
+
+
 def scrub(
     model: ModelName,
     out: Out,
@@ -39,6 +46,11 @@ def scrub(
     column: Column = None,
     targets_column: TargetsColumn = None,
     against_column: AgainstColumn = None,
+    inject: Annotated[list[str] | None, typer.Option(help=INJECT)] = None,
+    steering: Annotated[
+        Steering | None,
+        typer.Option(help="With --inject: all runs carry it (stands, the default), or half, as a feature may tell."),
+    ] = None,
     alone: Annotated[bool, typer.Option("--alone/--whole", help="Try each claim alone, too.")] = True,
     draws: Annotated[int, typer.Option(help="Draws of every prompt.")] = 8,
     seed: RandomSeed = 0,
@@ -56,8 +68,14 @@ def scrub(
     from steerscope.analysis.question.prompt_files import read_table
     from steerscope.circuits.hypotheses import hypothesis as named
     from steerscope.commands.finish import check_out, finish, hush
+    from steerscope.commands.inject import wanted
 
     asked = [named(name) for name in hypothesis]
+    specs = wanted(inject or (), seed)
+    if steering is not None and not specs:
+        raise BadArgument(
+            f"--steering {steering.value} without --inject; expected an injection; give one, or leave it out"
+        )
     if (task is None) == (prompts is None):
         got = "both" if task is not None else "neither"
         raise BadArgument(f"--task and --prompts: got {got}; expected one of them; give the one that is meant")
@@ -74,7 +92,11 @@ def scrub(
     chosen = None if task is None else task_named(task)
     loaded = load(model, device=device, bos=bos)
     dataset = chosen(loaded, n, seed, ask=ask) if chosen is not None else _answered(loaded, table, prompts, columns)
-    found = run(loaded, asked, dataset, alone=alone, draws=draws, seed=seed, level=level, alpha=alpha)
+    steered: dict[str, Any] = {}
+    if specs:
+        injections = [injection for one in specs for injection in one.make(loaded)]
+        steered = {"steering": (steering or Steering.stands).value, "injections": injections}
+    found = run(loaded, asked, dataset, **steered, alone=alone, draws=draws, seed=seed, level=level, alpha=alpha)
     return finish(found, out, overwrite)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ import torch
 import steerscope as st
 from benchmarks.planted import OTHER, TARGET
 from benchmarks.planted_verdicts import AT, PLUS, PlantedVerdict, plant_verdict
+from steerscope import cli
 from steerscope.analysis.errors import BadNode, BadPrompt
 from steerscope.analysis.question.experiment import Experiment
 from steerscope.analysis.question.prompts import make_prompts
@@ -172,3 +174,32 @@ def test_a_trained_toy_looks_by_the_query_for_the_name_that_is_not_repeated() ->
     )
     assert (table.loc["right", ["share", "squared"]] > 0.8).all()
     assert (table.drop("right")["share"].abs() < 0.3).all()
+
+
+def test_the_command_carries_injections_as_the_function_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = st.load("toy-ioi-query-2", selfcheck=False)
+    vector = st.random_like(st.SteeringVector(torch.ones(1, model.d_model), "L0.resid_pre"), seed=0)
+    vector.save(tmp_path / "v.safetensors")
+    monkeypatch.chdir(tmp_path)
+    line = ["steerscope", "circuits", "scrub", "--model", "toy-ioi-query-2", "--task", "ioi-minimal", "--n", "12"]
+    line += ["--hypothesis", "ioi-minimal", "--whole", "--draws", "2"]
+    inject = ["--inject", "vector=v.safetensors,coef=3,positions=all"]
+
+    def run(*more: str) -> int:
+        monkeypatch.setattr("sys.argv", [*line, *more])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0)
+
+    asked = st.task("ioi-minimal")(model, 12, 0)
+    put_in = st.Injection(vector, 3.0, positions="all")
+    for steering, more in (("stands", inject), ("feature", [*inject, "--steering", "feature"])):
+        assert run(*more, "--out", steering) == 0, capsys.readouterr().err
+        given = {"steering": steering, "injections": put_in, "alone": False, "draws": 2, "seed": 0}
+        expected = scrub(model, "ioi-minimal", asked, **given)  # type: ignore[arg-type]
+        table = st.Result.load(tmp_path / steering).frames["recovered"]
+        pd.testing.assert_frame_equal(table, expected.frames["recovered"])
+    assert run("--steering", "stands", "--out", "refused") == 2
+    assert "--steering stands without --inject" in capsys.readouterr().err
