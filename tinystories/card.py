@@ -289,8 +289,9 @@ def _texts(training: dict[str, Any]) -> list[tuple[str, str, float, float]]:
 
 
 def _about(text: str, config: dict[str, Any]) -> str:
+    source = config["text_source"] if config["text"] else "told by this project's own grammar"
     return {
-        "text": f"""{config["text_source"]}. One story in {config["held_out_one_in"]}, chosen by the hash of its
+        "text": f"""{source}. One story in {config["held_out_one_in"]}, chosen by the hash of its
   text, was held out from the training of model and tokenizer; the figures above are on those.""",
         "weaker text": f"{config['weaker_source']}.",
         "topic stories": """told by this project's own grammar (`steerscope.tinystories.corpus`), so that words
