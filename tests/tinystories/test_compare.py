@@ -21,6 +21,7 @@ from steerscope.tinystories.seeds import differences, summarized
 from steerscope.tinystories.steering import SIZES, measured, words
 from steerscope.tinystories.train import train
 from steerscope.tinystories.variants import Recipe
+from steerscope.tinystories.zoo import DATA
 
 TOPICS = ("wedding", "ship")
 SMALL: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2, "context": 64, "stories": 200, "steps": 3, "batch": 4}
@@ -210,3 +211,15 @@ def test_variants_that_are_not_known_are_refused() -> None:
     with pytest.raises(BadArgument, match="variants=tanh; expected some of gelu, relu"):
         recipe(variants=("tanh",))
     assert recipe(variants=("silu",)).variants == ("gelu", "silu")
+
+
+@pytest.mark.parametrize(("name", "seeds", "told"), [("activation_study", 3, 0), ("activation_study_new_seeds", 8, 4)])
+def test_the_shipped_studies_follow_from_what_was_measured(name: str, seeds: int, told: int) -> None:
+    result = st.Result.load(DATA / name)
+    measured, models = (result.frames[key].to_dict("records") for key in ("measured", "models"))
+    again = compare.tables(measured, models, 0.95, 0.05)  # type: ignore[arg-type]
+    for key in ("variants", "differences"):
+        columns = list(result.frames[key].columns)
+        pd.testing.assert_frame_equal(again[key][columns], result.frames[key])
+    assert again["differences"]["told"].sum() == told
+    assert set(again["models"].groupby("variant").size()) == {seeds}
