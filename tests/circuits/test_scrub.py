@@ -198,7 +198,7 @@ def test_the_command_carries_injections_as_the_function_does(
     for steering, more in (("stands", inject), ("feature", [*inject, "--steering", "feature"])):
         assert run(*more, "--out", steering) == 0, capsys.readouterr().err
         given = {"steering": steering, "injections": put_in, "alone": False, "draws": 2, "seed": 0}
-        expected = scrub(model, "ioi-minimal", asked, **given)  # type: ignore[arg-type]
+        expected = scrub(model, "ioi-minimal", asked, **given)
         table = st.Result.load(tmp_path / steering).frames["recovered"]
         pd.testing.assert_frame_equal(table, expected.frames["recovered"])
     assert run("--steering", "stands", "--out", "refused") == 2

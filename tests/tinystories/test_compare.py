@@ -217,7 +217,7 @@ def test_variants_that_are_not_known_are_refused() -> None:
 def test_the_shipped_studies_follow_from_what_was_measured(name: str, seeds: int, told: int) -> None:
     result = st.Result.load(DATA / name)
     measured, models = (result.frames[key].to_dict("records") for key in ("measured", "models"))
-    again = compare.tables(measured, models, 0.95, 0.05)  # type: ignore[arg-type]
+    again = compare.tables(measured, models, 0.95, 0.05)
     for key in ("variants", "differences"):
         columns = list(result.frames[key].columns)
         pd.testing.assert_frame_equal(again[key][columns], result.frames[key])
