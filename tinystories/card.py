@@ -140,6 +140,8 @@ def _training(run: Run, name: str, difference: float) -> dict[str, Any]:
     config = asdict(run.config) | {"out": name}
     for key in ("text", "weaker_text"):
         config[key] = [Path(path).name for path in config[key]]
+    if run.config.start is not None:
+        config["start"] = Path(run.config.start).name
     return {
         "name": name,
         "layers": run.config.n_layers,
@@ -211,6 +213,10 @@ def card(training: dict[str, Any]) -> str:
         if config["max_minutes"] is not None
         else "The schedule was planned in steps: the same seed gives the same run."
     )
+    start = config.get("start")
+    begun = (
+        f" It began with the weights and the tokenizer of `{start}`; steps and tokens are those since." if start else ""
+    )
     matrices = "Muon for the blocks' matrices and AdamW for the rest" if config["optimizer"] == "muon" else "AdamW"
     texts = "\n".join(
         f"| {name} | {size} | {early:.0%} | {late:.0%} | {seen:g} |"
@@ -262,7 +268,7 @@ The curve on the right is taken on a fifth of the held-out stories, so it need n
 {config["final_rate"]:.0%}, weight decay {config["weight_decay"]:g}
 on the blocks' matrices, gradients clipped at {config["clip"]:g}, dropout {config["dropout"]:g}, \
 {"bfloat16 autocast" if config["bf16"] else "float32"}, seed {config["seed"]}.
-{schedule} All settings and losses are in `training.json`.
+{schedule}{begun} All settings and losses are in `training.json`.
 
 ## Stories
 Begun with the first sentence of each, temperature 0.7, not selected:

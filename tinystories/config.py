@@ -22,6 +22,8 @@ class TrainConfig:
     topic stories are the text."""
     out: str
     """Folder for the finished model; checkpoints stand beside it until the end."""
+    start: str | None = None
+    """A shipped model, or a folder that was trained here, whose weights and tokenizer the run begins with."""
     text_source: str = "unstated"
     """What the text is and under which licence; goes into the card."""
     weaker_text: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ from .config import TrainConfig, complete
 from .evaluate import HeldOut, evaluate
 from .forward import Story, logits_of, story_model
 from .muon import Muon
+from .start import beginning
 from .tokenizer import end_token
 
 FREE = {"out", "threads", "evaluate_every", "checkpoint_every"}
@@ -77,6 +78,8 @@ class Run:
     def __init__(self, config: TrainConfig, corpus: Corpus) -> None:
         self.config, self.corpus = config, corpus
         self.model = story_model(config, corpus.tokenizer.get_vocab_size(), end_token(corpus.tokenizer))
+        if config.start is not None:
+            beginning(config.start).into(self.model)
         self.optimizers = optimizers(self.model, config)
         self.batches = Batches(
             corpus.texts, batch=config.batch, length=config.context, seed=config.seed, end=end_token(corpus.tokenizer)

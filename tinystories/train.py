@@ -26,6 +26,7 @@ from .corpus import is_held_out, read_stories, topic_stories
 from .forward import check_same_logits
 from .repeated import repeated_tokens
 from .run import Corpus, Run
+from .start import beginning
 from .tokenizer import encode, end_token, train_tokenizer
 
 PASSAGES = 8_000  # of random tokens that are said again and again
@@ -82,7 +83,10 @@ def read_corpus(config: TrainConfig) -> Corpus:
             f"{len(known)} to learn from and {len(held_out)} to test on; expected some for both; give more text"
         )
     weaker = list(itertools.chain.from_iterable(read_stories(path) for path in config.weaker_text))
-    tokenizer = train_tokenizer(itertools.chain(known, topics), config.vocabulary)
+    if config.start is None:
+        tokenizer = train_tokenizer(itertools.chain(known, topics), config.vocabulary)
+    else:
+        tokenizer = beginning(config.start).tokenizer
     parts = {"text": known, "weaker text": weaker, "topic stories": topics}
     texts = [
         Text(encode(tokenizer, part), early, late)

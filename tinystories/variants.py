@@ -127,6 +127,7 @@ def trained(settings: TrainConfig, corpus: Corpus | None = None, progress: Any =
         return train(settings, corpus=corpus, progress=progress)
     there = read_card(out)
     told = asdict(settings) | {"text": [Path(path).name for path in settings.text]}
+    told["start"] = settings.start and Path(settings.start).name
     told |= {"weaker_text": [Path(path).name for path in settings.weaker_text]}
     as_json = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
     known = complete(there.get("config"))

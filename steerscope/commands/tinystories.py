@@ -43,6 +43,10 @@ def train(
         ),
     ] = None,
     weaker: Annotated[list[Path] | None, typer.Option(help="More, but weaker text, for quantity.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Begin with this model's weights and tokenizer: a shipped one, or a folder trained here."),
+    ] = None,
     source: Annotated[str, typer.Option(help="What the text is and its licence, for the card.")] = "unstated",
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the card.")] = "unstated",
     layers: Annotated[int, typer.Option(help="Layers.")] = 2,
@@ -81,6 +85,7 @@ def train(
         out=str(out),
         text_source=source,
         weaker_text=tuple(map(str, weaker or [])),
+        start=start,
         licence=licence,
         n_layers=layers,
         act=None if act is None else act.value,

@@ -1,5 +1,6 @@
-"""Passages of random tokens that are said again and again."""
+"""Passages of random tokens that are said again and again, for a model that has learned to tell stories before."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_training import small_training, stories
+from tokenizers import Tokenizer
 
-from steerscope.analysis.errors import BadArgument, BadCorpus
+from steerscope.analysis.errors import BadArgument, BadCorpus, DamagedRun
 from steerscope.tinystories.batches import Batches
 from steerscope.tinystories.muon import Muon, orthogonal
 from steerscope.tinystories.repeated import repeated_tokens
+from steerscope.tinystories.run import Run
 from steerscope.tinystories.tokenizer import end_token
 from steerscope.tinystories.train import read_corpus, train
 
@@ -61,6 +65,28 @@ def test_windows_have_their_share_and_the_texts_keep_theirs_of_the_rest(tmp_path
         replace(config, repeated=1.0)
     with pytest.raises((BadArgument, BadCorpus), match="repeated"):
         replace(config, repeated=-0.1)
+
+
+def test_a_run_begins_with_the_weights_and_the_tokenizer_of_a_model(tmp_path: Path) -> None:
+    first = small_training(stories(tmp_path / "text"), tmp_path / "first", steps=4)
+    begun = train(first)
+    later = replace(first, out=str(tmp_path / "later"), start=str(begun), topic_stories=60, repeated=0.5, steps=1)
+    run = Run(later, read_corpus(later))
+    for name, weight in load_file(begun / "model.safetensors").items():
+        assert torch.equal(dict(run.model.named_parameters())[name], weight.float()), name
+    assert run.corpus.tokenizer.to_str() == Tokenizer.from_file(str(begun / "tokenizer.json")).to_str()
+    folder = train(later)
+    card = (folder / "README.md").read_text()
+    assert "It began with the weights and the tokenizer of `first`" in card and str(tmp_path) not in card
+    assert json.loads((folder / "training.json").read_text())["config"]["start"] == "first"
+    with pytest.raises(BadArgument, match="expected a model of the same sizes and form"):
+        train(replace(later, out=str(tmp_path / "wider"), d_model=32))
+    for wrong in ("tinystories-9l", str(tmp_path / "text"), str(tmp_path), "a\0b", ""):
+        with pytest.raises(BadArgument, match="expected a shipped model .tinystories-1l"):
+            read_corpus(replace(later, start=wrong))
+    (begun / "model.safetensors").write_bytes(b"something else")
+    with pytest.raises(DamagedRun):
+        read_corpus(later)
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 64), (64, 16)])
