@@ -24,22 +24,22 @@ from steerscope.tinystories.topics import TOPICS
 from steerscope.tinystories.zoo import cards, prompts, shipped
 
 REAL_TEXT = Path(__file__).parents[2].parent / "shared" / "data" / "tinystories.txt"
-GOALS = {"tinystories-1l": 1.05, "tinystories-2l": 0.95}
+GOALS = {"tinystories-1l": 1.05, "tinystories-2l": 0.95, "tinystories-2l-induction": 0.95}
 
 WEDDING = next(topic for topic in TOPICS if topic.name == "wedding")
 
-both = pytest.mark.parametrize("name", sorted(GOALS))
+each = pytest.mark.parametrize("name", sorted(GOALS))
 
 
 def tokenizer(name: str) -> Tokenizer:
     return Tokenizer.from_file(str(shipped()[name] / "tokenizer.json"))
 
 
-def test_both_models_are_shipped() -> None:
+def test_all_models_are_shipped() -> None:
     assert sorted(shipped()) == sorted(cards()) == sorted(GOALS)
 
 
-@both
+@each
 def test_a_model_takes_at_most_eight_megabytes_and_holds_no_pickle(name: str) -> None:
     files = [path for path in shipped()[name].rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= 8_000_000
@@ -47,7 +47,7 @@ def test_a_model_takes_at_most_eight_megabytes_and_holds_no_pickle(name: str) ->
     assert {path.suffix for path in files} == known
 
 
-@both
+@each
 @pytest.mark.parametrize("part", [".", "lens"])
 def test_the_checksums_that_are_shipped_are_true_and_of_all_files(name: str, part: str) -> None:
     folder = shipped()[name] / part
@@ -58,14 +58,14 @@ def test_the_checksums_that_are_shipped_are_true_and_of_all_files(name: str, par
     check_folder_seal(folder, DamagedRun, "shipped model")
 
 
-@both
+@each
 def test_words_of_the_topics_are_single_tokens(name: str) -> None:
     words = [word for topic in TOPICS for word in topic.words]
     split = [word for word in words if len(tokenizer(name).encode(" " + word).ids) != 1]
     assert split == []
 
 
-@both
+@each
 def test_a_card_is_drawn_from_the_numbers_in_training_json(name: str) -> None:
     folder, entry = shipped()[name], cards()[name]
     training = json.loads((folder / "training.json").read_text())
@@ -80,7 +80,7 @@ def test_a_card_is_drawn_from_the_numbers_in_training_json(name: str) -> None:
     assert config["max_position_embeddings"] == config["window_size"] == entry.context
 
 
-@both
+@each
 def test_a_card_tells_what_was_found_of_its_model(name: str) -> None:
     training = json.loads((shipped()[name] / "training.json").read_text())
     tables = {table["title"]: table for table in training["studies"]["tables"]}
@@ -92,7 +92,17 @@ def test_a_card_tells_what_was_found_of_its_model(name: str) -> None:
     assert "## What the heads do" not in card({**training, "studies": None})  # of a model that one trains oneself
 
 
-@both
+def test_one_model_has_heads_that_induction_can_be_studied_on() -> None:
+    claimed = {}
+    for name, folder in shipped().items():
+        training = json.loads((folder / "training.json").read_text())
+        [heads] = [table for table in training["studies"]["tables"] if table["title"] == "What the heads do"]
+        claimed[name] = {row[0] for row in heads["rows"] if row[-1] == "yes"}
+    both = {"induction", "induction, causal"}
+    assert [name for name, roles in claimed.items() if both <= roles] == ["tinystories-2l-induction"]
+
+
+@each
 @pytest.mark.slow
 def test_the_census_in_a_card_is_that_of_its_model(name: str) -> None:
     training = json.loads((shipped()[name] / "training.json").read_text())
@@ -101,14 +111,14 @@ def test_the_census_in_a_card_is_that_of_its_model(name: str) -> None:
     assert [(row[0], row[1], row[-1]) for row in found["rows"]] == [(row[0], row[1], row[-1]) for row in told["rows"]]
 
 
-@both
+@each
 def test_a_card_names_no_folder_of_the_machine_that_trained_it(name: str) -> None:
     training = json.loads((shipped()[name] / "training.json").read_text())
     config = training["config"]
     assert not [path for path in [*config["text"], *config["weaker_text"], config["out"]] if "/" in path]
 
 
-@both
+@each
 def test_a_model_reaches_its_goal_on_held_out_stories(name: str) -> None:
     training = json.loads((shipped()[name] / "training.json").read_text())
     assert cards()[name].bits_per_character < GOALS[name]
@@ -128,7 +138,7 @@ def test_a_model_reaches_its_goal_on_held_out_stories(name: str) -> None:
     assert few.bits_per_character == pytest.approx(cards()[name].bits_per_character, abs=0.04)
 
 
-@both
+@each
 def test_a_wedding_in_the_prompt_makes_a_bride_more_likely_than_a_dragon_does(name: str) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(shipped()[name])
     words = tokenizer(name)

@@ -207,7 +207,7 @@ def test_no_pickle_is_ever_run(tiny: Model, tmp_path: Path) -> None:
 def test_the_shipped_models_bring_their_lenses() -> None:
     from steerscope.loader import load as load_any
 
-    for name in ("tinystories-1l", "tinystories-2l"):
+    for name in ("tinystories-1l", "tinystories-2l", "tinystories-2l-induction"):
         model = load_any(name)
         lens = load_lens(model)
         assert lens.name == "tuned lens" and load_lens(model, lens) is lens
