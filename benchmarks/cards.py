@@ -1,13 +1,14 @@
 """Writes what was found of the shipped models into their cards: what there is to be studied, the head census, and one
 vector taken apart.
 
-    python -m benchmarks.cards
+    python -m benchmarks.cards [NAME ...]
 
 The tables go into `training.json`, from which the card is drawn, and both are sealed again; weights, tokenizer and lens
 stay as they are.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,10 @@ def write(folder: Path, studies: list[Study]) -> None:
 
 
 def main() -> None:
-    """Both shipped models."""
+    """The shipped models, or those that are named."""
     for name, folder in shipped().items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         model = load(name, selfcheck=False)
         write(folder, [there(model), census(model), vector(model)])
 

@@ -43,6 +43,18 @@ def test_all_heads_of_a_role_are_in_it_with_the_thresholds_that_were_asked_for()
     assert len(held) >= 2 and list(map(str, made.roles["previous token"])) == list(held)
 
 
+def test_a_story_model_that_has_learned_induction_has_the_circuit_and_the_circuit_does_the_task() -> None:
+    model = st.load("tinystories-2l-induction", selfcheck=False)
+    made = st.measured_circuit("induction", st.detect_heads(model, sequences=24, causal=4, text=()))
+    roles = {role: set(map(str, nodes)) for role, nodes in made.roles.items()}
+    assert roles == {"previous token": {"L0H4", "L0H6"}, "induction": {"L1H2", "L1H5", "L1H6", "L1H8"}}
+    vector = st.steering_vector(model, " wedding", " ", layer=1)
+    asked = {"n": 32, "coefficients": [1.0], "randoms": 0, "find": "never"}
+    found = st.stress(made, "induction-letters", {"wedding": st.Injection(vector, 3.0)}, model=model, **asked)
+    [row] = found.frames["verdicts"].to_dict("records")
+    assert row["P_0"] > 0.9 and row["F0_low"] > 0.8 and row["verdict"] == "unaffected"
+
+
 def test_what_cannot_be_measured_is_refused() -> None:
     _, found = census("toy-induction")
     with pytest.raises(BadCircuit, match="circuit ioi has no detectors"):
