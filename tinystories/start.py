@@ -56,13 +56,22 @@ def beginning(start: str) -> Beginning:
         DamagedRun: a file of it has changed since it was written.
     """
     folder = shipped().get(start) or Path(start)
-    if "\0" in start or not (folder / CARD).is_file():
+    try:
+        there = (folder / CARD).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
         raise BadArgument(
             f"start={quoted(start)}; expected a shipped model ({', '.join(shipped())}) or a folder that was trained "
             "here; give one"
         )
     check_folder_seal(folder, DamagedRun, "model")
     weights, _ = read_tensors(folder / WEIGHTS, DamagedRun, "weights of a model", needed=False)
-    return Beginning(
-        start, {name: weight.float() for name, weight in weights.items()}, Tokenizer.from_file(str(folder / TOKENIZER))
-    )
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as error:  # of no narrower type
+        raise DamagedRun(
+            f"{quoted(folder / TOKENIZER)} cannot be read ({str(error)[:200]}); expected a tokenizer; train the model "
+            "anew"
+        ) from error
+    return Beginning(start, {name: weight.float() for name, weight in weights.items()}, tokenizer)

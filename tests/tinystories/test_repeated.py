@@ -13,6 +13,7 @@ from small_training import small_training, stories
 from tokenizers import Tokenizer
 
 from steerscope.analysis.errors import BadArgument, BadCorpus, DamagedRun
+from steerscope.analysis.seals import seal_folder
 from steerscope.tinystories.batches import Batches
 from steerscope.tinystories.muon import Muon, orthogonal
 from steerscope.tinystories.repeated import repeated_tokens
@@ -81,12 +82,19 @@ def test_a_run_begins_with_the_weights_and_the_tokenizer_of_a_model(tmp_path: Pa
     assert json.loads((folder / "training.json").read_text())["config"]["start"] == "first"
     with pytest.raises(BadArgument, match="expected a model of the same sizes and form"):
         train(replace(later, out=str(tmp_path / "wider"), d_model=32))
-    for wrong in ("tinystories-9l", str(tmp_path / "text"), str(tmp_path), "a\0b", ""):
+    for wrong in ("tinystories-9l", str(tmp_path / "text"), str(tmp_path), "a\0b", "", "n" * 300, "n/" * 3000):
         with pytest.raises(BadArgument, match="expected a shipped model .tinystories-1l"):
             read_corpus(replace(later, start=wrong))
-    (begun / "model.safetensors").write_bytes(b"something else")
-    with pytest.raises(DamagedRun):
-        read_corpus(later)
+    for name in ("tokenizer.json", "model.safetensors"):
+        whole = (begun / name).read_bytes()
+        (begun / name).write_bytes(b"something else")
+        with pytest.raises(DamagedRun, match="changed"):
+            read_corpus(later)
+        seal_folder(begun)
+        with pytest.raises(DamagedRun, match="cannot be read|no weights"):
+            read_corpus(later)
+        (begun / name).write_bytes(whole)
+        seal_folder(begun)
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 64), (64, 16)])
