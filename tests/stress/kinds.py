@@ -36,6 +36,7 @@ from steerscope.commands.demo import _is_demo
 from steerscope.tinystories import compare
 from steerscope.tinystories.checkpoint import load_checkpoint, read_state
 from steerscope.tinystories.run import Run
+from steerscope.tinystories.start import beginning
 from steerscope.tinystories.train import checkpoint_folder, read_corpus
 
 from .doors import LEARN, half_told, learn_lens, save, save_lens, save_vector, sweep_of, tell
@@ -165,6 +166,12 @@ def read_model(world: World, folder: Path) -> str:
     return hashed(model.weights_hash, text, repr(model.describe()).replace(str(folder), ""))
 
 
+def read_trained(world: World, folder: Path) -> str:
+    """A story model, and what a run would begin with."""
+    begun = beginning(str(folder / "run"))
+    return hashed(read_model(world, folder), begun.weights, begun.tokenizer.to_str())
+
+
 def copy_toy(world: World, folder: Path) -> None:
     copytree(toys.ZOO / "toy-ioi-query", folder / "run")
 
@@ -248,7 +255,7 @@ KINDS: Mapping[str, Kind] = {
     "trained lens": Kind(partial(learn_lens, NEW), read_learned, (PAGE,), flips=800),
     "lens checkpoint": Kind(half_learned, read_lens_checkpoint),
     "training checkpoint": Kind(half_told, read_checkpoint, flips=400),
-    "model": Kind(partial(tell, NEW), read_model, flips=60),
+    "model": Kind(partial(tell, NEW), read_trained, flips=60),
     "native model": Kind(copy_toy, read_toy, flips=60),
     "vector": Kind(partial(save_vector, NEW), read_vector, flips=5000),
     "control vector": Kind(save_control, read_control, flips=5000),
@@ -279,5 +286,6 @@ READERS: Mapping[str, str] = {  # every function that reads what is sealed, and 
     "tinystories/compare.py:kept": "measurement",
     "tinystories/checkpoint.py:load_checkpoint": "training checkpoint",
     "tinystories/checkpoint.py:read_state": "training checkpoint",
+    "tinystories/start.py:beginning": "model",
     "tinystories/zoo.py:_card": "model",
 }
