@@ -70,7 +70,8 @@ def train(
     threads: Annotated[int, typer.Option(help="Threads.")] = 1,
     seed: Annotated[int, typer.Option(help="Of weights, batches and topic stories.")] = 0,
     seeds: Annotated[
-        int, typer.Option(help="So many models, of this seed and those behind it, in folders of their own.", min=1)
+        int,
+        typer.Option(help="So many models, of this seed and those behind it, in folders of their own.", min=1, max=100),
     ] = 1,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that was trained into the folder.")] = False,
 ) -> Answer:
