@@ -135,11 +135,9 @@ def write(folder: Path, studies: list[Study]) -> None:
 
 def main() -> None:
     """The shipped models, or those that are named."""
-    for name, folder in shipped().items():
-        if sys.argv[1:] and name not in sys.argv[1:]:
-            continue
+    for name in sys.argv[1:] or shipped():
         model = load(name, selfcheck=False)
-        write(folder, [there(model), census(model), vector(model)])
+        write(shipped()[name], [there(model), census(model), vector(model)])
 
 
 if __name__ == "__main__":

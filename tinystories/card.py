@@ -16,7 +16,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from steerscope.analysis.loading.natives import native_files
 from steerscope.analysis.seals import CHECKSUMS, check_folder_seal, read_json, seal_folder
 
 from .batches import epochs
+from .config import recorded
 from .forward import Story, check_same_logits, logits_of
 from .run import Run
 from .tokenizer import as_transformers, end_token
@@ -137,11 +137,6 @@ def _write_weights(model: Story, folder: Path) -> None:
 def _training(run: Run, name: str, difference: float) -> dict[str, Any]:
     score = run.held_out()
     seen = run.step * run.config.batch * run.config.context
-    config = asdict(run.config) | {"out": name}
-    for key in ("text", "weaker_text"):
-        config[key] = [Path(path).name for path in config[key]]
-    if run.config.start is not None:
-        config["start"] = Path(run.config.start).name
     return {
         "name": name,
         "layers": run.config.n_layers,
@@ -165,7 +160,7 @@ def _training(run: Run, name: str, difference: float) -> dict[str, Any]:
         "logit_difference": difference,
         "corpus": run.corpus.hash,
         "torch": torch.__version__,
-        "config": config,
+        "config": recorded(run.config) | {"out": name},
         "losses": [[step, round(loss, 4)] for step, loss in run.losses],
         "held_out_losses": [[step, round(loss, 4)] for step, loss in run.held_out_losses],
         "samples": [_sample(run, opening) for opening in OPENINGS],

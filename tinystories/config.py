@@ -3,7 +3,8 @@
 Needs no torch, so that a command line can show and check the settings at once.
 """
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from steerscope.analysis.errors import BadArgument
@@ -131,8 +132,19 @@ class TrainConfig:
             )
 
 
+def recorded(settings: TrainConfig) -> dict[str, Any]:
+    """Settings as a card tells them, as JSON has them: of other files and folders their names alone."""
+    found = _as_json(asdict(settings))
+    for key in ("text", "weaker_text"):
+        found[key] = [Path(path).name for path in found[key]]
+    return found | {"start": settings.start and Path(settings.start).name}
+
+
 def complete(settings: object) -> dict[str, Any]:
     """Settings as an earlier version wrote them as JSON, with those that it did not know at their defaults."""
     defaults = {one.name: one.default for one in fields(TrainConfig) if one.default is not MISSING}
-    known = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
-    return known | settings if isinstance(settings, dict) else known
+    return _as_json(defaults) | (settings if isinstance(settings, dict) else {})
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

@@ -101,11 +101,8 @@ def read_corpus(config: TrainConfig) -> Corpus:
     if config.repeated:
         size = tokenizer.get_vocab_size()
         tokens = repeated_tokens(seed, size, config.context, PASSAGES, end_token(tokenizer))
-        early, late = (
-            config.repeated / (1 - config.repeated) * sum(shares)
-            for shares in ([t.early for t in texts], [t.late for t in texts])
-        )
-        texts.append(Text(tokens, early, late))
+        odds = config.repeated / (1 - config.repeated)
+        texts.append(Text(tokens, odds * sum(t.early for t in texts), odds * sum(t.late for t in texts)))
     short = min(len(text.tokens) for text in texts)
     if short <= config.context + 1:
         raise BadCorpus(

@@ -13,7 +13,7 @@ from steerscope.analysis.errors import BadArgument
 from steerscope.analysis.gate import Count, Seed, Within, gated
 
 from .card import NUMBERS, read_card
-from .config import TrainConfig, complete
+from .config import TrainConfig, complete, recorded
 from .run import Corpus
 from .topics import TOPICS
 from .train import train
@@ -126,12 +126,8 @@ def trained(settings: TrainConfig, corpus: Corpus | None = None, progress: Any =
     if not (out / NUMBERS).is_file():
         return train(settings, corpus=corpus, progress=progress)
     there = read_card(out)
-    told = asdict(settings) | {"text": [Path(path).name for path in settings.text]}
-    told["start"] = settings.start and Path(settings.start).name
-    told |= {"weaker_text": [Path(path).name for path in settings.weaker_text]}
-    as_json = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
     known = complete(there.get("config"))
-    changed = [name for name, value in as_json.items() if name not in SAME and known.get(name) != value]
+    changed = [name for name, value in recorded(settings).items() if name not in SAME and known.get(name) != value]
     if not changed and corpus is not None and there.get("corpus") != corpus.hash:
         changed = ["text"]
     if changed:

@@ -290,13 +290,14 @@ def experiment_of(
 
     from steerscope.analysis.question.experiment import Experiment
     from steerscope.analysis.question.prompts import make_prompts
+    from steerscope.commands.inject import injections_of
     from steerscope.loader import load
 
     loaded = load(model, device=device, dtype=dtype, bos=bos, selfcheck=selfcheck)
     grouped = table.groups if groups is Groups.auto and table.groups else groups.value
     texts = [[{"role": "user", "content": text}] if chat and isinstance(text, str) else text for text in table.prompts]
     made = make_prompts(loaded, texts, source=prompts or "given", groups=grouped)
-    injections = tuple(injection for one in steering for injection in one.make(loaded))
+    injections = injections_of(steering, loaded)
     beside = _beside(loaded, injections, references, own)
     more: dict[str, Any] = {"matched": matched.value, "scored": where, "seed": seed, "precision": precision.value}
     return Experiment(loaded, injections, made, wanted, beside, **more)

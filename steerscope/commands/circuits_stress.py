@@ -58,7 +58,7 @@ def stress(
     from steerscope.analysis.errors import BadArgument
     from steerscope.circuits.library import circuit as named
     from steerscope.circuits.tasks import task as task_of
-    from steerscope.commands.inject import wanted
+    from steerscope.commands.inject import injections_of, wanted
 
     claims = [named(name) for name in circuit or ()]
     try:
@@ -74,7 +74,7 @@ def stress(
     from steerscope.loader import load
 
     loaded = load(model, device=device, bos=bos)
-    injections = {brief(spec, 80): tuple(i for one in own for i in one.make(loaded)) for spec, own in steering}
+    injections = {brief(spec, 80): injections_of(own, loaded) for spec, own in steering}
     result = question(
         claims or None,
         task,

@@ -79,6 +79,11 @@ def wanted(specs: Sequence[str], seed: int) -> list[Wanted]:
     return [_wanted(settings, said, seed) for spec in specs for settings, said in _settings(spec)]
 
 
+def injections_of(steering: "Sequence[Wanted]", model: "Model") -> "tuple[Injection, ...]":
+    """All injections that are wanted, on a model that is loaded."""
+    return tuple(injection for one in steering for injection in one.make(model))
+
+
 def _settings(spec: str) -> list[tuple[dict[str, str], str]]:
     """By injection, its settings as texts, and the words to name it by."""
     said = f"--inject {brief(spec)!r}"

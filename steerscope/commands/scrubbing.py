@@ -68,7 +68,7 @@ def scrub(
     from steerscope.analysis.question.prompt_files import read_table
     from steerscope.circuits.hypotheses import hypothesis as named
     from steerscope.commands.finish import check_out, finish, hush
-    from steerscope.commands.inject import wanted
+    from steerscope.commands.inject import injections_of, wanted
 
     asked = [named(name) for name in hypothesis]
     specs = wanted(inject or (), seed)
@@ -94,8 +94,7 @@ def scrub(
     dataset = chosen(loaded, n, seed, ask=ask) if chosen is not None else _answered(loaded, table, prompts, columns)
     steered: dict[str, Any] = {}
     if specs:
-        injections = [injection for one in specs for injection in one.make(loaded)]
-        steered = {"steering": (steering or Steering.stands).value, "injections": injections}
+        steered = {"steering": (steering or Steering.stands).value, "injections": injections_of(specs, loaded)}
     found = run(loaded, asked, dataset, **steered, alone=alone, draws=draws, seed=seed, level=level, alpha=alpha)
     return finish(found, out, overwrite)
 

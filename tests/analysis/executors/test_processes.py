@@ -20,13 +20,16 @@ if __name__ == "__main__":
 """
 
 
+def script(folder: Path, code: str) -> list[str]:
+    """What runs a file of this code: workers read it, too."""
+    path = folder / "script.py"
+    path.write_text(f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[3])!r})\n{code}")
+    return [sys.executable, str(path)]
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=str)
 def test_workers_end_at_once(how: signal.Signals, tmp_path: Path) -> None:
-    (tmp_path / "sleeping.py").write_text(
-        f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[3])!r})\n{SLEEPING}"
-    )
-    command = [sys.executable, str(tmp_path / "sleeping.py")]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(script(tmp_path, SLEEPING), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stdout is not None and run.stdout.readline() == "[1, 2, 3]\n"
     workers = [p for p in psutil.Process(run.pid).children() if "spawn_main" in " ".join(p.cmdline())]
     time.sleep(0.5)
@@ -52,8 +55,5 @@ if __name__ == "__main__":
 
 
 def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "lingering.py").write_text(
-        f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[3])!r})\n{LINGERING}"
-    )
-    command = [sys.executable, str(tmp_path / "lingering.py")]
+    command = script(tmp_path, LINGERING)
     assert subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout == "True\n"
